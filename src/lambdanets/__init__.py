@@ -1,0 +1,21 @@
+"""LambdaNetworks for PyTorch: exact, fast lambda layers and the LambdaResNet family.
+
+``import lambdanets`` registers the models in timm's registry: ``timm.create_model("lambda_resnet50_llll")``.
+"""
+
+from lambdanets.functional import lambda_apply
+from lambdanets.layers import LambdaLayer
+from lambdanets.models import LambdaResNet
+from lambdanets.positions import DensePositions, EdgePositions, GridPositions
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DensePositions",
+    "EdgePositions",
+    "GridPositions",
+    "LambdaLayer",
+    "LambdaResNet",
+    "__version__",
+    "lambda_apply",
+]

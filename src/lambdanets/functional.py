@@ -1,0 +1,168 @@
+"""The op: :func:`lambda_apply`, its contract and its argument checks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambdanets.kernels.dispatch import dispatch
+from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
+
+__all__ = ["lambda_apply"]
+
+
+def lambda_apply(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Positions | None = None,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    kernel: str | None = None,
+) -> Tensor:
+    """Apply to each query the lambda of its context: the content lambda plus its position lambda.
+
+    .. math:: y_n^h = \\Big(\\sum_{m,u} \\bar K_{mu} V_{mu}^T + \\sum_{m,u} E_{nmu} V_{mu}^T\\Big)^T q_n^h
+
+    with K̄ the softmax of the keys over the context positions (LambdaNetworks, section 3.1, equations 1 to 3).
+    It is to lambda layers what ``F.scaled_dot_product_attention`` is to attention: no parameters, no
+    projections. Memory kept for the backward pass does not grow faster than the inputs.
+
+    Letters: b batch, h heads, n queries, m context positions, k query depth, v value depth, u intra-depth.
+
+    Args:
+        query: (b, h, n, k).
+        key: (b, u, m, k), not yet normalised; one set for all heads.
+        value: (b, u, m, v); one set for all heads.
+        positions: the embeddings E: ``GridPositions`` (n = m = the grid), ``DensePositions``,
+            ``EdgePositions``, or None (default) for the content term alone.
+        mask: (b, m) bool, True where the context position takes part; the others are left out of both sums,
+            the softmax included, and may hold anything. An example with nothing visible gives zeros.
+            Default: all take part.
+        causal: query n sees the context positions m <= n only (row-major order on a grid), in both sums, the
+            softmax included. Needs n = m. Default False.
+        kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
+            give the same numbers.
+
+    Returns:
+        (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
+
+    Raises:
+        TypeError: if an argument is not a floating-point tensor (``mask``: a bool tensor), dtypes differ, or
+            ``positions`` is something else.
+        ValueError: if shapes do not fit each other, or the named kernel is unknown or cannot run here.
+    """
+    query, key, value = _one_dtype(query, key, value)
+    _check_shapes(query, key, value)
+    _check_positions(query, value, positions)
+    if mask is not None:
+        _check_mask(mask, value)
+    if causal and query.shape[2] != value.shape[2]:
+        raise ValueError(
+            f"causal=True needs as many queries as context positions, got n = {query.shape[2]} and "
+            f"m = {value.shape[2]}; leave causal off for a context of its own"
+        )
+    return dispatch(query, key, value, positions, mask, causal, kernel)
+
+
+def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    named = {"query": query, "key": key, "value": value}
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
+    device_type = query.device.type
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        return query.to(dtype), key.to(dtype), value.to(dtype)
+    if not query.dtype == key.dtype == value.dtype:
+        raise TypeError(
+            "query, key and value must have one dtype, got "
+            + ", ".join(f"{name} {tensor.dtype}" for name, tensor in named.items())
+            + "; convert them with .to(dtype) or run under torch.autocast"
+        )
+    return query, key, value
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor, axes in (
+        ("query", query, "(b, h, n, k)"),
+        ("key", key, "(b, u, m, k)"),
+        ("value", value, "(b, u, m, v)"),
+    ):
+        if tensor.ndim != 4:
+            raise ValueError(f"{name} must have shape {axes}, got {tuple(tensor.shape)}")
+    if key.shape[:3] != value.shape[:3]:
+        raise ValueError(
+            "key and value must agree in batch, intra-depth and context positions (b, u, m), got key "
+            f"{tuple(key.shape)} and value {tuple(value.shape)}"
+        )
+    if query.shape[0] != key.shape[0]:
+        raise ValueError(
+            f"query and key must have one batch size, got query {tuple(query.shape)} and key {tuple(key.shape)}"
+        )
+    if query.shape[3] != key.shape[3]:
+        raise ValueError(
+            "query and key must have one query depth k (last axis), got query "
+            f"{tuple(query.shape)} and key {tuple(key.shape)}"
+        )
+
+
+def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) -> None:
+    if positions is None:
+        return
+    if not isinstance(positions, GridPositions | DensePositions | EdgePositions):
+        raise TypeError(
+            "positions must be GridPositions, DensePositions, EdgePositions or None, "
+            f"got {type(positions).__name__}"
+        )
+    n, k, (u, m) = query.shape[2], query.shape[3], value.shape[1:3]
+    if positions.dim_key != k:
+        raise ValueError(
+            f"positions must have the queries' depth k = {k}, got {positions.dim_key}; query has shape "
+            f"{tuple(query.shape)}"
+        )
+    if positions.intra_depth != u:
+        raise ValueError(
+            f"positions must have the values' intra-depth u = {u}, got {positions.intra_depth}; value has "
+            f"shape {tuple(value.shape)}"
+        )
+    if isinstance(positions, EdgePositions):
+        _check_edges(positions, n, m)
+    elif (positions.num_queries, positions.num_context) != (n, m):
+        remedy = (
+            f"positions.grid = {positions.grid} has {positions.num_queries} positions; pass the grid of this input"
+            if isinstance(positions, GridPositions)
+            else "positions.embedding must have shape (n, m, k, u)"
+        )
+        raise ValueError(
+            f"positions are for {positions.num_queries} queries and {positions.num_context} context positions, "
+            f"got n = {n} and m = {m}: {remedy}"
+        )
+
+
+def _check_edges(positions: EdgePositions, n: int, m: int) -> None:
+    index = positions.index
+    if index.shape[1] == 0 or index.device.type == "meta" or torch.compiler.is_compiling():
+        return
+    for row, (name, size) in enumerate((("query", n), ("context", m))):
+        low, high = (int(bound) for bound in index[row].aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} "
+                f"to {high}"
+            )
+
+
+def _check_mask(mask: Tensor, value: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"mask must be a bool tensor, True where the context position takes part, got {given}; "
+            "convert it with mask.bool()"
+        )
+    expected = (value.shape[0], value.shape[2])
+    if tuple(mask.shape) != expected:
+        raise ValueError(f"mask must have shape (b, m) = {expected}, got {tuple(mask.shape)}")

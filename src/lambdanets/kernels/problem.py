@@ -1,0 +1,73 @@
+"""The shape of one call of the op, as the planner and the kernels' checks see it.
+
+Letters as in the paper: b batch, h heads, n queries, m context positions, k query depth, v value depth,
+u intra-depth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["GridProblem", "reachable_window"]
+
+
+def reachable_window(
+    extents: tuple[int, ...], grid: tuple[int, ...], causal: bool
+) -> tuple[tuple[int, int], ...]:
+    """The part of a table of offsets that two positions of the grid can have, as (start, stop) an axis.
+
+    Args:
+        extents: odd extents of the table.
+        grid: sizes of the grid.
+        causal: whether only offsets that are lexicographically at most 0 count: then the first axis ends at
+            offset 0.
+    """
+    window = []
+    for axis, (extent, size) in enumerate(zip(extents, grid, strict=True)):
+        centre = extent // 2
+        reach = min(centre, max(size - 1, 0))
+        stop = centre + 1 if causal and axis == 0 else centre + reach + 1
+        window.append((centre - reach, stop))
+    return tuple(window)
+
+
+@dataclass(frozen=True)
+class GridProblem:
+    """One position term on a grid: y[b,h,n] = Σ_mu (q[b,h,n] · E[n,m,u]) V[b,u,m].
+
+    Args:
+        batch: b.
+        heads: h.
+        dim_key: k.
+        dim_value: v.
+        intra_depth: u.
+        grid: sizes of the grid; n = m = their product.
+        extents: extents of the reachable part of the table.
+        origin: index of offset 0 in that part.
+        dtype: element type of queries and values.
+        device: "cpu", "cuda", ...
+    """
+
+    batch: int
+    heads: int
+    dim_key: int
+    dim_value: int
+    intra_depth: int
+    grid: tuple[int, ...]
+    extents: tuple[int, ...]
+    origin: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    @property
+    def num_positions(self) -> int:
+        """N = m."""
+        return math.prod(self.grid)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether every position reaches every other (or, causal, every earlier one)."""
+        return all(o == size - 1 for o, size in zip(self.origin, self.grid, strict=True))

@@ -1,0 +1,250 @@
+"""The lambda layer for sequences, images and volumes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.functional import lambda_apply
+from lambdanets.positions import GridPositions
+
+__all__ = ["LambdaLayer"]
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+class LambdaLayer(nn.Module):
+    """Lambda layer: queries applied to a summary (a lambda) of their context, instead of attention.
+
+    One 1x1 projection gives queries, keys and values; queries and values are batch-normalised, keys pass a
+    softmax over the context positions; :func:`lambdanets.lambda_apply` does the rest (LambdaNetworks,
+    section 3 and figure 3). The context is *local* (``scope``) or *global* (``size``); both are one table of
+    offsets, ``positions`` of shape (u, k, *extents), whose centre is offset 0.
+
+    Args:
+        dim: channels of the input.
+        dim_out: channels of the output; default ``dim``. Must be divisible by ``num_heads``.
+        num_heads: the paper's h, queries a position. Default 4.
+        dim_key: the paper's k, depth of queries, keys and position embeddings. Default 16.
+        intra_depth: the paper's u, keys and values a context position. Default 1.
+        scope: local context of ``scope`` positions along each axis around the query; an odd int, or one for
+            each axis. Takes inputs of any size.
+        size: global context; an int or one size for each axis, the largest grid that the layer takes.
+            Smaller ones use the centre of its table. Exactly one of ``scope`` and ``size`` must be given.
+        ndim: rank of the grid: 1 sequences, 2 images (default), 3 volumes.
+        stride: the output is pooled by a 3-wide average with this stride (padding 1), as in the paper.
+            Default 1: no pooling.
+        causal: each position sees itself and the positions before it in row-major order. Batch-norm mixes
+            positions during training; pass another ``norm_layer`` where that matters. Default False.
+        norm_layer: makes the normalisation of queries and values from a number of channels; default
+            batch-norm of the grid's rank. ``nn.Identity`` for none.
+        kernel: kernel of the op, see :func:`lambdanets.lambda_apply`; default None, the fastest. It changes
+            no parameter and no name of one.
+        device: where the parameters live.
+        dtype: their element type.
+
+    Shape:
+        input (b, dim, *grid), output (b, dim_out, *strided grid).
+
+    Raises:
+        ValueError: if the arguments do not fit each other, or an input does not fit the layer.
+        TypeError: if an input is not a floating-point tensor.
+
+    Example:
+        >>> layer = LambdaLayer(64, scope=7)
+        >>> layer(torch.randn(2, 64, 14, 10)).shape
+        torch.Size([2, 64, 14, 10])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int | None = None,
+        *,
+        num_heads: int = 4,
+        dim_key: int = 16,
+        intra_depth: int = 1,
+        scope: int | Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
+        ndim: int = 2,
+        stride: int = 1,
+        causal: bool = False,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+        kernel: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dim_out = dim if dim_out is None else dim_out
+        _check_widths(dim, dim_out, num_heads, dim_key, intra_depth, stride)
+        if ndim not in _CONV:
+            raise ValueError(f"ndim must be 1 (sequences), 2 (images) or 3 (volumes), got {ndim!r}")
+        if (scope is None) == (size is None):
+            raise ValueError(
+                f"exactly one of scope (local context) and size (global context) must be given, got scope={scope!r} "
+                f"and size={size!r}"
+            )
+        self.dim, self.dim_out, self.ndim, self.stride = dim, dim_out, ndim, stride
+        self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
+        self.dim_value = dim_out // num_heads
+        self.scope = None if scope is None else _per_axis("scope", scope, ndim, odd=True)
+        self.size = None if size is None else _per_axis("size", size, ndim, odd=False)
+        self.causal, self.kernel = causal, kernel
+
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        widths = self._widths()
+        self.qkv = _CONV[ndim](dim, sum(widths), kernel_size=1, bias=False, **factory)
+        self.norm_query = self._norm(norm_layer, widths[0], factory)
+        self.norm_value = self._norm(norm_layer, widths[2], factory)
+        extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
+        self.positions = nn.Parameter(torch.empty(intra_depth, dim_key, *extents, **factory))
+        self.pool = nn.Identity() if stride == 1 else _POOL[ndim](3, stride, padding=1)
+        self.reset_parameters()
+
+    def _widths(self) -> list[int]:
+        """Channels of queries (h, k), keys (u, k) and values (u, v), in the projection's order."""
+        return [
+            self.num_heads * self.dim_key,
+            self.intra_depth * self.dim_key,
+            self.intra_depth * self.dim_value,
+        ]
+
+    def _norm(
+        self, norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]
+    ) -> nn.Module:
+        if norm_layer is None:
+            return _NORM[self.ndim](width, **factory)
+        return norm_layer(width).to(device=factory["device"], dtype=factory["dtype"])
+
+    @property
+    def num_context(self) -> int:
+        """Context positions of a query at the largest (global) or away from the border (local)."""
+        return math.prod(self.scope or self.size or ())
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise: projections as in the paper, positions so that the output has variance about 1.
+
+        Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2); positions have variance
+        1 / (k · context positions): each output sums k · m products of unit-variance queries and values with
+        one position entry.
+        """
+        query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
+        nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
+        nn.init.normal_(key_value, std=self.dim**-0.5)
+        nn.init.normal_(self.positions, std=(self.dim_key * self.num_context) ** -0.5)
+        for norm in (self.norm_query, self.norm_value):
+            if hasattr(norm, "reset_parameters"):
+                norm.reset_parameters()
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: (b, dim, *grid).
+            context: another input to take keys and values from, of the same shape as ``x``; default ``x``.
+            mask: bool, (b, *grid) or (b, positions), True where the context position takes part.
+
+        Returns:
+            (b, dim_out, *strided grid).
+        """
+        self._check_input("x", x)
+        grid = x.shape[2:]
+        query, key, value = self._project(x, context)
+        query = self.norm_query(query).reshape(x.shape[0], self.num_heads, self.dim_key, -1)
+        key = key.reshape(x.shape[0], self.intra_depth, self.dim_key, -1)
+        value = self.norm_value(value).reshape(x.shape[0], self.intra_depth, self.dim_value, -1)
+        if mask is not None:
+            mask = mask.flatten(1) if mask.ndim > 2 else mask
+        out = lambda_apply(
+            query.transpose(2, 3),
+            key.transpose(2, 3),
+            value.transpose(2, 3),
+            GridPositions(self.positions, tuple(grid)),
+            mask=mask,
+            causal=self.causal,
+            kernel=self.kernel,
+        )
+        return self.pool(out.transpose(2, 3).reshape(x.shape[0], self.dim_out, *grid))
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        widths = self._widths()
+        if context is None:
+            return self.qkv(x).split(widths, dim=1)
+        self._check_input("context", context)
+        if context.shape != x.shape:
+            raise ValueError(
+                "context must have the shape of x, since positions are relative on one grid, got context "
+                f"{tuple(context.shape)} and x {tuple(x.shape)}; use lambda_apply with DensePositions or none "
+                "for a context of another size"
+            )
+        query, key_value = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
+        conv = getattr(nn.functional, f"conv{self.ndim}d")
+        return (conv(x, query), *conv(context, key_value).split(widths[1:], dim=1))
+
+    def _check_input(self, name: str, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it with .float()")
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.dim:
+            axes = ", ".join(["length"] if self.ndim == 1 else ["depth", "height", "width"][-self.ndim :])
+            raise ValueError(
+                f"{name} must have shape (batch, {self.dim}, {axes}) for LambdaLayer(dim={self.dim}, "
+                f"ndim={self.ndim}), got {tuple(x.shape)}"
+            )
+        if self.size is not None and any(g > s for g, s in zip(x.shape[2:], self.size, strict=True)):
+            raise ValueError(
+                f"{name} has a grid of {tuple(x.shape[2:])}, larger than size={self.size} of this global layer; "
+                "build it with a larger size, or use a local layer (scope=...), which takes any grid"
+            )
+
+    def extra_repr(self) -> str:
+        """The arguments that the submodules do not show."""
+        context = f"scope={self.scope}" if self.scope else f"size={self.size}"
+        parts = [
+            f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}",
+            f"intra_depth={self.intra_depth}, {context}",
+        ]
+        if self.causal:
+            parts.append("causal=True")
+        if self.kernel:
+            parts.append(f"kernel={self.kernel!r}")
+        return ", ".join(parts)
+
+
+def _check_widths(
+    dim: int, dim_out: int, num_heads: int, dim_key: int, intra_depth: int, stride: int
+) -> None:
+    for name, given in (
+        ("dim", dim),
+        ("dim_out", dim_out),
+        ("num_heads", num_heads),
+        ("dim_key", dim_key),
+        ("intra_depth", intra_depth),
+        ("stride", stride),
+    ):
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise ValueError(f"{name} must be a positive int, got {given!r}")
+    if dim_out % num_heads:
+        divisors = [h for h in range(1, dim_out + 1) if dim_out % h == 0]
+        nearest = min(divisors, key=lambda h: abs(h - num_heads))
+        raise ValueError(
+            f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}; {nearest} heads would do"
+        )
+
+
+def _per_axis(name: str, given: int | Sequence[int], ndim: int, odd: bool) -> tuple[int, ...]:
+    """One int for each axis of the grid, from an int or a sequence."""
+    sizes = (given,) * ndim if isinstance(given, int) else tuple(given)
+    if len(sizes) != ndim:
+        raise ValueError(f"{name} must be an int or {ndim} of them, one for each axis, got {given!r}")
+    for each in sizes:
+        if not isinstance(each, int) or isinstance(each, bool) or each < 1 or (odd and each % 2 == 0):
+            near = f"; {max(1, each - 1)} or {each + 1} would do" if odd and isinstance(each, int) and each > 0 else ""
+            raise ValueError(f"{name} must be {'odd and ' if odd else ''}positive, got {given!r}{near}")
+    return sizes

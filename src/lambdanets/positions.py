@@ -1,0 +1,241 @@
+"""What the position embedding E is: its numbers and its geometry, never how it is computed with.
+
+Letters as in the paper: n queries, m context positions, k query depth, u intra-depth. ``E[n, m]`` is a
+(k, u) matrix, shared by all examples of a batch.
+
+=================  ==============================================  ============================
+class              E[n, m]                                          memory
+=================  ==============================================  ============================
+GridPositions      table[offset from n to m], 0 outside the table   the table, whatever n is
+DensePositions     embedding[n, m]                                  n · m · k · u
+EdgePositions      embedding[e] where index[:, e] = (n, m), else 0  edges · k · u
+=================  ==============================================  ============================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["DensePositions", "EdgePositions", "GridPositions", "Positions", "lexicographic_past"]
+
+
+def _require_floating(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
+
+
+def lexicographic_past(
+    extents: Sequence[int], origin: Sequence[int], device: torch.device | None = None
+) -> Tensor:
+    """Which offsets point to the position itself or to one before it in row-major order.
+
+    Args:
+        extents: shape of the table of offsets.
+        origin: index of offset 0 along each axis.
+        device: where the result lives.
+
+    Returns:
+        bool tensor of shape ``extents``; entry o is True where offset ``o - origin`` is lexicographically
+        at most 0. Row-major order of a grid is the lexicographic order of its coordinates, so for
+        n and m on a grid this is exactly m <= n.
+    """
+    past = torch.ones((), dtype=torch.bool, device=device)
+    for extent, centre in reversed(list(zip(extents, origin, strict=True))):
+        offset = torch.arange(extent, device=device) - centre
+        offset = offset.reshape(-1, *([1] * past.ndim))
+        past = (offset < 0) | ((offset == 0) & past)
+    return past
+
+
+@dataclass(frozen=True, eq=False)
+class GridPositions:
+    """Relative positions on a grid of rank 1, 2 or 3: a sequence, an image, a volume.
+
+    E[n, m] = table[:, :, m - n] where that offset lies inside the table, else 0 (translation equivariance,
+    section 3.2 of the paper). A *global* context on H x W has extents (2H-1, 2W-1), a *local* one of scope r
+    has (r, r): they are the same thing. Offsets that no two positions of the grid have are never read.
+
+    Args:
+        table: (u, k, *extents), every extent odd; the centre is offset 0.
+        grid: shape of the positions, as many axes as the table has extents. The positions are numbered in
+            row-major order.
+
+    Raises:
+        TypeError: if ``table`` is not a floating-point tensor.
+        ValueError: if the rank is not 1, 2 or 3, an extent is even, or ``grid`` does not fit.
+    """
+
+    table: Tensor
+    grid: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require_floating("positions.table", self.table)
+        rank = self.table.ndim - 2
+        if rank not in (1, 2, 3):
+            raise ValueError(
+                "positions.table must have shape (u, k, *extents) with 1, 2 or 3 extents, "
+                f"got shape {tuple(self.table.shape)}"
+            )
+        if any(extent % 2 == 0 for extent in self.extents):
+            raise ValueError(
+                f"positions.table must have odd extents so that its centre is offset 0, got {self.extents}; "
+                "a global table for size s has extent 2s - 1, a local one its odd scope"
+            )
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if len(self.grid) != rank or any(size < 0 for size in self.grid):
+            raise ValueError(
+                f"positions.grid must be {rank} non-negative sizes, one for each extent of the table "
+                f"{self.extents}, got {self.grid}"
+            )
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Shape of the table of offsets, without u and k."""
+        return tuple(self.table.shape[2:])
+
+    @property
+    def intra_depth(self) -> int:
+        """The paper's u."""
+        return self.table.shape[0]
+
+    @property
+    def dim_key(self) -> int:
+        """The paper's k."""
+        return self.table.shape[1]
+
+    @property
+    def num_queries(self) -> int:
+        """The paper's n."""
+        return math.prod(self.grid)
+
+    @property
+    def num_context(self) -> int:
+        """The paper's m: on a grid the positions are their own context."""
+        return self.num_queries
+
+    def dense(self) -> Tensor:
+        """E written out, (n, m, k, u). For the reference and for small grids: n · m · k · u numbers."""
+        table = self.table
+        inside = torch.ones((), dtype=torch.bool, device=table.device)
+        rank = len(self.grid)
+        index = []
+        for axis, (size, extent) in enumerate(zip(self.grid, self.extents, strict=True)):
+            coordinate = torch.arange(size, device=table.device)
+            offset = coordinate[None, :] - coordinate[:, None] + extent // 2  # (n_axis, m_axis)
+            shape = [1] * (2 * rank)
+            shape[axis], shape[rank + axis] = size, size
+            offset = offset.reshape(shape)
+            inside = inside & (offset >= 0) & (offset < extent)
+            index.append(offset.clamp(0, extent - 1))
+        # Indexing moves the gathered axes behind u and k: (u, k, *grid, *grid).
+        gathered = table[(slice(None), slice(None), *torch.broadcast_tensors(*index))]
+        gathered = torch.where(inside, gathered, gathered.new_zeros(()))
+        n = self.num_queries
+        return gathered.reshape(self.intra_depth, self.dim_key, n, n).permute(2, 3, 1, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class DensePositions:
+    """Any embedding of the relation between a query and a context position, written out in full.
+
+    Args:
+        embedding: (n, m, k, u).
+
+    Raises:
+        TypeError: if ``embedding`` is not a floating-point tensor.
+        ValueError: if it does not have four axes.
+    """
+
+    embedding: Tensor
+
+    def __post_init__(self) -> None:
+        _require_floating("positions.embedding", self.embedding)
+        if self.embedding.ndim != 4:
+            raise ValueError(
+                "positions.embedding must have shape (n, m, k, u) for DensePositions, "
+                f"got {tuple(self.embedding.shape)}"
+            )
+
+    @property
+    def intra_depth(self) -> int:
+        """The paper's u."""
+        return self.embedding.shape[3]
+
+    @property
+    def dim_key(self) -> int:
+        """The paper's k."""
+        return self.embedding.shape[2]
+
+    @property
+    def num_queries(self) -> int:
+        """The paper's n."""
+        return self.embedding.shape[0]
+
+    @property
+    def num_context(self) -> int:
+        """The paper's m."""
+        return self.embedding.shape[1]
+
+    def dense(self) -> Tensor:
+        """The embedding itself, (n, m, k, u)."""
+        return self.embedding
+
+
+@dataclass(frozen=True, eq=False)
+class EdgePositions:
+    """Embeddings of the edges of a graph: E is zero where there is no edge, and costs nothing there.
+
+    Args:
+        index: (2, e) integers, row 0 the query node and row 1 the context node of each edge. Parallel edges
+            add up.
+        embedding: (e, k, u), one for each edge.
+
+    Raises:
+        TypeError: if ``index`` is not int64 or ``embedding`` is not a floating-point tensor.
+        ValueError: if the shapes do not fit each other.
+    """
+
+    index: Tensor
+    embedding: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.index, Tensor) or self.index.dtype != torch.int64:
+            given = self.index.dtype if isinstance(self.index, Tensor) else type(self.index).__name__
+            raise TypeError(f"positions.index must be an int64 tensor of shape (2, e), got {given}; use .long()")
+        _require_floating("positions.embedding", self.embedding)
+        if self.index.ndim != 2 or self.index.shape[0] != 2:
+            raise ValueError(
+                f"positions.index must have shape (2, e), rows (query, context), got {tuple(self.index.shape)}"
+            )
+        if self.embedding.ndim != 3 or self.embedding.shape[0] != self.index.shape[1]:
+            raise ValueError(
+                f"positions.embedding must have shape (e, k, u) with e = {self.index.shape[1]} edges as in "
+                f"positions.index, got {tuple(self.embedding.shape)}"
+            )
+
+    @property
+    def intra_depth(self) -> int:
+        """The paper's u."""
+        return self.embedding.shape[2]
+
+    @property
+    def dim_key(self) -> int:
+        """The paper's k."""
+        return self.embedding.shape[1]
+
+    def dense(self, num_queries: int, num_context: int) -> Tensor:
+        """E written out, (n, m, k, u). For the reference only."""
+        shape = (num_queries, num_context, self.dim_key, self.intra_depth)
+        return self.embedding.new_zeros(shape).index_put(
+            (self.index[0], self.index[1]), self.embedding, accumulate=True
+        )
+
+
+Positions = GridPositions | DensePositions | EdgePositions
