@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lambdanets.kernels import planner
 from lambdanets.kernels.content import content_term
-from lambdanets.kernels.ops import grid_term, problem_of
-from lambdanets.kernels.problem import reachable_window
+from lambdanets.kernels.ops import grid_term
+from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
 from lambdanets.positions import GridPositions, Positions, lexicographic_past
 

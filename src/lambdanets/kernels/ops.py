@@ -14,29 +14,11 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.planner import GRID_KERNELS, GridKernel, choose
-from lambdanets.kernels.problem import GridProblem
+from lambdanets.kernels.problem import GridProblem, problem_of
 
-__all__ = ["grid_term", "problem_of"]
+__all__ = ["grid_term"]
 
 _HALF = (torch.float16, torch.bfloat16)
-
-
-def problem_of(
-    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
-) -> GridProblem:
-    """The shape of a call, for the planner."""
-    return GridProblem(
-        batch=query.shape[0],
-        heads=query.shape[1],
-        dim_key=query.shape[3],
-        dim_value=value.shape[3],
-        intra_depth=value.shape[1],
-        grid=tuple(grid),
-        extents=tuple(table.shape[2:]),
-        origin=tuple(origin),
-        dtype=query.dtype,
-        device=query.device.type,
-    )
 
 
 def _pick(kernel: str, problem: GridProblem, backward: bool) -> GridKernel:

@@ -7,11 +7,13 @@ u intra-depth.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-__all__ = ["GridProblem", "reachable_window"]
+__all__ = ["GridProblem", "Work", "problem_of", "reachable_window"]
 
 
 def reachable_window(
@@ -71,3 +73,36 @@ class GridProblem:
     def is_global(self) -> bool:
         """Whether every position reaches every other (or, causal, every earlier one)."""
         return all(o == size - 1 for o, size in zip(self.origin, self.grid, strict=True))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel has to do on a problem, counted; the planner turns it into seconds.
+
+    Args:
+        multiply_adds: in matrix products.
+        moved: elements written or copied outside of matrix products.
+        calls: library calls, each with a fixed cost.
+    """
+
+    multiply_adds: float
+    moved: float
+    calls: float
+
+
+def problem_of(
+    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
+) -> GridProblem:
+    """The shape of a call, for the planner."""
+    return GridProblem(
+        batch=query.shape[0],
+        heads=query.shape[1],
+        dim_key=query.shape[3],
+        dim_value=value.shape[3],
+        intra_depth=value.shape[1],
+        grid=tuple(grid),
+        extents=tuple(table.shape[2:]),
+        origin=tuple(origin),
+        dtype=query.dtype,
+        device=query.device.type,
+    )

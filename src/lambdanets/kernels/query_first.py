@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.problem import GridProblem
+from lambdanets.kernels.problem import GridProblem, Work, problem_of
 
-__all__ = ["backward", "check", "forward"]
+__all__ = ["backward", "check", "forward", "work"]
 
 # Elements of P that one block may have: past the second-level cache the shifted copy is bound by memory.
 BLOCK_ELEMENTS = 1 << 19
@@ -36,6 +36,37 @@ BLOCK_ELEMENTS = 1 << 19
 def check(problem: GridProblem) -> str | None:
     """Why this kernel cannot run on ``problem``, or None: it runs on every grid."""
     return None
+
+
+def _rows_and_examples(problem: GridProblem) -> tuple[int, int]:
+    """Rows of the grid and examples in a block, so that its P stays small."""
+    rest = problem.grid[1:]
+    row_elements = problem.heads * math.prod(rest) * problem.intra_depth
+    row_elements *= math.prod(2 * size - 1 for size in rest)
+    reach = min(problem.extents[0], problem.grid[0])
+    rows = 1
+    while (
+        rows < problem.grid[0]
+        and problem.batch * row_elements * 2 * rows * (reach + 2 * rows) <= BLOCK_ELEMENTS
+    ):
+        rows *= 2
+    rows = min(rows, problem.grid[0])
+    examples = BLOCK_ELEMENTS // max(1, row_elements * rows * (reach + rows))
+    return rows, max(1, min(problem.batch, examples))
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds, elements of P and S, and calls."""
+    rows, examples = _rows_and_examples(problem)
+    rest = problem.grid[1:]
+    queries = problem.batch * problem.heads * problem.num_positions * problem.intra_depth
+    reach = min(problem.extents[0], problem.grid[0])
+    products = queries * (reach + rows - 1) * math.prod(2 * size - 1 for size in rest)
+    scores = queries * reach * math.prod(rest)
+    blocks = math.ceil(problem.grid[0] / rows) * math.ceil(problem.batch / examples)
+    if backward:
+        return Work(3 * products * problem.dim_key + 2 * scores * problem.dim_value, 3 * (products + scores), 18 * blocks)
+    return Work(products * problem.dim_key + scores * problem.dim_value, products + 2 * scores, 8 * blocks)
 
 
 @dataclass(frozen=True)
@@ -72,18 +103,14 @@ class _Layout:
             for pad in (size - 1 - o, size + o - extent)
         ]
         self.rest_offsets = tuple(2 * size - 1 for size in self.rest)
+        self.rows_and_examples = _rows_and_examples(problem_of(query, value, table, grid, origin))
 
     def pad(self, table: Tensor) -> Tensor:
         return F.pad(table, self.pad_rest) if any(self.pad_rest) else table
 
     def blocks(self) -> Iterator[tuple[_Block, slice]]:
         """Blocks of query rows and, inside, of examples, so that P stays small."""
-        row_elements = self.heads * self.row_size * self.intra_depth * math.prod(self.rest_offsets)
-        reach = min(self.extent, self.rows)
-        rows = 1
-        while rows < self.rows and self.batch * row_elements * 2 * rows * (reach + 2 * rows) <= BLOCK_ELEMENTS:
-            rows *= 2
-        examples = max(1, min(self.batch, BLOCK_ELEMENTS // max(1, row_elements * rows * (reach + rows))))
+        rows, examples = self.rows_and_examples
         for start in range(0, self.rows, rows):
             stop = min(start + rows, self.rows)
             low = max(0, start - self.origin)
