@@ -65,12 +65,12 @@ class LambdaResNet(ResNet):
         stages: one letter a stage, C or L. Default "LLLL".
         lambda_args: keyword arguments of :class:`lambdanets.LambdaLayer` in the lambda stages; default the
             paper's k 16, h 4, u 1, scope 23.
-        small_images: a 3x3 convolution of stride 1 for the stem, without pooling, for images of 8 to 64
-            pixels: strides in all are then 8, not 32. Default False.
+        stem_stride: None (default) for timm's stem, which reduces 4 times; 1 or 2 for a stem of small images,
+            one 3x3 convolution of that stride without pooling.
         **kwargs: as for timm's ``ResNet``.
 
     Raises:
-        ValueError: if ``stages`` is not four letters C or L.
+        ValueError: if ``stages`` is not four letters C or L, or ``stem_stride`` is something else.
     """
 
     def __init__(
@@ -78,29 +78,33 @@ class LambdaResNet(ResNet):
         layers: tuple[int, ...],
         stages: str = "LLLL",
         lambda_args: dict[str, Any] | None = None,
-        small_images: bool = False,
+        stem_stride: int | None = None,
         **kwargs: Any,
     ) -> None:
         if len(stages) != 4 or set(stages) - {"C", "L"}:
             raise ValueError(
                 f'stages must be four letters, C (convolution) or L (lambda layer), as "CCLL", got {stages!r}'
             )
+        if stem_stride not in (None, 1, 2):
+            raise ValueError(
+                f"stem_stride must be 1 or 2 (small images) or None (timm's stem, stride 4), got {stem_stride!r}"
+            )
         lambda_block = partial(LambdaBottleneck, lambda_args={"scope": 23, **(lambda_args or {})})
         lambda_block.expansion = LambdaBottleneck.expansion  # type: ignore[attr-defined]
         blocks = tuple(lambda_block if letter == "L" else Bottleneck for letter in stages)
         super().__init__(blocks, layers, **kwargs)
-        if small_images:
-            self._use_small_stem(kwargs.get("device"), kwargs.get("dtype"))
+        if stem_stride is not None:
+            self._use_small_stem(stem_stride, kwargs.get("device"), kwargs.get("dtype"))
 
-    def _use_small_stem(self, device: Any, dtype: Any) -> None:
+    def _use_small_stem(self, stride: int, device: Any, dtype: Any) -> None:
         width = self.bn1.num_features
         self.conv1 = nn.Conv2d(
-            self.in_chans, width, 3, stride=1, padding=1, bias=False, device=device, dtype=dtype
+            self.in_chans, width, 3, stride=stride, padding=1, bias=False, device=device, dtype=dtype
         )
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.Identity()
         for index, info in enumerate(self.feature_info):
-            info["reduction"] = 1 if index == 0 else info["reduction"] // 4
+            info["reduction"] = stride if index == 0 else stride * info["reduction"] // 4
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
@@ -155,7 +159,7 @@ def lambda_resnet_tiny(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
         layers=(1, 1, 1, 1),
         stages="CLLL",
         lambda_args={"scope": 7},
-        small_images=True,
+        stem_stride=1,
         stem_type="deep",
         stem_width=16,
         channels=(16, 32, 64, 128),
