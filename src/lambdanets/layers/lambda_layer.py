@@ -132,13 +132,15 @@ class LambdaLayer(nn.Module):
         """Initialise: projections as in the paper, positions so that the output has variance about 1.
 
         Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2); positions have variance
-        1 / (k · context positions): each output sums k · m products of unit-variance queries and values with
-        one position entry.
+        1 / (k · u · context positions): each output sums k · u · m products of a unit-variance query and value
+        with a position entry. The content term adds about e · k · u / m to the variance.
         """
         query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
         nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
         nn.init.normal_(key_value, std=self.dim**-0.5)
-        nn.init.normal_(self.positions, std=(self.dim_key * self.num_context) ** -0.5)
+        nn.init.normal_(
+            self.positions, std=(self.dim_key * self.intra_depth * self.num_context) ** -0.5
+        )
         for norm in (self.norm_query, self.norm_value):
             if hasattr(norm, "reset_parameters"):
                 norm.reset_parameters()
@@ -155,11 +157,12 @@ class LambdaLayer(nn.Module):
             (b, dim_out, *strided grid).
         """
         self._check_input("x", x)
-        grid = x.shape[2:]
+        b, grid = x.shape[0], x.shape[2:]
+        n = math.prod(grid)
         query, key, value = self._project(x, context)
-        query = self.norm_query(query).reshape(x.shape[0], self.num_heads, self.dim_key, -1)
-        key = key.reshape(x.shape[0], self.intra_depth, self.dim_key, -1)
-        value = self.norm_value(value).reshape(x.shape[0], self.intra_depth, self.dim_value, -1)
+        query = self.norm_query(query).reshape(b, self.num_heads, self.dim_key, n)
+        key = key.reshape(b, self.intra_depth, self.dim_key, n)
+        value = self.norm_value(value).reshape(b, self.intra_depth, self.dim_value, n)
         if mask is not None:
             mask = mask.flatten(1) if mask.ndim > 2 else mask
         out = lambda_apply(
@@ -171,7 +174,7 @@ class LambdaLayer(nn.Module):
             causal=self.causal,
             kernel=self.kernel,
         )
-        return self.pool(out.transpose(2, 3).reshape(x.shape[0], self.dim_out, *grid))
+        return self.pool(out.transpose(2, 3).reshape(b, self.dim_out, *grid))
 
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         widths = self._widths()

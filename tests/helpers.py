@@ -1,0 +1,91 @@
+"""Random calls of the op and the naive loop that the reference itself is held against."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lambdanets import DensePositions, EdgePositions, GridPositions
+
+
+@dataclass
+class Call:
+    """Arguments of one call of ``lambda_apply``."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    positions: object = None
+    mask: Tensor | None = None
+    causal: bool = False
+
+    @property
+    def args(self):
+        return self.query, self.key, self.value, self.positions
+
+    @property
+    def kwargs(self):
+        return {"mask": self.mask, "causal": self.causal}
+
+    def leaves(self):
+        """The tensors that gradients are asked of."""
+        positions = () if self.positions is None else (positions_tensor(self.positions),)
+        return (self.query, self.key, self.value, *positions)
+
+    def requiring_grad(self):
+        """The same call with fresh leaves."""
+        fresh = [leaf.detach().clone().requires_grad_() for leaf in self.leaves()]
+        positions = self.positions
+        if positions is not None:
+            name = "table" if isinstance(positions, GridPositions) else "embedding"
+            positions = replace(positions, **{name: fresh[3]})
+        return replace(self, query=fresh[0], key=fresh[1], value=fresh[2], positions=positions)
+
+
+def positions_tensor(positions):
+    return positions.table if isinstance(positions, GridPositions) else positions.embedding
+
+
+def random_call(n, m=None, *, b=2, h=3, k=4, v=5, u=1, positions=None, dtype=torch.float64):
+    """Random query, key and value for n queries and m context positions."""
+    m = n if m is None else m
+    return Call(
+        torch.randn(b, h, n, k, dtype=dtype),
+        torch.randn(b, u, m, k, dtype=dtype),
+        torch.randn(b, u, m, v, dtype=dtype),
+        positions,
+    )
+
+
+def grid_call(grid, extents, *, k=4, u=1, dtype=torch.float64, **sizes):
+    """A random call with a table of the given extents on a grid."""
+    positions = GridPositions(torch.randn(u, k, *extents, dtype=dtype), grid)
+    return random_call(math.prod(grid), k=k, u=u, positions=positions, dtype=dtype, **sizes)
+
+
+def dense_call(n, m, *, k=4, u=1, dtype=torch.float64, **sizes):
+    positions = DensePositions(torch.randn(n, m, k, u, dtype=dtype))
+    return random_call(n, m, k=k, u=u, positions=positions, dtype=dtype, **sizes)
+
+
+def edge_call(n, m, edges, *, k=4, u=1, dtype=torch.float64, **sizes):
+    index = torch.stack([torch.randint(n, (edges,)), torch.randint(m, (edges,))])
+    positions = EdgePositions(index, torch.randn(edges, k, u, dtype=dtype))
+    return random_call(n, m, k=k, u=u, positions=positions, dtype=dtype, **sizes)
+
+
+def outputs_and_gradients(apply, call, seed=1):
+    """Output of ``apply(call)`` and the gradients of all inputs under a random output gradient."""
+    call = call.requiring_grad()
+    out = apply(call)
+    grad = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(seed))
+    grads = torch.autograd.grad(out, call.leaves(), grad, allow_unused=True, materialize_grads=True)
+    return [out.detach(), *grads]
+
+
+def assert_same(actual, expected, atol=1e-10, rtol=1e-10):
+    """Outputs and gradients agree, tensor by tensor."""
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, atol=atol, rtol=rtol)

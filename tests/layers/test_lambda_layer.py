@@ -1,0 +1,179 @@
+"""The layer: shapes, start, size-agnosticism, bad input."""
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets import GridPositions, LambdaLayer, lambda_apply
+
+
+def by_hand(layer, x):
+    """The layer written out with the op's reference."""
+    b, grid = x.shape[0], x.shape[2:]
+    h, k, u, v = layer.num_heads, layer.dim_key, layer.intra_depth, layer.dim_value
+    projected = torch.einsum("oc,bcn->bon", layer.qkv.weight.flatten(1), x.flatten(2))
+    query, key, value = projected.split([h * k, u * k, u * v], dim=1)
+    query = layer.norm_query(query.reshape(b, -1, *grid)).reshape(b, h, k, -1)
+    value = layer.norm_value(value.reshape(b, -1, *grid)).reshape(b, u, v, -1)
+    out = lambda_apply(
+        query.transpose(2, 3),
+        key.reshape(b, u, k, -1).transpose(2, 3),
+        value.transpose(2, 3),
+        GridPositions(layer.positions, tuple(grid)),
+        kernel="reference",
+        causal=layer.causal,
+    )
+    return layer.pool(out.transpose(2, 3).reshape(b, -1, *grid))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("ndim", "shape", "options"),
+    [
+        (1, (3, 8, 13), {"scope": 5}),
+        (1, (3, 8, 13), {"size": 16, "intra_depth": 2}),
+        (1, (3, 8, 13), {"size": 13, "causal": True}),
+        (2, (3, 8, 7, 10), {"scope": (3, 5), "dim_out": 12, "num_heads": 2}),
+        (2, (3, 8, 6, 9), {"size": (6, 9), "stride": 2}),
+        (2, (3, 8, 1, 1), {"scope": 23}),
+        (3, (2, 8, 3, 4, 5), {"scope": 3, "intra_depth": 2, "stride": 2}),
+    ],
+)
+def test_layer_is_the_equations(ndim, shape, options, training):
+    layer = LambdaLayer(8, dim_key=4, ndim=ndim, dtype=torch.float64, **options).train(training)
+    other = LambdaLayer(8, dim_key=4, ndim=ndim, dtype=torch.float64, **options).train(training)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    actual, expected = layer(x), by_hand(other, x)
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+    grad = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, [x, *layer.parameters()], grad),
+        torch.autograd.grad(expected, [x, *other.parameters()], grad),
+        atol=1e-10,
+        rtol=1e-10,
+    )
+
+
+def variance_at_the_start(size, **options):
+    """Mean over initialisations of the variance of the output for unit-variance inputs."""
+    runs = [LambdaLayer(64, **options)(torch.randn(4, 64, size, size)).var() for _ in range(8)]
+    return torch.stack(runs).mean()
+
+
+@pytest.mark.parametrize("size", [7, 14, 28])
+@pytest.mark.parametrize("options", [{}, {"dim_key": 8, "num_heads": 8}])
+def test_output_starts_with_variance_about_one(size, options):
+    assert 0.5 <= variance_at_the_start(size, size=size, **options) <= 2
+
+
+@pytest.mark.parametrize("options", [{"scope": 7}, {"scope": 23}, {"size": 28, "intra_depth": 4}])
+def test_local_and_deep_outputs_start_with_variance_about_one(options):
+    assert 0.5 <= variance_at_the_start(28, **options) <= 2
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (10, 14), (9, 5), (1, 1)])
+def test_global_layer_uses_the_centre_of_its_table_on_smaller_inputs(grid):
+    large = LambdaLayer(8, size=14, dim_key=4).eval()
+    small = LambdaLayer(8, size=grid, dim_key=4).eval()
+    h, w = grid
+    state = large.state_dict()
+    state["positions"] = state["positions"][:, :, 14 - h : 13 + h, 14 - w : 13 + w]
+    small.load_state_dict(state)
+    x = torch.randn(2, 8, *grid)
+    torch.testing.assert_close(large(x), small(x))
+
+
+def test_kernel_changes_no_parameter():
+    plain, forced = (LambdaLayer(8, scope=3, dim_key=4, kernel=k) for k in (None, "reference"))
+    forced.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 8, 5, 5)
+    torch.testing.assert_close(plain(x), forced(x))
+
+
+def test_another_context():
+    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
+    x, context = torch.randn(2, 2, 8, 5, 6)
+    torch.testing.assert_close(layer(x, context=x), layer(x))
+    assert not torch.allclose(layer(x, context=context), layer(x))
+    with pytest.raises(ValueError, match=r"context must have the shape of x.*\(2, 8, 5, 5\)"):
+        layer(x, context=context[..., :5])
+
+
+def test_mask_of_the_grid_or_of_positions():
+    layer = LambdaLayer(8, size=(4, 6), dim_key=4).eval()
+    x = torch.randn(2, 8, 4, 6)
+    mask = torch.ones(2, 4, 6, dtype=torch.bool)
+    mask[:, :, 4:] = False
+    out = layer(x, mask=mask)
+    torch.testing.assert_close(layer(x, mask=mask.flatten(1)), out)
+    # What is masked away is as if it were not there.
+    torch.testing.assert_close(out[..., :4], layer(x[..., :4]))
+
+
+def test_causal_layer_does_not_see_what_follows():
+    layer = LambdaLayer(8, size=12, ndim=1, dim_key=4, causal=True).eval()
+    x = torch.randn(1, 8, 12)
+    changed = x.clone()
+    changed[..., 7:] += 1
+    torch.testing.assert_close(layer(x)[..., :7], layer(changed)[..., :7])
+
+
+@pytest.mark.parametrize("options", [{"scope": 5}, {"size": 6}])
+def test_meta_device_then_load(options):
+    """No buffer is computed at construction, so none can be stale after ``to_empty``."""
+    layer = LambdaLayer(8, dim_key=4, **options)
+    layer(torch.randn(4, 8, 6, 6))  # move the batch-norm statistics
+    with torch.device("meta"):
+        empty = LambdaLayer(8, dim_key=4, **options)
+    empty = empty.to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(empty.eval()(x), layer.eval()(x), rtol=0, atol=0)
+
+
+def test_norm_layer_and_no_norm():
+    layer = LambdaLayer(8, scope=3, dim_key=4, norm_layer=lambda width: nn.GroupNorm(2, width))
+    assert isinstance(layer.norm_query, nn.GroupNorm)
+    assert isinstance(LambdaLayer(8, scope=3, norm_layer=nn.Identity).norm_value, nn.Identity)
+    assert layer(torch.randn(2, 8, 4, 4)).shape == (2, 8, 4, 4)
+
+
+def test_empty_batch():
+    assert LambdaLayer(8, scope=3).eval()(torch.randn(0, 8, 4, 4)).shape == (0, 8, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scope": 4}, r"scope must be odd and positive, got 4; 3 or 5 would do"),
+        ({"scope": 0}, "scope must be odd and positive, got 0"),
+        ({"scope": -3}, "scope must be odd and positive, got -3"),
+        ({"scope": (3, 5, 7)}, r"scope must be an int or 2 of them.*\(3, 5, 7\)"),
+        ({"size": 0}, "size must be positive, got 0"),
+        ({}, "exactly one of scope .* and size .*scope=None and size=None"),
+        ({"scope": 3, "size": 4}, "exactly one of scope .* and size .*scope=3 and size=4"),
+        ({"scope": 3, "num_heads": 3}, "num_heads must divide dim_out = 8, got num_heads=3; 2 heads would do"),
+        ({"scope": 3, "num_heads": 0}, "num_heads must be a positive int, got 0"),
+        ({"scope": 3, "dim_key": 1.5}, "dim_key must be a positive int, got 1.5"),
+        ({"scope": 3, "stride": -1}, "stride must be a positive int, got -1"),
+        ({"scope": 3, "ndim": 4}, "ndim must be 1 .* got 4"),
+    ],
+)
+def test_bad_arguments_are_named_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        LambdaLayer(8, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.ones(2, 8, 4, 4).int(), TypeError, "x must be a floating-point tensor, got torch.int32"),
+        (torch.ones(2, 6, 4, 4), ValueError, r"x must have shape \(batch, 8, height, width\).*\(2, 6, 4, 4\)"),
+        (torch.ones(2, 8, 4), ValueError, r"got \(2, 8, 4\)"),
+        (torch.ones(2, 8, 5, 9), ValueError, r"grid of \(5, 9\), larger than size=\(6, 6\)"),
+    ],
+)
+def test_bad_inputs_are_named(x, error, message):
+    with pytest.raises(error, match=message):
+        LambdaLayer(8, size=6)(x)

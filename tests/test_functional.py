@@ -1,0 +1,134 @@
+"""The contract of ``lambda_apply``: what it refuses, and how it says so."""
+
+import pytest
+import torch
+from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, random_call
+
+from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
+
+
+def test_hidden_context_may_hold_anything():
+    """Padding of NaN and infinity changes nothing and its gradient is zero."""
+    call = grid_call((3, 4), (5, 7), u=2)
+    call.mask = torch.rand(2, 12) < 0.5
+    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
+    hidden = ~call.mask[:, None, :, None]
+    call.key = call.key.masked_fill(hidden, float("nan"))
+    call.value = call.value.masked_fill(hidden, float("inf"))
+    actual = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_example_without_visible_context_gives_zeros_and_finite_gradients():
+    call = grid_call((3, 4), (5, 7))
+    call.mask = torch.zeros(2, 12, dtype=torch.bool)
+    out, *grads = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
+    assert torch.equal(out, torch.zeros_like(out))
+    assert all(torch.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize("scale", [1e4, 6e4])
+def test_large_keys_do_not_overflow(scale):
+    call = random_call(9, u=2, dtype=torch.float32)
+    call.key = torch.randn_like(call.key).sign() * scale
+    out, *grads = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
+    assert all(torch.isfinite(t).all() for t in (out, *grads))
+
+
+def change(call, **named):
+    for name, new in named.items():
+        setattr(call, name, new)
+    return call
+
+
+GRID = ((3, 4), (5, 7))
+BAD_CALLS = {
+    "integer query": (
+        lambda: change(grid_call(*GRID), query=torch.ones(2, 3, 12, 4, dtype=torch.int64)),
+        TypeError,
+        r"query must be a floating-point tensor, got torch.int64; use .float\(\)",
+    ),
+    "no tensor": (lambda: change(random_call(4), key=[1.0]), TypeError, "key must be a torch.Tensor, got list"),
+    "mixed dtypes": (
+        lambda: change(random_call(4), value=torch.ones(2, 1, 4, 5)),
+        TypeError,
+        "query, key and value must have one dtype.*value torch.float32",
+    ),
+    "three axes": (
+        lambda: change(random_call(4), query=torch.ones(2, 4, 4, dtype=torch.float64)),
+        ValueError,
+        r"query must have shape \(b, h, n, k\), got \(2, 4, 4\)",
+    ),
+    "key and value disagree": (
+        lambda: change(random_call(4), value=torch.ones(2, 1, 5, 5, dtype=torch.float64)),
+        ValueError,
+        r"key and value must agree.*\(2, 1, 4, 4\).*\(2, 1, 5, 5\)",
+    ),
+    "batches disagree": (
+        lambda: change(random_call(4), query=torch.ones(3, 3, 4, 4, dtype=torch.float64)),
+        ValueError,
+        "query and key must have one batch size",
+    ),
+    "depths disagree": (
+        lambda: change(random_call(4), query=torch.ones(2, 3, 4, 6, dtype=torch.float64)),
+        ValueError,
+        "query and key must have one query depth k",
+    ),
+    "positions of another k": (
+        lambda: change(random_call(12), positions=GridPositions(torch.ones(1, 6, 5, 7), (3, 4))),
+        ValueError,
+        "positions must have the queries' depth k = 4, got 6",
+    ),
+    "positions of another u": (
+        lambda: change(random_call(12), positions=GridPositions(torch.ones(2, 4, 5, 7), (3, 4))),
+        ValueError,
+        "positions must have the values' intra-depth u = 1, got 2",
+    ),
+    "grid that is not n": (
+        lambda: change(random_call(12), positions=GridPositions(torch.ones(1, 4, 5, 7), (3, 5))),
+        ValueError,
+        r"got n = 12 and m = 12: positions.grid = \(3, 5\) has 15 positions",
+    ),
+    "dense of another m": (
+        lambda: change(dense_call(3, 4), positions=DensePositions(torch.ones(3, 5, 4, 1))),
+        ValueError,
+        r"positions.embedding must have shape \(n, m, k, u\)",
+    ),
+    "edges out of range": (
+        lambda: change(
+            edge_call(3, 4, 2), positions=EdgePositions(torch.tensor([[0, 3], [0, 1]]), torch.ones(2, 4, 1))
+        ),
+        ValueError,
+        r"row 0 must hold query positions in \[0, 3\), got values from 0 to 3",
+    ),
+    "positions of another type": (
+        lambda: change(random_call(4), positions=torch.ones(1, 4, 3)),
+        TypeError,
+        "positions must be GridPositions.*got Tensor",
+    ),
+    "integer mask": (
+        lambda: change(random_call(4), mask=torch.ones(2, 4)),
+        TypeError,
+        r"mask must be a bool tensor.*got torch.float32; convert it with mask.bool\(\)",
+    ),
+    "mask of another shape": (
+        lambda: change(random_call(4), mask=torch.ones(2, 5, dtype=torch.bool)),
+        ValueError,
+        r"mask must have shape \(b, m\) = \(2, 4\), got \(2, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_arguments_are_named(name):
+    make, error, message = BAD_CALLS[name]
+    call = make()
+    with pytest.raises(error, match=message):
+        lambda_apply(*call.args, **call.kwargs)
+
+
+def test_unknown_kernel_gives_the_nearest():
+    call = grid_call(*GRID)
+    with pytest.raises(ValueError, match="got 'query_frist'; did you mean 'query_first'"):
+        lambda_apply(*call.args, kernel="query_frist")
