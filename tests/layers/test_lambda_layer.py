@@ -56,8 +56,9 @@ def test_layer_is_the_equations(ndim, shape, options, training):
 
 
 def variance_at_the_start(pixels, **options):
-    """Mean over initialisations of the variance of the output for unit-variance inputs."""
-    runs = [LambdaLayer(64, **options)(torch.randn(4, 64, pixels, pixels)).var() for _ in range(8)]
+    """Mean over initialisations of the output's variance, unit-variance inputs, widths as in a ResNet-50."""
+    dim = 28 * 128 // pixels
+    runs = [LambdaLayer(dim, **options)(torch.randn(4, dim, pixels, pixels)).var() for _ in range(8)]
     return torch.stack(runs).mean()
 
 

@@ -133,7 +133,7 @@ class LambdaLayer(nn.Module):
 
         Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2); positions have variance
         1 / (k · u · context positions): each output sums k · u · m products of a unit-variance query and value
-        with a position entry. The content term adds about e · k · u / m to the variance.
+        with a position entry. The content term adds about k · u · (e / m + 1 / dim) to the variance.
         """
         query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
         nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
