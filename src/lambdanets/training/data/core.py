@@ -1,0 +1,142 @@
+"""What every source of images gives: three sets, the class names and how to scale the values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from lambdanets.training.transforms import Transform, read_image
+
+# One seed for all splits, on purpose not that of the training: the test images are the same in every run.
+SPLIT_SEED = 0
+
+
+class LabelledImages(Dataset[tuple[Any, int]]):
+    """Images with labels; subclasses say how image ``index`` is made.
+
+    Attributes:
+        labels: the class index of every image.
+        transform: applied to every image, or None.
+    """
+
+    labels: Sequence[int]
+    transform: Transform | None = None
+
+    def image(self, index: int) -> Image.Image:
+        """The image as it is, before the transform."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self.image(index)
+        return (image if self.transform is None else self.transform(image)), int(self.labels[index])
+
+
+class ArrayImages(LabelledImages):
+    """Greyscale or colour images held in memory.
+
+    Args:
+        images: uint8, (images, height, width) or (images, height, width, 3).
+        labels: one class index an image.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images = images
+        self.labels = labels.tolist()
+
+    def image(self, index: int) -> Image.Image:
+        """The image as it is, before the transform."""
+        return Image.fromarray(self.images[index])
+
+
+class FileImages(LabelledImages):
+    """Images in files, read when they are needed.
+
+    Args:
+        paths: one file an image.
+        labels: one class index an image.
+        mode: ``"L"`` or ``"RGB"``; files are converted.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], mode: str = "RGB") -> None:
+        self.paths = list(paths)
+        self.labels = list(labels)
+        self.mode = mode
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image; a ValueError that names the path if it cannot be read."""
+        return read_image(self.paths[index], self.mode)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set in three disjoint parts.
+
+    Attributes:
+        spec: the data specification with absolute paths; ``load_data`` takes it again.
+        class_names: one name a class, in the order of the class indices.
+        train: images to learn from.
+        validation: images by which the best weights are chosen; never test images.
+        test: images used once, at the end; None where the data have no labelled ones left (as ImageNet).
+        channels: 1 or 3.
+        image_size: side of the images in pixels where all have one size, else None.
+        mean: mean of the values scaled to 0..1, a number a channel.
+        std: their standard deviation.
+    """
+
+    spec: str
+    class_names: tuple[str, ...]
+    train: Any
+    validation: Any
+    test: Any
+    channels: int
+    image_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def held_out(self) -> tuple[str, Any]:
+        """The part to evaluate on, with its name: test, or validation where there is no test."""
+        return ("validation", self.validation) if self.test is None else ("test", self.test)
+
+
+def split_by_class(labels: Sequence[int], *shares: float, seed: int = SPLIT_SEED) -> list[list[int]]:
+    """Deals indices into parts at random, every class by itself, the same way each time.
+
+    Args:
+        labels: the class of every index.
+        *shares: share of each class for the second part, the third, and so on (at least one index of every
+            class); the first part gets what is left.
+        seed: seed of the shuffle.
+
+    Returns:
+        One sorted list of indices a part, ``len(shares) + 1`` in all.
+
+    Raises:
+        ValueError: a class has fewer indices than there are parts.
+    """
+    # RandomState's stream is frozen for ever, that of newer generators may change between versions of NumPy.
+    random = np.random.RandomState(seed)
+    array = np.asarray(labels)
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for label in np.unique(array):
+        members = random.permutation(np.flatnonzero(array == label)).tolist()
+        if len(members) < len(parts):
+            raise ValueError(
+                f"class {label} has {len(members)} images, too few to split into {len(parts)} parts"
+            )
+        start = 0
+        for part, share in zip(parts[1:], shares, strict=True):
+            count = max(1, round(share * len(members)))
+            part += members[start : start + count]
+            start += count
+        parts[0] += members[start:]
+    return [sorted(part) for part in parts]

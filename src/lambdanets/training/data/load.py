@@ -1,0 +1,74 @@
+"""From the word after ``--data`` to images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lambdanets.training.data.core import ImageData
+from lambdanets.training.data.digits import load_digits_data
+from lambdanets.training.data.fashion_mnist import DEFAULT_FOLDER, load_fashion_mnist
+from lambdanets.training.data.folders import load_image_folder
+from lambdanets.training.data.readers import READERS, load_with_reader
+from lambdanets.training.names import unknown_name
+
+NAMES = ("digits", "fashion-mnist", "imagefolder")
+
+
+def resolve_data(spec: str) -> tuple[str, str | None]:
+    """Parts a data specification into its kind and the folder or root behind the colon.
+
+    Args:
+        spec: see ``lambdanets.training.data``. A path to something that exists is an image folder.
+
+    Returns:
+        The kind (``"digits"``, ``"fashion-mnist"``, ``"imagefolder"`` or ``"READER/NAME"``) and the rest.
+
+    Raises:
+        FileNotFoundError: it looks like a path, and nothing is there.
+        ValueError: it is no known name; the message shows the nearest.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind in NAMES or kind.partition("/")[0] in READERS:
+        if kind == "imagefolder" and not rest:
+            raise ValueError(f"data {spec!r} names no folder; give imagefolder:DIR")
+        if kind == "digits" and colon:
+            raise ValueError(
+                f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'"
+            )
+        return kind, rest or None
+    if Path(spec).exists():
+        return "imagefolder", spec
+    if "/" in spec or "\\" in spec or spec.startswith((".", "~")):
+        raise FileNotFoundError(f"the data folder {spec} does not exist")
+    raise unknown_name("data", spec, NAMES, "A folder of images can be given by its path.")
+
+
+def recipe_for_data(spec: str) -> str:
+    """The name of the recipe that suits the data when none is asked for."""
+    kind, _ = resolve_data(spec)
+    return kind if kind in ("digits", "fashion-mnist") else "image-folder"
+
+
+def load_data(spec: str, *, batch_size: int = 1, seed: int = 0) -> ImageData:
+    """Opens the data that ``spec`` names and checks what can be checked before any work.
+
+    Args:
+        spec: a data specification, see ``lambdanets.training.data``.
+        batch_size: a hint for streaming readers.
+        seed: seed of streaming readers; splits are the same for every seed.
+
+    Returns:
+        Train, validation and test images.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing.
+        ValueError: the specification is unknown, or the data are empty or damaged.
+    """
+    kind, rest = resolve_data(spec)
+    if kind == "digits":
+        return load_digits_data()
+    if kind == "fashion-mnist":
+        return load_fashion_mnist(Path(rest).expanduser() if rest else DEFAULT_FOLDER)
+    if kind == "imagefolder":
+        return load_image_folder(Path(rest or spec).expanduser())
+    return load_with_reader(kind, rest, batch_size, seed)

@@ -1,0 +1,26 @@
+"""Messages for names that do not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str = "") -> ValueError:
+    """The error for a name that is not known: it shows the nearest known ones.
+
+    Args:
+        kind: what was named, for example ``"model"``.
+        name: what was given.
+        known: the names that exist.
+        remedy: a last sentence that says what would do.
+
+    Returns:
+        A ``ValueError`` to raise.
+    """
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    if near:
+        hint = f"Did you mean {' or '.join(repr(match) for match in near)}?"
+    else:
+        hint = f"Known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}."
+    return ValueError(f"unknown {kind} {name!r}. {hint} {remedy}".rstrip())

@@ -1,0 +1,28 @@
+"""The recipes that come with the package, one file each.
+
+Every file opens with its command and what it was measured to reach; ``RECIPE`` is what it consists of.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from lambdanets.training.names import unknown_name
+from lambdanets.training.recipe import Recipe
+
+
+def list_recipes() -> list[str]:
+    """The names of all recipes."""
+    return sorted(module.name.replace("_", "-") for module in iter_modules(__path__))
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none; the message shows the nearest names.
+    """
+    if name not in list_recipes():
+        raise unknown_name("recipe", name, list_recipes())
+    return import_module(f"{__name__}.{name.replace('-', '_')}").RECIPE

@@ -1,0 +1,23 @@
+"""A small LambdaResNet on scikit-learn's handwritten digits, 1,797 images of 8x8 pixels.
+
+    lambdanets train
+
+Not measured yet.
+"""
+
+from lambdanets.training.recipe import Augmentation, Recipe
+
+RECIPE = Recipe(
+    name="digits",
+    model="lambda_resnet_tiny",
+    data="digits",
+    epochs=20,
+    batch_size=64,
+    optimizer="adamw",
+    lr=3e-3,
+    weight_decay=0.05,
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    ema_decay=0.98,
+    augmentation=Augmentation(crop="padded", padding=1),
+)

@@ -1,0 +1,24 @@
+"""A small LambdaResNet on Fashion-MNIST, 70,000 images of 28x28 pixels.
+
+    apt-get install dataset-fashion-mnist
+    lambdanets train --data fashion-mnist
+
+Not measured yet.
+"""
+
+from lambdanets.training.recipe import Augmentation, Recipe
+
+RECIPE = Recipe(
+    name="fashion-mnist",
+    model="lambda_resnet_tiny",
+    data="fashion-mnist",
+    epochs=8,
+    batch_size=128,
+    optimizer="adamw",
+    lr=4e-3,
+    weight_decay=0.05,
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    ema_decay=0.995,
+    augmentation=Augmentation(crop="padded", padding=2, horizontal_flip=0.5),
+)
