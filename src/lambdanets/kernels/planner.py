@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from lambdanets.kernels import banded, query_first
+from lambdanets.kernels import banded, query_first, row_spectral, spectral
 from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require"]
@@ -64,7 +64,12 @@ def _kernel(name: str, module: ModuleType) -> GridKernel:
 
 
 GRID_KERNELS: dict[str, GridKernel] = {
-    name: _kernel(name, module) for name, module in {"query_first": query_first, "banded": banded}.items()
+    name: _kernel(name, module) for name, module in {
+        "query_first": query_first,
+        "banded": banded,
+        "row_spectral": row_spectral,
+        "spectral": spectral,
+    }.items()
 }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GridProblem", "Work", "problem_of", "reachable_window"]
+__all__ = ["GridProblem", "Work", "good_length", "problem_of", "reachable_window"]
 
 
 def reachable_window(
@@ -106,3 +106,16 @@ def problem_of(
         dtype=query.dtype,
         device=query.device.type,
     )
+
+
+def good_length(least: int) -> int:
+    """The smallest length >= ``least`` whose prime factors are 2, 3, 5 and 7: fast to transform."""
+    length = max(1, least)
+    while True:
+        rest = length
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return length
+        length += 1

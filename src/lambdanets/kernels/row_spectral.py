@@ -1,0 +1,255 @@
+"""Spectral along the first axis of an image, exact Toeplitz products along the second: all of it matrix products.
+
+E depends on m - n, so λp is a correlation of V with the table. Along y it is done in frequencies f, where a
+correlation is a product; along x it stays a Toeplitz matrix T̂_f of complex numbers, one for each f:
+
+    λ̂_f = T̂_f V̂_f,       T̂_f[(x, k), (u, x')] = table^_f[u, k, x' - x].
+
+Transforms of a few dozen points are matrix products too. λp is made for a few k at a time, applied to the queries
+and dropped. A sequence is folded into rows, n = y·W + x, where its table is t[Δy·W + Δx].
+
+Multiply-adds for H x W: 2·L·k·W²·u·b·v in the products with L >= 2H - 1 points, and L·H·k·W·b·v in the inverse
+transform: H / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as well.
+
+Axes in names: f frequencies, p real and imaginary part, y and x places, b batch, h heads, k query depth, v value
+depth, u intra-depth, o offsets.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_of
+
+__all__ = ["backward", "check", "forward", "work"]
+
+# Elements of λ̂ that one chunk of k may have.
+BLOCK_ELEMENTS = 1 << 20
+
+
+def check(problem: GridProblem) -> str | None:
+    """Why this kernel cannot run on ``problem``, or None."""
+    if len(problem.grid) > 2:
+        return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
+    return None
+
+
+def _fold(problem: GridProblem) -> tuple[int, int, int, int, int]:
+    """(rows, columns, rows before, rows after, length) of the image that is computed on."""
+    if len(problem.grid) == 1:
+        (n,), (extent,), (origin,) = problem.grid, problem.extents, problem.origin
+        columns = max(1, math.isqrt(n))
+        rows = math.ceil(n / columns)
+        before, after = math.ceil(origin / columns), math.ceil((extent - 1 - origin) / columns)
+        before, after = min(before, rows - 1), min(after, rows - 1)
+    else:
+        (rows, columns), before = problem.grid, problem.origin[0]
+        after = problem.extents[0] - 1 - before
+    return rows, columns, before, after, good_length(rows + max(before, after))
+
+
+def _chunk(problem: GridProblem) -> int:
+    """How many k at a time."""
+    rows, columns, _, _, length = _fold(problem)
+    each = (length + 2) * columns * max(problem.batch * problem.dim_value, problem.intra_depth * columns)
+    return max(1, min(problem.dim_key, BLOCK_ELEMENTS // each))
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds, elements of λp and of the Toeplitz matrices, and calls."""
+    rows, columns, _, _, length = _fold(problem)
+    values = problem.batch * problem.dim_value
+    points = 2 * (length // 2 + 1)
+    toeplitz = 2 * points * problem.dim_key * columns * columns * problem.intra_depth
+    inverse = points * rows * problem.dim_key * columns
+    apply = problem.num_positions * problem.heads * problem.dim_key
+    lambdas = points * problem.dim_key * columns * values
+    chunks = math.ceil(problem.dim_key / _chunk(problem))
+    if backward:
+        return Work(
+            (3 * toeplitz + 2 * inverse + 2 * apply) * values,
+            4 * lambdas + 4 * toeplitz,
+            40 + chunks * (30 + 4 * problem.batch),
+        )
+    return Work(
+        (toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 20 + chunks * (12 + 2 * problem.batch)
+    )
+
+
+class _Layout:
+    """The folded image, its transforms, and how tensors get there and back."""
+
+    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
+        problem = problem_of(query, value, table, grid, origin)
+        self.batch, self.heads, self.positions, self.dim_key = query.shape
+        self.intra_depth, self.dim_value = value.shape[1], value.shape[3]
+        self.is_sequence, self.origin = len(grid) == 1, origin
+        self.extents = list(table.shape[2:])
+        self.rows, self.columns, self.before, self.after, length = _fold(problem)
+        self.chunk = _chunk(problem)
+        self.frequencies = length // 2 + 1
+        self.offset_columns = 2 * self.columns - 1
+        self._make_transforms(length, query.dtype, query.device)
+
+    def _make_transforms(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Real and imaginary parts of the transforms as matrices, made in float64."""
+        f = torch.arange(self.frequencies, dtype=torch.float64, device=device)[:, None]
+        y = torch.arange(self.rows, dtype=torch.float64, device=device)
+        o = torch.arange(-self.before, self.after + 1, dtype=torch.float64, device=device)
+        # Angles are reduced to one turn first: large products of integers keep their digits.
+        angle_y, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (y, o))
+        weight = torch.full_like(f, 2 / length)
+        weight[0] = 1 / length
+        if length % 2 == 0:
+            weight[-1] = 1 / length
+        self.to_frequency = torch.cat([angle_y.cos(), -angle_y.sin()]).to(dtype)  # (p f, y)
+        self.table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()]).to(dtype)  # conjugate: (p f, o)
+        self.from_frequency = torch.cat([weight * angle_y.cos(), -weight * angle_y.sin()]).T.to(dtype)
+
+    def rows_first(self, tensor: Tensor) -> Tensor:
+        """(b, c, n, depth) -> (b, c, y, x, depth), zeros where the last row is not full."""
+        pad = self.rows * self.columns - self.positions
+        return (F.pad(tensor, [0, 0, 0, pad]) if pad else tensor).unflatten(2, (self.rows, self.columns))
+
+    def per_example(self, tensor: Tensor) -> Tensor:
+        """(b, h, n, depth) -> (b, y x, h, depth)."""
+        return self.rows_first(tensor).flatten(2, 3).transpose(1, 2).contiguous()
+
+    def from_per_example(self, tensor: Tensor) -> Tensor:
+        """Undo :meth:`per_example`."""
+        return tensor[:, : self.positions].transpose(1, 2).contiguous()
+
+    def values_by_frequency(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, each (f, p u x', b v)."""
+        rows = self.rows_first(value).permute(2, 1, 3, 0, 4).flip(2)  # (y, u, x', b, v)
+        real, imaginary = (self.to_frequency @ rows.reshape(self.rows, -1)).view(
+            2, self.frequencies, self.intra_depth * self.columns, -1
+        )
+        return torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)
+
+    def values_gradient(self, grad_real: Tensor, grad_imaginary: Tensor) -> Tensor:
+        """Undo :meth:`values_by_frequency`: (b, u, n, v)."""
+        half = self.intra_depth * self.columns
+        real = grad_real[:, :half] + grad_imaginary[:, half:]
+        imaginary = grad_imaginary[:, :half] - grad_real[:, half:]
+        rows = self.to_frequency.T @ torch.stack([real, imaginary]).view(2 * self.frequencies, -1)
+        shape = (self.rows, self.intra_depth, self.columns, self.batch, self.dim_value)
+        rows = rows.view(shape).flip(2).permute(3, 1, 0, 2, 4).flatten(2, 3)
+        return rows[:, :, : self.positions]
+
+    def table_by_frequency(self, table: Tensor) -> Tensor:
+        """Transformed table, columns in reverse: (p, f, u, k, 2 · columns - 1)."""
+        image = self.image_table(table).flip(3).movedim(2, 0)
+        shape = (2, self.frequencies, self.intra_depth, self.dim_key, self.offset_columns)
+        return (self.table_to_frequency @ image.reshape(len(image), -1)).view(shape)
+
+    def table_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`table_by_frequency`."""
+        image = self.table_to_frequency.T @ grad.view(2 * self.frequencies, -1)
+        image = image.view(-1, *grad.shape[2:]).movedim(0, 2).flip(3)
+        return self.image_table_gradient(image)
+
+    def toeplitz(self, table_pf: Tensor, first: int) -> Tensor:
+        """[Re T̂, Im T̂] for a chunk of k: (f, x k, p u x')."""
+        view = table_pf[:, :, :, first : first + self.chunk].unfold(4, self.columns, 1)  # (p, f, u, k, x, x')
+        view = view.permute(1, 4, 3, 0, 2, 5)
+        return view.reshape(self.frequencies, -1, 2 * self.intra_depth * self.columns)
+
+    def add_toeplitz(self, grad_table_pf: Tensor, grad: Tensor, first: int) -> None:
+        """Add the gradient of :meth:`toeplitz` to where each entry came from."""
+        target = grad_table_pf[:, :, :, first : first + self.chunk]
+        grad = grad.view(self.frequencies, self.columns, -1, 2, self.intra_depth, self.columns)
+        grad = grad.permute(1, 3, 0, 4, 2, 5)  # (x, p, f, u, k, x')
+        for x in range(self.columns):
+            target[..., x : x + self.columns] += grad[x]
+
+    def lambdas(self, toeplitz: Tensor, values: tuple[Tensor, Tensor]) -> Tensor:
+        """λp for a chunk of k: (n, k, b, v)."""
+        products = toeplitz.new_empty(2, *toeplitz.shape[:2], values[0].shape[2])
+        for part, value in zip(products, values, strict=True):
+            torch.bmm(toeplitz, value, out=part)
+        rows = self.from_frequency @ products.view(2 * self.frequencies, -1)
+        return rows.view(self.rows * self.columns, -1, self.batch, self.dim_value)
+
+    def _line_pads(self) -> tuple[int, int]:
+        """Zeros to put before and behind a sequence's table so that it folds into rows; negative: cut."""
+        behind = self.extents[0] - 1 - self.origin[0]
+        reach = self.columns - 1
+        return (
+            self.before * self.columns + reach - self.origin[0],
+            self.after * self.columns + reach - behind,
+        )
+
+    def image_table(self, table: Tensor) -> Tensor:
+        """The table of the folded image, (u, k, before + 1 + after, 2 · columns - 1)."""
+        width = self.columns
+        if self.is_sequence:
+            return F.pad(table, self._line_pads()).unfold(2, self.offset_columns, width)
+        behind = self.extents[1] - 1 - self.origin[1]
+        return F.pad(table, [width - 1 - self.origin[1], width - 1 - behind])
+
+    def image_table_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`image_table`: add up what came from the same offset."""
+        width, rows = self.columns, grad.shape[2]
+        if not self.is_sequence:
+            return grad.narrow(3, width - 1 - self.origin[1], self.extents[1])
+        # Each row covers 2 · width - 1 offsets and starts width after the one before: two layers of pieces.
+        line = grad.new_zeros(*grad.shape[:2], (rows + 1) * width)
+        line[..., : rows * width] += grad[..., :width].flatten(2)
+        line[..., width:].unflatten(2, (rows, width))[..., : width - 1] += grad[..., width:]
+        low, high = self._line_pads()
+        return F.pad(line[..., :-1], [-low, -high])
+
+
+def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+    layout = _Layout(query, value, table, grid, origin)
+    queries, values = layout.per_example(query), layout.values_by_frequency(value)
+    table_pf = layout.table_by_frequency(table)
+    out = queries.new_zeros(*queries.shape[:3], layout.dim_value)
+    for first in range(0, layout.dim_key, layout.chunk):
+        lambdas = layout.lambdas(layout.toeplitz(table_pf, first), values)
+        for example, (out_nhv, query_nhk) in enumerate(zip(out, queries, strict=True)):
+            out_nhv.baddbmm_(query_nhk[..., first : first + layout.chunk], lambdas[:, :, example])
+    return layout.from_per_example(out)
+
+
+def backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    layout = _Layout(query, value, table, grid, origin)
+    queries, grads, values = (
+        layout.per_example(query),
+        layout.per_example(grad),
+        layout.values_by_frequency(value),
+    )
+    table_pf = layout.table_by_frequency(table)
+    grad_queries, grad_table_pf = torch.empty_like(queries), torch.zeros_like(table_pf)
+    grad_values = tuple(torch.zeros_like(part) for part in values)
+    for first in range(0, layout.dim_key, layout.chunk):
+        toeplitz = layout.toeplitz(table_pf, first)
+        lambdas = layout.lambdas(toeplitz, values)
+        keys = slice(first, first + layout.chunk)
+        # Example by example λp gives the gradient of q, then makes place for its own.
+        for example in range(layout.batch):
+            grad_nhv, query_nhk = grads[example], queries[example, ..., keys]
+            grad_queries[example, ..., keys] = torch.bmm(grad_nhv, lambdas[:, :, example].transpose(1, 2))
+            lambdas[:, :, example] = torch.bmm(query_nhk.transpose(1, 2), grad_nhv)
+        grad_pf = (layout.from_frequency.T @ lambdas.view(layout.rows, -1)).view(
+            2, layout.frequencies, toeplitz.shape[1], -1
+        )
+        grad_toeplitz = torch.bmm(grad_pf[0], values[0].transpose(1, 2))
+        grad_toeplitz.baddbmm_(grad_pf[1], values[1].transpose(1, 2))
+        layout.add_toeplitz(grad_table_pf, grad_toeplitz, first)
+        for total, part in zip(grad_values, grad_pf, strict=True):
+            total.baddbmm_(toeplitz.transpose(1, 2), part)
+    return (
+        layout.from_per_example(grad_queries),
+        layout.values_gradient(*grad_values),
+        layout.table_gradient(grad_table_pf),
+    )

@@ -1,0 +1,163 @@
+"""Spectral: E depends on m - n, so λp is a correlation of V with the table, done with FFTs along every axis.
+
+    λ̂p[k] = Σ_u conj(table^[u, k]) · V̂[u],      y_n = Σ_k q_n[k] · λp_n[k].
+
+A few k at a time are transformed back, applied to the queries and dropped: λp is never there as a whole. The spectra
+of all u are summed before the inverse transform. Transforms are only as long as the reachable offsets need, rounded
+up to a product of 2, 3, 5 and 7.
+
+Operations: about 2.5 · b·k·v · L log2 L for the inverse transforms of L points; kept for backward: the inputs.
+Backward is spectral as well: λp once more, and the gradient of λp transformed forth.
+
+Axes in names: b batch, h heads, n positions, k query depth, v value depth, u intra-depth, f frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_of
+
+__all__ = ["backward", "check", "forward", "work"]
+
+# Elements of padded λp that one chunk of k may have.
+BLOCK_ELEMENTS = 1 << 20
+
+
+def check(problem: GridProblem) -> str | None:
+    """Why this kernel cannot run on ``problem``, or None: it runs on every grid."""
+    return None
+
+
+def _lengths(problem: GridProblem) -> tuple[int, ...]:
+    """Points of the transform along each axis: no offset may wrap around into the grid."""
+    return tuple(
+        good_length(size + max(origin, extent - 1 - origin))
+        for size, extent, origin in zip(problem.grid, problem.extents, problem.origin, strict=True)
+    )
+
+
+def _chunk(problem: GridProblem) -> int:
+    """How many k at a time."""
+    each = problem.batch * problem.dim_value * math.prod(_lengths(problem))
+    return max(1, min(problem.dim_key, BLOCK_ELEMENTS // each))
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Operations of the transforms, elements of λp, and calls."""
+    points = math.prod(_lengths(problem))
+    planes = problem.batch * problem.dim_key * problem.dim_value
+    transform = 1.25 * planes * points * math.log2(max(2, points))
+    apply = problem.batch * problem.heads * problem.num_positions * problem.dim_key * problem.dim_value
+    product = planes * points * problem.intra_depth
+    chunks = math.ceil(problem.dim_key / _chunk(problem))
+    if backward:
+        return Work(2 * transform, 2 * apply + 3 * product + 2 * planes * points, 20 + 24 * chunks)
+    return Work(transform, apply + product + planes * points, 12 + 6 * chunks + problem.dim_key)
+
+
+class _Layout:
+    """Transforms of one call and the way there and back."""
+
+    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
+        problem = problem_of(query, value, table, grid, origin)
+        self.grid, self.origin, self.extents = grid, origin, list(table.shape[2:])
+        self.axes = list(range(-len(grid), 0))
+        self.lengths = list(_lengths(problem))
+        self.dim_key, self.chunk = query.shape[3], _chunk(problem)
+
+    def to_grid(self, rows: Tensor) -> Tensor:
+        """(..., n, depth) -> (..., depth, *grid)."""
+        return rows.transpose(-1, -2).unflatten(-1, self.grid)
+
+    def transform(self, planes: Tensor) -> Tensor:
+        return torch.fft.rfftn(planes, s=self.lengths, dim=self.axes)
+
+    def back(self, spectrum: Tensor) -> Tensor:
+        """Inverse transform, cut to the grid. Rows outside it are dropped before the last axis is done."""
+        *front, _ = self.axes
+        for axis, size in zip(front, self.grid, strict=False):
+            spectrum = torch.fft.ifft(spectrum, dim=axis).narrow(axis, 0, size)
+        return torch.fft.irfft(spectrum, n=self.lengths[-1], dim=-1)[..., : self.grid[-1]]
+
+    def table_spectrum(self, table: Tensor) -> Tensor:
+        """(u, k, f): offset o of the table stands at o modulo the length."""
+        pads = [
+            pad
+            for length, extent in reversed(list(zip(self.lengths, self.extents, strict=True)))
+            for pad in (0, length - extent)
+        ]
+        shifts = [-o for o in self.origin]
+        return self.transform(F.pad(table, pads).roll(shifts, self.axes))
+
+    def table_gradient(self, spectrum: Tensor) -> Tensor:
+        """Undo :meth:`table_spectrum`."""
+        table = torch.fft.irfftn(spectrum, s=self.lengths, dim=self.axes).roll(self.origin, self.axes)
+        for axis, extent in zip(self.axes, self.extents, strict=True):
+            table = table.narrow(axis, 0, extent)
+        return table
+
+    def chunks(self) -> Iterator[slice]:
+        for first in range(0, self.dim_key, self.chunk):
+            yield slice(first, min(first + self.chunk, self.dim_key))
+
+    def lambdas(self, conjugate_ukf: Tensor, value_buvf: Tensor, keys: slice) -> Tensor:
+        """λp for a chunk of k, (b, k, v, n), from the conjugate of the table's spectrum."""
+        return self.back(_sum_over_u(conjugate_ukf[:, keys], value_buvf)).flatten(3)
+
+
+def _sum_over_u(table_ukf: Tensor, value_buvf: Tensor) -> Tensor:
+    """Σ_u table[u, k] · value[b, u, v], (b, k, v, f), without a tensor that has both u and the rest."""
+    total = table_ukf[0, None, :, None] * value_buvf[:, 0, None]
+    for table_kf, value_bvf in zip(table_ukf[1:], value_buvf.transpose(0, 1)[1:], strict=True):
+        total.addcmul_(table_kf[None, :, None], value_bvf[:, None])
+    return total
+
+
+def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+    layout = _Layout(query, value, table, grid, origin)
+    value_buvf = layout.transform(layout.to_grid(value))
+    conjugate_ukf = torch.conj_physical(layout.table_spectrum(table))
+    query_bhkn = query.transpose(2, 3).contiguous()
+    b, h, n = query.shape[:3]
+    out_bhvn = query.new_zeros(b, h, value.shape[3], n)
+    for keys in layout.chunks():
+        lambda_bkvn = layout.lambdas(conjugate_ukf, value_buvf, keys)
+        for query_bhn, lambda_bvn in zip(
+            query_bhkn[:, :, keys].unbind(2), lambda_bkvn.unbind(1), strict=True
+        ):
+            out_bhvn.addcmul_(query_bhn[:, :, None], lambda_bvn[:, None])
+    return out_bhvn.transpose(2, 3).contiguous()
+
+
+def backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    layout = _Layout(query, value, table, grid, origin)
+    value_buvf = layout.transform(layout.to_grid(value))
+    table_ukf = layout.table_spectrum(table)
+    # Physically: lazy conjugation is resolved by the dispatcher, which a compiled graph goes around in here.
+    conjugate_ukf, conjugate_buvf = torch.conj_physical(table_ukf), torch.conj_physical(value_buvf)
+    query_bhkn, grad_bhvn = (t.transpose(2, 3).contiguous() for t in (query, grad))
+    grad_query_bhkn = torch.empty_like(query_bhkn)
+    grad_value_buvf, grad_table_ukf = torch.zeros_like(value_buvf), torch.zeros_like(table_ukf)
+    for keys in layout.chunks():
+        lambda_bkvn = layout.lambdas(conjugate_ukf, value_buvf, keys)
+        grad_lambda_bkvn = torch.empty_like(lambda_bkvn)
+        for i, k in enumerate(range(keys.start, keys.stop)):
+            torch.sum(grad_bhvn * lambda_bkvn[:, None, i], dim=2, out=grad_query_bhkn[:, :, k])
+            torch.sum(query_bhkn[:, :, k, None] * grad_bhvn, dim=1, out=grad_lambda_bkvn[:, i])
+        spectrum_bkvf = layout.transform(grad_lambda_bkvn.unflatten(3, grid))
+        for u in range(value.shape[1]):
+            grad_value_buvf[:, u] += (spectrum_bkvf * table_ukf[u, None, keys, None]).sum(1)
+            grad_table_ukf[u, keys] = (spectrum_bkvf * conjugate_buvf[:, None, u]).sum((0, 2))
+    grad_value = layout.back(grad_value_buvf).flatten(3).transpose(2, 3)
+    grad_table = layout.table_gradient(torch.conj_physical(grad_table_ukf))
+    return grad_query_bhkn.transpose(2, 3), grad_value, grad_table
