@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambdanets import GridPositions, lambda_apply
-from lambdanets.kernels.ops import grid_term, grid_term_backward_op
+from lambdanets.kernels.ops import GRID_OP, grid_term
 from lambdanets.kernels.planner import GRID_KERNELS
 from lambdanets.kernels.problem import problem_of, reachable_window
 
@@ -148,7 +148,7 @@ def test_inputs_are_left_as_they_were(kernel):
     query, value, table = call.query, call.value, call.positions.table
     before = [t.clone() for t in (query, value, table)]
     out = grid_term(query, value, table, [5, 6], [1, 1], kernel)
-    grid_term_backward_op(torch.ones_like(out), query, value, table, [5, 6], [1, 1], kernel)
+    GRID_OP.backward(torch.ones_like(out), query, value, table, [5, 6], [1, 1], kernel)
     assert all(torch.equal(a, b) for a, b in zip(before, (query, value, table), strict=True))
 
 

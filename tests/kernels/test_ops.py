@@ -6,7 +6,7 @@ from helpers import grid_call
 from torch.library import opcheck
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.kernels.ops import grid_term, grid_term_backward_op, grid_term_op
+from lambdanets.kernels.ops import GRID_OP, grid_term
 from lambdanets.kernels.planner import GRID_KERNELS
 
 
@@ -18,9 +18,9 @@ def op_args(kernel="", requires_grad=True):
 
 @pytest.mark.parametrize("kernel", ["", *GRID_KERNELS])
 def test_opcheck(kernel):
-    opcheck(grid_term_op, op_args(kernel))
+    opcheck(GRID_OP.forward, op_args(kernel))
     grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
-    opcheck(grid_term_backward_op, (grad, *op_args(kernel, requires_grad=False)))
+    opcheck(GRID_OP.backward, (grad, *op_args(kernel, requires_grad=False)))
 
 
 def test_compiles_without_graph_breaks_for_any_size():

@@ -5,27 +5,22 @@ Kept for backward: K̄ (b·u·m·k) and λc (b·k·v), both no larger than the i
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 __all__ = ["content_term"]
 
 
-def content_term(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Content term without a causal order.
 
     Args:
         query: (b, h, n, k).
-        key: (b, u, m, k), before its softmax over m.
+        key: (b, u, m, k), before its softmax over m; the dtype's minimum where masked.
         value: (b, u, m, v); zero where masked.
-        mask: (b, m) bool, True where the context position takes part, or None.
 
     Returns:
         (b, h, n, v).
     """
-    if mask is not None:
-        # Not -inf: an example without any visible position would become NaN. Its values are zero already.
-        key = key.masked_fill(~mask[:, None, :, None], torch.finfo(key.dtype).min)
     key = key.softmax(dim=2)
     # Sum over u and m in one product.
     content_lambda = key.flatten(1, 2).transpose(1, 2) @ value.flatten(1, 2)

@@ -6,11 +6,20 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels import planner
+from lambdanets.kernels.causal import causal_content_term
 from lambdanets.kernels.content import content_term
+from lambdanets.kernels.dense import dense_term
+from lambdanets.kernels.edges import edges_term
 from lambdanets.kernels.ops import grid_term
 from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
-from lambdanets.positions import GridPositions, Positions, lexicographic_past
+from lambdanets.positions import (
+    DensePositions,
+    EdgePositions,
+    GridPositions,
+    Positions,
+    lexicographic_past,
+)
 
 __all__ = ["dispatch"]
 
@@ -26,16 +35,43 @@ def dispatch(
 ) -> Tensor:
     """Compute a call whose arguments fit each other; see ``lambdanets.lambda_apply``."""
     if kernel is not None:
-        planner.require(kernel)
-    if kernel == planner.REFERENCE or causal or not isinstance(positions, GridPositions | None):
+        _require(kernel, positions)
+    if kernel == planner.REFERENCE:
         return reference(query, key, value, positions, mask, causal)
     if mask is not None:
-        # Once, for both terms; and not by a product, so that padding may hold anything, NaN too.
-        value = torch.where(mask[:, None, :, None], value, 0.0)
-    out = content_term(query, key, value, mask)
-    if positions is not None:
-        out = out + _grid_position_term(query, value, positions, causal, kernel)
+        # Once, for both terms; and not by a product, so that padding may hold anything, NaN too. Keys get the
+        # smallest number, not -inf: an example without any visible position would become NaN.
+        hidden = ~mask[:, None, :, None]
+        key = key.masked_fill(hidden, torch.finfo(key.dtype).min)
+        value = value.masked_fill(hidden, 0.0)
+    out = (causal_content_term if causal else content_term)(query, key, value)
+    match positions:
+        case GridPositions():
+            return out + _grid_position_term(query, value, positions, causal, kernel)
+        case DensePositions():
+            embedding = positions.embedding.to(query.dtype)
+            if causal:
+                n = embedding.shape[0]
+                past = torch.ones(n, n, dtype=torch.bool, device=embedding.device).tril()
+                embedding = embedding.masked_fill(~past[..., None, None], 0.0)
+            return out + dense_term(query, value, embedding)
+        case EdgePositions():
+            embedding = positions.embedding.to(query.dtype)
+            if causal:
+                future = positions.index[1] > positions.index[0]
+                embedding = embedding.masked_fill(future[:, None, None], 0.0)
+            return out + edges_term(query, value, positions.index, embedding)
     return out
+
+
+def _require(kernel: str, positions: Positions | None) -> None:
+    planner.require(kernel)
+    if kernel != planner.REFERENCE and not isinstance(positions, GridPositions):
+        given = "no positions" if positions is None else type(positions).__name__
+        raise ValueError(
+            f"kernel={kernel!r} cannot run here: it is for GridPositions, got {given}, which has one way only; "
+            "leave kernel=None"
+        )
 
 
 def _grid_position_term(
