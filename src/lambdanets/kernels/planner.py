@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from lambdanets.kernels import banded, query_first, row_spectral, spectral
+from lambdanets.kernels import banded, lambda_first, query_first, row_spectral, spectral
 from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require"]
@@ -66,6 +66,7 @@ def _kernel(name: str, module: ModuleType) -> GridKernel:
 GRID_KERNELS: dict[str, GridKernel] = {
     name: _kernel(name, module) for name, module in {
         "query_first": query_first,
+        "lambda_first": lambda_first,
         "banded": banded,
         "row_spectral": row_spectral,
         "spectral": spectral,
