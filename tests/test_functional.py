@@ -28,6 +28,15 @@ def test_example_without_visible_context_gives_zeros_and_finite_gradients():
     assert all(torch.isfinite(grad).all() for grad in grads)
 
 
+@pytest.mark.parametrize("kernel", [None, "reference"])
+@pytest.mark.parametrize("make", [lambda: grid_call((3, 4), (5, 7)), lambda: dense_call(4, 5), lambda: edge_call(4, 5, 9)])
+def test_the_two_terms_add_up(make, kernel):
+    query, key, value, positions = make().args
+    position_only = lambda_apply(query, None, value, positions, kernel=kernel)
+    content_only = lambda_apply(query, key, value, kernel=kernel)
+    torch.testing.assert_close(position_only + content_only, lambda_apply(query, key, value, positions))
+
+
 @pytest.mark.parametrize("scale", [1e4, 6e4])
 def test_large_keys_do_not_overflow(scale):
     call = random_call(9, u=2, dtype=torch.float32)
@@ -50,6 +59,7 @@ BAD_CALLS = {
         r"query must be a floating-point tensor, got torch.int64; use .float\(\)",
     ),
     "no tensor": (lambda: change(random_call(4), key=[1.0]), TypeError, "key must be a torch.Tensor, got list"),
+    "nothing to compute": (lambda: change(random_call(4), key=None), ValueError, "key and positions must not both"),
     "mixed dtypes": (
         lambda: change(random_call(4), value=torch.ones(2, 1, 4, 5)),
         TypeError,
@@ -68,7 +78,7 @@ BAD_CALLS = {
     "batches disagree": (
         lambda: change(random_call(4), query=torch.ones(3, 3, 4, 4, dtype=torch.float64)),
         ValueError,
-        "query and key must have one batch size",
+        "query and value must have one batch size",
     ),
     "depths disagree": (
         lambda: change(random_call(4), query=torch.ones(2, 3, 4, 6, dtype=torch.float64)),

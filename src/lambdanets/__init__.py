@@ -4,7 +4,7 @@
 """
 
 from lambdanets.functional import lambda_apply
-from lambdanets.layers import LambdaLayer
+from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 from lambdanets.models import LambdaResNet
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DensePositions",
     "EdgePositions",
+    "GraphLambdaLayer",
     "GridPositions",
     "LambdaLayer",
     "LambdaResNet",

@@ -13,7 +13,7 @@ __all__ = ["lambda_apply"]
 
 def lambda_apply(
     query: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     value: Tensor,
     positions: Positions | None = None,
     *,
@@ -33,7 +33,7 @@ def lambda_apply(
 
     Args:
         query: (b, h, n, k).
-        key: (b, u, m, k), not yet normalised; one set for all heads.
+        key: (b, u, m, k), not yet normalised; one set for all heads. None leaves the content term out.
         value: (b, u, m, v); one set for all heads.
         positions: the embeddings E: ``GridPositions`` (n = m = the grid), ``DensePositions``,
             ``EdgePositions``, or None (default) for the content term alone.
@@ -53,6 +53,8 @@ def lambda_apply(
             ``positions`` is something else.
         ValueError: if shapes do not fit each other, or the named kernel is unknown or cannot run here.
     """
+    if key is None and positions is None:
+        raise ValueError("key and positions must not both be None: there would be no term left to compute")
     query, key, value = _one_dtype(query, key, value)
     _check_shapes(query, key, value)
     _check_positions(query, value, positions)
@@ -66,8 +68,10 @@ def lambda_apply(
     return dispatch(query, key, value, positions, mask, causal, kernel)
 
 
-def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     named = {"query": query, "key": key, "value": value}
+    if key is None:
+        del named["key"]
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
@@ -76,32 +80,35 @@ def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
     device_type = query.device.type
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
-        return query.to(dtype), key.to(dtype), value.to(dtype)
-    if not query.dtype == key.dtype == value.dtype:
+        return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
+    if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):
+        given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named.items() if tensor is not None)
         raise TypeError(
-            "query, key and value must have one dtype, got "
-            + ", ".join(f"{name} {tensor.dtype}" for name, tensor in named.items())
-            + "; convert them with .to(dtype) or run under torch.autocast"
+            f"query, key and value must have one dtype, got {given}; convert them with .to(dtype) or run under "
+            "torch.autocast"
         )
     return query, key, value
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+def _check_shapes(query: Tensor, key: Tensor | None, value: Tensor) -> None:
     for name, tensor, axes in (
         ("query", query, "(b, h, n, k)"),
         ("key", key, "(b, u, m, k)"),
         ("value", value, "(b, u, m, v)"),
     ):
-        if tensor.ndim != 4:
+        if tensor is not None and tensor.ndim != 4:
             raise ValueError(f"{name} must have shape {axes}, got {tuple(tensor.shape)}")
+    if query.shape[0] != value.shape[0]:
+        raise ValueError(
+            "query and value must have one batch size, got query "
+            f"{tuple(query.shape)} and value {tuple(value.shape)}"
+        )
+    if key is None:
+        return
     if key.shape[:3] != value.shape[:3]:
         raise ValueError(
             "key and value must agree in batch, intra-depth and context positions (b, u, m), got key "
             f"{tuple(key.shape)} and value {tuple(value.shape)}"
-        )
-    if query.shape[0] != key.shape[0]:
-        raise ValueError(
-            f"query and key must have one batch size, got query {tuple(query.shape)} and key {tuple(key.shape)}"
         )
     if query.shape[3] != key.shape[3]:
         raise ValueError(

@@ -14,7 +14,6 @@ from lambdanets.kernels.ops import grid_term
 from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
 from lambdanets.positions import (
-    DensePositions,
     EdgePositions,
     GridPositions,
     Positions,
@@ -26,7 +25,7 @@ __all__ = ["dispatch"]
 
 def dispatch(
     query: Tensor,
-    key: Tensor,
+    key: Tensor | None,
     value: Tensor,
     positions: Positions | None,
     mask: Tensor | None,
@@ -42,26 +41,34 @@ def dispatch(
         # Once, for both terms; and not by a product, so that padding may hold anything, NaN too. Keys get the
         # smallest number, not -inf: an example without any visible position would become NaN.
         hidden = ~mask[:, None, :, None]
-        key = key.masked_fill(hidden, torch.finfo(key.dtype).min)
+        key = None if key is None else key.masked_fill(hidden, torch.finfo(key.dtype).min)
         value = value.masked_fill(hidden, 0.0)
-    out = (causal_content_term if causal else content_term)(query, key, value)
-    match positions:
-        case GridPositions():
-            return out + _grid_position_term(query, value, positions, causal, kernel)
-        case DensePositions():
-            embedding = positions.embedding.to(query.dtype)
-            if causal:
-                n = embedding.shape[0]
-                past = torch.ones(n, n, dtype=torch.bool, device=embedding.device).tril()
-                embedding = embedding.masked_fill(~past[..., None, None], 0.0)
-            return out + dense_term(query, value, embedding)
-        case EdgePositions():
-            embedding = positions.embedding.to(query.dtype)
-            if causal:
-                future = positions.index[1] > positions.index[0]
-                embedding = embedding.masked_fill(future[:, None, None], 0.0)
-            return out + edges_term(query, value, positions.index, embedding)
-    return out
+    if positions is None:
+        return _content_term(query, key, value, causal)
+    out = _position_term(query, value, positions, causal, kernel)
+    return out if key is None else out + _content_term(query, key, value, causal)
+
+
+def _content_term(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    return (causal_content_term if causal else content_term)(query, key, value)
+
+
+def _position_term(
+    query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None
+) -> Tensor:
+    if isinstance(positions, GridPositions):
+        return _grid_position_term(query, value, positions, causal, kernel)
+    embedding = positions.embedding.to(query.dtype)
+    if isinstance(positions, EdgePositions):
+        if causal:
+            future = positions.index[1] > positions.index[0]
+            embedding = embedding.masked_fill(future[:, None, None], 0.0)
+        return edges_term(query, value, positions.index, embedding)
+    if causal:
+        n = embedding.shape[0]
+        past = torch.ones(n, n, dtype=torch.bool, device=embedding.device).tril()
+        embedding = embedding.masked_fill(~past[..., None, None], 0.0)
+    return dense_term(query, value, embedding)
 
 
 def _require(kernel: str, positions: Positions | None) -> None:

@@ -16,7 +16,7 @@ __all__ = ["reference"]
 
 def reference(
     query_bhnk: Tensor,
-    key_bumk: Tensor,
+    key_bumk: Tensor | None,
     value_bumv: Tensor,
     positions: Positions | None,
     mask_bm: Tensor | None,
@@ -26,7 +26,7 @@ def reference(
 
     Args:
         query_bhnk: (b, h, n, k).
-        key_bumk: (b, u, m, k), before its softmax.
+        key_bumk: (b, u, m, k), before its softmax; None leaves the content lambda out.
         value_bumv: (b, u, m, v).
         positions: what E is; None leaves the position lambdas out.
         mask_bm: (b, m) bool, True where the context position takes part; None for all.
@@ -45,31 +45,39 @@ def reference(
     if causal:
         visible_bnm = visible_bnm & torch.ones_like(visible_bnm[0]).tril()
 
-    # K̄: softmax over the visible context positions, for each of the k·u channels. What is hidden may hold
-    # anything, NaN too, so it is replaced before it is used; a query that sees nothing gets zeros.
-    visible_bunmk = visible_bnm[:, None, :, :, None]
-    score_bunmk = torch.where(visible_bunmk, key_bumk[:, :, None], float("-inf"))
-    largest_bun1k = score_bunmk.detach().amax(dim=3, keepdim=True) if m else score_bunmk.new_zeros(())
-    largest_bun1k = torch.where(largest_bun1k > float("-inf"), largest_bun1k, 0.0)
-    weight_bunmk = torch.exp(score_bunmk - largest_bun1k)
-    total_bun1k = weight_bunmk.sum(dim=3, keepdim=True)
-    keys_bunmk = weight_bunmk / torch.where(total_bun1k > 0, total_bun1k, 1.0)
-
     values_bumv = value_bumv
     if mask_bm is not None:
         values_bumv = torch.where(mask_bm[:, None, :, None], value_bumv, 0.0)
 
-    # λc = Σ_mu K̄_mu V_muᵀ. It is shared by all queries, unless each sees another part of the context.
-    content_bnkv = torch.einsum("bunmk,bumv->bnkv", keys_bunmk, values_bumv)
-    lambda_bnkv = content_bnkv
+    lambda_bnkv = query_bhnk.new_zeros(b, n, query_bhnk.shape[3], value_bumv.shape[3])
+    if key_bumk is not None:
+        # λc = Σ_mu K̄_mu V_muᵀ. It is shared by all queries, unless each sees another part of the context.
+        keys_bunmk = _normalised_keys(key_bumk, visible_bnm)
+        lambda_bnkv = lambda_bnkv + torch.einsum("bunmk,bumv->bnkv", keys_bunmk, values_bumv)
 
     if positions is not None:
         # λp_n = Σ_mu E_nmu V_muᵀ.
         dense_nmku = positions.dense(n, m) if isinstance(positions, EdgePositions) else positions.dense()
         if causal:
             dense_nmku = dense_nmku * torch.ones(n, m, device=dense_nmku.device).tril()[:, :, None, None]
-        position_bnkv = torch.einsum("nmku,bumv->bnkv", dense_nmku.to(value_bumv.dtype), values_bumv)
-        lambda_bnkv = content_bnkv + position_bnkv
+        dense_nmku = dense_nmku.to(value_bumv.dtype)
+        lambda_bnkv = lambda_bnkv + torch.einsum("nmku,bumv->bnkv", dense_nmku, values_bumv)
 
     # y_n^h = (λc + λp_n)ᵀ q_n^h: the same lambda for every head.
     return torch.einsum("bhnk,bnkv->bhnv", query_bhnk, lambda_bnkv)
+
+
+def _normalised_keys(key_bumk: Tensor, visible_bnm: Tensor) -> Tensor:
+    """K̄, (b, u, n, m, k): softmax over the visible context positions, for each of the k·u channels.
+
+    What is hidden may hold anything, NaN too, so it is replaced before it is used; a query that sees nothing gets
+    zeros.
+    """
+    score_bunmk = torch.where(visible_bnm[:, None, :, :, None], key_bumk[:, :, None], float("-inf"))
+    if score_bunmk.shape[3] == 0:
+        return score_bunmk
+    largest_bun1k = score_bunmk.detach().amax(dim=3, keepdim=True)
+    largest_bun1k = torch.where(largest_bun1k > float("-inf"), largest_bun1k, 0.0)
+    weight_bunmk = torch.exp(score_bunmk - largest_bun1k)
+    total_bun1k = weight_bunmk.sum(dim=3, keepdim=True)
+    return weight_bunmk / torch.where(total_bun1k > 0, total_bun1k, 1.0)

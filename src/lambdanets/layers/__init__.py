@@ -1,5 +1,6 @@
-"""Layers: the lambda layer and those that the paper compares it with."""
+"""Layers: the lambda layer for grids and for graphs."""
 
+from lambdanets.layers.graph_lambda_layer import GraphLambdaLayer
 from lambdanets.layers.lambda_layer import LambdaLayer
 
-__all__ = ["LambdaLayer"]
+__all__ = ["GraphLambdaLayer", "LambdaLayer"]
