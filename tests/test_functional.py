@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 
+from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 
 
@@ -29,7 +29,9 @@ def test_example_without_visible_context_gives_zeros_and_finite_gradients():
 
 
 @pytest.mark.parametrize("kernel", [None, "reference"])
-@pytest.mark.parametrize("make", [lambda: grid_call((3, 4), (5, 7)), lambda: dense_call(4, 5), lambda: edge_call(4, 5, 9)])
+@pytest.mark.parametrize(
+    "make", [lambda: grid_call((3, 4), (5, 7)), lambda: dense_call(4, 5), lambda: edge_call(4, 5, 9)]
+)
 def test_the_two_terms_add_up(make, kernel):
     query, key, value, positions = make().args
     position_only = lambda_apply(query, None, value, positions, kernel=kernel)
@@ -58,8 +60,16 @@ BAD_CALLS = {
         TypeError,
         r"query must be a floating-point tensor, got torch.int64; use .float\(\)",
     ),
-    "no tensor": (lambda: change(random_call(4), key=[1.0]), TypeError, "key must be a torch.Tensor, got list"),
-    "nothing to compute": (lambda: change(random_call(4), key=None), ValueError, "key and positions must not both"),
+    "no tensor": (
+        lambda: change(random_call(4), key=[1.0]),
+        TypeError,
+        "key must be a torch.Tensor, got list",
+    ),
+    "nothing to compute": (
+        lambda: change(random_call(4), key=None),
+        ValueError,
+        "key and positions must not both",
+    ),
     "mixed dtypes": (
         lambda: change(random_call(4), value=torch.ones(2, 1, 4, 5)),
         TypeError,

@@ -28,9 +28,7 @@ def test_offsets_are_from_query_to_context():
 def test_past_offsets_are_the_causal_triangle(grid):
     extents = [2 * size - 1 for size in grid]
     past = lexicographic_past(extents, [size - 1 for size in grid])
-    for (n, a), (m, b) in itertools.product(
-        enumerate(itertools.product(*(range(size) for size in grid))), repeat=2
-    ):
+    for (n, a), (m, b) in itertools.product(enumerate(itertools.product(*(range(size) for size in grid))), repeat=2):
         index = tuple(y - x + size - 1 for x, y, size in zip(a, b, grid, strict=True))
         assert bool(past[index]) == (m <= n)
 
@@ -39,7 +37,11 @@ def test_past_offsets_are_the_causal_triangle(grid):
     ("make", "error", "message"),
     [
         (lambda: GridPositions(torch.ones(1, 2, 4), (3,)), ValueError, "odd extents.*got \\(4,\\)"),
-        (lambda: GridPositions(torch.ones(1, 2), (3,)), ValueError, "1, 2 or 3 extents, got shape \\(1, 2\\)"),
+        (
+            lambda: GridPositions(torch.ones(1, 2), (3,)),
+            ValueError,
+            "1, 2 or 3 extents, got shape \\(1, 2\\)",
+        ),
         (lambda: GridPositions(torch.ones(1, 2, 3), (3, 3)), ValueError, "positions.grid must be 1 non-neg"),
         (lambda: GridPositions(torch.ones(1, 2, 3).int(), (3,)), TypeError, "floating-point.*torch.int32"),
         (lambda: DensePositions(torch.ones(2, 3, 4)), ValueError, "\\(n, m, k, u\\).*got \\(2, 3, 4\\)"),

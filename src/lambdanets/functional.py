@@ -100,8 +100,7 @@ def _check_shapes(query: Tensor, key: Tensor | None, value: Tensor) -> None:
             raise ValueError(f"{name} must have shape {axes}, got {tuple(tensor.shape)}")
     if query.shape[0] != value.shape[0]:
         raise ValueError(
-            "query and value must have one batch size, got query "
-            f"{tuple(query.shape)} and value {tuple(value.shape)}"
+            f"query and value must have one batch size, got query {tuple(query.shape)} and value {tuple(value.shape)}"
         )
     if key is None:
         return
@@ -122,8 +121,7 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
         return
     if not isinstance(positions, GridPositions | DensePositions | EdgePositions):
         raise TypeError(
-            "positions must be GridPositions, DensePositions, EdgePositions or None, "
-            f"got {type(positions).__name__}"
+            f"positions must be GridPositions, DensePositions, EdgePositions or None, got {type(positions).__name__}"
         )
     n, k, (u, m) = query.shape[2], query.shape[3], value.shape[1:3]
     if positions.dim_key != k:
@@ -158,8 +156,7 @@ def _check_edges(positions: EdgePositions, n: int, m: int) -> None:
         low, high = (int(bound) for bound in index[row].aminmax())
         if low < 0 or high >= size:
             raise ValueError(
-                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} "
-                f"to {high}"
+                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to {high}"
             )
 
 

@@ -31,9 +31,7 @@ def _require_floating(name: str, tensor: object) -> None:
         raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
 
 
-def lexicographic_past(
-    extents: Sequence[int], origin: Sequence[int], device: torch.device | None = None
-) -> Tensor:
+def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Which offsets point to the position itself or to one before it in row-major order.
 
     Args:
@@ -135,7 +133,8 @@ class GridPositions:
             inside = inside & (offset >= 0) & (offset < extent)
             index.append(offset.clamp(0, extent - 1))
         # Indexing moves the gathered axes behind u and k: (u, k, *grid, *grid).
-        gathered = table[(slice(None), slice(None), *torch.broadcast_tensors(*index))]
+        everywhere = (slice(None), slice(None), *torch.broadcast_tensors(*index))
+        gathered = table[everywhere]
         gathered = torch.where(inside, gathered, gathered.new_zeros(()))
         n = self.num_queries
         return gathered.reshape(self.intra_depth, self.dim_key, n, n).permute(2, 3, 1, 0)

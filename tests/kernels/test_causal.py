@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from helpers import assert_same, dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 from torch.library import opcheck
 
+from helpers import assert_same, dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 from lambdanets import lambda_apply
 from lambdanets.kernels import causal
 from lambdanets.kernels.causal import CAUSAL_CONTENT_OP
@@ -36,9 +36,7 @@ def test_causal_agrees_with_the_reference(name, masked, monkeypatch):
         call.mask = torch.rand(2, call.query.shape[2]) < 0.6
         call.mask[0, :3] = False  # queries that see nothing yet
         call.mask[1] = False
-    expected = outputs_and_gradients(
-        lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call
-    )
+    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call)
     assert_same(outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call), expected)
 
 
@@ -52,9 +50,7 @@ def test_every_kernel_takes_causal_tables(kernel, grid, extents):
     except ValueError as error:
         assert "cannot run here" in str(error)  # noqa: PT017
         return
-    expected = outputs_and_gradients(
-        lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call
-    )
+    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call)
     assert_same(actual, expected)
 
 
@@ -70,9 +66,7 @@ def test_keys_of_any_size_neither_overflow_nor_lose_digits(dtype):
     exact = random_call(64, u=2)
     exact.query, exact.key, exact.value = (t.double() for t in call.args[:3])
     exact.causal = True
-    expected = outputs_and_gradients(
-        lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), exact
-    )
+    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), exact)
     # Gradients have another seed of the output gradient in another dtype: only the output is compared.
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(actual[0].double(), expected[0], atol=tolerance, rtol=tolerance)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import assert_same, dense_call, edge_call, outputs_and_gradients
 from torch.library import opcheck
 
+from helpers import assert_same, dense_call, edge_call, outputs_and_gradients
 from lambdanets import DensePositions, EdgePositions, lambda_apply
 from lambdanets.kernels import dense, edges
 from lambdanets.kernels.dense import DENSE_OP
@@ -32,9 +32,7 @@ def test_exact(name, u, masked, small_blocks, monkeypatch):
     call = CALLS[name](u=u)
     if masked:
         call.mask = torch.rand(2, call.key.shape[2]) < 0.5
-    expected = outputs_and_gradients(
-        lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call
-    )
+    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call)
     assert_same(outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call), expected)
 
 

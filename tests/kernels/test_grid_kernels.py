@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers import assert_same, grid_call, outputs_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import assert_same, grid_call, outputs_and_gradients
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.ops import GRID_OP, grid_term
 from lambdanets.kernels.planner import GRID_KERNELS
@@ -56,9 +56,7 @@ def runs(kernel, call):
 
 def assert_exact(kernel, call):
     if runs(kernel, call):
-        expected = outputs_and_gradients(
-            lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call
-        )
+        expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel="reference"), call)
         actual = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs, kernel=kernel), call)
         assert_same(actual, expected)
 
@@ -120,9 +118,7 @@ def test_writes_every_output(kernel, monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lambda *a, **kw: poison(real_empty(*a, **kw)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **kw: poison(real_empty_like(*a, **kw)))
-    monkeypatch.setattr(
-        torch.Tensor, "new_empty", lambda self, *a, **kw: poison(real_new_empty(self, *a, **kw))
-    )
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **kw: poison(real_new_empty(self, *a, **kw)))
     assert_exact(kernel, grid_call((5, 7), (3, 5), u=2))
     assert_exact(kernel, grid_call((5, 7), (9, 13)))
 

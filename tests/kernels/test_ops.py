@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import grid_call
 from torch.library import opcheck
 
+from helpers import grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
 from lambdanets.kernels.ops import GRID_OP, grid_term
 from lambdanets.kernels.planner import GRID_KERNELS
@@ -68,9 +68,7 @@ def test_vmap_and_per_sample_gradients():
 def test_vmap_over_tables():
     call = grid_call((4, 3), (3, 5))
     tables = torch.randn(3, *call.positions.table.shape, dtype=torch.float64)
-    actual = torch.func.vmap(
-        lambda table: lambda_apply(*call.args[:3], GridPositions(table, (4, 3)))
-    )(tables)
+    actual = torch.func.vmap(lambda table: lambda_apply(*call.args[:3], GridPositions(table, (4, 3))))(tables)
     for table, out in zip(tables, actual, strict=True):
         torch.testing.assert_close(out, lambda_apply(*call.args[:3], GridPositions(table, (4, 3))))
 
@@ -100,9 +98,7 @@ def test_keeps_nothing_but_its_inputs(kernel):
 
 def test_second_derivatives_say_which_kernel_has_them():
     call = grid_call((3, 3), (3, 3)).requiring_grad()
-    (grad,) = torch.autograd.grad(
-        lambda_apply(*call.args).square().sum(), call.positions.table, create_graph=True
-    )
+    (grad,) = torch.autograd.grad(lambda_apply(*call.args).square().sum(), call.positions.table, create_graph=True)
     with pytest.raises(NotImplementedError, match="kernel='reference'"):
         grad.sum().backward()
 

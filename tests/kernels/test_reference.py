@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from helpers import dense_call, edge_call, grid_call, random_call
 
+from helpers import dense_call, edge_call, grid_call, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 
 
@@ -34,11 +34,7 @@ def naive(call):
     _, u_size, m_size, v_size = call.value.shape
     out = torch.zeros(b, h, n_size, v_size, dtype=call.query.dtype)
     for i, n in itertools.product(range(b), range(n_size)):
-        visible = [
-            m
-            for m in range(m_size)
-            if (call.mask is None or call.mask[i, m]) and (not call.causal or m <= n)
-        ]
+        visible = [m for m in range(m_size) if (call.mask is None or call.mask[i, m]) and (not call.causal or m <= n)]
         weight = torch.zeros(m_size, k_size, u_size, dtype=call.query.dtype)
         for u, k in itertools.product(range(u_size), range(k_size)):
             total = sum(math.exp(call.key[i, u, m, k]) for m in visible)
@@ -94,9 +90,7 @@ def test_reference_is_differentiable_twice():
 
 def test_parallel_edges_add_up():
     call = edge_call(3, 3, 1)
-    twice = EdgePositions(
-        call.positions.index.repeat(1, 2), call.positions.embedding.repeat(2, 1, 1) / 2
-    )
+    twice = EdgePositions(call.positions.index.repeat(1, 2), call.positions.embedding.repeat(2, 1, 1) / 2)
     one = lambda_apply(*call.args, kernel="reference")
     two = lambda_apply(*call.args[:3], twice, kernel="reference")
     torch.testing.assert_close(one, two)

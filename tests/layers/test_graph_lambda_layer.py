@@ -8,12 +8,16 @@ from lambdanets import GraphLambdaLayer
 
 def random_graph(nodes, edges, dim_edge=3):
     index = torch.randint(nodes, (2, edges)) if nodes else torch.zeros(2, 0, dtype=torch.int64)
-    return torch.randn(nodes, 8, dtype=torch.float64), index, torch.randn(index.shape[1], dim_edge, dtype=torch.float64)
+    return (
+        torch.randn(nodes, 8, dtype=torch.float64),
+        index,
+        torch.randn(index.shape[1], dim_edge, dtype=torch.float64),
+    )
 
 
 def layer_in_eval(**options):
     layer = GraphLambdaLayer(8, dim_key=4, num_heads=2, dtype=torch.float64, **options)
-    layer(*random_graph(30, 90, options.get("dim_edge", None) or 3)[: 3 if options.get("dim_edge") else 2])
+    layer(*random_graph(30, 90, options.get("dim_edge") or 3)[: 3 if options.get("dim_edge") else 2])
     return layer.eval()
 
 
@@ -83,8 +87,18 @@ def test_edges_without_attributes_share_one_embedding():
     [
         ({"dim_edge": 3}, {"edge_attr": None}, ValueError, "edge_attr must be given.*dim_edge=3"),
         ({}, {}, ValueError, r"edge_attr must have shape.*dim_edge=None.*got \(9, 3\)"),
-        ({"dim_edge": 3}, {"x": torch.ones(6, 7)}, ValueError, r"x must have shape \(nodes, 8\), got \(6, 7\)"),
-        ({"dim_edge": 3}, {"batch": torch.ones(5).long()}, ValueError, r"batch must be int64 of shape \(6,\)"),
+        (
+            {"dim_edge": 3},
+            {"x": torch.ones(6, 7)},
+            ValueError,
+            r"x must have shape \(nodes, 8\), got \(6, 7\)",
+        ),
+        (
+            {"dim_edge": 3},
+            {"batch": torch.ones(5).long()},
+            ValueError,
+            r"batch must be int64 of shape \(6,\)",
+        ),
         ({"dim_edge": 3}, {"edge_index": torch.ones(2, 9)}, TypeError, "index must be an int64 tensor"),
         (
             {"dim_edge": 3},

@@ -154,7 +154,10 @@ def test_empty_batch():
         ({"size": 0}, "size must be positive, got 0"),
         ({}, "exactly one of scope .* and size .*scope=None and size=None"),
         ({"scope": 3, "size": 4}, "exactly one of scope .* and size .*scope=3 and size=4"),
-        ({"scope": 3, "num_heads": 3}, "num_heads must divide dim_out = 8, got num_heads=3; 2 heads would do"),
+        (
+            {"scope": 3, "num_heads": 3},
+            "num_heads must divide dim_out = 8, got num_heads=3; 2 heads would do",
+        ),
         ({"scope": 3, "num_heads": 0}, "num_heads must be a positive int, got 0"),
         ({"scope": 3, "dim_key": 1.5}, "dim_key must be a positive int, got 1.5"),
         ({"scope": 3, "stride": -1}, "stride must be a positive int, got -1"),
@@ -170,7 +173,11 @@ def test_bad_arguments_are_named_at_construction(options, message):
     ("x", "error", "message"),
     [
         (torch.ones(2, 8, 4, 4).int(), TypeError, "x must be a floating-point tensor, got torch.int32"),
-        (torch.ones(2, 6, 4, 4), ValueError, r"x must have shape \(batch, 8, height, width\).*\(2, 6, 4, 4\)"),
+        (
+            torch.ones(2, 6, 4, 4),
+            ValueError,
+            r"x must have shape \(batch, 8, height, width\).*\(2, 6, 4, 4\)",
+        ),
         (torch.ones(2, 8, 4), ValueError, r"got \(2, 8, 4\)"),
         (torch.ones(2, 8, 5, 9), ValueError, r"grid of \(5, 9\), larger than size=\(6, 6\)"),
     ],

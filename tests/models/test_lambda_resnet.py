@@ -35,7 +35,15 @@ def test_parameters_of_the_papers_comparison():
 
 @pytest.mark.parametrize(
     ("stages", "expected"),
-    [("CCCC", 25.56), ("LCCC", 25.49), ("LLCC", 24.99), ("LLLC", 21.73), ("CLLL", 15.06), ("CCLL", 15.56), ("CCCL", 18.83)],
+    [
+        ("CCCC", 25.56),
+        ("LCCC", 25.49),
+        ("LLCC", 24.99),
+        ("LLLC", 21.73),
+        ("CLLL", 15.06),
+        ("CCLL", 15.56),
+        ("CCCL", 18.83),
+    ],
 )
 def test_parameters_of_other_placements(stages, expected):
     with torch.device("meta"):
@@ -99,7 +107,7 @@ def test_tiny_on_the_meta_device_then_loaded():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": "CCL"}, 'four letters, C .* as "CCLL", got \'CCL\''),
+        ({"stages": "CCL"}, "four letters, C .* as \"CCLL\", got 'CCL'"),
         ({"stages": "CCXL"}, "got 'CCXL'"),
         ({"stem_stride": 3}, "stem_stride must be 1 or 2 .* got 3"),
     ],

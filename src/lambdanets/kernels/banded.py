@@ -162,7 +162,8 @@ class _Layout:
             piece = windows[(slice(None),) * (rank + 2) + offsets]  # (b, u, *rows, tiles, window, v)
             rows = [slice(o, o + lead) for o, lead in zip(offsets, leads, strict=True)]
             rows[0] = slice(start + offsets[0], stop + offsets[0])
-            place = target[(slice(None), slice(None), *rows)]  # (b, u, *rows, padded width, v)
+            index = (slice(None), slice(None), *rows)
+            place = target[index]  # (b, u, *rows, padded width, v)
             for left in range(0, self.window, self.tile):
                 part = piece[..., left : left + self.tile, :]
                 width = part.shape[-2]

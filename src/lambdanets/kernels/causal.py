@@ -170,9 +170,7 @@ def _segment_backward(
 
     # Backwards over the borders.
     faded = einsum("bhtnk,butnk->buhtnk", q, from_border)
-    arriving = torch.cat(
-        [einsum("buhtnk,bhtnv->butkv", faded, g), (from_border * own).sum(3)[..., None]], dim=-1
-    )
+    arriving = torch.cat([einsum("buhtnk,bhtnv->butkv", faded, g), (from_border * own).sum(3)[..., None]], dim=-1)
     at_borders = einsum("bujik,bujkv->buikv", between, torch.cat([arriving, carried], dim=2))
     behind, behind_own = at_borders[:, :, 1:, :, :-1], at_borders[:, :, 1:, :, -1]
 

@@ -43,19 +43,19 @@ def dispatch(
         hidden = ~mask[:, None, :, None]
         key = None if key is None else key.masked_fill(hidden, torch.finfo(key.dtype).min)
         value = value.masked_fill(hidden, 0.0)
-    if positions is None:
-        return _content_term(query, key, value, causal)
-    out = _position_term(query, value, positions, causal, kernel)
-    return out if key is None else out + _content_term(query, key, value, causal)
+    terms = []
+    if key is not None:
+        terms.append(_content_term(query, key, value, causal))
+    if positions is not None:
+        terms.append(_position_term(query, value, positions, causal, kernel))
+    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 def _content_term(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     return (causal_content_term if causal else content_term)(query, key, value)
 
 
-def _position_term(
-    query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None
-) -> Tensor:
+def _position_term(query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None) -> Tensor:
     if isinstance(positions, GridPositions):
         return _grid_position_term(query, value, positions, causal, kernel)
     embedding = positions.embedding.to(query.dtype)

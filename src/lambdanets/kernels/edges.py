@@ -54,9 +54,7 @@ def _backward(
         scores = torch.einsum("bhek,eku->bhue", query_bhek, embedding[block])
         grad_value.index_add_(2, index[1, block], torch.einsum("bhue,bhev->buev", scores, grad_bhev))
         grad_scores = torch.einsum("bhev,buev->bhue", grad_bhev, value_buev)
-        grad_query.index_add_(
-            2, index[0, block], torch.einsum("bhue,eku->bhek", grad_scores, embedding[block])
-        )
+        grad_query.index_add_(2, index[0, block], torch.einsum("bhue,eku->bhek", grad_scores, embedding[block]))
         grad_embedding[block] = torch.einsum("bhek,bhue->eku", query_bhek, grad_scores)
     return grad_query, grad_value, grad_embedding
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +73,7 @@ class _Layout:
         self.rest_axes = list(range(3, 2 + len(grid)))
         self.pads = [
             pad
-            for size, extent, o in reversed(
-                list(zip(self.rest, self.extents[1:], origin[1:], strict=True))
-            )
+            for size, extent, o in reversed(list(zip(self.rest, self.extents[1:], origin[1:], strict=True)))
             for pad in (size - 1 - o, size + o - extent)
         ]
 
@@ -99,13 +98,14 @@ class _Layout:
     def table_gradient(self, grad_operand: Tensor) -> Tensor:
         """Undo :meth:`operand`."""
         shape = (self.extents[0], self.intra_depth, *self.rest, *self.rest, self.dim_key)
-        rank = len(self.rest)
         # (u, k, o, x', x): x' in place, one x after the other shifted to its offsets.
         grad = grad_operand.view(shape).movedim(0, 1).movedim(-1, 1)
         padded = grad.new_zeros(*grad.shape[:3], *(2 * size - 1 for size in self.rest))
         for place in itertools.product(*(range(size) for size in self.rest)):
             window = tuple(slice(x, x + size) for x, size in zip(place, self.rest, strict=True))
-            padded[(..., *window)] += grad[(..., *place)] if rank else grad
+            target: Any = (..., *window)
+            source: Any = (..., *place)
+            padded[target] += grad[source]
         padded = padded.flip(self.rest_axes)
         for axis, size, o in zip(self.rest_axes, self.rest, self.origin[1:], strict=True):
             padded = padded.narrow(axis, size - 1 - o, self.extents[axis - 2])

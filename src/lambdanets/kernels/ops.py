@@ -17,9 +17,7 @@ from lambdanets.kernels.problem import problem_of
 __all__ = ["GRID_OP", "grid_term"]
 
 
-def _forward(
-    query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
-) -> Tensor:
+def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
     problem = problem_of(query, value, table, grid, origin)
     chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward=False)
     return chosen.forward(query, value, table, list(grid), list(origin))

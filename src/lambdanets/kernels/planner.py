@@ -47,9 +47,7 @@ SECONDS_PER_CALL = 4e-6
 
 def _seconds(work: Work) -> float:
     return (
-        work.multiply_adds * SECONDS_PER_MULTIPLY_ADD
-        + work.moved * SECONDS_PER_MOVED
-        + work.calls * SECONDS_PER_CALL
+        work.multiply_adds * SECONDS_PER_MULTIPLY_ADD + work.moved * SECONDS_PER_MOVED + work.calls * SECONDS_PER_CALL
     )
 
 
@@ -64,7 +62,8 @@ def _kernel(name: str, module: ModuleType) -> GridKernel:
 
 
 GRID_KERNELS: dict[str, GridKernel] = {
-    name: _kernel(name, module) for name, module in {
+    name: _kernel(name, module)
+    for name, module in {
         "query_first": query_first,
         "lambda_first": lambda_first,
         "banded": banded,

@@ -16,9 +16,7 @@ from torch import Tensor
 __all__ = ["GridProblem", "Work", "good_length", "problem_of", "reachable_window"]
 
 
-def reachable_window(
-    extents: tuple[int, ...], grid: tuple[int, ...], causal: bool
-) -> tuple[tuple[int, int], ...]:
+def reachable_window(extents: tuple[int, ...], grid: tuple[int, ...], causal: bool) -> tuple[tuple[int, int], ...]:
     """The part of a table of offsets that two positions of the grid can have, as (start, stop) an axis.
 
     Args:
@@ -90,9 +88,7 @@ class Work:
     calls: float
 
 
-def problem_of(
-    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
-) -> GridProblem:
+def problem_of(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> GridProblem:
     """The shape of a call, for the planner."""
     return GridProblem(
         batch=query.shape[0],

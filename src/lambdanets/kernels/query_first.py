@@ -45,10 +45,7 @@ def _rows_and_examples(problem: GridProblem) -> tuple[int, int]:
     row_elements *= math.prod(2 * size - 1 for size in rest)
     reach = min(problem.extents[0], problem.grid[0])
     rows = 1
-    while (
-        rows < problem.grid[0]
-        and problem.batch * row_elements * 2 * rows * (reach + 2 * rows) <= BLOCK_ELEMENTS
-    ):
+    while rows < problem.grid[0] and problem.batch * row_elements * 2 * rows * (reach + 2 * rows) <= BLOCK_ELEMENTS:
         rows *= 2
     rows = min(rows, problem.grid[0])
     examples = BLOCK_ELEMENTS // max(1, row_elements * rows * (reach + rows))
@@ -65,7 +62,11 @@ def work(problem: GridProblem, backward: bool) -> Work:
     scores = queries * reach * math.prod(rest)
     blocks = math.ceil(problem.grid[0] / rows) * math.ceil(problem.batch / examples)
     if backward:
-        return Work(3 * products * problem.dim_key + 2 * scores * problem.dim_value, 3 * (products + scores), 18 * blocks)
+        return Work(
+            3 * products * problem.dim_key + 2 * scores * problem.dim_value,
+            3 * (products + scores),
+            18 * blocks,
+        )
     return Work(products * problem.dim_key + scores * problem.dim_value, products + 2 * scores, 8 * blocks)
 
 
@@ -180,9 +181,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
     for block, examples in layout.blocks():
         query_b = query[examples, :, layout.queries(block)]
         value_bcv = value[examples, :, layout.context(block)].flatten(1, 2)
-        scores = layout.scores(
-            query_b.reshape(-1, layout.dim_key), layout.offsets(table, block), len(query_b), block
-        )
+        scores = layout.scores(query_b.reshape(-1, layout.dim_key), layout.offsets(table, block), len(query_b), block)
         out[examples, :, layout.queries(block)] = torch.bmm(scores, value_bcv).view(
             len(query_b), layout.heads, -1, layout.dim_value
         )

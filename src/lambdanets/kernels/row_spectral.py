@@ -54,7 +54,7 @@ def _fold(problem: GridProblem) -> tuple[int, int, int, int, int]:
 
 def _chunk(problem: GridProblem) -> int:
     """How many k at a time."""
-    rows, columns, _, _, length = _fold(problem)
+    _, columns, _, _, length = _fold(problem)
     each = (length + 2) * columns * max(problem.batch * problem.dim_value, problem.intra_depth * columns)
     return max(1, min(problem.dim_key, BLOCK_ELEMENTS // each))
 
@@ -75,9 +75,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
             4 * lambdas + 4 * toeplitz,
             40 + chunks * (30 + 4 * problem.batch),
         )
-    return Work(
-        (toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 20 + chunks * (12 + 2 * problem.batch)
-    )
+    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 20 + chunks * (12 + 2 * problem.batch))
 
 
 class _Layout:

@@ -113,9 +113,7 @@ class GraphLambdaLayer(nn.Module):
         out = by_edges + _content_by_graph(query, key, value, batch)
         return out.transpose(0, 1).flatten(1)
 
-    def _check(
-        self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None
-    ) -> Tensor:
+    def _check(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None) -> Tensor:
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (nodes, {self.dim}), got {tuple(x.shape)}")
         if batch is not None and (batch.dtype != torch.int64 or batch.shape != x.shape[:1]):
@@ -125,9 +123,7 @@ class GraphLambdaLayer(nn.Module):
             )
         if edge_attr is None:
             if self.dim_edge is not None:
-                raise ValueError(
-                    f"edge_attr must be given, since the layer was built with dim_edge={self.dim_edge}"
-                )
+                raise ValueError(f"edge_attr must be given, since the layer was built with dim_edge={self.dim_edge}")
             return x.new_ones(edge_index.shape[-1], 1)
         if self.dim_edge is None or edge_attr.shape[1:] != (self.dim_edge,):
             raise ValueError(
@@ -161,7 +157,9 @@ def _content_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tensor |
 
     def pad(rows: Tensor) -> Tensor:
         padded = rows.new_zeros(rows.shape[0], len(counts), size, rows.shape[2])
-        return padded.index_put((torch.arange(len(rows), device=rows.device)[:, None], batch, place), rows).transpose(0, 1)
+        return padded.index_put((torch.arange(len(rows), device=rows.device)[:, None], batch, place), rows).transpose(
+            0, 1
+        )
 
     mask = torch.arange(size, device=batch.device) < counts[:, None]
     out = lambda_apply(pad(query), pad(key), pad(value), mask=mask)

@@ -115,9 +115,7 @@ class LambdaLayer(nn.Module):
             self.intra_depth * self.dim_value,
         ]
 
-    def _norm(
-        self, norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]
-    ) -> nn.Module:
+    def _norm(self, norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]) -> nn.Module:
         if norm_layer is None:
             return _NORM[self.ndim](width, **factory)
         return norm_layer(width).to(device=factory["device"], dtype=factory["dtype"])
@@ -138,12 +136,11 @@ class LambdaLayer(nn.Module):
         query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
         nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
         nn.init.normal_(key_value, std=self.dim**-0.5)
-        nn.init.normal_(
-            self.positions, std=(self.dim_key * self.intra_depth * self.num_context) ** -0.5
-        )
+        nn.init.normal_(self.positions, std=(self.dim_key * self.intra_depth * self.num_context) ** -0.5)
         for norm in (self.norm_query, self.norm_value):
-            if hasattr(norm, "reset_parameters"):
-                norm.reset_parameters()
+            reset = getattr(norm, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Apply the layer.
@@ -220,9 +217,7 @@ class LambdaLayer(nn.Module):
         return ", ".join(parts)
 
 
-def _check_widths(
-    dim: int, dim_out: int, num_heads: int, dim_key: int, intra_depth: int, stride: int
-) -> None:
+def _check_widths(dim: int, dim_out: int, num_heads: int, dim_key: int, intra_depth: int, stride: int) -> None:
     for name, given in (
         ("dim", dim),
         ("dim_out", dim_out),

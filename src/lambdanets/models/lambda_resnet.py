@@ -46,8 +46,8 @@ class LambdaBottleneck(Bottleneck):
         **kwargs: Any,
     ) -> None:
         super().__init__(inplanes, planes, stride, downsample, **kwargs)
-        conv = self.conv2
-        self.conv2 = LambdaLayer(
+        conv: nn.Conv2d = self.conv2
+        self.conv2 = LambdaLayer(  # type: ignore[assignment]
             conv.in_channels,
             conv.out_channels,
             stride=stride,
@@ -92,23 +92,22 @@ class LambdaResNet(ResNet):
         lambda_block = partial(LambdaBottleneck, lambda_args={"scope": 23, **(lambda_args or {})})
         lambda_block.expansion = LambdaBottleneck.expansion  # type: ignore[attr-defined]
         blocks = tuple(lambda_block if letter == "L" else Bottleneck for letter in stages)
-        super().__init__(blocks, layers, **kwargs)
+        super().__init__(blocks, layers, **kwargs)  # type: ignore[arg-type]  # timm takes one class a stage too
         if stem_stride is not None:
             self._use_small_stem(stem_stride, kwargs.get("device"), kwargs.get("dtype"))
 
     def _use_small_stem(self, stride: int, device: Any, dtype: Any) -> None:
-        width = self.bn1.num_features
-        self.conv1 = nn.Conv2d(
-            self.in_chans, width, 3, stride=stride, padding=1, bias=False, device=device, dtype=dtype
-        )
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        for index, info in enumerate(self.feature_info):
+        infos: list[dict[str, Any]] = self.feature_info
+        width = infos[0]["num_chs"]
+        conv = nn.Conv2d(self.in_chans, width, 3, stride=stride, padding=1, bias=False, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.conv1, self.maxpool = conv, nn.Identity()  # type: ignore[assignment]
+        for index, info in enumerate(infos):
             info["reduction"] = stride if index == 0 else stride * info["reduction"] // 4
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """timm's initialisation for the convolutions, the layer's own for lambda layers."""
+        """Timm's initialisation for the convolutions, the layer's own for lambda layers."""
         super().init_weights(zero_init_last)
         for module in self.modules():
             if isinstance(module, LambdaLayer):
@@ -139,9 +138,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "lambda_resnet50_llll.untrained": _cfg(),
-        "lambda_resnet_tiny.untrained": _cfg(
-            input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0
-        ),
+        "lambda_resnet_tiny.untrained": _cfg(input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0),
     }
 )
 
