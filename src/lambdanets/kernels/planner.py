@@ -6,16 +6,19 @@ The table serves the automatic choice, a choice by name, and the explanation of 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from lambdanets.kernels import banded, lambda_first, query_first, row_spectral, spectral
+from lambdanets.kernels.costs import cost_of
 from lambdanets.kernels.problem import GridProblem, Work
 
-__all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require"]
+__all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require", "seconds"]
 
 REFERENCE = "reference"
 
@@ -29,48 +32,32 @@ class GridKernel:
         forward: (query, value, table, grid, origin) -> output.
         backward: (grad, query, value, table, grid, origin) -> gradients of query, value, table.
         check: the reason it cannot run on a problem, or None.
-        seconds: estimated time of (problem, backward), for one call.
+        work: what it has to do on (problem, backward), counted.
     """
 
     name: str
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     check: Callable[[GridProblem], str | None]
-    seconds: Callable[[GridProblem, bool], float]
-
-
-# Seconds for one multiply-add, one moved element and one call, as fitted on a 2-core CPU in float32.
-SECONDS_PER_MULTIPLY_ADD = 1 / 40e9
-SECONDS_PER_MOVED = 1 / 1e9
-SECONDS_PER_CALL = 4e-6
-
-
-def _seconds(work: Work) -> float:
-    return (
-        work.multiply_adds * SECONDS_PER_MULTIPLY_ADD + work.moved * SECONDS_PER_MOVED + work.calls * SECONDS_PER_CALL
-    )
+    work: Callable[[GridProblem, bool], Work]
 
 
 def _kernel(name: str, module: ModuleType) -> GridKernel:
-    return GridKernel(
-        name,
-        module.forward,
-        module.backward,
-        module.check,
-        lambda problem, backward: _seconds(module.work(problem, backward)),
-    )
+    return GridKernel(name, module.forward, module.backward, module.check, module.work)
 
 
 GRID_KERNELS: dict[str, GridKernel] = {
-    name: _kernel(name, module)
-    for name, module in {
-        "query_first": query_first,
-        "lambda_first": lambda_first,
-        "banded": banded,
-        "row_spectral": row_spectral,
-        "spectral": spectral,
-    }.items()
+    module.__name__.rpartition(".")[2]: _kernel(module.__name__.rpartition(".")[2], module)
+    for module in (query_first, lambda_first, banded, row_spectral, spectral)
 }
+
+
+def seconds(kernel: GridKernel, problem: GridProblem, backward: bool) -> float:
+    """Estimated time of one call: the counted work times the machine's cost of each kind."""
+    work = kernel.work(problem, backward)
+    cost = cost_of(problem.device, kernel.name, backward)
+    size = 2 if problem.dtype == torch.float64 else 1
+    return size * (cost[0] * work.multiply_adds + cost[1] * work.moved) + cost[2] * work.calls
 
 
 @dataclass(frozen=True)
@@ -84,17 +71,19 @@ class Verdict:
 
 
 def explain(problem: GridProblem) -> list[Verdict]:
-    """Every kernel with the reason it cannot run (or None) and its estimated times."""
-    return [
-        Verdict(k.name, k.check(problem), k.seconds(problem, False), k.seconds(problem, True))
-        for k in GRID_KERNELS.values()
-    ]
+    """Every kernel with the reason it cannot run (or None) and its estimated times, infinite if it cannot."""
+    verdicts = []
+    for kernel in GRID_KERNELS.values():
+        reason = kernel.check(problem)
+        times = [math.inf if reason else seconds(kernel, problem, backward) for backward in (False, True)]
+        verdicts.append(Verdict(kernel.name, reason, *times))
+    return verdicts
 
 
 def choose(problem: GridProblem, backward: bool) -> GridKernel:
     """The cheapest kernel that can run, for the forward or the backward pass."""
     able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
-    return min(able, key=lambda kernel: kernel.seconds(problem, backward))
+    return min(able, key=lambda kernel: seconds(kernel, problem, backward))
 
 
 def require(name: str, problem: GridProblem | None = None) -> None:

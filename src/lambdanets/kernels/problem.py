@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,10 @@ class GridProblem:
     origin: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+
+    def on(self, device: str) -> GridProblem:
+        """The same problem on another device."""
+        return replace(self, device=device)
 
     @property
     def num_positions(self) -> int:

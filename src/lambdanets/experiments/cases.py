@@ -1,0 +1,78 @@
+"""The shapes that the benchmark runs on."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass
+
+__all__ = ["CASES", "QUICK", "Case", "select_cases"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer on one input.
+
+    Args:
+        batch: examples.
+        grid: (height, width) of an image or (length,) of a sequence.
+        dim: channels of input and output.
+        scope: odd scope of a local context, or None for a global one.
+        intra_depth: the paper's u.
+        num_heads: the paper's h.
+        dim_key: the paper's k.
+    """
+
+    batch: int
+    grid: tuple[int, ...]
+    dim: int
+    scope: int | None = None
+    intra_depth: int = 1
+    num_heads: int = 4
+    dim_key: int = 16
+
+    @property
+    def positions(self) -> int:
+        """The paper's n."""
+        return math.prod(self.grid)
+
+    @property
+    def name(self) -> str:
+        """As in the result files: ``global-14x14-d256-b8``, ``scope7-28x28-d128-b4-u4``, ``global-n1024-d256-b2``."""
+        grid = "x".join(map(str, self.grid)) if len(self.grid) > 1 else f"n{self.grid[0]}"
+        context = "global" if self.scope is None else f"scope{self.scope}"
+        depth = f"-u{self.intra_depth}" if self.intra_depth > 1 else ""
+        return f"{context}-{grid}-d{self.dim}-b{self.batch}{depth}"
+
+
+_IMAGES = [(8, 7, 512), (8, 14, 256), (8, 16, 256), (4, 28, 128), (4, 32, 128), (2, 56, 64), (1, 64, 64)]
+_LOCAL = [(8, 14, 256), (4, 28, 128), (2, 56, 64)]
+
+CASES: tuple[Case, ...] = (
+    *(Case(batch, (size, size), dim) for batch, size, dim in _IMAGES),
+    Case(2, (1024,), 256),
+    Case(1, (4096,), 256),
+    *(Case(batch, (size, size), dim, scope) for scope in (7, 9, 23) for batch, size, dim in _LOCAL),
+    Case(8, (14, 14), 256, None, 4),
+    Case(4, (28, 28), 128, None, 4),
+    *(Case(batch, (size, size), dim, 7, 4) for batch, size, dim in _LOCAL),
+)
+
+QUICK: tuple[Case, ...] = (
+    Case(8, (14, 14), 256),
+    Case(4, (28, 28), 128),
+    Case(4, (28, 28), 128, 7),
+)
+
+
+def select_cases(pattern: str | None, quick: bool) -> list[Case]:
+    """The cases whose name matches a shell pattern.
+
+    Raises:
+        ValueError: if none does; the message lists the names.
+    """
+    cases = [case for case in (QUICK if quick else CASES) if pattern is None or fnmatch.fnmatch(case.name, pattern)]
+    if not cases:
+        names = ", ".join(case.name for case in (QUICK if quick else CASES))
+        raise ValueError(f"cases must match at least one of {names}; got {pattern!r}")
+    return cases

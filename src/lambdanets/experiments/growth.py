@@ -1,0 +1,91 @@
+"""How cost grows with the number of positions: ours, other implementations, attention; fitted exponents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from lambdanets.experiments.bench import Row, environment
+from lambdanets.experiments.cases import Case
+from lambdanets.experiments.contenders import contenders
+from lambdanets.experiments.measure import interleaved, passes
+
+__all__ = ["SIZES", "exponents", "run"]
+
+# Side of a square image: n from 49 to 16,384.
+SIZES = (7, 10, 14, 20, 28, 40, 56, 80, 112, 128)
+DIM = 64
+# A peer whose n x n tables would pass this is not asked: it would need more memory than most machines have.
+LARGEST_TABLE_BYTES = 3 << 30
+
+
+def _fits(name: str, positions: int) -> bool:
+    tables = {"lucidrains": 3, "timm": 3}.get(name, 0)
+    return tables * positions**2 * 16 * 4 <= LARGEST_TABLE_BYTES
+
+
+def run(
+    sizes: Sequence[int] = SIZES,
+    *,
+    seconds: float = 0.5,
+    report: Callable[[Case, list[Row]], None] | None = None,
+) -> list[Row]:
+    """Time against n: global contexts, one example, 64 channels.
+
+    Args:
+        sizes: sides of the image.
+        seconds: about how long each contender is timed in each pass.
+        report: called with the rows of each size as it ends.
+
+    Returns:
+        A row for each size, contender and pass; a contender that would not fit in memory has none.
+    """
+    where, rows = environment(), []
+    for size in sizes:
+        case = Case(1, (size, size), DIM)
+        group = [
+            contender
+            for contender in _without_large_tables(case)
+            if contender.name in ("lambdanets", "lucidrains", "timm", "attention")
+        ]
+        calls = [passes(contender.module, contender.x) for contender in group]
+        measured: list[Row] = []
+        for way in ("forward", "forward+backward"):
+            timings = interleaved([call[way] for call in calls], seconds=seconds, least=2)
+            measured += [
+                {
+                    "positions": case.positions,
+                    "dim": DIM,
+                    "batch": 1,
+                    "contender": contender.name,
+                    "pass": way,
+                    "median_ms": round(timing.median * 1e3, 4),
+                    "repeats": timing.repeats,
+                    "note": contender.note,
+                    **where,
+                }
+                for contender, timing in zip(group, timings, strict=True)
+            ]
+        rows += measured
+        if report is not None:
+            report(case, measured)
+    return rows
+
+
+def _without_large_tables(case: Case) -> list:
+    skip = [name for name in ("lucidrains", "timm") if not _fits(name, case.positions)]
+    with torch.no_grad():
+        return list(contenders(case, kernels=False, skip=skip))
+
+
+def exponents(rows: Sequence[Row], least_positions: int = 700) -> dict[tuple[str, str], float]:
+    """Slope of log time against log n from ``least_positions`` on, by contender and pass."""
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        if int(row["positions"]) >= least_positions:
+            key = (str(row["contender"]), str(row["pass"]))
+            points.setdefault(key, []).append((math.log(int(row["positions"])), math.log(float(row["median_ms"]))))
+    return {key: float(np.polyfit(*zip(*pairs, strict=True), 1)[0]) for key, pairs in points.items() if len(pairs) > 1}

@@ -1,0 +1,65 @@
+"""What a multiply-add, a moved element and a call cost on a machine, for each kernel and direction.
+
+The package brings constants that were measured once (``costs.json``, with the machine they are from);
+``lambdanets bench --calibrate`` measures this machine's and keeps them in the user's cache folder, where they are
+preferred. They decide which kernel is chosen, never what it computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+__all__ = ["Cost", "cache_file", "cost_of", "reload", "shipped"]
+
+Cost = tuple[float, float, float]
+
+
+def cache_file() -> Path:
+    """Where the calibration of this machine is kept."""
+    return Path(platformdirs.user_cache_dir("lambdanets")) / "costs.json"
+
+
+def shipped() -> dict[str, Any]:
+    """The constants that come with the package."""
+    return json.loads(resources.files("lambdanets.kernels").joinpath("costs.json").read_text())
+
+
+@functools.cache
+def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
+    """Device -> kernel -> direction -> seconds for one multiply-add, one moved element, one call."""
+    costs = shipped()["devices"]
+    path = cache_file()
+    if path.is_file():
+        try:
+            for device, kernels in json.loads(path.read_text())["devices"].items():
+                costs.setdefault(device, {}).update(kernels)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            warnings.warn(
+                f"{path} is not a calibration of lambdanets ({error}); using the constants of the package. "
+                "Delete it or run 'lambdanets bench --calibrate'.",
+                stacklevel=2,
+            )
+    return costs
+
+
+def reload() -> None:
+    """Read the constants again, after a calibration."""
+    _costs.cache_clear()
+
+
+def cost_of(device: str, kernel: str, backward: bool) -> Cost:
+    """Seconds for one multiply-add, one moved element and one call of a kernel in float32.
+
+    A device without measurements of its own is treated as a CPU: the order of the kernels by work still holds.
+    """
+    costs = _costs()
+    kernels = costs.get(device, costs["cpu"])
+    directions = kernels.get(kernel) or costs["cpu"][kernel]
+    return directions["backward" if backward else "forward"]

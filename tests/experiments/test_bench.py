@@ -1,0 +1,144 @@
+"""The benchmark's parts: what it compares, what it measures, what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets.experiments import bench, calibrate, growth, report
+from lambdanets.experiments.cases import CASES, QUICK, Case, select_cases
+from lambdanets.experiments.contenders import Contender, contenders
+from lambdanets.experiments.measure import check_outputs, interleaved, peak_bytes, saved_bytes
+from lambdanets.experiments.results import read_rows
+from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.training.files import write_csv
+
+SMALL = [Case(2, (6, 6), 16), Case(2, (6, 7), 16, 3), Case(2, (9,), 16), Case(2, (6, 6), 16, 3, 2)]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_all_lambda_layers_of_a_case_compute_the_same(case):
+    if case.scope is None and len(case.grid) == 2 and case.grid[0] != case.grid[1]:
+        pytest.fail("the peers' global layers are square")
+    group = list(contenders(case))
+    check_outputs(group)
+    names = {contender.name for contender in group}
+    assert "lambdanets" in names
+    assert {"attention", "convolution"} <= names
+    assert ("lucidrains" in names) == (len(case.grid) == 2)
+    assert ("timm" in names) == (case.intra_depth == 1)
+
+
+def test_a_contender_that_computes_something_else_stops_the_benchmark():
+    x = torch.randn(2, 4)
+    group = [Contender("ours", nn.Identity(), x, True), Contender("theirs", nn.Hardtanh(), 3 * x, True)]
+    with pytest.raises(RuntimeError, match="theirs differs from ours by"):
+        check_outputs(group)
+
+
+def test_calls_are_interleaved():
+    order = []
+    timings = interleaved([lambda: order.append("a"), lambda: order.append("b")], seconds=0, least=3)
+    assert order == ["a", "b"] * 4  # one to warm up, three timed
+    assert all(timing.repeats == 3 and timing.low <= timing.median <= timing.high for timing in timings)
+
+
+def test_saved_bytes_counts_storages_once_and_neither_inputs_nor_parameters():
+    class Square(nn.Module):
+        def forward(self, x):
+            y = x * x  # keeps the input only
+            return y * y  # keeps y, twice the same storage
+
+    assert saved_bytes(Square(), torch.ones(10, 10)) == 400
+    assert saved_bytes(nn.Linear(10, 10), torch.ones(10, 10)) == 0
+
+
+def test_peak_bytes_sees_what_is_freed_again():
+    def call():
+        large = torch.ones(1 << 20)
+        del large
+        return torch.ones(1 << 18)
+
+    assert 4 << 20 <= peak_bytes(call) < 5 << 20
+
+
+def test_cases_are_chosen_by_pattern():
+    assert select_cases(None, quick=True) == list(QUICK)
+    assert [case.name for case in select_cases("scope9-*", quick=False)] == [
+        "scope9-14x14-d256-b8",
+        "scope9-28x28-d128-b4",
+        "scope9-56x56-d64-b2",
+    ]
+    assert len({case.name for case in CASES}) == len(CASES)
+    with pytest.raises(ValueError, match=r"cases must match at least one of global-7x7.*got 'nothing'"):
+        select_cases("nothing", quick=False)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return bench.run([Case(2, (6, 6), 16), Case(2, (6, 6), 16, 3, 2)], seconds=0.01)
+
+
+def test_rows_name_machine_versions_threads_and_precision(rows, tmp_path):
+    for name in ("machine", "torch", "timm", "lambda-networks", "threads", "precision", "python"):
+        assert all(row[name] for row in rows), name
+    path = tmp_path / "bench.csv"
+    write_csv(path, rows)
+    again = read_rows(path)
+    assert [row["contender"] for row in again] == [row["contender"] for row in rows]
+    assert report.compact_table(again) == report.compact_table(rows)
+
+
+def test_ratios_are_the_others_time_over_ours(rows):
+    found = {(row["contender"], row["pass"]): row["median_ms"] for row in rows if row["case"] == rows[0]["case"]}
+    peers = min(found["lucidrains", "forward"], found["timm", "forward"])
+    ratios = report.ratios(rows)[rows[0]["case"]]["forward"]
+    assert ratios["peers"] == pytest.approx(peers / found["lambdanets", "forward"])
+    own = min(ms for (name, way), ms in found.items() if name.startswith("lambdanets:") and way == "forward")
+    assert ratios["kernels"] == pytest.approx(own / found["lambdanets", "forward"])
+
+
+def test_ours_keeps_less_than_the_peers():
+    (measured,) = [bench.measure_case(Case(2, (12, 12), 64), seconds=0, kernels=False, rate=1e9)]
+    kept = {row["contender"]: row["saved_bytes"] for row in measured}
+    assert kept["lambdanets"] < min(kept["lucidrains"], kept["timm"])
+
+
+def test_plots_and_tables_are_written(rows, tmp_path):
+    report.plot_bench(rows, tmp_path / "bench.png")
+    grown = growth.run((4, 28, 29), seconds=0)
+    report.plot_growth(grown, tmp_path / "growth.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("bench.png", "growth.png"))
+    assert report.bench_table(rows).count("\n") == len(rows) + 1
+    assert "fit from n = 700" in report.growth_table(grown)
+
+
+def test_exponents_are_slopes_in_the_logarithm():
+    rows = [
+        {"positions": n, "contender": "ours", "pass": "forward", "median_ms": 1e-5 * n**1.5} for n in (49, 800, 3000)
+    ]
+    assert growth.exponents(rows) == {("ours", "forward"): pytest.approx(1.5)}
+
+
+def test_fit_finds_the_constants_that_made_the_times():
+    generator = torch.Generator().manual_seed(0)
+    works = (torch.rand(20, 3, generator=generator).double() * torch.tensor([1e9, 1e6, 50.0])).tolist()
+    truth = [2e-11, 1e-9, 5e-6]
+    seconds = [sum(c * w for c, w in zip(truth, work, strict=True)) for work in works]
+    assert calibrate.fit(works, seconds) == pytest.approx(truth, rel=1e-3)
+
+
+def test_calibration_covers_every_kernel():
+    cases = [Case(1, (5, 5), 16), Case(1, (5, 5), 16, 3), Case(1, (4, 4), 16)]
+    constants = calibrate.calibrate(cases, seconds=0)
+    assert set(constants["devices"]["cpu"]) == set(GRID_KERNELS)
+    assert constants["measured_on"]["torch"] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.parametrize(("content", "message"), [("a,b\n1,2\n", "not a result file"), ("", "not a result file")])
+def test_a_file_that_is_no_result_is_refused(content, message, tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_rows(path)
+    with pytest.raises(FileNotFoundError, match="'lambdanets bench' writes"):
+        read_rows(tmp_path / "missing.csv")
