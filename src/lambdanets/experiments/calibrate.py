@@ -36,7 +36,7 @@ CALIBRATION_CASES: tuple[Case, ...] = (
     Case(1, (12, 12, 12), 32, 3),
 )
 # A kernel that needs longer than this on a problem says nothing that matters to the choice.
-LONGEST_SECONDS = 2.0
+LONGEST_SECONDS = 0.5
 
 
 def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -104,5 +104,5 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
                 work = kernel.work(problem, direction == "backward")
                 entries.append((name, direction, (work.multiply_adds, work.moved, work.calls)))
                 calls.append(call)
-    timings = interleaved(calls, seconds=seconds)
+    timings = interleaved(calls, seconds=seconds, least=2)
     return [(*entry, timing.median) for entry, timing in zip(entries, timings, strict=True)]

@@ -21,7 +21,8 @@ def content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (b, h, n, v).
     """
-    key = key.softmax(dim=2)
-    # Sum over u and m in one product.
-    content_lambda = key.flatten(1, 2).transpose(1, 2) @ value.flatten(1, 2)
-    return query @ content_lambda.to(query.dtype)[:, None]
+    # Depth in front of the positions, as a layer's projection has laid them out: a softmax over contiguous memory,
+    # and an output that needs no transposition behind a convolution.
+    keys_bukm = key.transpose(2, 3).softmax(dim=3)
+    lambda_bvk = (value.transpose(2, 3) @ keys_bukm.transpose(2, 3)).sum(1)
+    return (lambda_bvk[:, None] @ query.transpose(2, 3)).transpose(2, 3)

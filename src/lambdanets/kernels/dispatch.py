@@ -43,15 +43,18 @@ def dispatch(
         hidden = ~mask[:, None, :, None]
         key = None if key is None else key.masked_fill(hidden, torch.finfo(key.dtype).min)
         value = value.masked_fill(hidden, 0.0)
-    terms = []
-    if key is not None:
-        terms.append(_content_term(query, key, value, causal))
-    if positions is not None:
-        terms.append(_position_term(query, value, positions, causal, kernel))
-    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+    if positions is None:
+        return _content_term(query, key, value, causal)
+    out = _position_term(query, value, positions, causal, kernel)
+    if key is None:
+        return out
+    # In the content term's memory format: it has the positions last, as the layers want their output.
+    return _content_term(query, key, value, causal) + out
 
 
-def _content_term(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+def _content_term(query: Tensor, key: Tensor | None, value: Tensor, causal: bool) -> Tensor:
+    if key is None:
+        raise ValueError("key must be given where positions is None")
     return (causal_content_term if causal else content_term)(query, key, value)
 
 
