@@ -43,9 +43,7 @@ def _show_version(value: bool) -> None:
 
 Debug = Annotated[
     bool,
-    typer.Option(
-        "--debug", help="Show the traceback of an error (or set LAMBDANETS_DEBUG=1).", callback=_set_debug
-    ),
+    typer.Option("--debug", help="Show the traceback of an error (or set LAMBDANETS_DEBUG=1).", callback=_set_debug),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lambdanets train` wrote.")]
 
@@ -63,9 +61,7 @@ def _options(
 def train(
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="digits, fashion-mnist, image-folder, imagenet-90, imagenet-350; default: by --data."
-        ),
+        typer.Option(help="digits, fashion-mnist, image-folder, imagenet-90, imagenet-350; default: by --data."),
     ] = None,
     data: Annotated[
         str | None,
@@ -231,8 +227,7 @@ def _refuse_with_resume(choices: dict[str, object]) -> None:
         if value is not None:
             option = "--" + name.replace("_", "-")
             raise ValueError(
-                f"{option} is {str(value)!r} together with --resume; "
-                "a resumed run keeps its own choices, leave it out"
+                f"{option} is {str(value)!r} together with --resume; a resumed run keeps its own choices, leave it out"
             )
 
 

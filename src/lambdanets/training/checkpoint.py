@@ -8,6 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from lambdanets.training.files import naming_failed_writes
+
 _FOLDER = "checkpoint"
 
 
@@ -25,7 +27,8 @@ def save_checkpoint(accelerator: Accelerator, run: Path, epoch: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
+    with naming_failed_writes(temporary):
+        accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(final, ignore_errors=True)

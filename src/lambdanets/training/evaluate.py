@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lambdanets.training.data import load_data
 from lambdanets.training.files import write_csv, write_json
-from lambdanets.training.fit import make_accelerator
+from lambdanets.training.fit import computing_threads, make_accelerator
 from lambdanets.training.loaders import check_parallel, measuring_loader
 from lambdanets.training.metrics import Scores, measure
 from lambdanets.training.plots import frequent_mistakes, plot_confusion
@@ -74,7 +74,8 @@ def evaluate_run(
     check_parallel(accelerator, images, batch_size)
     model = run.load_model().to(accelerator.device)
     loader = measuring_loader(accelerator, held_out, run.transform, batch_size, workers)
-    scores = measure(accelerator, model, loader, len(run.class_names))
+    with computing_threads(run.recipe):
+        scores = measure(accelerator, model, loader, len(run.class_names))
     files = []
     if accelerator.is_main_process:
         files = _write(folder, run, part, images.spec, scores)

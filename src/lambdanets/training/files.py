@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -28,6 +30,15 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_failed_writes(path: Path) -> Iterator[None]:
+    """Turns the errors that safetensors and torch raise when they cannot write into an OSError naming ``path``."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"cannot write {path}: {error}. Is the disk full?") from error
 
 
 def write_text(path: Path, text: str) -> None:

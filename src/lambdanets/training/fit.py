@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,7 @@ class TrainingResult:
     main_process: bool
 
 
-def train(
-    recipe: Recipe, *, output: str | Path | None = None, console: Console | None = None
-) -> TrainingResult:
+def train(recipe: Recipe, *, output: str | Path | None = None, console: Console | None = None) -> TrainingResult:
     """Trains a model as ``recipe`` says and tests its best weights.
 
     Args:
@@ -127,8 +127,7 @@ def resume(path: str | Path, *, console: Console | None = None) -> TrainingResul
     run = Run.open(path)
     if not (run.path / "checkpoint").is_dir():
         raise ValueError(
-            f"the run {run.path} is finished, there is nothing to resume; "
-            f"try `lambdanets evaluate {run.path}`"
+            f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
     recipe = run.recipe
     data = load_data(run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed)
@@ -146,26 +145,35 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
-        dataloader_config=DataLoaderConfiguration(
-            split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed
-        ),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
     )
+
+
+@contextmanager
+def computing_threads(recipe: Recipe) -> Iterator[None]:
+    """Sets the recipe's number of CPU threads, and puts back what was set before."""
+    before = torch.get_num_threads()
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console) -> TrainingResult:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
-    progress = TrainingProgress(
-        console, recipe.epochs, len(trainer.loader), trainer.epoch, accelerator.is_main_process
-    )
-    try:
-        with StopSignal() as stop, progress:
-            finished = trainer.fit(progress, stop)
-    except TrainingDivergedError:
-        _write_result(trainer, "diverged", None, time.monotonic() - started)
-        raise
-    test = _test(trainer, data) if finished and data.test is not None else None
-    seconds = time.monotonic() - started
-    _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
+    progress = TrainingProgress(console, recipe.epochs, len(trainer.loader), trainer.epoch, accelerator.is_main_process)
+    with computing_threads(recipe):
+        try:
+            with StopSignal() as stop, progress:
+                finished = trainer.fit(progress, stop)
+        except TrainingDivergedError:
+            _write_result(trainer, "diverged", None, time.monotonic() - started)
+            raise
+        test = _test(trainer, data) if finished and data.test is not None else None
+        seconds = time.monotonic() - started
+        _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
     accelerator.wait_for_everyone()
     if finished and accelerator.is_main_process:
         remove_checkpoints(run.path)
@@ -205,9 +213,7 @@ def _write_result(trainer: Trainer, status: str, test: Scores | None, seconds: f
         "status": status,
         "epochs": trainer.epoch,
         "best_epoch": None if best is None else int(best["epoch"]),
-        "validation": None
-        if best is None
-        else {key: best[f"validation_{key}"] for key in ("top1", "top5", "loss")},
+        "validation": None if best is None else {key: best[f"validation_{key}"] for key in ("top1", "top5", "loss")},
         "test": None if test is None else test.to_dict(),
         "seconds": round(seconds, 2),
         "parameters": sum(parameter.numel() for parameter in trainer.evaluated_model.parameters()),

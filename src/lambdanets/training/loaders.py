@@ -21,9 +21,7 @@ def input_transform(data: ImageData, recipe: Recipe) -> InputTransform:
     """
     size = recipe.image_size or data.image_size
     if size is None:
-        raise ValueError(
-            f"image_size is None, and the images of {data.spec!r} have no common size; give --image-size"
-        )
+        raise ValueError(f"image_size is None, and the images of {data.spec!r} have no common size; give --image-size")
     return InputTransform(size, data.channels, data.mean, data.std, crop_pct=recipe.crop_pct)
 
 
@@ -64,9 +62,7 @@ def measuring_loader(
 ) -> DataLoader[Any]:
     """Batches of images in their order, with nothing random, shared out to the processes."""
     images.transform = transform.build()
-    loader: DataLoader[Any] = DataLoader(
-        images, batch_size=batch_size, **_worker_options(accelerator, workers)
-    )
+    loader: DataLoader[Any] = DataLoader(images, batch_size=batch_size, **_worker_options(accelerator, workers))
     return accelerator.prepare(loader)
 
 

@@ -30,6 +30,7 @@ from lambdanets.training.signals import StopSignal
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20
+_SECONDS_BETWEEN_CURVES = 30.0
 
 
 class TrainingDivergedError(RuntimeError):
@@ -83,6 +84,7 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         self.epoch = 0
         self.writer: SummaryWriter | None = None
+        self.drawn = 0.0
 
     def _moving_average(self, model: nn.Module) -> ModelEmaV3 | None:
         if self.recipe.ema_decay is None:
@@ -145,6 +147,8 @@ class Trainer:
         finally:
             if self.writer is not None:
                 self.writer.close()
+            if self.accelerator.is_main_process and self.rows:
+                self._draw()
 
     def _any(self, flag: bool) -> bool:
         """Whether the flag is set on any process."""
@@ -157,9 +161,7 @@ class Trainer:
         # Sets the seed of the order, which then is the same after a resumption.
         self.loader.set_epoch(self.epoch)  # type: ignore[attr-defined]
         device = self.accelerator.device
-        look_every = (
-            1 if device.type == "cpu" and self.accelerator.num_processes == 1 else _STEPS_BETWEEN_LOOKS
-        )
+        look_every = 1 if device.type == "cpu" and self.accelerator.num_processes == 1 else _STEPS_BETWEEN_LOOKS
         sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
         seen = (0.0, 0.0, 1.0)
         steps, started = len(self.loader), time.monotonic()
@@ -214,9 +216,7 @@ class Trainer:
 
     def _finish_epoch(self, row: dict[str, Any], progress: TrainingProgress) -> None:
         """Validates, then writes weights, lines, curves, and last the checkpoint that vouches for them."""
-        scores: Scores = measure(
-            self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes
-        )
+        scores: Scores = measure(self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes)
         self._check_finite(scores.loss, f"validation loss after epoch {self.epoch + 1}")
         row |= {
             "validation_loss": scores.loss,
@@ -231,14 +231,20 @@ class Trainer:
         self._save_weights("last")
         if self.accelerator.is_main_process:
             write_csv(self.run.path / "metrics.csv", self.rows)
-            title = f"{self.recipe.model} on {self.run.data_spec.partition(':')[0]}"
-            plot_curves(self.run.path / "curves.png", self.rows, title)
+            # Drawing takes longer than a short epoch.
+            if time.monotonic() - self.drawn > _SECONDS_BETWEEN_CURVES:
+                self._draw()
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, self.epoch)
             self.writer.flush()
         save_checkpoint(self.accelerator, self.run.path, self.epoch)
         progress.epoch(row, best)
+
+    def _draw(self) -> None:
+        title = f"{self.recipe.model} on {self.run.data_spec.partition(':')[0]}"
+        plot_curves(self.run.path / "curves.png", self.rows, title)
+        self.drawn = time.monotonic()
 
     def _save_weights(self, name: str) -> None:
         if self.accelerator.is_main_process:

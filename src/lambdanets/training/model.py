@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lambdanets  # noqa: F401  (registers the LambdaResNets)
-from lambdanets.training.files import replacing
+from lambdanets.training.files import naming_failed_writes, replacing
 from lambdanets.training.names import unknown_name
 
 
@@ -65,7 +65,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapp
     """
     # Copies: safetensors refuses tensors that share memory, as one position table for many layers does.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, naming_failed_writes(path):
         save_file(tensors, temporary, metadata={key: str(value) for key, value in metadata.items()})
 
 

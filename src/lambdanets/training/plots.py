@@ -63,9 +63,7 @@ def frequent_mistakes(confusion: np.ndarray, names: Sequence[str], count: int) -
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [divmod(int(flat), len(names)) for flat in order]
-    return [
-        (names[true], names[guess], int(wrong[true, guess])) for true, guess in pairs if wrong[true, guess]
-    ]
+    return [(names[true], names[guess], int(wrong[true, guess])) for true, guess in pairs if wrong[true, guess]]
 
 
 def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], title: str) -> None:
@@ -91,9 +89,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
         axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # A scale of factors, since what there is to see are the few mistakes, not the diagonal.
-    image = axes.imshow(
-        np.ma.masked_equal(shares, 0), cmap="viridis_r", norm=LogNorm(1e-3, 1), interpolation="nearest"
-    )
+    image = axes.imshow(np.ma.masked_equal(shares, 0), cmap="viridis_r", norm=LogNorm(1e-3, 1), interpolation="nearest")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted class", ylabel="true class")
     if classes <= _CLASSES_WITH_NAMES:

@@ -22,9 +22,7 @@ class TrainingProgress:
         enabled: False shows nothing.
     """
 
-    def __init__(
-        self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True
-    ) -> None:
+    def __init__(self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True) -> None:
         self._console = console
         self._epochs = epochs
         self._enabled = enabled

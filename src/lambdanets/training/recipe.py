@@ -84,6 +84,7 @@ class Recipe:
         seed: seed of the weights, of the order of the images and of the augmentation.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (mixed precision).
         workers: processes that read images for each training process; 0 reads in the training process.
+        cpu_threads: threads a process computes with on a CPU; None leaves it to PyTorch.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Recipe:
     seed: int = 0
     precision: str = "fp32"
     workers: int = 0
+    cpu_threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -117,7 +119,7 @@ class Recipe:
         for name in ("workers", "warmup_epochs", "seed"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value >= 0, name, value, "use an integer from 0")
-        for name in ("image_size", "lr_batch_size"):
+        for name in ("image_size", "lr_batch_size", "cpu_threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "use an integer from 1")
         for name in ("lr", "weight_decay"):
@@ -131,9 +133,7 @@ class Recipe:
         _require(decay is None or 0 < decay < 1, "ema_decay", decay, "use a number between 0 and 1, or None")
         clip = self.clip_grad
         _require(clip is None or clip > 0, "clip_grad", clip, "use a number above 0, or None")
-        _require(
-            self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}"
-        )
+        _require(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
 
     @property
     def scaled_lr(self) -> float:
@@ -142,9 +142,7 @@ class Recipe:
 
     def override(self, **changes: Any) -> Recipe:
         """This recipe with the given fields changed; a value of None leaves a field as it is."""
-        return dataclasses.replace(
-            self, **{name: value for name, value in changes.items() if value is not None}
-        )
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON; ``from_dict`` reads them back."""
@@ -162,6 +160,4 @@ class Recipe:
             values["augmentation"] = Augmentation(**values.get("augmentation", {}))
             return cls(**values)
         except TypeError as error:
-            raise ValueError(
-                f"a recipe does not read: {error}; was it written by another version?"
-            ) from error
+            raise ValueError(f"a recipe does not read: {error}; was it written by another version?") from error

@@ -108,9 +108,7 @@ class Run:
             raise ValueError(f"the run folder {path} is a file. {_ADVICE}{_others(path)}.")
         file = path / "config.json"
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}."
-            )
+            raise FileNotFoundError(f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}.")
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -54,9 +54,7 @@ def print_training(console: Console, result: TrainingResult) -> None:
             f"loss {result.test.loss:.3f}, in {format_seconds(result.seconds)}",
         )
     if result.validation_top1 is None:
-        _print(
-            console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped."
-        )
+        _print(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
     else:
         best = f"epoch {result.best_epoch}, {result.validation_top1:.2%} on the validation images"
         _print(console, f"Best weights: {best}")
@@ -77,9 +75,7 @@ def print_training(console: Console, result: TrainingResult) -> None:
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The scores, the most frequent mistakes and the files."""
     scores = evaluation.scores
-    table = Table(
-        title=f"{scores.images:,} {evaluation.part} images of {evaluation.spec}", title_justify="left"
-    )
+    table = Table(title=f"{scores.images:,} {evaluation.part} images of {evaluation.spec}", title_justify="left")
     for heading in ("top-1", "top-5", "loss"):
         table.add_column(heading, justify="right")
     table.add_row(f"{scores.top1:.2%}", f"{scores.top5:.2%}", f"{scores.loss:.4f}")

@@ -46,8 +46,7 @@ class InputTransform:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; "
-                    f"give one number for each of the {self.channels} channels"
+                    f"{name} is {getattr(self, name)!r}; give one number for each of the {self.channels} channels"
                 )
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels!r}; use 1 (greyscale) or 3 (red, green, blue)")

@@ -130,9 +130,7 @@ def split_by_class(labels: Sequence[int], *shares: float, seed: int = SPLIT_SEED
     for label in np.unique(array):
         members = random.permutation(np.flatnonzero(array == label)).tolist()
         if len(members) < len(parts):
-            raise ValueError(
-                f"class {label} has {len(members)} images, too few to split into {len(parts)} parts"
-            )
+            raise ValueError(f"class {label} has {len(members)} images, too few to split into {len(parts)} parts")
         start = 0
         for part, share in zip(parts[1:], shares, strict=True):
             count = max(1, round(share * len(members)))

@@ -126,6 +126,5 @@ def _split(images: FileImages, names: Sequence[str], *shares: float) -> list[Fil
         )
     parts = split_by_class(images.labels, *shares)
     return [
-        FileImages([images.paths[i] for i in part], [images.labels[i] for i in part], images.mode)
-        for part in parts
+        FileImages([images.paths[i] for i in part], [images.labels[i] for i in part], images.mode) for part in parts
     ]

@@ -38,16 +38,13 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     if len(content) < header:
         raise _damaged(path, f"it has {len(content)} bytes, fewer than the {header} of its header")
     if content[:4] != bytes([0, 0, _UNSIGNED_BYTE, ndim]):
-        raise _damaged(
-            path, f"it begins with {content[:4].hex(' ')}, but must begin with 00 00 08 {ndim:02x}"
-        )
+        raise _damaged(path, f"it begins with {content[:4].hex(' ')}, but must begin with 00 00 08 {ndim:02x}")
     shape = tuple(np.frombuffer(content, ">u4", count=ndim, offset=4).tolist())
     size = math.prod(shape)
     if len(content) - header != size:
         raise _damaged(
             path,
-            f"its header promises {' x '.join(map(str, shape))} = {size} bytes, "
-            f"but {len(content) - header} follow",
+            f"its header promises {' x '.join(map(str, shape))} = {size} bytes, but {len(content) - header} follow",
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 

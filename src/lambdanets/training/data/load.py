@@ -32,9 +32,7 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
         if kind == "imagefolder" and not rest:
             raise ValueError(f"data {spec!r} names no folder; give imagefolder:DIR")
         if kind == "digits" and colon:
-            raise ValueError(
-                f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'"
-            )
+            raise ValueError(f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'")
         return kind, rest or None
     if Path(spec).exists():
         return "imagefolder", spec

@@ -56,16 +56,19 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
         ValueError: a part cannot be opened, a streamed data set has no validation part, or the reader does
             not tell the class names.
     """
+    if name.lower() in ("torch/folder", "torch/image_folder"):
+        # timm takes the whole folder, training images included, for a part whose subfolder is missing.
+        raise ValueError(f"data {name!r} is a folder of images; give --data imagefolder:{root or 'DIR'}")
     train = _open(name, root, "train", batch_size, seed)
-    # To timm all that is not train is one part of torchvision's data sets: their test images.
-    splits = () if name.lower().startswith("torch/") else _VALIDATION
-    validation = _first(name, root, splits, batch_size, seed)
-    test = _first(name, root, ("test",), batch_size, seed)
+    # To timm all that is not train is one part of torchvision's data sets, here kept for the test.
+    by_torchvision = name.lower().startswith("torch/")
+    validation = None if by_torchvision else _first(name, root, _VALIDATION, batch_size, seed)
+    test = _first(name, root, ("validation",) if by_torchvision else ("test",), batch_size, seed)
     names = _class_names(name, train)
     if isinstance(train, IterableDataset):
         if validation is None:
             raise ValueError(
-                f"the streamed data {name!r} have no validation part (tried {', '.join(splits)}), and a "
+                f"the streamed data {name!r} have no validation part (tried {', '.join(_VALIDATION)}), and a "
                 "stream cannot be split. Export the images into folders and give --data imagefolder:DIR."
             )
     else:

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from lambdanets.training.data import load_data, readers
+
+
+class Reader:
+    def __init__(self, names):
+        self.class_to_idx = {name: index for index, name in enumerate(names)}
+
+
+class Indexed(Dataset):
+    """What timm's ImageDataset looks like; the brightness tells the part and the place."""
+
+    def __init__(self, first, count):
+        self.reader = Reader(["zebra", "ant"])
+        self.values = range(first, first + count)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return Image.new("L", (2, 2), self.values[index]), index % 2
+
+
+class Stream(IterableDataset):
+    reader = Reader(["a", "b"])
+
+    def __iter__(self):
+        yield from ()
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    """Makes timm know one data set of the given parts."""
+
+    def with_parts(**parts):
+        def create_dataset(name, root, split, **_):
+            if split not in parts:
+                raise RuntimeError(f"no part {split}")
+            return parts[split]
+
+        monkeypatch.setattr(readers, "create_dataset", create_dataset)
+
+    return with_parts
+
+
+def brightness(part):
+    return {int(np.asarray(part[index][0])[0, 0, 0]) for index in range(len(part))}
+
+
+def test_parts_of_the_reader(offer):
+    offer(train=Indexed(0, 20), val=Indexed(20, 5), test=Indexed(25, 4))
+    data = load_data("hfds/some/name:cache")
+    assert brightness(data.train) == set(range(20))
+    assert brightness(data.validation) == set(range(20, 25))
+    assert brightness(data.test) == set(range(25, 29))
+    assert data.class_names == ("zebra", "ant")
+    assert data.spec == "hfds/some/name:cache"
+    assert data.train[0][0].mode == "RGB"
+
+
+def test_without_validation_training_images_are_held_back(offer):
+    offer(train=Indexed(0, 20), test=Indexed(20, 4))
+    data = load_data("hfds/name")
+    assert len(data.validation) == 2
+    assert brightness(data.train) | brightness(data.validation) == set(range(20))
+    assert not brightness(data.train) & brightness(data.validation)
+    assert brightness(data.validation) == brightness(load_data("hfds/name", seed=3).validation)
+
+
+def test_the_parts_have_their_own_transforms(offer):
+    offer(train=Indexed(0, 20))
+    data = load_data("hfds/name")
+    data.train.transform = lambda image: "changed"
+    assert data.train[0][0] == "changed"
+    assert data.validation[0][0] != "changed"
+
+
+def test_stream_without_validation(offer):
+    offer(train=Stream())
+    with pytest.raises(ValueError, match=r"no validation part .* a stream cannot be split"):
+        load_data("tfds/name")
+
+
+def test_reader_that_fails_is_told(offer):
+    offer()
+    with pytest.raises(ValueError, match="cannot open part 'train' of 'hfds/name': no part train"):
+        load_data("hfds/name")
+
+
+def test_unknown_classes_are_told(offer):
+    part = Indexed(0, 20)
+    part.reader.class_to_idx = {}
+    offer(train=part)
+    with pytest.raises(ValueError, match="does not tell the classes"):
+        load_data("hfds/name")
+
+
+def test_torchvisions_data_through_timm(tmp_path, idx_bytes):
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, count in (("train", 20), ("t10k", 6)):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(np.full((count, 28, 28), 200)))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(count) % 10))
+    data = load_data(f"torch/fashion_mnist:{tmp_path}")
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 6)
+    assert len(data.class_names) == 10
+    assert data.test[5][1] == 5
+    assert data.test[5][0].mode == "RGB"
+
+
+def test_torchvisions_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"give --data imagefolder:{tmp_path}"):
+        load_data(f"torch/folder:{tmp_path}")

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lambdanets.training import predict_images
+from lambdanets.training.data import load_data
+
+
+def test_probabilities_are_those_of_the_evaluation(trained):
+    test = load_data(trained.run.data_spec).test
+    test.transform = trained.run.transform.build()
+    model = trained.run.load_model()
+    with torch.no_grad():
+        expected = model(torch.stack([test[index][0] for index in range(6)])).softmax(1)
+    predictions = predict_images(trained.run.path, test.paths)
+    assert [prediction.image for prediction in predictions] == test.paths
+    for prediction, row in zip(predictions, expected, strict=True):
+        shown = dict(prediction.classes)
+        values = [shown[name] for name in trained.run.class_names]
+        torch.testing.assert_close(torch.tensor(values), row, rtol=1e-4, atol=1e-5)
+
+
+def test_classes_come_most_probable_first(trained, colours):
+    (prediction,) = predict_images(trained.run.path, [colours / "red" / "000.png"])
+    values = [probability for _, probability in prediction.classes]
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+
+
+def test_top_is_at_most_all_classes(trained, colours):
+    image = colours / "red" / "000.png"
+    for top, shown in ((1, 1), (2, 2), (99, 3)):
+        assert len(predict_images(trained.run.path, [image], top=top)[0].classes) == shown
+    with pytest.raises(ValueError, match="top is 0"):
+        predict_images(trained.run.path, [image], top=0)
+
+
+def test_many_images_in_small_batches(trained, colours):
+    images = sorted(colours.glob("*/*.png"))
+    one, many = (predict_images(trained.run.path, images, batch_size=size) for size in (7, 100))
+    for a, b in zip(one, many, strict=True):
+        assert [name for name, _ in a.classes] == [name for name, _ in b.classes]
+
+
+def test_any_image_file_will_do(trained, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 61)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grey.jpg")
+    Image.new("RGBA", (1, 1)).save(tmp_path / "one.png")
+    Image.new("P", (300, 200)).save(tmp_path / "palette.gif")
+    images = sorted(tmp_path.iterdir())
+    assert len(predict_images(trained.run.path, images)) == 3
+
+
+def test_unreadable_image_is_named(trained, colours, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"?")
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
+        predict_images(trained.run.path, [colours / "red" / "000.png", tmp_path / "broken.png"])
+    with pytest.raises(FileNotFoundError, match=r"none\.png does not exist"):
+        predict_images(trained.run.path, [tmp_path / "none.png"])
