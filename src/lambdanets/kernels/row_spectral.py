@@ -6,7 +6,7 @@ correlation is a product; along x it stays a Toeplitz matrix T̂_f of complex nu
     λ̂_f = T̂_f V̂_f,       T̂_f[(x, k), (u, x')] = table^_f[u, k, x' - x].
 
 Transforms of a few dozen points are matrix products too. λp is made for a few k at a time, applied to the queries
-and dropped. A sequence is folded into rows, n = y·W + x, where its table is t[Δy·W + Δx].
+and dropped. A sequence is folded into an image.
 
 Multiply-adds for H x W: 2·L·k·W²·u·b·v in the products with L >= 2H - 1 points, and L·H·k·W·b·v in the inverse
 transform: H / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as well.
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanets.kernels.folding import Folding, fold
 from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_of
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -38,32 +39,25 @@ def check(problem: GridProblem) -> str | None:
     return None
 
 
-def _fold(problem: GridProblem) -> tuple[int, int, int, int, int]:
-    """(rows, columns, rows before, rows after, length) of the image that is computed on."""
-    if len(problem.grid) == 1:
-        (n,), (extent,), (origin,) = problem.grid, problem.extents, problem.origin
-        columns = max(1, math.isqrt(n))
-        rows = math.ceil(n / columns)
-        before, after = math.ceil(origin / columns), math.ceil((extent - 1 - origin) / columns)
-        before, after = min(before, rows - 1), min(after, rows - 1)
-    else:
-        (rows, columns), before = problem.grid, problem.origin[0]
-        after = problem.extents[0] - 1 - before
-    return rows, columns, before, after, good_length(rows + max(before, after))
+def _length(image: GridProblem) -> int:
+    """Points of the transform along the first axis: no offset may wrap around into the grid."""
+    before = image.origin[0]
+    return good_length(image.grid[0] + max(before, image.extents[0] - 1 - before))
 
 
-def _chunk(problem: GridProblem) -> int:
+def _chunk(image: GridProblem) -> int:
     """How many k at a time."""
-    _, columns, _, _, length = _fold(problem)
-    each = (length + 2) * columns * max(problem.batch * problem.dim_value, problem.intra_depth * columns)
-    return max(1, min(problem.dim_key, BLOCK_ELEMENTS // each))
+    columns = image.grid[1]
+    each = (_length(image) + 2) * columns * max(image.batch * image.dim_value, image.intra_depth * columns)
+    return max(1, min(image.dim_key, BLOCK_ELEMENTS // each))
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds, elements of λp and of the Toeplitz matrices, and calls."""
-    rows, columns, _, _, length = _fold(problem)
+    problem = fold(problem)
+    rows, columns = problem.grid
     values = problem.batch * problem.dim_value
-    points = 2 * (length // 2 + 1)
+    points = 2 * (_length(problem) // 2 + 1)
     toeplitz = 2 * points * problem.dim_key * columns * columns * problem.intra_depth
     inverse = points * rows * problem.dim_key * columns
     apply = problem.num_positions * problem.heads * problem.dim_key
@@ -82,15 +76,19 @@ class _Layout:
     """The folded image, its transforms, and how tensors get there and back."""
 
     def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        problem = problem_of(query, value, table, grid, origin)
-        self.batch, self.heads, self.positions, self.dim_key = query.shape
+        self.folding = Folding(problem_of(query, value, table, grid, origin))
+        image = self.folding.image
+        self.batch, self.heads, _, self.dim_key = query.shape
         self.intra_depth, self.dim_value = value.shape[1], value.shape[3]
-        self.is_sequence, self.origin = len(grid) == 1, origin
-        self.extents = list(table.shape[2:])
-        self.rows, self.columns, self.before, self.after, length = _fold(problem)
-        self.chunk = _chunk(problem)
-        self.frequencies = length // 2 + 1
+        self.rows, self.columns = image.grid
+        self.before, self.after = image.origin[0], image.extents[0] - 1 - image.origin[0]
+        # Zeros for the offsets along x that the table lacks.
+        behind = image.extents[1] - 1 - image.origin[1]
+        self.pads = (self.columns - 1 - image.origin[1], self.columns - 1 - behind)
+        self.chunk = _chunk(image)
         self.offset_columns = 2 * self.columns - 1
+        length = _length(image)
+        self.frequencies = length // 2 + 1
         self._make_transforms(length, query.dtype, query.device)
 
     def _make_transforms(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -108,22 +106,17 @@ class _Layout:
         self.table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()]).to(dtype)  # conjugate: (p f, o)
         self.from_frequency = torch.cat([weight * angle_y.cos(), -weight * angle_y.sin()]).T.to(dtype)
 
-    def rows_first(self, tensor: Tensor) -> Tensor:
-        """(b, c, n, depth) -> (b, c, y, x, depth), zeros where the last row is not full."""
-        pad = self.rows * self.columns - self.positions
-        return (F.pad(tensor, [0, 0, 0, pad]) if pad else tensor).unflatten(2, (self.rows, self.columns))
-
     def per_example(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (b, y x, h, depth)."""
-        return self.rows_first(tensor).flatten(2, 3).transpose(1, 2).contiguous()
+        return self.folding.rows(tensor).flatten(2, 3).transpose(1, 2).contiguous()
 
     def from_per_example(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`per_example`."""
-        return tensor[:, : self.positions].transpose(1, 2).contiguous()
+        return self.folding.cut(tensor.transpose(1, 2))
 
     def values_by_frequency(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, each (f, p u x', b v)."""
-        rows = self.rows_first(value).permute(2, 1, 3, 0, 4).flip(2)  # (y, u, x', b, v)
+        rows = self.folding.rows(value).permute(2, 1, 3, 0, 4).flip(2)  # (y, u, x', b, v)
         real, imaginary = (self.to_frequency @ rows.reshape(self.rows, -1)).view(
             2, self.frequencies, self.intra_depth * self.columns, -1
         )
@@ -137,11 +130,11 @@ class _Layout:
         rows = self.to_frequency.T @ torch.stack([real, imaginary]).view(2 * self.frequencies, -1)
         shape = (self.rows, self.intra_depth, self.columns, self.batch, self.dim_value)
         rows = rows.view(shape).flip(2).permute(3, 1, 0, 2, 4).flatten(2, 3)
-        return rows[:, :, : self.positions]
+        return self.folding.cut(rows)
 
     def table_by_frequency(self, table: Tensor) -> Tensor:
         """Transformed table, columns in reverse: (p, f, u, k, 2 · columns - 1)."""
-        image = self.image_table(table).flip(3).movedim(2, 0)
+        image = F.pad(self.folding.table(table), self.pads).flip(3).movedim(2, 0)
         shape = (2, self.frequencies, self.intra_depth, self.dim_key, self.offset_columns)
         return (self.table_to_frequency @ image.reshape(len(image), -1)).view(shape)
 
@@ -149,7 +142,8 @@ class _Layout:
         """Undo :meth:`table_by_frequency`."""
         image = self.table_to_frequency.T @ grad.view(2 * self.frequencies, -1)
         image = image.view(-1, *grad.shape[2:]).movedim(0, 2).flip(3)
-        return self.image_table_gradient(image)
+        before, behind = self.pads
+        return self.folding.table_gradient(image[..., before : self.offset_columns - behind])
 
     def toeplitz(self, table_pf: Tensor, first: int) -> Tensor:
         """[Re T̂, Im T̂] for a chunk of k: (f, x k, p u x')."""
@@ -172,35 +166,6 @@ class _Layout:
             torch.bmm(toeplitz, value, out=part)
         rows = self.from_frequency @ products.view(2 * self.frequencies, -1)
         return rows.view(self.rows * self.columns, -1, self.batch, self.dim_value)
-
-    def _line_pads(self) -> tuple[int, int]:
-        """Zeros to put before and behind a sequence's table so that it folds into rows; negative: cut."""
-        behind = self.extents[0] - 1 - self.origin[0]
-        reach = self.columns - 1
-        return (
-            self.before * self.columns + reach - self.origin[0],
-            self.after * self.columns + reach - behind,
-        )
-
-    def image_table(self, table: Tensor) -> Tensor:
-        """The table of the folded image, (u, k, before + 1 + after, 2 · columns - 1)."""
-        width = self.columns
-        if self.is_sequence:
-            return F.pad(table, self._line_pads()).unfold(2, self.offset_columns, width)
-        behind = self.extents[1] - 1 - self.origin[1]
-        return F.pad(table, [width - 1 - self.origin[1], width - 1 - behind])
-
-    def image_table_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`image_table`: add up what came from the same offset."""
-        width, rows = self.columns, grad.shape[2]
-        if not self.is_sequence:
-            return grad.narrow(3, width - 1 - self.origin[1], self.extents[1])
-        # Each row covers 2 · width - 1 offsets and starts width after the one before: two layers of pieces.
-        line = grad.new_zeros(*grad.shape[:2], (rows + 1) * width)
-        line[..., : rows * width] += grad[..., :width].flatten(2)
-        line[..., width:].unflatten(2, (rows, width))[..., : width - 1] += grad[..., width:]
-        low, high = self._line_pads()
-        return F.pad(line[..., :-1], [-low, -high])
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:

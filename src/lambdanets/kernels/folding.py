@@ -1,0 +1,80 @@
+"""A sequence as an image: position i stands in row i // W and column i % W, so that kernels for images serve it.
+
+The offset of two positions is then Δy·W + Δx, so the image's table is t[Δy·W + Δx]: each of its rows is a window of
+the sequence's table, W further on than the row before. Positions that fill up the last row have zero queries and
+values. Images and volumes pass as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanets.kernels.problem import GridProblem
+
+__all__ = ["Folding", "fold"]
+
+
+def fold(problem: GridProblem) -> GridProblem:
+    """The problem of the image that a sequence is folded into; another problem is returned as it is."""
+    if len(problem.grid) > 1:
+        return problem
+    (n,), (extent,), (origin,) = problem.grid, problem.extents, problem.origin
+    columns = max(1, math.isqrt(n))
+    rows = math.ceil(n / columns)
+    before = min(math.ceil(origin / columns), rows - 1)
+    after = min(math.ceil((extent - 1 - origin) / columns), rows - 1)
+    return replace(
+        problem,
+        grid=(rows, columns),
+        extents=(before + 1 + after, 2 * columns - 1),
+        origin=(before, columns - 1),
+    )
+
+
+class Folding:
+    """Takes the tensors of one call to the folded grid and back.
+
+    Args:
+        problem: the call's problem.
+    """
+
+    def __init__(self, problem: GridProblem):
+        self.image = fold(problem)
+        self.positions = problem.num_positions
+        self.is_sequence = len(problem.grid) == 1
+        if self.is_sequence:
+            (extent,), (origin,) = problem.extents, problem.origin
+            (before, reach), columns = self.image.origin, self.image.grid[1]
+            after = self.image.extents[0] - 1 - before
+            # Zeros before and behind the sequence's table; negative: it is cut.
+            self.pads = (before * columns + reach - origin, after * columns + reach - (extent - 1 - origin))
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """(b, c, n, depth) -> (b, c, *grid, depth)."""
+        pad = self.image.num_positions - self.positions
+        return (F.pad(tensor, [0, 0, 0, pad]) if pad else tensor).unflatten(2, self.image.grid)
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """(b, c, all positions, depth) -> (b, c, n, depth)."""
+        return tensor[:, :, : self.positions]
+
+    def table(self, table: Tensor) -> Tensor:
+        """The image's table, (u, k, *extents)."""
+        if not self.is_sequence:
+            return table
+        return F.pad(table, self.pads).unfold(2, self.image.extents[1], self.image.grid[1])
+
+    def table_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`table`: add up what came from the same offset."""
+        if not self.is_sequence:
+            return grad
+        # Each row covers 2W - 1 offsets and starts W after the one before: two layers of pieces without overlap.
+        rows, width = grad.shape[2], self.image.grid[1]
+        line = grad.new_zeros(*grad.shape[:2], (rows + 1) * width)
+        line[..., : rows * width] += grad[..., :width].flatten(2)
+        line[..., width:].unflatten(2, (rows, width))[..., : width - 1] += grad[..., width:]
+        return F.pad(line[..., :-1], [-pad for pad in self.pads])
