@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from lambdanets.cli_op import bench, kernels
+
 # The modules that do the work take seconds to import, so every command imports its own: --help stays quick.
 
 app = typer.Typer(
@@ -251,6 +253,10 @@ def _message(error: BaseException) -> str:
         last = [line for line in text.splitlines() if line.strip() and not line.startswith(" ")][-1]
         return last.partition(": ")[2]
     return text
+
+
+app.command()(kernels)
+app.command()(bench)
 
 
 def main() -> None:

@@ -144,4 +144,3 @@ def run(
         if report is not None:
             report(case, rows[-len(measured) :])
     return rows
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +103,8 @@ def _timm(case: Case, ours: LambdaLayer) -> nn.Module:
     from timm.layers.lambda_layer import LambdaLayer as Layer
 
     grid = case.grid if len(case.grid) == 2 else (1, *case.grid)
-    layer = Layer(
+    make: Callable[..., Any] = Layer  # its annotations allow neither "no scope" nor the parts to be there
+    layer = make(
         case.dim, feat_size=grid, num_heads=case.num_heads, dim_head=case.dim_key, r=case.scope, qkv_bias=False
     )
     layer.qkv.weight.copy_(ours.qkv.weight.reshape(layer.qkv.weight.shape))

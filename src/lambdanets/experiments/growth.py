@@ -88,4 +88,9 @@ def exponents(rows: Sequence[Row], least_positions: int = 700) -> dict[tuple[str
         if int(row["positions"]) >= least_positions:
             key = (str(row["contender"]), str(row["pass"]))
             points.setdefault(key, []).append((math.log(int(row["positions"])), math.log(float(row["median_ms"]))))
-    return {key: float(np.polyfit(*zip(*pairs, strict=True), 1)[0]) for key, pairs in points.items() if len(pairs) > 1}
+    return {key: _slope(pairs) for key, pairs in points.items() if len(pairs) > 1}
+
+
+def _slope(pairs: Sequence[tuple[float, float]]) -> float:
+    x, y = np.array(pairs).T
+    return float(np.polyfit(x, y, 1)[0])

@@ -41,8 +41,8 @@ def environment_line(rows: Sequence[Row]) -> str:
     """Machine, versions, threads and precision of a result, in one line."""
     row = rows[0]
     return (
-        f"{row['machine']}, {row['threads']} threads of {row['cores']} cores, {row['precision']}; PyTorch {row['torch']}, "
-        f"timm {row['timm']}, lambda-networks {row['lambda-networks']}, Python {row['python']}"
+        f"{row['machine']}, {row['threads']} threads of {row['cores']} cores, {row['precision']}; "
+        f"PyTorch {row['torch']}, timm {row['timm']}, lambda-networks {row['lambda-networks']}, Python {row['python']}"
     )
 
 
@@ -69,7 +69,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
             ours = _milliseconds(found.get(("lambdanets", way)))
             if ours is None:
                 continue
-            groups = {
+            groups: dict[str, list[Row | None]] = {
                 "peers": [found.get((peer, way)) for peer in PEERS],
                 "attention": [found.get(("attention", way))],
                 "convolution": [found.get(("convolution", way))],
@@ -178,7 +178,7 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
     """Each contender's time over ours by case, one panel for each pass."""
     figure, axes = _figure(2)
     cases = _by_case(rows)
-    names = [name for name in ("lucidrains", "timm", "attention", "convolution")]
+    names = ("lucidrains", "timm", "attention", "convolution")
     figure.set_size_inches(13, 1.2 + 0.42 * len(cases))
     for axis, way in zip(axes[0], PASSES, strict=True):
         for place, name in enumerate(names):

@@ -1,0 +1,90 @@
+"""``lambdanets kernels`` and ``lambdanets bench`` as a user types them."""
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from lambdanets.cli import app
+from lambdanets.experiments import cases, growth
+from lambdanets.experiments.cases import Case
+from lambdanets.kernels import costs
+from lambdanets.kernels.planner import GRID_KERNELS
+
+
+def run(*words):
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=True)
+
+
+def test_kernels_shows_all_with_reasons_and_the_choice():
+    result = run("kernels", "--shape", "2,9,9,9,16")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in GRID_KERNELS)
+    assert "cannot run: it is for sequences and images, and this grid has rank 3" in result.output
+    assert "chosen for" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shape", "8,14"], "--shape must be B,LENGTH,DIM.*got '8,14'; for example --shape 8,14,14,256"),
+        (["--shape", "8,a,3"], "got '8,a,3'"),
+        (["--scope", "4"], "--scope must be odd and positive, got 4"),
+        (["--heads", "7"], "--heads must divide the channels 256 of --shape, got 7"),
+        (["--dtype", "int8"], "--dtype must be one of float32.*got 'int8'"),
+    ],
+)
+def test_kernels_refuses(words, message):
+    result = run("kernels", *words)
+    with pytest.raises(ValueError, match=message):
+        raise result.exception
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(cases, "QUICK", (Case(1, (5, 5), 16), Case(1, (6, 5), 16, 3)))
+
+
+def test_bench_writes_results_that_name_the_machine(small, tmp_path):
+    result = run("bench", "--quick", "--seconds", "0.01", "--output", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "global-5x5-d16-b1" in result.output
+    with open(tmp_path / "bench.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {"global-5x5-d16-b1", "scope3-6x5-d16-b1"}
+    assert rows[0]["machine"]
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    assert rows[0]["machine"] in (tmp_path / "bench.md").read_text()
+    table = run("bench", "--table", str(tmp_path / "bench.csv"))
+    assert "best of lucidrains and timm" in table.output
+
+
+def test_growth_writes_its_own_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "SIZES", (4, 5))
+    monkeypatch.setattr(growth.run, "__defaults__", ((4, 5),))
+    result = run("bench", "--growth", "--seconds", "0.01", "--output", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "growth.png").exists()
+    assert "fit from n = 700" in run("bench", "--table", str(tmp_path / "growth.csv")).output
+
+
+def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
+    from lambdanets.experiments import calibrate
+
+    monkeypatch.setattr(costs, "cache_file", lambda: tmp_path / "cache" / "costs.json")
+    chosen = (Case(1, (4, 4), 16), Case(1, (6, 6), 16, 3))
+    monkeypatch.setattr(calibrate, "CALIBRATION_CASES", chosen)
+    monkeypatch.setattr(calibrate.calibrate, "__defaults__", (chosen,))
+    result = run("bench", "--calibrate", "--seconds", "0.01")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "cache" / "costs.json").read_text())
+    assert set(written["devices"]["cpu"]) == set(GRID_KERNELS)
+    monkeypatch.undo()
+    costs.reload()
+
+
+def test_a_pattern_that_matches_nothing_lists_the_names():
+    result = run("bench", "--cases", "nothing")
+    with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d512-b8"):
+        raise result.exception
