@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lambdanets.training.files import replacing
 
@@ -43,14 +44,18 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
         errors = [100 * (1 - row[f"{part}_top1"]) for row in rows]
         error.plot(epochs, errors, marker=marker, color=colour, label=part)
     rate.plot(epochs, [row["learning_rate"] for row in rows], marker=marker, color="tab:green")
-    loss.set(title="loss", xlabel="epoch")
+    loss.set(title="loss (training: augmented, labels smoothed)", xlabel="epoch")
     error.set(title="top-1 error (%)", xlabel="epoch")
     rate.set(title="learning rate", xlabel="epoch")
     # Errors shrink by factors; without a single 0 they are best seen on a scale of factors.
     if all(row[f"{part}_top1"] < 1 for row in rows for part in ("train", "validation")):
         error.set_yscale("log")
+        error.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        error.yaxis.set_major_formatter("{x:g}")
+        error.yaxis.set_minor_formatter(NullFormatter())
     for axes in (loss, error, rate):
         axes.grid(alpha=0.3, which="both")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.legend()
     error.legend()
     figure.suptitle(title)

@@ -91,12 +91,14 @@ def test_reader_that_fails_is_told(offer):
         load_data("hfds/name")
 
 
-def test_unknown_classes_are_told(offer):
+def test_classes_that_the_reader_does_not_tell_are_read_from_a_file(offer, tmp_path):
     part = Indexed(0, 20)
-    part.reader.class_to_idx = {}
+    del part.reader.class_to_idx
     offer(train=part)
-    with pytest.raises(ValueError, match="does not tell the classes"):
-        load_data("hfds/name")
+    with pytest.raises(ValueError, match=f"names, one a line, into {tmp_path}/classes.txt"):
+        load_data(f"wds/:{tmp_path}")
+    (tmp_path / "classes.txt").write_text("hot dog\ncat")
+    assert load_data(f"wds/:{tmp_path}").class_names == ("hot dog", "cat")
 
 
 def test_torchvisions_data_through_timm(tmp_path, idx_bytes):

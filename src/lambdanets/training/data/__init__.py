@@ -6,7 +6,8 @@ A data specification is one word on the command line:
 ``digits``                        scikit-learn's 1,797 handwritten digits, 8x8, no download
 ``fashion-mnist[:DIR]``           the four IDX files of Fashion-MNIST, 28x28, gzipped or not
 ``imagefolder:DIR`` or ``DIR``    one's own images: a folder a class, split by us or into train/val/test
-``READER/NAME[:ROOT]``            what timm's readers take: ``hfds/``, ``torch/``, ``wds/``, ``tfds/``
+``READER/NAME[:ROOT]``            what timm's readers take: ``hfds/``, ``torch/``, ``wds/``, ``tfds/``;
+                                  class names that they do not tell are read from ``ROOT/classes.txt``
 ================================= ==================================================================
 """
 

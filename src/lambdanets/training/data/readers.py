@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,8 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
         The train and validation parts, and the test part if there is one.
 
     Raises:
-        ValueError: a part cannot be opened, a streamed data set has no validation part, or the reader does
-            not tell the class names.
+        ValueError: a part cannot be opened, a streamed data set has no validation part, or neither the
+            reader nor a file ``classes.txt`` in ``root`` tells the class names.
     """
     if name.lower() in ("torch/folder", "torch/image_folder"):
         # timm takes the whole folder, training images included, for a part whose subfolder is missing.
@@ -64,7 +65,7 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
     by_torchvision = name.lower().startswith("torch/")
     validation = None if by_torchvision else _first(name, root, _VALIDATION, batch_size, seed)
     test = _first(name, root, ("validation",) if by_torchvision else ("test",), batch_size, seed)
-    names = _class_names(name, train)
+    names = _class_names(name, root, train)
     if isinstance(train, IterableDataset):
         if validation is None:
             raise ValueError(
@@ -113,11 +114,12 @@ def _first(name: str, root: str | None, splits: tuple[str, ...], batch_size: int
     return None
 
 
-def _class_names(name: str, dataset: Any) -> tuple[str, ...]:
+def _class_names(name: str, root: str | None, dataset: Any) -> tuple[str, ...]:
     by_name = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None)
-    if not by_name:
-        raise ValueError(
-            f"timm's reader does not tell the classes of {name!r}. Export the images into a folder for each "
-            "class and give --data imagefolder:DIR."
-        )
-    return tuple(str(key) for key, _ in sorted(by_name.items(), key=lambda item: item[1]))
+    if by_name:
+        return tuple(str(key) for key, _ in sorted(by_name.items(), key=lambda item: item[1]))
+    # WebDataset's archives hold class indices without names.
+    file = Path(root or ".") / "classes.txt"
+    if root is not None and file.is_file():
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+    raise ValueError(f"timm's reader does not tell the classes of {name!r}; write their names, one a line, into {file}")
