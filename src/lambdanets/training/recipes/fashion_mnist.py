@@ -14,7 +14,7 @@ RECIPE = Recipe(
     data="fashion-mnist",
     # Half the resolution from the stem on: the lambda layers then see 14x14 positions, not 28x28.
     model_kwargs={"stem_stride": 2},
-    epochs=6,
+    epochs=8,
     batch_size=128,
     optimizer="adamw",
     lr=4e-3,

@@ -1,0 +1,45 @@
+"""README and docs: snippets run, tables are those of the result files, links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    pytest.param(code, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_snippets_run(code):
+    exec(compile(code, "snippet", "exec"), {})
+
+
+def test_tables_are_those_of_the_result_files():
+    command = [sys.executable, str(ROOT / "docs" / "make_tables.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_commands_of_the_readme_exist():
+    from typer.main import get_command
+
+    from lambdanets.cli import app
+
+    known = get_command(app).commands
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    used = {words.split()[1] for words in re.findall(r"^(?:pip install \. && )?(lambdanets \w+)", text, re.MULTILINE)}
+    assert {"train", "evaluate", "predict", "bench", "kernels"} <= used
+    assert used <= set(known)
