@@ -2,7 +2,8 @@
 
     lambdanets train
 
-Not measured yet.
+Measured on one thread of a 2-core AMD EPYC: 98.61, 98.61 and 98.33 % of the 359 test images with seeds 0, 1 and 2,
+43 to 47 seconds.
 """
 
 from lambdanets.training.recipe import Augmentation, Recipe
