@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_best_weights_are_those_of_the_best_epoch(trained):
         facts = file.metadata()
     assert int(facts["epoch"]) == trained.best_epoch
     assert float(facts["validation_top1"]) == trained.validation_top1
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.9, 0.3), (0.8, 0.1)], 0),
+        ([(0.9, 0.3), (0.9, 0.2), (0.9, 0.25)], 1),
+        ([(0.9, 0.3), (0.9, 0.3)], 0),
+    ],
+)
+def test_best_epoch_is_by_accuracy_then_by_loss(scores, best):
+    rows = [{"validation_top1": top1, "validation_loss": loss} for top1, loss in scores]
+    assert Trainer.best_row.fget(SimpleNamespace(rows=rows)) is rows[best]
 
 
 def test_tensorboard_has_the_metrics(trained):

@@ -100,8 +100,11 @@ class Trainer:
 
     @property
     def best_row(self) -> dict[str, Any] | None:
-        """The line of the epoch with the highest validation accuracy, the earliest of equals."""
-        return max(self.rows, key=lambda row: row["validation_top1"], default=None)
+        """The line of the epoch with the highest validation accuracy, of equals that with the lowest loss.
+
+        With a few validation images many epochs are equal, and the earliest of them is far from trained.
+        """
+        return max(self.rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
 
     def start(self) -> None:
         """Writes the first weights, so that there is something good to keep from the start on."""
