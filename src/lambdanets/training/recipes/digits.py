@@ -2,8 +2,8 @@
 
     lambdanets train
 
-Measured on one thread of a 2-core AMD EPYC: 98.61, 98.61 and 98.33 % of the 359 test images with seeds 0, 1 and 2,
-43 to 47 seconds.
+Measured on one thread of a 2-core AMD EPYC: 98.89, 99.16 and 98.89 % of the 359 test images with seeds 0, 1 and 2,
+75 seconds.
 """
 
 from lambdanets.training.recipe import Augmentation, Recipe
@@ -12,7 +12,7 @@ RECIPE = Recipe(
     name="digits",
     model="lambda_resnet_tiny",
     data="digits",
-    epochs=20,
+    epochs=32,
     batch_size=32,
     optimizer="adamw",
     lr=5e-3,
