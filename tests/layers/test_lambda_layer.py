@@ -12,6 +12,8 @@ def by_hand(layer, x):
     b, grid = x.shape[0], x.shape[2:]
     h, k, u, v = layer.num_heads, layer.dim_key, layer.intra_depth, layer.dim_value
     projected = torch.einsum("oc,bcn->bon", layer.qkv.weight.flatten(1), x.flatten(2))
+    if layer.qkv.bias is not None:
+        projected = projected + layer.qkv.bias[:, None]
     query, key, value = projected.split([h * k, u * k, u * v], dim=1)
     query = layer.norm_query(query.reshape(b, -1, *grid)).reshape(b, h, k, -1)
     value = layer.norm_value(value.reshape(b, -1, *grid)).reshape(b, u, v, -1)
@@ -23,6 +25,9 @@ def by_hand(layer, x):
         kernel="reference",
         causal=layer.causal,
     )
+    if layer.position_bias is not None:  # a constant in all entries of the position lambda
+        lambda_kv = layer.position_bias[:, None].expand(k, v)
+        out = out + query.transpose(2, 3) @ lambda_kv
     return layer.pool(out.transpose(2, 3).reshape(b, -1, *grid))
 
 
@@ -36,12 +41,16 @@ def by_hand(layer, x):
         (2, (3, 8, 7, 10), {"scope": (3, 5), "dim_out": 12, "num_heads": 2}),
         (2, (3, 8, 6, 9), {"size": (6, 9), "stride": 2}),
         (2, (3, 8, 1, 1), {"scope": 23}),
+        (2, (3, 8, 5, 7), {"scope": 3, "intra_depth": 2, "qkv_bias": True, "position_bias": True}),
         (3, (2, 8, 3, 4, 5), {"scope": 3, "intra_depth": 2, "stride": 2}),
     ],
 )
 def test_layer_is_the_equations(ndim, shape, options, training):
     layer = LambdaLayer(8, dim_key=4, ndim=ndim, dtype=torch.float64, **options).train(training)
     other = LambdaLayer(8, dim_key=4, ndim=ndim, dtype=torch.float64, **options).train(training)
+    for name, parameter in layer.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
     other.load_state_dict(layer.state_dict())
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     actual, expected = layer(x), by_hand(other, x)

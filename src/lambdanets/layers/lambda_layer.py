@@ -42,6 +42,9 @@ class LambdaLayer(nn.Module):
             Default 1: no pooling.
         causal: each position sees itself and the positions before it in row-major order. Batch-norm mixes
             positions during training; pass another ``norm_layer`` where that matters. Default False.
+        qkv_bias: the projection has a bias, as some published layers have. Default False, as in the paper.
+        position_bias: one bias for each of the k channels, added to every entry of the position lambda, as a
+            position convolution with a bias does; for weights that carry it. Default False, as in the paper.
         norm_layer: makes the normalisation of queries and values from a number of channels; default
             batch-norm of the grid's rank. ``nn.Identity`` for none.
         kernel: kernel of the op, see :func:`lambdanets.lambda_apply`; default None, the fastest. It changes
@@ -75,6 +78,8 @@ class LambdaLayer(nn.Module):
         ndim: int = 2,
         stride: int = 1,
         causal: bool = False,
+        qkv_bias: bool = False,
+        position_bias: bool = False,
         norm_layer: Callable[[int], nn.Module] | None = None,
         kernel: str | None = None,
         device: torch.device | str | None = None,
@@ -99,11 +104,12 @@ class LambdaLayer(nn.Module):
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = _CONV[ndim](dim, sum(widths), kernel_size=1, bias=False, **factory)
+        self.qkv = _CONV[ndim](dim, sum(widths), kernel_size=1, bias=qkv_bias, **factory)
         self.norm_query = self._norm(norm_layer, widths[0], factory)
         self.norm_value = self._norm(norm_layer, widths[2], factory)
         extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
         self.positions = nn.Parameter(torch.empty(intra_depth, dim_key, *extents, **factory))
+        self.position_bias = nn.Parameter(torch.empty(dim_key, **factory)) if position_bias else None
         self.pool = nn.Identity() if stride == 1 else _POOL[ndim](3, stride, padding=1)
         self.reset_parameters()
 
@@ -141,6 +147,9 @@ class LambdaLayer(nn.Module):
             reset = getattr(norm, "reset_parameters", None)
             if callable(reset):
                 reset()
+        for bias in (self.qkv.bias, self.position_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Apply the layer.
@@ -171,7 +180,10 @@ class LambdaLayer(nn.Module):
             causal=self.causal,
             kernel=self.kernel,
         )
-        return self.pool(out.transpose(2, 3).reshape(b, self.dim_out, *grid))
+        out = out.transpose(2, 3)  # (b, h, v, n)
+        if self.position_bias is not None:
+            out = out + torch.einsum("bhkn,k->bhn", query, self.position_bias.to(query.dtype))[:, :, None]
+        return self.pool(out.reshape(b, self.dim_out, *grid))
 
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         widths = self._widths()
@@ -184,9 +196,11 @@ class LambdaLayer(nn.Module):
                 f"{tuple(context.shape)} and x {tuple(x.shape)}; use lambda_apply with DensePositions or none "
                 "for a context of another size"
             )
-        query, key_value = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
+        weights = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([widths[0], widths[1] + widths[2]])
         conv = getattr(nn.functional, f"conv{self.ndim}d")
-        return (conv(x, query), *conv(context, key_value).split(widths[1:], dim=1))
+        key_value = conv(context, weights[1], biases[1])
+        return (conv(x, weights[0], biases[0]), *key_value.split(widths[1:], dim=1))
 
     def _check_input(self, name: str, x: Tensor) -> None:
         if not x.is_floating_point():
@@ -203,6 +217,13 @@ class LambdaLayer(nn.Module):
                 "build it with a larger size, or use a local layer (scope=...), which takes any grid"
             )
 
+    def _switches(self) -> dict[str, bool]:
+        return {
+            "causal": self.causal,
+            "qkv_bias": self.qkv.bias is not None,
+            "position_bias": self.position_bias is not None,
+        }
+
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show."""
         context = f"scope={self.scope}" if self.scope else f"size={self.size}"
@@ -210,8 +231,7 @@ class LambdaLayer(nn.Module):
             f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}",
             f"intra_depth={self.intra_depth}, {context}",
         ]
-        if self.causal:
-            parts.append("causal=True")
+        parts += [f"{name}=True" for name, given in self._switches().items() if given]
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)
