@@ -11,6 +11,7 @@ from lambdanets.kernels.content import content_term
 from lambdanets.kernels.dense import dense_term
 from lambdanets.kernels.edges import edges_term
 from lambdanets.kernels.ops import grid_term
+from lambdanets.kernels.portable import portable
 from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
 from lambdanets.positions import (
@@ -43,6 +44,8 @@ def dispatch(
         hidden = ~mask[:, None, :, None]
         key = None if key is None else key.masked_fill(hidden, torch.finfo(key.dtype).min)
         value = value.masked_fill(hidden, 0.0)
+    if kernel == planner.PORTABLE:
+        return portable(query, key, value, positions, causal)
     if positions is None:
         return _content_term(query, key, value, causal)
     out = _position_term(query, value, positions, causal, kernel)
@@ -76,7 +79,7 @@ def _position_term(query: Tensor, value: Tensor, positions: Positions, causal: b
 
 def _require(kernel: str, positions: Positions | None) -> None:
     planner.require(kernel)
-    if kernel != planner.REFERENCE and not isinstance(positions, GridPositions):
+    if kernel not in planner.PLAIN and not isinstance(positions, GridPositions):
         given = "no positions" if positions is None else type(positions).__name__
         raise ValueError(
             f"kernel={kernel!r} cannot run here: it is for GridPositions, got {given}, which has one way only; "
@@ -92,7 +95,11 @@ def _grid_position_term(
     origin = [extent // 2 - start for extent, (start, _) in zip(positions.extents, window, strict=True)]
     table = positions.table.to(query.dtype)
     for axis, (start, stop) in enumerate(window, start=2):
-        table = table.narrow(axis, start, stop - start)
+        if torch.compiler.is_compiling():
+            # A view's contiguity depends on whether anything was cut off: a guard, and so a graph, for each answer.
+            table = table.index_select(axis, torch.arange(start, stop, device=table.device))
+        else:
+            table = table.narrow(axis, start, stop - start)
     if causal and len(positions.grid) > 1:
         table = table * lexicographic_past(table.shape[2:], origin, table.device)
     if kernel is not None:

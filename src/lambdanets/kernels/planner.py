@@ -20,7 +20,9 @@ from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require", "seconds"]
 
-REFERENCE = "reference"
+REFERENCE, PORTABLE = "reference", "portable"
+# In plain operations and for every call: they are chosen by name only, and have no costs.
+PLAIN = (REFERENCE, PORTABLE)
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ def require(name: str, problem: GridProblem | None = None) -> None:
     Raises:
         ValueError: with the nearest names, or the reason why the kernel cannot run.
     """
-    names = [REFERENCE, *GRID_KERNELS]
+    names = [*PLAIN, *GRID_KERNELS]
     if name not in names:
         near = difflib.get_close_matches(str(name), names)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"kernel must be None or one of {names}, got {name!r}; {hint}None picks the fastest")
-    if problem is not None and name != REFERENCE:
+    if problem is not None and name not in PLAIN:
         reason = GRID_KERNELS[name].check(problem)
         if reason is not None:
             raise ValueError(f"kernel={name!r} cannot run here: {reason}; kernel=None picks one that can")
