@@ -16,7 +16,9 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["Cost", "cache_file", "cost_of", "reload", "shipped"]
+__all__ = ["Cost", "cache_file", "calibration", "cost_of", "reload", "shipped"]
+
+_calibration = 0
 
 Cost = tuple[float, float, float]
 
@@ -51,7 +53,14 @@ def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
 
 def reload() -> None:
     """Read the constants again, after a calibration."""
+    global _calibration
     _costs.cache_clear()
+    _calibration += 1
+
+
+def calibration() -> int:
+    """Changes with every :func:`reload`, so that what was decided before it can be told."""
+    return _calibration
 
 
 def cost_of(device: str, kernel: str, backward: bool) -> Cost:

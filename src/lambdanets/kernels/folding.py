@@ -1,8 +1,11 @@
-"""A sequence as an image: position i stands in row i // W and column i % W, so that kernels for images serve it.
+"""Grids brought into the form that a kernel works on.
 
+**A sequence as an image**: position i stands in row i // W and column i % W, so that kernels for images serve it.
 The offset of two positions is then Δy·W + Δx, so the image's table is t[Δy·W + Δx]: each of its rows is a window of
 the sequence's table, W further on than the row before. Positions that fill up the last row have zero queries and
 values. Images and volumes pass as they are.
+
+**A small grid as one row**: a grid (1, ...) whose only row has all positions, so that one step does them all.
 """
 
 from __future__ import annotations
@@ -15,7 +18,12 @@ from torch import Tensor
 
 from lambdanets.kernels.problem import GridProblem
 
-__all__ = ["Folding", "fold"]
+__all__ = ["Folding", "fold", "in_one_row"]
+
+
+def in_one_row(problem: GridProblem) -> GridProblem:
+    """The same problem on a grid whose first axis has one position."""
+    return replace(problem, grid=(1, *problem.grid), extents=(1, *problem.extents), origin=(0, *problem.origin))
 
 
 def fold(problem: GridProblem) -> GridProblem:
@@ -40,12 +48,14 @@ class Folding:
 
     Args:
         problem: the call's problem.
+        one_row: put all positions into one row instead.
     """
 
-    def __init__(self, problem: GridProblem):
-        self.image = fold(problem)
+    def __init__(self, problem: GridProblem, one_row: bool = False):
+        self.image = in_one_row(problem) if one_row else fold(problem)
         self.positions = problem.num_positions
-        self.is_sequence = len(problem.grid) == 1
+        self.one_row = one_row
+        self.is_sequence = len(problem.grid) == 1 and not one_row
         if self.is_sequence:
             (extent,), (origin,) = problem.extents, problem.origin
             (before, reach), columns = self.image.origin, self.image.grid[1]
@@ -64,12 +74,16 @@ class Folding:
 
     def table(self, table: Tensor) -> Tensor:
         """The image's table, (u, k, *extents)."""
+        if self.one_row:
+            return table.unsqueeze(2)
         if not self.is_sequence:
             return table
         return F.pad(table, self.pads).unfold(2, self.image.extents[1], self.image.grid[1])
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`table`: add up what came from the same offset."""
+        if self.one_row:
+            return grad.squeeze(2)
         if not self.is_sequence:
             return grad
         # Each row covers 2W - 1 offsets and starts W after the one before: two layers of pieces without overlap.

@@ -19,9 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.folding import Folding, fold
+from lambdanets.kernels.folding import fold
 from lambdanets.kernels.problem import GridProblem, Work, problem_of
-from lambdanets.kernels.toeplitz import Toeplitz, check_size, elements
+from lambdanets.kernels.toeplitz import RowLayout, check_size, elements
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -46,36 +46,30 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(products + apply, 2 * lambdas + 2 * operand, 12 + rows * (3 + 2 * problem.batch))
 
 
-class _Layout:
+class _Layout(RowLayout):
     """Tensors of one call by row."""
 
     def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        self.batch, self.heads, _, self.dim_key = query.shape
-        self.intra_depth, self.dim_value = value.shape[1], value.shape[3]
-        self.folding = Folding(problem_of(query, value, table, grid, origin))
-        self.toeplitz = Toeplitz(self.folding.image)
-        self.row_size = self.toeplitz.row_size
+        super().__init__(problem_of(query, value, table, grid, origin))
 
     def operand(self, table: Tensor) -> Tensor:
-        """T, (o, u x', x k)."""
-        view = self.toeplitz.expand(self.folding.table(table)).permute(2, 0, 4, 3, 1)
-        return view.flatten(3, 4).flatten(1, 2).contiguous()
+        """T, (o, u c, x k)."""
+        return self.toeplitz.expand(self.folding.table(table), "oucxk").flatten(3, 4).flatten(1, 2)
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`operand`."""
         grad = grad.unflatten(2, (self.row_size, self.dim_key)).unflatten(1, (self.intra_depth, -1))
-        return self.folding.table_gradient(self.toeplitz.collect(lambda x: grad[:, :, :, x].permute(1, 3, 0, 2)))
+        return self.folding.table_gradient(self.toeplitz.collect(grad.permute(3, 4, 0, 1, 2)))
 
     def values(self, value: Tensor) -> Tensor:
-        """(b, u, n, v) -> (y, u x', b v), in reverse behind the first axis."""
-        rows = self.toeplitz.reverse(self.folding.rows(value), 3).flatten(3, -2)  # (b, u, y, x', v)
+        """(b, u, n, v) -> (y, u x, b v)."""
+        rows = self.folding.rows(value).flatten(3, -2)  # (b, u, y, x, v)
         return rows.permute(2, 1, 3, 0, 4).flatten(3, 4).flatten(1, 2).contiguous()
 
     def values_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`values`."""
-        shape = (self.toeplitz.rows, self.intra_depth, self.row_size, self.batch, self.dim_value)
-        rows = grad.view(shape).permute(3, 1, 0, 2, 4).unflatten(3, self.toeplitz.rest)
-        return self.folding.cut(self.toeplitz.reverse(rows, 3).flatten(2, -2))
+        rows = grad.view(self.rows, self.intra_depth, self.row_size, self.batch, self.dim_value)
+        return self.folding.cut(rows.permute(3, 1, 0, 2, 4).flatten(2, 3))
 
     def by_row(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (y, b, x, h, depth)."""

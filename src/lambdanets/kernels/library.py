@@ -7,14 +7,17 @@ and its backward pass gets the inputs alone: what is recomputed is the kernel's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = ["Op", "define_op"]
 
+_PLAIN = (Tensor, nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
 
 NO_SECOND_DERIVATIVE = (
@@ -55,7 +58,7 @@ def define_op(
         name: of the op.
         forward: (*tensors, *statics) -> output. Half precision reaches it as float32, so that its sums are.
         backward: (grad, *tensors, *statics) -> gradient of each tensor that is not in ``constant``.
-        out_shape: (*tensors) -> shape of the output, which is contiguous and of the first tensor's dtype.
+        out_shape: (*tensors) -> shape of the output, which is of the first tensor's dtype.
         tensors: names of the tensor arguments; their first axis is the batch unless they are shared.
         shared: those without a batch axis.
         constant: those without a gradient (integers); at least two others must remain.
@@ -67,40 +70,60 @@ def define_op(
     active = [i for i, tensor in enumerate(tensors) if tensor not in constant]
     results = ", ".join(["Tensor"] * len(active))
 
-    def run(*args: Any) -> Tensor:
+    def compute(*args: Any) -> Tensor:
         given = args[:count]
         shape = out_shape(*given)
         if 0 in shape or any(t.numel() == 0 for t in given):
             return given[0].new_zeros(shape)
-        with torch.autocast(given[0].device.type, enabled=False):
+        with _without_autocast(given[0].device.type):
             out = forward(*_accumulating(given), *args[count:])
-        return out.to(given[0].dtype).contiguous()
+        return out.to(given[0].dtype)
 
-    def run_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    def compute_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         given = args[:count]
         targets = [given[i] for i in active]
         if grad.numel() == 0 or any(t.numel() == 0 for t in given):
             return tuple(t.new_zeros(t.shape) for t in targets)
-        with torch.autocast(given[0].device.type, enabled=False):
+        with _without_autocast(given[0].device.type):
             grads = backward(*_accumulating((grad, *given)), *args[count:])
-        # Contiguous, as the fake kernel promises.
-        return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, targets, strict=True))
+        return tuple(g.to(t.dtype) for g, t in zip(grads, targets, strict=True))
 
     def library_op(suffix: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
         op = torch.library.custom_op(f"lambdanets::{name}{suffix}", function, mutates_args=(), schema=schema)
         op.register_fake(fake)
         return op
 
+    # Contiguous, as the fake kernels promise.
     forward_op = library_op(
-        "", f"({arguments}) -> Tensor", run, lambda *args: args[0].new_empty(out_shape(*args[:count]))
+        "",
+        f"({arguments}) -> Tensor",
+        lambda *args: compute(*args).contiguous(),
+        lambda *args: args[0].new_empty(out_shape(*args[:count])),
     )
     backward_op = library_op(
         "_backward",
         f"(Tensor grad, {arguments}) -> ({results})",
-        run_backward,
+        lambda *args: tuple(grad.contiguous() for grad in compute_backward(*args)),
         lambda grad, *args: tuple(args[i].new_empty(args[i].shape) for i in active),
     )
-    return Op(forward_op, backward_op, _differentiable(forward_op, backward_op, tensors, shared, active))
+    calls = _or_direct(forward_op, compute), _or_direct(backward_op, compute_backward)
+    return Op(forward_op, backward_op, _differentiable(forward_op, backward_op, *calls, tensors, shared, active))
+
+
+def _or_direct(op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The op, or what it does where nobody watches: the way through the dispatcher costs as much as a small kernel."""
+
+    def call(*args: Any) -> Any:
+        watched = is_in_torch_dispatch_mode() or any(
+            isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.device.type == "meta") for arg in args
+        )
+        return (op if watched else function)(*args)
+
+    return call
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _accumulating(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -108,7 +131,13 @@ def _accumulating(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _differentiable(
-    forward_op: Any, backward_op: Any, tensors: Sequence[str], shared: Sequence[str], active: Sequence[int]
+    forward_op: Any,
+    backward_op: Any,
+    forward_call: Callable[..., Tensor],
+    backward_call: Callable[..., tuple[Tensor, ...]],
+    tensors: Sequence[str],
+    shared: Sequence[str],
+    active: Sequence[int],
 ) -> Callable[..., Tensor]:
     """The derivative, twice, since no single way serves all.
 
@@ -143,7 +172,7 @@ def _differentiable(
     class Backward(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> tuple[Tensor, ...]:
-            return backward_op(*args)
+            return backward_call(*args)
 
         setup_context = staticmethod(ignore)
         backward = staticmethod(refuse)
@@ -157,7 +186,7 @@ def _differentiable(
     class Forward(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> Tensor:
-            return forward_op(*args)
+            return forward_call(*args)
 
         setup_context = staticmethod(save)
 

@@ -56,6 +56,6 @@ def grid_term(
         kernel: a name from the planner's table, or "" (default) for its choice.
 
     Returns:
-        (b, h, n, v), contiguous.
+        (b, h, n, v).
     """
     return GRID_OP.apply(query, value, table, list(grid), list(origin), kernel)

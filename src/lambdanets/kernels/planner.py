@@ -6,6 +6,7 @@ The table serves the automatic choice, a choice by name, and the explanation of 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels import banded, lambda_first, query_first, row_spectral, spectral
-from lambdanets.kernels.costs import cost_of
+from lambdanets.kernels.costs import calibration, cost_of
 from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require", "seconds"]
@@ -84,6 +85,11 @@ def explain(problem: GridProblem) -> list[Verdict]:
 
 def choose(problem: GridProblem, backward: bool) -> GridKernel:
     """The cheapest kernel that can run, for the forward or the backward pass."""
+    return _cheapest(problem, backward, calibration())
+
+
+@functools.lru_cache(maxsize=4096)
+def _cheapest(problem: GridProblem, backward: bool, calibration: int) -> GridKernel:
     able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
     return min(able, key=lambda kernel: seconds(kernel, problem, backward))
 
