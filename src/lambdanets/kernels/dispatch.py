@@ -51,14 +51,16 @@ def dispatch(
     out = _position_term(query, value, positions, causal, kernel)
     if key is None:
         return out
-    # In the content term's memory format: it has the positions last, as the layers want their output.
-    return _content_term(query, key, value, causal) + out
+    # In the memory format of the position term, whichever its kernel has: adding across formats costs a transposition.
+    return _content_term(query, key, value, causal, depth_first=out.stride(3) != 1) + out
 
 
-def _content_term(query: Tensor, key: Tensor | None, value: Tensor, causal: bool) -> Tensor:
+def _content_term(query: Tensor, key: Tensor | None, value: Tensor, causal: bool, depth_first: bool = True) -> Tensor:
     if key is None:
         raise ValueError("key must be given where positions is None")
-    return (causal_content_term if causal else content_term)(query, key, value)
+    if causal:
+        return causal_content_term(query, key, value)
+    return content_term(query, key, value, depth_first)
 
 
 def _position_term(query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None) -> Tensor:

@@ -131,7 +131,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
         lambda_bkvn = layout.lambdas(conjugate_ukf, value_buvf, keys)
         for query_bhn, lambda_bvn in zip(query_bhkn[:, :, keys].unbind(2), lambda_bkvn.unbind(1), strict=True):
             out_bhvn.addcmul_(query_bhn[:, :, None], lambda_bvn[:, None])
-    return out_bhvn.transpose(2, 3).contiguous()
+    return out_bhvn.transpose(2, 3)
 
 
 def backward(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply
+from lambdanets.layers.affine import is_plain, scale_and_shift
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -166,9 +167,9 @@ class LambdaLayer(nn.Module):
         b, grid = x.shape[0], x.shape[2:]
         n = math.prod(grid)
         query, key, value = self._project(x, context)
-        query = self.norm_query(query).reshape(b, self.num_heads, self.dim_key, n)
+        query = query.reshape(b, self.num_heads, self.dim_key, n)
         key = key.reshape(b, self.intra_depth, self.dim_key, n)
-        value = self.norm_value(value).reshape(b, self.intra_depth, self.dim_value, n)
+        value = value.reshape(b, self.intra_depth, self.dim_value, n)
         if mask is not None:
             mask = mask.flatten(1) if mask.ndim > 2 else mask
         out = lambda_apply(
@@ -186,9 +187,52 @@ class LambdaLayer(nn.Module):
         return self.pool(out.reshape(b, self.dim_out, *grid))
 
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised queries, keys and normalised values, (b, channels, *grid) each."""
         widths = self._widths()
+        if context is not None:
+            self._check_context(x, context)
+        folded = self._folded_projection()
+        if folded is not None:
+            return self._split_projection(x, context, *folded)
         if context is None:
-            return self.qkv(x).split(widths, dim=1)
+            query, key, value = self.qkv(x).split(widths, dim=1)
+        else:
+            query, key, value = self._split_projection(x, context, self.qkv.weight, self.qkv.bias)
+        return self.norm_query(query), key, self.norm_value(value)
+
+    def _split_projection(
+        self, x: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of ``x``, keys and values of the context."""
+        widths = self._widths()
+        conv = getattr(nn.functional, f"conv{self.ndim}d")
+        if context is None:
+            return conv(x, weight, bias).split(widths, dim=1)
+        parts = [widths[0], widths[1] + widths[2]]
+        weights = weight.split(parts)
+        biases = (None, None) if bias is None else bias.split(parts)
+        key_value = conv(context, weights[1], biases[1])
+        return (conv(x, weights[0], biases[0]), *key_value.split(widths[1:], dim=1))
+
+    def _folded_projection(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of the projection with the norms folded in, or None where they must be called.
+
+        A batch-norm in evaluation is a scale and a shift for each channel: in the weight they save two passes over
+        queries and values.
+        """
+        affine = [scale_and_shift(norm) for norm in (self.norm_query, self.norm_value)]
+        if affine[0] is None or affine[1] is None or not is_plain(self.qkv):
+            return None
+        (scale_q, shift_q), (scale_v, shift_v) = affine
+        scale = torch.cat([scale_q, scale_q.new_ones(self._widths()[1]), scale_v])
+        shift = torch.cat([shift_q, shift_q.new_zeros(self._widths()[1]), shift_v])
+        weight, bias = self.qkv.weight, self.qkv.bias
+        return (
+            weight * scale.view(-1, *[1] * (weight.ndim - 1)),
+            shift if bias is None else torch.addcmul(shift, bias, scale),
+        )
+
+    def _check_context(self, x: Tensor, context: Tensor) -> None:
         self._check_input("context", context)
         if context.shape != x.shape:
             raise ValueError(
@@ -196,11 +240,6 @@ class LambdaLayer(nn.Module):
                 f"{tuple(context.shape)} and x {tuple(x.shape)}; use lambda_apply with DensePositions or none "
                 "for a context of another size"
             )
-        weights = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([widths[0], widths[1] + widths[2]])
-        conv = getattr(nn.functional, f"conv{self.ndim}d")
-        key_value = conv(context, weights[1], biases[1])
-        return (conv(x, weights[0], biases[0]), *key_value.split(widths[1:], dim=1))
 
     def _check_input(self, name: str, x: Tensor) -> None:
         if not x.is_floating_point():
