@@ -5,7 +5,7 @@
 
 from lambdanets.functional import lambda_apply
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
-from lambdanets.models import LambdaResNet
+from lambdanets.models import LambdaResNet, resize_positions
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
 __version__ = "0.1.0"
@@ -19,4 +19,5 @@ __all__ = [
     "LambdaResNet",
     "__version__",
     "lambda_apply",
+    "resize_positions",
 ]

@@ -78,7 +78,8 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
     device_type = query.device.type
-    if torch.is_autocast_enabled(device_type):
+    # Asking about a device that has no autocast, as meta, is an error.
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
     if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):

@@ -1,0 +1,50 @@
+"""Which block of a ResNet is a convolution (C) and which a lambda layer (L), as words of letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["format_placement", "place_blocks"]
+
+_HOW = (
+    'stages must be one letter a stage, C (convolution) or L (lambda layer), as "CCLL", or one pattern a stage that '
+    'its blocks repeat, as "C-C-CL-L" or ("C", "C", "CL", "L")'
+)
+
+
+def place_blocks(stages: str | Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
+    """Spell a placement out, block by block.
+
+    Args:
+        stages: one letter a stage, as "CCLL"; or one pattern a stage that is repeated over its blocks, as
+            "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer.
+        layers: number of blocks of each stage.
+
+    Returns:
+        One word a stage with one letter a block: ("CCC", "CCCC", "CLCLCL", "LLL").
+
+    Raises:
+        ValueError: if there is another number of patterns than of stages, one is empty or has other letters than
+            C and L.
+    """
+    if isinstance(stages, str):
+        patterns = stages.split("-") if "-" in stages else list(stages)
+    else:
+        patterns = list(stages)
+    if len(patterns) != len(layers):
+        raise ValueError(f"{_HOW}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
+    if not all(isinstance(pattern, str) and pattern and not set(pattern) - {"C", "L"} for pattern in patterns):
+        raise ValueError(f"{_HOW}; got {stages!r}")
+    return tuple(
+        (pattern * -(-blocks // len(pattern)))[:blocks] for pattern, blocks in zip(patterns, layers, strict=True)
+    )
+
+
+def format_placement(words: Sequence[str]) -> str:
+    """A placement in short: ("CCC", "CLCLCL") becomes "C-CL", and "CL" where every stage is of one kind."""
+    patterns = [_shortest_period(word) for word in words]
+    return ("" if all(len(pattern) == 1 for pattern in patterns) else "-").join(patterns)
+
+
+def _shortest_period(word: str) -> str:
+    return next(word[:n] for n in range(1, len(word) + 1) if (word[:n] * len(word))[: len(word)] == word)

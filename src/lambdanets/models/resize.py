@@ -1,0 +1,159 @@
+"""Position tables of global lambda layers for other grids than they were made for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lambdanets.layers import LambdaLayer
+from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
+
+__all__ = ["fit_positions", "resize_positions"]
+
+
+@torch.no_grad()
+def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
+    """Resample the position tables of all global lambda layers in a model, in place, for inputs of another size.
+
+    The table of a layer for S positions along an axis holds the offsets -(S-1) to S-1. It is interpolated as timm
+    resamples relative position tables: bicubic, corners not aligned, anti-aliased where it shrinks; so offset o of
+    the new grid gets what the table has at the same fraction of the grid, and offset 0 stays offset 0.
+
+    A larger grid sums more context positions. Tables are scaled so that the variance of the layer's output stays,
+    for values that are independent from position to position, whatever the interpolation has smoothed: a table as
+    initialised (variance 1 / (k · u · context positions)) gets the scale of one that is initialised at the new size.
+
+    Args:
+        model: any module tree with :class:`lambdanets.LambdaLayer` made by ``size=``; layers made by ``scope=``
+            take any grid and stay as they are.
+        size: an int, or one for each axis. For layers in the blocks of a :class:`lambdanets.LambdaResNet` it is
+            the size of the images, and each layer gets the size of the map that it sees; for any other layer the
+            size of its grid.
+
+    Returns:
+        The model. Parameters stay the same objects with the same dtype, device and ``requires_grad``, so that tables
+        shared by layers stay shared; gradients are dropped, and an optimiser must be made anew, since its state
+        has the old shapes. Nothing is changed where the size is the same.
+
+    Raises:
+        ValueError: if no layer is global, or ``size`` is not positive or has another rank than a layer's grid;
+            the model is unchanged then.
+
+    Example:
+        >>> layer = lambdanets.LambdaLayer(16, size=(7, 7))
+        >>> lambdanets.resize_positions(layer, 14).size
+        (14, 14)
+    """
+    targets = _targets(model, size)
+    if not targets:
+        raise ValueError(
+            f"model has no global lambda layers to resize, got {type(model).__name__}; layers with scope= take any "
+            "grid as they are"
+        )
+    resized: dict[nn.Parameter, Tensor] = {}
+    for layer, grid in targets.items():
+        table = layer.positions
+        if layer.size == grid:
+            continue
+        if table not in resized:
+            resized[table] = _resample(table, layer.size or grid, grid)
+        layer.size = grid
+    for table, values in resized.items():
+        table.data, table.grad = values, None
+    for module in model.modules():
+        if isinstance(module, LambdaResNet):
+            _note_image_size(module, size)
+    return model
+
+
+def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer, tuple[int, ...]]:
+    """Each global layer with the grid that it is to have."""
+    targets: dict[LambdaLayer, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LambdaBottleneck) and module.reduction is not None:
+            layer, reduction = module.conv2, module.reduction
+        else:
+            layer, reduction = module, 1
+        if isinstance(layer, LambdaLayer) and layer.size is not None and layer not in targets:
+            sides = _sides(size, layer.ndim, name)
+            targets[layer] = tuple(-(-side // reduction) for side in sides)
+    return targets
+
+
+def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+    sides = (size,) * ndim if isinstance(size, int) else tuple(size)
+    if len(sides) != ndim:
+        raise ValueError(
+            f"size must be an int or {ndim} of them for the grid of rank {ndim} of layer {name!r}, got {size!r}"
+        )
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        raise ValueError(f"size must be positive, got {size!r}")
+    return sides
+
+
+def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
+    height, width = (size, size) if isinstance(size, int) else size
+    model.img_size = (height, width)
+    # Where timm keeps what a model was made with; its export for the hub writes them down.
+    for facts in ("_model_args", "_traits"):
+        if hasattr(model, facts):
+            setattr(model, facts, {**getattr(model, facts), "img_size": model.img_size})
+
+
+def _resample(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Another size's table: interpolated along each axis, then scaled to keep the variance of the layer's output."""
+    values = table.detach()
+    values = values if values.dtype == torch.float64 else values.float()
+    before = _energy(values, old)
+    for axis, (have, want) in enumerate(zip(old, new, strict=True), start=2):
+        values = _interpolate(values, axis, 2 * want - 1) if have != want else values
+    after = _energy(values, new)
+    scale = (before / after.clamp_min(torch.finfo(values.dtype).tiny)).sqrt()
+    return (values * scale).to(table.dtype)
+
+
+def _interpolate(values: Tensor, axis: int, length: int) -> Tensor:
+    """Bicubic along one axis: the outer axes and the inner ones are the image's batch and its width."""
+    shape = values.shape
+    folded = values.reshape(math.prod(shape[:axis]), 1, shape[axis], math.prod(shape[axis + 1 :]))
+    folded = F.interpolate(folded, (length, folded.shape[3]), mode="bicubic", antialias=length < shape[axis])
+    return folded.reshape(*shape[:axis], length, *shape[axis + 1 :])
+
+
+def _energy(table: Tensor, size: Sequence[int]) -> Tensor:
+    """Mean over the queries of a grid of Σ_m |E[n, m]|²: each offset counts as often as two positions have it."""
+    counted = table.square().sum((0, 1))
+    for axis, side in enumerate(size):
+        offset = torch.arange(1 - side, side, device=table.device)
+        often = (side - offset.abs()).to(table.dtype) / side
+        counted = counted * often.reshape(-1, *[1] * (len(size) - 1 - axis))
+    return counted.sum()
+
+
+def fit_positions(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights for a model whose global layers have another size: tables are resampled as by `resize_positions`.
+
+    timm calls it when it loads pretrained weights.
+
+    Args:
+        state_dict: weights of a model that differs in nothing but the sizes of its global layers.
+        model: the model that they are for.
+
+    Returns:
+        The weights, tables resampled where the model's have another shape.
+    """
+    fitted = dict(state_dict)
+    for name, module in model.named_modules():
+        key = f"{name}.positions" if name else "positions"
+        table = fitted.get(key)
+        if not isinstance(module, LambdaLayer) or module.size is None or table is None:
+            continue
+        same_kind = table.ndim == module.positions.ndim and table.shape[:2] == module.positions.shape[:2]
+        if same_kind and table.shape != module.positions.shape:
+            old = tuple((extent + 1) // 2 for extent in table.shape[2:])
+            fitted[key] = _resample(table, old, module.size)
+    return fitted

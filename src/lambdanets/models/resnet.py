@@ -1,0 +1,240 @@
+"""LambdaResNets: timm's bottleneck ResNets with lambda layers in place of 3x3 convolutions.
+
+Paper: LambdaNetworks: Modeling Long-Range Interactions Without Attention, I. Bello, ICLR 2021,
+arXiv 2102.08602. Stages are written C (convolution) or L (lambda layer), as there. The models of timm's
+registry are in :mod:`lambdanets.models.lambda_resnet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import SEModule, is_scriptable
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+
+from lambdanets.layers import LambdaLayer
+from lambdanets.models.placement import format_placement, place_blocks
+
+__all__ = ["LambdaBottleneck", "LambdaResNet"]
+
+LambdaArgs = Mapping[str, Any]
+
+
+class LambdaBottleneck(Bottleneck):
+    """timm's bottleneck block with a lambda layer for its 3x3 convolution.
+
+    A stride is the layer's own: a 3x3 average pooling behind it. Groups and dilation belong to the
+    convolution and have no meaning here; a lambda layer's scope is set by ``lambda_args``.
+
+    Args:
+        inplanes: channels of the input.
+        planes: base width of the block; the output has ``4 · planes`` channels.
+        stride: stride of the block.
+        downsample: the shortcut's projection, or None.
+        lambda_args: keyword arguments of :class:`lambdanets.LambdaLayer`.
+        reduction: how many times smaller than the image this block's input is, where known; by it
+            :func:`lambdanets.resize_positions` finds the size that an image makes. Default None.
+        **kwargs: as for timm's ``Bottleneck``.
+    """
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        lambda_args: LambdaArgs,
+        reduction: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(inplanes, planes, stride, downsample, **kwargs)
+        self.reduction = reduction
+        conv: nn.Conv2d = self.conv2
+        self.conv2 = LambdaLayer(  # type: ignore[assignment]
+            conv.in_channels,
+            conv.out_channels,
+            stride=conv.stride[0],  # 1 where an anti-aliasing layer behind it has the stride
+            device=kwargs.get("device"),
+            dtype=kwargs.get("dtype"),
+            **lambda_args,
+        )
+
+
+class _Blocks:
+    """What timm takes for a block class: each call makes the next block of the placement, C or L.
+
+    It follows the size of the maps, since a global lambda layer must know the one that it sees.
+
+    Args:
+        words: one letter a block for each stage.
+        lambda_args: keyword arguments of the lambda layers for each stage.
+        conv_args: keyword arguments of the convolution blocks.
+        img_size: size of the images, or None where no layer is global.
+        reduction: how many times the stem reduces them.
+    """
+
+    expansion = Bottleneck.expansion
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        lambda_args: Sequence[LambdaArgs],
+        conv_args: Mapping[str, Any],
+        img_size: tuple[int, int] | None,
+        reduction: int,
+    ) -> None:
+        self.todo: Iterator[tuple[str, LambdaArgs]] = iter(
+            [(letter, args) for word, args in zip(words, lambda_args, strict=True) for letter in word]
+        )
+        self.conv_args, self.img_size, self.reduction = conv_args, img_size, reduction
+
+    def __call__(self, inplanes: int, planes: int, stride: int, *args: Any, **kwargs: Any) -> Bottleneck:
+        letter, lambda_args = next(self.todo)
+        reduction, self.reduction = self.reduction, self.reduction * stride
+        if letter == "C":
+            return Bottleneck(inplanes, planes, stride, *args, **{**self.conv_args, **kwargs})
+        return LambdaBottleneck(
+            inplanes,
+            planes,
+            stride,
+            *args,
+            lambda_args=self._with_context(lambda_args, reduction),
+            reduction=reduction,
+            **kwargs,
+        )
+
+    def _with_context(self, lambda_args: LambdaArgs, reduction: int) -> LambdaArgs:
+        if lambda_args.get("scope") is not None or lambda_args.get("size") is not None:
+            return lambda_args
+        if self.img_size is None:
+            raise ValueError(
+                "img_size must be given where lambda layers are global (lambda_args={'scope': None}), the largest "
+                "image that the model shall take, for example img_size=224; local layers (scope=23) need none"
+            )
+        return {**lambda_args, "size": tuple(-(-side // reduction) for side in self.img_size)}
+
+
+class LambdaResNet(ResNet):
+    """ResNet whose blocks use convolutions (C) or lambda layers (L).
+
+    Args:
+        layers: blocks of each of the four stages.
+        stages: one letter a stage, as "CCLL"; or one pattern a stage that its blocks repeat, as "C-C-CL-L" or
+            ("C", "C", "CL", "L"): a lambda layer in every second block of the third stage. Default "LLLL".
+        lambda_args: keyword arguments of :class:`lambdanets.LambdaLayer` in the lambda blocks, or a sequence of
+            four such mappings, one a stage; default the paper's k 16, h 4, u 1, scope 23. ``{"scope": None}``
+            makes the layers global, each of the size of the map that it sees in an image of ``img_size``.
+        img_size: side or (height, width) of the images. Global lambda layers need it, and take images up to it
+            (:func:`lambdanets.resize_positions` goes beyond); local ones take any and only note it.
+        se_ratio: squeeze-and-excitation behind the convolution blocks' last norm, with this part of the block's
+            channels inside. Default 0: none. The paper's family has 1/4.
+        stem_stride: None (default) for timm's stem, which reduces 4 times; 1 or 2 for a stem of small images,
+            one 3x3 convolution of that stride without pooling.
+        **kwargs: as for timm's ``ResNet``. With ``output_stride`` 16 or 8 the last stages keep their resolution:
+            convolutions are dilated then, and a lambda layer's scope still counts positions of its map, so that
+            it covers a smaller part of the image; give it a larger scope where that matters.
+
+    Weight decay: timm's optimisers exempt vectors (norms, biases). Position tables decay as convolution filters do,
+    since a local one is a filter bank, as in the published codes; ``no_weight_decay_list=["*.positions"]`` of
+    timm's ``create_optimizer_v2`` parameter groups exempts them.
+
+    Raises:
+        ValueError: if ``stages``, ``lambda_args``, ``img_size``, ``se_ratio`` or ``stem_stride`` cannot be, or the
+            model is asked to be scriptable: ``torch.jit.script`` cannot compile lambda layers.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        stages: str | Sequence[str] = "LLLL",
+        lambda_args: LambdaArgs | Sequence[LambdaArgs | None] | None = None,
+        img_size: int | Sequence[int] | None = None,
+        se_ratio: float = 0.0,
+        stem_stride: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if len(layers) != 4:
+            raise ValueError(f"layers must be four numbers of blocks, one a stage, got {layers!r}")
+        if stem_stride not in (None, 1, 2):
+            raise ValueError(
+                f"stem_stride must be 1 or 2 (small images) or None (timm's stem, stride 4), got {stem_stride!r}"
+            )
+        if not 0 <= se_ratio <= 1:
+            raise ValueError(f"se_ratio must be between 0 (none) and 1, as 0.25 in the paper, got {se_ratio!r}")
+        words = place_blocks(stages, layers)
+        if is_scriptable() and "L" in "".join(words):
+            raise ValueError(
+                "scriptable=True: torch.jit.script cannot compile lambda layers; use torch.export, torch.compile or "
+                "torch.jit.trace, or stages='CCCC'"
+            )
+        size = _image_size(img_size)
+        blocks = _Blocks(
+            words,
+            _lambda_args_by_stage(lambda_args),
+            {"attn_layer": partial(SEModule, rd_ratio=se_ratio)} if se_ratio else {},
+            size,
+            stem_stride or 4,
+        )
+        super().__init__((blocks,) * 4, tuple(layers), **kwargs)  # type: ignore[arg-type]  # makes blocks by calls
+        self.placement, self.img_size = words, size
+        if stem_stride is not None:
+            self._use_small_stem(stem_stride, kwargs.get("device"), kwargs.get("dtype"))
+
+    @property
+    def stages(self) -> str:
+        """The placement in short, as "CCLL" or "C-C-CL-L"."""
+        return format_placement(self.placement)
+
+    def _use_small_stem(self, stride: int, device: Any, dtype: Any) -> None:
+        infos: list[dict[str, Any]] = self.feature_info
+        width = infos[0]["num_chs"]
+        conv = nn.Conv2d(self.in_chans, width, 3, stride=stride, padding=1, bias=False, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.conv1, self.maxpool = conv, nn.Identity()  # type: ignore[assignment]
+        for index, info in enumerate(infos):
+            info["reduction"] = stride if index == 0 else stride * info["reduction"] // 4
+
+    @torch.jit.ignore
+    def init_weights(self, zero_init_last: bool = True, needs_reset: bool | None = None) -> None:
+        """Timm's initialisation for the convolutions, the layer's own for lambda layers.
+
+        Args:
+            zero_init_last: each residual branch starts at zero.
+            needs_reset: reset all other parameters and the running statistics too, as memory from
+                ``to_empty`` needs it. Default: True, except in the constructor, where they are new.
+        """
+        if needs_reset is None:
+            needs_reset = hasattr(self, "placement")
+        if needs_reset:
+            for module in self.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+        super().init_weights(zero_init_last)
+        for module in self.modules():
+            if isinstance(module, LambdaLayer):
+                module.reset_parameters()
+
+
+def _lambda_args_by_stage(given: LambdaArgs | Sequence[LambdaArgs | None] | None) -> list[LambdaArgs]:
+    by_stage = [given] * 4 if given is None or isinstance(given, Mapping) else list(given)
+    if len(by_stage) != 4 or not all(args is None or isinstance(args, Mapping) for args in by_stage):
+        raise ValueError(
+            "lambda_args must be keyword arguments of LambdaLayer, as {'scope': 7}, or four such mappings, one a "
+            f"stage, got {given!r}"
+        )
+    return [{"scope": None if (args or {}).get("size") else 23, **(args or {})} for args in by_stage]
+
+
+def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    size = (given, given) if isinstance(given, int) else tuple(given)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"img_size must be a positive int or (height, width), got {given!r}")
+    return size
