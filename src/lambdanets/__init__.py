@@ -4,6 +4,7 @@
 """
 
 from lambdanets.functional import lambda_apply
+from lambdanets.interop import adopt, load_weights
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 from lambdanets.models import LambdaResNet, resize_positions
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
@@ -18,6 +19,8 @@ __all__ = [
     "LambdaLayer",
     "LambdaResNet",
     "__version__",
+    "adopt",
     "lambda_apply",
+    "load_weights",
     "resize_positions",
 ]

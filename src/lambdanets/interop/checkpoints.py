@@ -1,0 +1,116 @@
+"""Reading a file of weights that somebody else wrote: safetensors or a pickle, nested or flat, prefixed or not."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+# Where training scripts put the weights beside their optimiser; moving averages first, as timm does.
+_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
+# What wrappers (data parallel, torch.compile, Lightning) put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights by name.
+
+    Args:
+        tensors: the weights, on the CPU where they come from a file.
+        origin: the file, or "the state dict", for messages.
+        entry: the entries of a nested file that led to them, as "state_dict", and the prefixes that were removed.
+    """
+
+    tensors: dict[str, Tensor]
+    origin: str
+    entry: tuple[str, ...] = ()
+
+
+def read_checkpoint(weights: str | Path | Mapping[str, object]) -> Checkpoint:
+    """Read weights and take away what is wrapped around them.
+
+    Args:
+        weights: a file (safetensors, or what ``torch.save`` wrote) or a mapping, either of which may hold the
+            weights under "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model" or "module" (the
+            first of these that is there) and with "module.", "_orig_mod." or "model." before all names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: ``weights`` is neither a path nor a mapping.
+        ValueError: the file is damaged, a pickle that would run code, or holds no weights.
+    """
+    if isinstance(weights, Mapping):
+        return _unwrap(weights, "the state dict")
+    if not isinstance(weights, str | Path):
+        raise TypeError(f"weights must be a path or a state dict, got {type(weights).__name__}")
+    path = Path(weights)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"the checkpoint {path} {what}")
+    return _unwrap(_read(path), f"the checkpoint {path}")
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    try:
+        # A safetensors file opens with the length of a JSON header; what torch.save wrote never has { there.
+        if start[8:] == b"{":
+            return load_file(path)
+        read = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"the checkpoint {path} is damaged: {error}") from error
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            raise _untrusted(path, error) from error
+        raise ValueError(f"the checkpoint {path} is damaged or no file of weights: {error}") from error
+    except (RuntimeError, EOFError, KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"the checkpoint {path} is damaged or no file of weights: {_first_line(error) or type(error).__name__}"
+        ) from error
+    if not isinstance(read, Mapping):
+        raise ValueError(f"the checkpoint {path} holds a {type(read).__name__}, not weights by name")
+    return read
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _untrusted(path: Path, error: BaseException) -> ValueError:
+    words = str(error)
+    start = words.find("GLOBAL ")
+    what = f" (it needs {words[start + 7 :].split()[0]})" if start >= 0 else ""
+    return ValueError(
+        f"the checkpoint {path} is a pickle that holds more than weights{what}; loading it could run any code, so it "
+        "is refused. Where you trust it and its place: read it there with torch.load(..., weights_only=False), keep "
+        "the state_dict and write it with safetensors.torch.save_file; or allow the classes that it needs by "
+        "torch.serialization.add_safe_globals([...]) before loading"
+    )
+
+
+def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
+    entry: list[str] = []
+    while True:
+        inner = next((name for name in _ENTRIES if isinstance(read.get(name), Mapping) and read[name]), None)
+        if inner is None:
+            break
+        entry.append(inner)
+        read = read[inner]  # type: ignore[assignment]
+    tensors = {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        names = ", ".join(map(repr, list(read)[:5])) or "nothing"
+        raise ValueError(f"{origin} holds no weights by name; it holds {names}. Pass the state_dict itself")
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        entry.append(prefix)
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return Checkpoint(tensors, origin, tuple(entry))

@@ -1,0 +1,227 @@
+"""One lambda layer of another implementation into one of ours, and the comparison of the two."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.interop.faithful import TwoOrderLambdaLayer
+from lambdanets.interop.sources import Layout, Piece, Source, UnfitError
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["Converted", "Converter"]
+
+# Wide enough for TF32 on a GPU; a layer that computes something else differs in the first digit.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
+_HALF_TOLERANCE = 0.1
+# A global layer of theirs runs at its own size only, and keeps n · m · k · u numbers on the way.
+_MOST_NUMBERS_TO_COMPARE = 1 << 25
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A layer of ours with the numbers of another, the largest difference of their outputs (or None), and notes."""
+
+    layer: LambdaLayer
+    difference: float | None
+    notes: tuple[str, ...]
+
+
+class Converter:
+    """Converts layers one by one; parameters that they share stay shared.
+
+    Args:
+        faithful: what to do with a layer that reads its values in two orders, see :func:`lambdanets.adopt`.
+    """
+
+    def __init__(self, faithful: bool | None) -> None:
+        self.faithful = faithful
+        self._made: dict[tuple[object, ...], nn.Parameter] = {}
+
+    def convert(self, old: nn.Module, source: Source) -> Converted:
+        """Build our layer for one of theirs and compare the two; ``old`` is not changed.
+
+        Raises:
+            UnfitError: if no layer of ours computes what ``old`` does.
+            ValueError: if ``faithful`` must be chosen.
+        """
+        if isinstance(old, torch.jit.ScriptModule):
+            raise UnfitError("it is TorchScript, whose modules cannot be replaced; adopt the model before scripting it")
+        _check_projections(old, source)
+        tensors: dict[str, Tensor] = old.state_dict(keep_vars=True)
+        layout = source.layout(tensors)
+        layout.translate({name: tensor.detach() for name, tensor in tensors.items()})
+        layer = self._build(layout, tensors)
+        self._take_modules(layer, old, source, layout)
+        notes = self._notes(layout)
+        if layout.two_orders and not self.faithful:
+            return Converted(layer, None, notes)
+        compared, remark = _difference(old, layer)
+        return Converted(layer, compared, (*notes, *remark))
+
+    def _build(self, layout: Layout, tensors: dict[str, Tensor]) -> LambdaLayer:
+        if layout.two_orders and self.faithful is None:
+            raise ValueError(
+                f"faithful must be chosen: a LambdaConv of leaderj1001 has intra-depth u = {layout.intra_depth}, where "
+                "its content term reads the value channels as (v, u) and its position term as (u, v). faithful=True "
+                "reproduces that, with equal outputs; faithful=False takes the paper's layer, with other outputs"
+            )
+        ours = {piece.ours for piece in layout.pieces}
+        kind = TwoOrderLambdaLayer if layout.two_orders and self.faithful else LambdaLayer
+        layer = kind(
+            layout.dim,
+            layout.num_heads * layout.dim_value,
+            num_heads=layout.num_heads,
+            dim_key=layout.dim_key,
+            intra_depth=layout.intra_depth,
+            scope=layout.scope,
+            size=layout.size,
+            qkv_bias="qkv.bias" in ours,
+            position_bias="position_bias" in ours,
+            norm_layer=lambda width: nn.Identity(),
+            device="meta",
+        )
+        for piece in layout.pieces:
+            owner, _, name = piece.ours.rpartition(".")
+            setattr(layer.get_submodule(owner), name, self._parameter(piece, tensors))
+        return layer
+
+    def _parameter(self, piece: Piece, tensors: dict[str, Tensor]) -> nn.Parameter:
+        theirs = [tensors[name] for name in piece.theirs]
+        key = (piece.ours, *map(id, theirs))
+        if key not in self._made:
+            for what in ("requires_grad", "dtype", "device"):
+                if len({getattr(tensor, what) for tensor in theirs}) > 1:
+                    raise UnfitError(f"{', '.join(piece.theirs)} become one parameter but differ in {what}")
+            value = piece({name: tensor.detach() for name, tensor in tensors.items()})
+            same = len(theirs) == 1 and value.shape == theirs[0].shape and isinstance(theirs[0], nn.Parameter)
+            self._made[key] = (
+                theirs[0]  # type: ignore[assignment]
+                if same
+                else nn.Parameter(
+                    value.clone(memory_format=torch.contiguous_format), requires_grad=theirs[0].requires_grad
+                )
+            )
+        return self._made[key]
+
+    @staticmethod
+    def _take_modules(layer: LambdaLayer, old: nn.Module, source: Source, layout: Layout) -> None:
+        for own, other in layout.norms.items():
+            norm = _submodule(old, other) or nn.Identity()
+            if own == "norm_value" and layout.value_order is not None:
+                norm = _reordered(norm, layout)
+            setattr(layer, own, norm)
+        pool = _submodule(old, source.pool) if source.pool else None
+        if pool is not None:
+            layer.pool = pool
+            stride = getattr(pool, "stride", 1)
+            layer.stride = stride if isinstance(stride, int) else stride[0]
+        layer.training = layer.qkv.training = old.training
+        for name in _HOOKS:
+            if name in old.__dict__:
+                setattr(layer, name, old.__dict__[name])
+
+    def _notes(self, layout: Layout) -> tuple[str, ...]:
+        if not layout.two_orders:
+            return ()
+        if self.faithful:
+            return ("faithful: its content term reads the values as (v, u), its position term as (u, v), as there",)
+        return ("OUTPUTS CHANGE: both terms read the values as (u, v) now, the content term read them as (v, u)",)
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _reordered(norm: nn.Module, layout: Layout) -> nn.Module:
+    norm = copy.deepcopy(norm)
+    with torch.no_grad():
+        for tensor in norm.state_dict(keep_vars=True).values():
+            tensor.copy_(layout.reorder(tensor))
+    return norm
+
+
+def _check_projections(old: nn.Module, source: Source) -> None:
+    for name in source.projections:
+        conv = _submodule(old, name)
+        if not isinstance(conv, nn.Conv2d):
+            raise UnfitError(f"{name} is {type(conv).__name__}, not Conv2d")
+        if conv.kernel_size != (1, 1) or conv.stride != (1, 1) or conv.padding not in ((0, 0), "valid"):
+            raise UnfitError(f"{name} is no 1x1 projection: {conv}")
+        if conv.groups != 1:
+            raise UnfitError(f"{name} is grouped ({conv.groups} groups), ours is not")
+    conv = _submodule(old, source.position_conv) if source.position_conv else None
+    if conv is None:
+        return
+    if not isinstance(conv, nn.Conv3d):
+        raise UnfitError(f"{source.position_conv} is {type(conv).__name__}, not Conv3d")
+    plain = conv.stride == conv.dilation == (1, 1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+    if not plain or conv.padding not in (tuple(size // 2 for size in conv.kernel_size), "same"):
+        raise UnfitError(f"{source.position_conv} keeps no grid with zeros around it: {conv}")
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode, then each submodule's own mode again."""
+    modes = {each: each.training for module in modules for each in module.modules()}
+    try:
+        for each in modes:
+            each.training = False
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[str, ...]]:
+    """The largest difference of the outputs on a small random input, or None with a remark.
+
+    Raises:
+        UnfitError: if they differ by more than rounding.
+    """
+    weight = new.qkv.weight
+    if weight.is_meta:
+        return None, ("not compared: its weights are on the meta device",)
+    grid = new.size or (7, 6)
+    n = grid[0] * grid[1]
+    if new.size and n * n * new.dim_key * new.intra_depth > _MOST_NUMBERS_TO_COMPARE:
+        return None, (f"not compared: too large at its own size {grid}",)
+    x = torch.randn(2, new.dim, *grid, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x.to(weight.device, weight.dtype)
+    # .forward() and not a call: hooks are the user's, and not for this input.
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False), _evaluating(old, new):
+        try:
+            expected = old.forward(x)
+        except Exception as error:  # theirs may raise anything
+            return None, (f"not compared: it raised {type(error).__name__} on an input of {tuple(x.shape)}",)
+        actual = new.forward(x)
+    if actual.shape != expected.shape:
+        raise UnfitError(f"it gives {tuple(expected.shape)} where ours gives {tuple(actual.shape)}")
+    if expected.numel() == 0:
+        return 0.0, ()
+    worst = float((actual - expected).abs().max())
+    scale = max(1.0, float(expected.abs().max()))
+    if worst > scale * _TOLERANCE.get(weight.dtype, _HALF_TOLERANCE):
+        raise UnfitError(
+            f"it computes something else: its outputs differ by {worst:.2g} from those of our layer with its weights"
+        )
+    return worst, ()

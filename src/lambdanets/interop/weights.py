@@ -1,0 +1,284 @@
+"""Reading the checkpoints of other implementations, and our own, into models with our lambda layers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.interop.checkpoints import Checkpoint, read_checkpoint
+from lambdanets.interop.faithful import TwoOrderLambdaLayer
+from lambdanets.interop.renaming import Renamed, to_our_names
+from lambdanets.interop.sources import SOURCES, Source, UnfitError, describe_sources, recognise
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["LoadedWeights", "load_weights"]
+
+_OURS = "lambdanets"
+_OURS_MARKS = frozenset({"qkv", "positions"})
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What :func:`load_weights` did; prints as a list.
+
+    Args:
+        source: whose weights they are; several joined by "+", "plain" where the file has no lambda layer.
+        origin: the file.
+        entry: the nested entry and the prefixes that led to the weights.
+        layers: the lambda layers that were translated, by their names in the model.
+        loaded: number of tensors copied into the model.
+        missing: the model's names that the weights lack; with ``strict=False`` alone.
+        unexpected: names in the weights that the model lacks; with ``strict=False`` alone.
+        adjusted: changes to the model, without which the weights would mean something else.
+    """
+
+    source: str
+    origin: str
+    entry: tuple[str, ...]
+    layers: tuple[str, ...]
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f" ({', '.join(self.entry)})" if self.entry else ""
+        lines = [f"{self.loaded} tensors from {self.origin}{where}: {self.source}, {len(self.layers)} lambda layers"]
+        lines += [f"  adjusted: {each}" for each in self.adjusted]
+        for what, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if names:
+                lines.append(f"  {what}: {_some(names)}")
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str | Path | Mapping[str, object],
+    source: str = "auto",
+    strict: bool = True,
+) -> LoadedWeights:
+    """Read weights of timm's, lucidrains', d-li14's, leaderj1001's or our lambda models into a model of our layers.
+
+    Lambda layers are found in the names of the weights and translated; all other names must be those of the model.
+    d-li14's ResNets have the names of ours; those of leaderj1001 are renamed where the model is a LambdaResNet of
+    this library. Weights of timm's models go into timm's model after :func:`lambdanets.adopt`.
+
+    Everything is checked before anything is copied. The model's device and dtype stay. Where weights carry a position
+    bias that is not zero, and a layer has none, the layer gets one; where leaderj1001 pools behind a layer without a
+    stride, so does ours: both are in the result's ``adjusted``. Make the optimiser afterwards.
+
+    Args:
+        model: has :class:`lambdanets.LambdaLayer` wherever the weights have a lambda layer.
+        weights: a safetensors file, a file by ``torch.save`` (read with ``weights_only=True``), or a state dict;
+            nested and prefixed as training scripts write them, see :func:`lambdanets.interop.read_checkpoint`.
+        source: whose weights they are: "timm", "lucidrains", "d-li14", "leaderj1001", "lambdanets", or "auto"
+            (default), each layer by its names.
+        strict: the weights must have all names of the model and no others. False loads what both have.
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: ``model`` or ``weights`` is of another kind.
+        ValueError: the source is unknown or not that of the weights; the file is damaged or an untrusted pickle; the
+            weights are those of another model (the first names that differ and their number are told); or a layer
+            has no equal among ours.
+
+    Example:
+        >>> model = timm.create_model("lambda_resnet50_llll")
+        >>> print(lambdanets.load_weights(model, "lambda_resnet50.pth"))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    sources = _chosen(source)
+    checkpoint = read_checkpoint(weights)
+    found = _find_layers(checkpoint.tensors, sources)
+    if sources and source != "auto" and not found:
+        raise _not_of(checkpoint, source)
+    renamed = to_our_names(_translate(checkpoint, found, model), found, model)
+    plan = _Plan(model, renamed)
+    plan.check(checkpoint.origin, strict, bool(found))
+    loaded = plan.carry_out()
+    names = {each.name for each in found.values()} | {_OURS for _ in _ours(checkpoint.tensors)}
+    return LoadedWeights(
+        "+".join(sorted(names)) or "plain",
+        checkpoint.origin,
+        checkpoint.entry,
+        tuple(renamed.layers.get(path, path) for path in [*found, *_ours(checkpoint.tensors)]),
+        loaded,
+        tuple(plan.missing),
+        tuple(plan.unexpected),
+        tuple(plan.adjusted),
+    )
+
+
+def _chosen(source: str) -> list[Source]:
+    if source == "auto":
+        return list(SOURCES.values())
+    if source == _OURS:
+        return []
+    if source in SOURCES:
+        return [SOURCES[source]]
+    known = [*SOURCES, _OURS, "auto"]
+    near = difflib.get_close_matches(str(source), known, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(map(repr, known))}"
+    raise ValueError(f"source must name an implementation, got {source!r}; {hint}")
+
+
+def _names_inside(tensors: Mapping[str, Tensor]) -> dict[str, set[str]]:
+    """Prefix -> the names directly below it."""
+    inside: dict[str, set[str]] = {}
+    for name in tensors:
+        parts = name.split(".")
+        for depth, part in enumerate(parts):
+            inside.setdefault(".".join(parts[:depth]), set()).add(part)
+    return inside
+
+
+def _find_layers(tensors: Mapping[str, Tensor], sources: list[Source]) -> dict[str, Source]:
+    """Prefix -> source of every lambda layer of theirs."""
+    recognised = {prefix: recognise(names, sources) for prefix, names in _names_inside(tensors).items()}
+    return {prefix: source for prefix, source in recognised.items() if source is not None}
+
+
+def _ours(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [prefix for prefix, names in _names_inside(tensors).items() if names >= _OURS_MARKS]
+
+
+def _not_of(checkpoint: Checkpoint, source: str) -> ValueError:
+    others = {each.name for each in _find_layers(checkpoint.tensors, list(SOURCES.values())).values()}
+    others |= {_OURS for _ in _ours(checkpoint.tensors)}
+    instead = f"it has those of {', '.join(sorted(others))}" if others else f"names begin {_some(checkpoint.tensors)}"
+    return ValueError(
+        f"{checkpoint.origin} has no lambda layer of {source}: {instead}. Leave source at 'auto', which looks for "
+        f"{describe_sources()}"
+    )
+
+
+def _translate(checkpoint: Checkpoint, found: Mapping[str, Source], model: nn.Module) -> dict[str, Tensor]:
+    """All tensors, those of lambda layers by our names and in our order."""
+    tensors = {name: tensor.detach() for name, tensor in checkpoint.tensors.items()}
+    for prefix, source in found.items():
+        start = f"{prefix}." if prefix else ""
+        theirs = {name.removeprefix(start): tensors.pop(name) for name in list(tensors) if name.startswith(start)}
+        try:
+            layout = source.layout(theirs)
+            ours = layout.translate(theirs)
+        except UnfitError as error:
+            raise ValueError(
+                f"{checkpoint.origin}: the layer {prefix!r} looks like one of {source.name}, but {error}"
+            ) from error
+        if layout.two_orders and not isinstance(_module(model, prefix), TwoOrderLambdaLayer):
+            raise ValueError(
+                f"{checkpoint.origin}: the layer {prefix!r} of leaderj1001 has intra-depth u = {layout.intra_depth}, "
+                "where its two terms read the values in two orders, which no layer of the model does. Load it into "
+                "the original model and call lambdanets.adopt(model, faithful=True)"
+            )
+        tensors |= {start + name: tensor for name, tensor in ours.items()}
+    return tensors
+
+
+class _Plan:
+    """What goes where, before anything is changed."""
+
+    def __init__(self, model: nn.Module, renamed: Renamed) -> None:
+        self.model = model
+        self.tensors = dict(renamed.tensors)
+        self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        self.biases = self._take_new_biases()
+        self.pools = [path for path in renamed.pooled if isinstance(_layer(model, path).pool, nn.Identity)]
+        self.missing = [
+            name for name in self.state if name not in self.tensors and not name.endswith("num_batches_tracked")
+        ]
+        self.unexpected = [name for name in self.tensors if name not in self.state]
+        self.common = [name for name in self.state if name in self.tensors]
+        self.adjusted = [
+            *(f"{path or 'the layer'} has a position bias now, as the weights do" for path in self.biases),
+            *(f"{path} is followed by a 3x3 average pool of stride 1, as there" for path in self.pools),
+        ]
+
+    def _take_new_biases(self) -> dict[str, Tensor]:
+        """Position biases for layers without one, taken out of the tensors; those of zeros say nothing."""
+        biases = {}
+        for name in list(self.tensors):
+            path, _, last = name.rpartition(".")
+            if (
+                last == "position_bias"
+                and name not in self.state
+                and isinstance(_module(self.model, path), LambdaLayer)
+            ):
+                bias = self.tensors[name]
+                if bias.shape == (_layer(self.model, path).dim_key,):
+                    del self.tensors[name]
+                    if bias.any():
+                        biases[path] = bias
+        return biases
+
+    def check(self, origin: str, strict: bool, translated: bool) -> None:
+        """Raise a ValueError that names the first differences and counts them."""
+        shapes = [name for name in self.common if self.state[name].shape != self.tensors[name].shape]
+        problems = []
+        if shapes:
+            told = [
+                f"{name} is {tuple(self.tensors[name].shape)}, the model's {tuple(self.state[name].shape)}"
+                for name in shapes[:3]
+            ]
+            problems.append(f"{len(shapes)} of other shapes ({'; '.join(told)}{_more(shapes)})")
+        if self.missing and (strict or not self.common):
+            problems.append(f"{len(self.missing)} missing ({_some(self.missing)})")
+        if self.unexpected and (strict or not self.common):
+            problems.append(f"{len(self.unexpected)} unknown to the model ({_some(self.unexpected)})")
+        if problems:
+            raise ValueError(
+                f"{origin} has the weights of another model than this {type(self.model).__name__}: of its "
+                f"{len(self.tensors)} tensors and the model's {len(self.state)}, {', '.join(problems)}. Nothing was "
+                f"loaded{self._remedy(shapes, translated)}"
+            )
+
+    def _remedy(self, shapes: list[str], translated: bool) -> str:
+        if translated and not any(isinstance(module, LambdaLayer) for module in self.model.modules()):
+            return "; the model has no lambda layer of this library, call lambdanets.adopt(model) first"
+        if shapes and len(shapes) <= 2 and all("fc." in name or "head" in name for name in shapes):
+            return f"; build the model with num_classes={self.tensors[shapes[0]].shape[0]}"
+        return ""
+
+    @torch.no_grad()
+    def carry_out(self) -> int:
+        """Change the model, and count the tensors that were copied."""
+        for path, bias in self.biases.items():
+            layer = _layer(self.model, path)
+            layer.position_bias = nn.Parameter(bias.to(layer.qkv.weight, copy=True))
+        for path in self.pools:
+            _layer(self.model, path).pool = nn.AvgPool2d(3, 1, padding=1)
+        for name in self.common:
+            self.state[name].copy_(self.tensors[name])
+        return len(self.common) + len(self.biases)
+
+
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _layer(model: nn.Module, path: str) -> LambdaLayer:
+    layer = model.get_submodule(path)
+    if not isinstance(layer, LambdaLayer):
+        raise TypeError(f"{path} must be a LambdaLayer, got {type(layer).__name__}")
+    return layer
+
+
+def _more(names: list[str]) -> str:
+    return f"; and {len(names) - 3} more" if len(names) > 3 else ""
+
+
+def _some(names: Collection[str]) -> str:
+    first = list(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")
