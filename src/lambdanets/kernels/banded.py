@@ -1,18 +1,20 @@
 """Query first in a local context: the rows of the grid are cut into tiles, whose scores are banded matrices.
 
-A tile of T neighbouring queries along the last axis sees a window of T + r - 1 context positions on each of the
-context rows around it. For the query at place x of its tile the scores with the whole window are one product
-with the table, shifted by x and filled up with zeros:
+A tile of T neighbouring queries along the last axis sees a window of T + r - 1 context places on each of the context
+rows around it. For the query at place x of its tile the scores with the whole window are one product with the table,
+shifted by x and filled up with zeros:
 
     S[x, (rows, T + r - 1)] = q_x · band_x,     band_x[:, rows, j] = table[:, rows, j - x].
 
-So S is made by T matrix products for all tiles at once and y = S · V by one batched product with the windows of V:
-no index, no scatter. Backward recomputes S.
+So S is made by T matrix products for many tiles at once and y = S · V by one batched product with the windows of V.
+V is copied once into strips, T + r - 1 wide, one for each column of tiles. Down a strip the windows of the tiles
+overlap and stand one row apart in memory: the batched product reads them where they are. Nothing is indexed or
+scattered. Backward recomputes S.
 
-Multiply-adds: b·h·n·c·(k + v) with c = u · rows · (T + r - 1) window positions; kept for backward: the inputs.
+Multiply-adds: b·h·n·c·(k + v) with c = u · rows · (T + r - 1) window places; kept for backward: the inputs.
 
-Axes in names: b batch, h heads, t tiles (of all examples and rows), x place in the tile, c window positions (with u),
-k query depth, v value depth, u intra-depth.
+Axes in names: s strips (of all examples), y rows of queries, x place in the tile, a places of one row of a strip's
+window (with u), c those of all rows, b batch, h heads, k query depth, v value depth, u intra-depth.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +32,14 @@ from lambdanets.kernels.problem import GridProblem, Work, problem_of
 
 __all__ = ["backward", "check", "forward", "work"]
 
-# Elements of V's windows and of S that one block of rows may have, so that both stay in the cache.
-BLOCK_ELEMENTS = 1 << 20
-MAX_TILE = 16
+# Elements that the scores of a block, and in backward the gradients of its windows, may have: they stay in the cache.
+BLOCK_ELEMENTS = 1 << 18
+
+
+def tile_width(width: int, extent: int) -> int:
+    """T: wide tiles multiply more zeros, narrow ones make small products; even tiles waste no queries."""
+    tiles = math.ceil(width / max(4, min(8, extent // 3)))
+    return math.ceil(width / tiles)
 
 
 def check(problem: GridProblem) -> str | None:
@@ -41,197 +49,220 @@ def check(problem: GridProblem) -> str | None:
     return None
 
 
-def tile_width(width: int, extent: int) -> int:
-    """T: narrow tiles copy more of V, wide ones multiply more zeros; even tiles waste no queries."""
-    limit = max(4, min(MAX_TILE, extent + 1))
-    tiles = math.ceil(width / limit)
-    return math.ceil(width / tiles)
+@dataclass(frozen=True)
+class _Block:
+    """Some strips and some of their rows, with the rows of the window that are inside the grid for any of them."""
 
-
-def _rows_and_examples(problem: GridProblem, window_size: int, tile: int) -> tuple[int, int]:
-    """Rows (of the first axis) and examples in a block."""
-    rows = 1 if len(problem.grid) == 1 else problem.grid[0]
-    tiles = math.prod(problem.grid[1:-1]) * math.ceil(problem.grid[-1] / tile)
-    step = tiles * window_size * max(problem.dim_value, problem.heads * tile)
-    rows = max(1, min(rows, BLOCK_ELEMENTS // max(1, step)))
-    return rows, max(1, min(problem.batch, BLOCK_ELEMENTS // max(1, step * rows)))
-
-
-def _window(problem: GridProblem) -> tuple[int, int]:
-    """T and c: the width of a tile and the size of its window, u and all context rows included."""
-    tile = tile_width(problem.grid[-1], problem.extents[-1])
-    rows = math.prod(problem.extents[:-1])
-    return tile, problem.intra_depth * rows * (tile + problem.extents[-1] - 1)
-
-
-def work(problem: GridProblem, backward: bool) -> Work:
-    """Multiply-adds, elements of S and of V's windows, and calls."""
-    tile, window_size = _window(problem)
-    rows, examples = _rows_and_examples(problem, window_size, tile)
-    lines = 1 if len(problem.grid) == 1 else problem.grid[0]
-    tiles = problem.batch * math.prod(problem.grid[:-1]) * math.ceil(problem.grid[-1] / tile)
-    scores, windows = tiles * problem.heads * tile * window_size, tiles * problem.dim_value * window_size
-    blocks = math.ceil(lines / rows) * math.ceil(problem.batch / examples)
-    both = problem.dim_key + problem.dim_value
-    if backward:
-        pieces = math.prod(problem.extents[:-1]) * math.ceil((tile + problem.extents[-1] - 1) / tile)
-        calls = blocks * (12 + 3 * tile + 4 * pieces) + 2 * tile
-        return Work(scores * (2 * both + problem.dim_key), 2 * scores + 4 * windows, calls)
-    return Work(scores * both, scores + 2 * windows, blocks * (8 + tile) + 2 * tile)
+    strips: slice
+    rows: slice
+    window: slice
 
 
 class _Layout:
-    """Tiles, windows and blocks of one call. A sequence is a grid of one row."""
+    """Tiles, strips and blocks of one call. A sequence is a grid of one row."""
 
-    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        problem = problem_of(query, value, table, grid, origin)
-        self.batch, self.heads, _, self.dim_key = query.shape
-        self.intra_depth, self.dim_value = value.shape[1], value.shape[3]
-        self.tile, self.window_size = _window(problem)
-        self.rows_and_examples = _rows_and_examples(problem, self.window_size, self.tile)
-        extents = list(table.shape[2:])
+    def __init__(self, problem: GridProblem):
+        self.batch, self.heads, self.intra_depth = problem.batch, problem.heads, problem.intra_depth
+        self.dim_key, self.dim_value = problem.dim_key, problem.dim_value
+        grid, origin, extents = list(problem.grid), list(problem.origin), list(problem.extents)
         if len(grid) == 1:
             grid, origin, extents = [1, *grid], [0, *origin], [1, *extents]
-        self.grid, self.origin, self.extents = grid, origin, extents
-        self.width, self.extent = grid[-1], extents[-1]
+        *self.leads, self.rows, self.width = grid
+        *self.lead_extents, self.row_extent, self.extent = extents
+        self.origin = origin
+        self.tile = tile_width(self.width, self.extent)
         self.tiles = math.ceil(self.width / self.tile)
         self.window = self.tile + self.extent - 1
+        self.row_places = math.prod(self.lead_extents) * self.intra_depth * self.window
+        self.strips = self.batch * math.prod(self.leads) * self.tiles
+        self.pads = [0, 0]
+        for axis in reversed(range(len(grid))):
+            behind = extents[axis] - 1 - origin[axis]
+            self.pads += [origin[axis], behind + (self.tiles * self.tile - self.width if axis == len(grid) - 1 else 0)]
 
-    def blocks(self) -> Iterator[tuple[slice, int, int]]:
-        """(examples, first row, last row + 1), rows counted along the first axis."""
-        rows, examples = self.rows_and_examples
-        for first in range(0, self.batch, examples):
-            for start in range(0, self.grid[0], rows):
-                yield slice(first, first + examples), start, min(start + rows, self.grid[0])
+    def blocks(self) -> Iterator[_Block]:
+        """All pairs of strips and rows."""
+        places = self.row_extent * self.row_places
+        each = places * max(self.heads * self.tile, self.dim_value)
+        rows = max(1, min(self.rows, BLOCK_ELEMENTS // each))
+        strips = max(1, min(self.strips, BLOCK_ELEMENTS // (each * rows)))
+        above = self.origin[-2]
+        for y, s in itertools.product(range(0, self.rows, rows), range(0, self.strips, strips)):
+            last = min(y + rows, self.rows)
+            window = slice(max(0, above - last + 1), min(self.row_extent, self.rows + above - y))
+            yield _Block(slice(s, min(s + strips, self.strips)), slice(y, last), window)
 
-    def bands(self, table: Tensor) -> list[Tensor]:
-        """band_x for each place x of a tile, (k, c)."""
-        shape = (self.dim_key, self.intra_depth, *self.extents[:-1], self.window)
-        source = table.view(self.intra_depth, self.dim_key, *self.extents).transpose(0, 1)
-        bands = []
-        for x in range(self.tile):
-            band = table.new_zeros(shape)
-            band[..., x : x + self.extent] = source
-            bands.append(band.view(self.dim_key, -1))
+    def bands(self, table: Tensor) -> Tensor:
+        """band_x for each place of a tile, (x, k, rows, a)."""
+        source = table.view(self.intra_depth, self.dim_key, *self.lead_extents, self.row_extent, self.extent)
+        bands = table.new_zeros(self.tile, self.dim_key, self.row_extent, self.row_places)
+        self._shifted(bands).copy_(source.permute(1, -2, *range(2, source.ndim - 2), 0, -1))
         return bands
 
-    def to_tiles(self, rows: Tensor) -> Tensor:
-        """(b, h, n, depth) -> (b, *grid[:-1], tiles, h, T, depth), the last tile filled with zeros."""
-        tensor = rows.reshape(self.batch, self.heads, *self.grid, rows.shape[-1])
-        pad = self.tiles * self.tile - self.width
-        if pad:
+    def bands_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`bands`: (u, k, *extents)."""
+        table = self._shifted(grad).sum(0)  # (k, rows, *leads, u, extent)
+        last = table.ndim - 1
+        return table.permute(last - 1, 0, *range(2, last - 1), 1, last)
+
+    def _shifted(self, bands: Tensor) -> Tensor:
+        """The table's places in the bands, (x, k, rows, *leads, u, extent): x further on in band x."""
+        view = bands.view(*bands.shape[:3], *self.lead_extents, self.intra_depth, self.window)
+        stride = view.stride()
+        return view.as_strided((*view.shape[:-1], self.extent), (stride[0] + 1, *stride[1:]))
+
+    def to_tiles(self, tensor: Tensor) -> Tensor:
+        """(b, h, n, depth) -> (s, y, h, x, depth), the last tile filled with zeros."""
+        tensor = tensor.reshape(self.batch, self.heads, *self.leads, self.rows, self.width, tensor.shape[-1])
+        if pad := self.tiles * self.tile - self.width:
             tensor = F.pad(tensor, [0, 0, 0, pad])
-        tensor = tensor.unflatten(-2, (self.tiles, self.tile))
-        return tensor.movedim(1, -3).contiguous()
+        tensor = tensor.unflatten(-2, (self.tiles, self.tile))  # (b, h, *leads, y, tiles, x, depth)
+        leads = range(2, 2 + len(self.leads))
+        tensor = tensor.permute(0, *leads, -3, -4, 1, -2, -1)
+        return tensor.reshape(self.strips, self.rows, self.heads, self.tile, tensor.shape[-1])
 
     def from_tiles(self, tensor: Tensor) -> Tensor:
-        """Undo :meth:`to_tiles`."""
-        rows = tensor.movedim(-3, 1).flatten(-3, -2).narrow(-2, 0, self.width)
-        return rows.reshape(self.batch, self.heads, -1, tensor.shape[-1])
+        """Undo :meth:`to_tiles`; in memory (b, n, h, depth)."""
+        tensor = tensor.view(self.batch, -1, self.tiles, self.rows, self.heads, self.tile, tensor.shape[-1])
+        tensor = tensor.permute(0, 1, 3, 2, 5, 4, 6)  # (b, leads, y, tiles, x, h, depth)
+        if self.tiles * self.tile != self.width:
+            tensor = tensor.flatten(3, 4)[:, :, :, : self.width]
+        return tensor.reshape(self.batch, -1, self.heads, tensor.shape[-1]).transpose(1, 2)
 
-    def pad_value(self, value: Tensor) -> Tensor:
-        """V on its grid with zeros around it: (b, u, *padded grid, v)."""
-        pads = [0, 0]
-        for axis in reversed(range(len(self.grid))):
-            behind = self.extents[axis] - 1 - self.origin[axis]
-            if axis == len(self.grid) - 1:
-                behind += self.tiles * self.tile - self.width
-            pads += [self.origin[axis], behind]
-        return F.pad(value.reshape(self.batch, self.intra_depth, *self.grid, self.dim_value), pads)
-
-    def windows(self, padded: Tensor, examples: slice, start: int, stop: int) -> Tensor:
-        """Windows of V for the tiles of a block, (t, c, v)."""
-        view = padded[examples, :, start : stop + self.extents[0] - 1]
-        rank = len(self.grid)
-        for axis, extent in enumerate(self.extents[:-1], start=2):
+    def to_strips(self, value: Tensor) -> Tensor:
+        """(b, u, n, v) -> (s, padded rows, a, v)."""
+        view = F.pad(value.reshape(*value.shape[:2], *self.leads, self.rows, self.width, self.dim_value), self.pads)
+        for axis, extent in enumerate(self.lead_extents, start=2):
             view = view.unfold(axis, extent, 1)
-        view = view.unfold(rank + 1, self.window, self.tile)
-        # (b, u, *rows, tiles, v, *row extents, window) -> (b, *rows, tiles, u, *row extents, window, v)
-        order = [0, *range(2, rank + 2), 1, *range(rank + 3, 2 * rank + 3), rank + 2]
-        return view.permute(order).reshape(-1, self.window_size, self.dim_value)
+        rank = len(self.leads)
+        view = view.unfold(3 + rank, self.window, self.tile)
+        # (b, u, *leads, rows, tiles, v, *lead extents, window) -> (b, *leads, tiles, rows, *lead extents, u, window, v)
+        leads, lead_extents = range(2, 2 + rank), range(5 + rank, 5 + 2 * rank)
+        view = view.permute(0, *leads, 3 + rank, 2 + rank, *lead_extents, 1, -1, 4 + rank)
+        return view.reshape(self.strips, -1, self.row_places, self.dim_value)
 
-    def add_windows(self, padded: Tensor, windows: Tensor, examples: slice, start: int, stop: int) -> None:
-        """Add the windows' gradients where :meth:`windows` read them; tiles overlap, so piece by piece."""
-        target = padded[examples]
-        shape = (len(target), stop - start, *self.grid[1:-1], self.tiles, self.intra_depth)
-        windows = windows.view(*shape, *self.extents[:-1], self.window, self.dim_value)
-        rank = len(self.grid)
-        windows = windows.movedim(rank + 1, 1)  # (b, u, *rows, tiles, *row extents, window, v)
-        leads = [stop - start, *self.grid[1:-1]]
-        for offsets in itertools.product(*(range(extent) for extent in self.extents[:-1])):
-            piece = windows[(slice(None),) * (rank + 2) + offsets]  # (b, u, *rows, tiles, window, v)
-            rows = [slice(o, o + lead) for o, lead in zip(offsets, leads, strict=True)]
-            rows[0] = slice(start + offsets[0], stop + offsets[0])
-            index = (slice(None), slice(None), *rows)
-            place = target[index]  # (b, u, *rows, padded width, v)
-            for left in range(0, self.window, self.tile):
-                part = piece[..., left : left + self.tile, :]
-                width = part.shape[-2]
-                strip = place.narrow(-2, left, (self.tiles - 1) * self.tile + width)
-                strip.unfold(-2, width, self.tile).transpose(-1, -2).add_(part)
+    def strips_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`to_strips`: tiles overlap, so one tile's width of all windows at a time."""
+        shape = (self.batch, *self.leads, self.tiles, grad.shape[1], *self.lead_extents, self.intra_depth)
+        rank = len(self.leads)
+        grad = grad.view(*shape, self.window, self.dim_value)
+        # (b, *lead extents, u, *leads, rows, tiles, window, v)
+        order = [0, *range(rank + 3, 2 * rank + 3), 2 * rank + 3, *range(1, rank + 1), rank + 2, rank + 1]
+        grad = grad.permute(*order, -2, -1)
+        pieces = math.ceil(self.window / self.tile)
+        padded_leads = [size + extent - 1 for size, extent in zip(self.leads, self.lead_extents, strict=True)]
+        columns = self.tiles + pieces - 1
+        total = grad.new_zeros(
+            self.batch, self.intra_depth, *padded_leads, grad.shape[-4], columns, self.tile, self.dim_value
+        )
+        for offsets in itertools.product(*(range(extent) for extent in self.lead_extents)):
+            target, source = total, grad
+            for axis, (o, size) in enumerate(zip(offsets, self.leads, strict=True), start=2):
+                target, source = target.narrow(axis, o, size), source.select(1, o)
+            for piece in range(pieces):
+                part = source[..., piece * self.tile : (piece + 1) * self.tile, :]
+                target[..., piece : piece + self.tiles, : part.shape[-2], :] += part
+        total = total.flatten(-3, -2)
+        for axis, (start, size) in enumerate(zip(self.origin, [*self.leads, self.rows, self.width], strict=True), 2):
+            total = total.narrow(axis, start, size)
+        return total.reshape(self.batch, self.intra_depth, -1, self.dim_value)
 
-    def crop_value(self, padded: Tensor) -> Tensor:
-        """Undo :meth:`pad_value`."""
-        for axis, (o, size) in enumerate(zip(self.origin, self.grid, strict=True), start=2):
-            padded = padded.narrow(axis, o, size)
-        return padded.reshape(self.batch, self.intra_depth, -1, self.dim_value)
+    def windows(self, strips: Tensor, strip: int, block: _Block) -> Tensor:
+        """Windows of V down a strip, (y, c, v), one row apart: a view."""
+        part = strips[strip, block.rows.start + block.window.start :]
+        places = (block.window.stop - block.window.start) * self.row_places
+        return part.as_strided((block.rows.stop - block.rows.start, places, self.dim_value), part.stride())
 
 
-def _scores(query_txk: Tensor, bands: list[Tensor], window_size: int) -> Tensor:
-    """S of a block: (rows, T, c) for queries (rows, T, k), rows being tiles and heads."""
-    scores = query_txk.new_empty(*query_txk.shape[:2], window_size)
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds, elements of S and of V's strips, and calls."""
+    layout = _Layout(problem)
+    tiles = layout.strips * layout.rows
+    places = layout.row_extent * layout.row_places
+    scores = tiles * layout.heads * layout.tile * places
+    strips = layout.strips * (layout.rows + layout.row_extent - 1) * layout.row_places * layout.dim_value
+    blocks = max(1, scores // BLOCK_ELEMENTS)
+    both = problem.dim_key + problem.dim_value
+    if backward:
+        windows = tiles * places * layout.dim_value
+        calls = 30 + blocks * (6 + 3 * layout.tile + layout.row_extent) + 2 * layout.strips
+        return Work(scores * (2 * both + problem.dim_key), 2 * scores + 2 * windows + 3 * strips, calls)
+    return Work(scores * both, scores + 2 * strips, 16 + blocks * (6 + layout.tile) + 2 * layout.strips)
+
+
+def _scores(queries: Tensor, bands: Tensor, out: Tensor) -> Tensor:
+    """S of a block, (s, y, h x, c), into ``out``."""
+    queries_xk, scores_xc = queries.flatten(0, 2), out.flatten(0, 2)
     for x, band in enumerate(bands):
-        torch.mm(query_txk[:, x], band, out=scores[:, x])
-    return scores
+        torch.mm(queries_xk[:, x], band, out=scores_xc[:, x])
+    return out.flatten(2, 3)
+
+
+def _buffer(like: Tensor, queries: Tensor, places: int, kept: list[Tensor]) -> Tensor:
+    """Room for the scores of a block, the same for all of them: (s, y, h, x, c)."""
+    shape = (*queries.shape[:-1], places)
+    count = math.prod(shape)
+    if not kept or kept[0].numel() < count:
+        kept[:] = [like.new_empty(count)]
+    return kept[0][:count].view(shape)
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _Layout(query, value, table, grid, origin)
-    queries, padded, bands = layout.to_tiles(query), layout.pad_value(value), layout.bands(table)
-    out = queries.new_empty(*queries.shape[:-1], layout.dim_value)
-    for examples, start, stop in layout.blocks():
-        part = queries[examples, start:stop]
-        scores = _scores(part.reshape(-1, layout.tile, layout.dim_key), bands, layout.window_size)
-        windows = layout.windows(padded, examples, start, stop)
-        result = torch.bmm(scores.view(len(windows), -1, layout.window_size), windows)
-        out[examples, start:stop] = result.view(*part.shape[:-1], layout.dim_value)
-    return layout.from_tiles(out)
+    layout = _Layout(problem_of(query, value, table, grid, origin))
+    queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
+    out = value.new_empty(*queries.shape[:2], layout.heads * layout.tile, layout.dim_value)
+    kept: list[Tensor] = []
+    for block in layout.blocks():
+        part, band = queries[block.strips, block.rows], bands[:, :, block.window].flatten(2)
+        scores = _scores(part, band, _buffer(value, part, band.shape[2], kept))
+        for strip, scores_yxc in zip(range(block.strips.start, block.strips.stop), scores, strict=True):
+            torch.bmm(scores_yxc, layout.windows(strips, strip, block), out=out[strip, block.rows])
+    return layout.from_tiles(out.unflatten(2, (layout.heads, layout.tile)))
 
 
 def backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    layout = _Layout(query, value, table, grid, origin)
-    queries, grads = layout.to_tiles(query), layout.to_tiles(grad)
-    padded, bands = layout.pad_value(value), layout.bands(table)
-    grad_queries, grad_padded = torch.empty_like(queries), torch.zeros_like(padded)
-    grad_bands = [torch.zeros_like(band) for band in bands]
-    for examples, start, stop in layout.blocks():
-        part = queries[examples, start:stop].reshape(-1, layout.tile, layout.dim_key)
-        windows = layout.windows(padded, examples, start, stop)
-        grad_part = grads[examples, start:stop].reshape(len(windows), -1, layout.dim_value)
+    layout = _Layout(problem_of(query, value, table, grid, origin))
+    queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
+    grads = layout.to_tiles(grad).flatten(2, 3)
+    grad_queries, grad_strips, grad_bands = torch.empty_like(queries), torch.zeros_like(strips), torch.zeros_like(bands)
+    kept: list[Tensor] = []
+    for block in layout.blocks():
+        part, band = queries[block.strips, block.rows], bands[:, :, block.window].flatten(2)
+        grad_part, own = grads[block.strips, block.rows], range(block.strips.start, block.strips.stop)
+        buffer = _buffer(value, part, band.shape[2], kept)
+        scores = _scores(part, band, buffer)
+        grad_windows = torch.stack([s.transpose(1, 2) @ g for s, g in zip(scores, grad_part, strict=True)])
+        _add_windows(grad_strips[block.strips], grad_windows, layout.row_places, block)
 
-        scores = _scores(part, bands, layout.window_size).view(len(windows), -1, layout.window_size)
-        layout.add_windows(grad_padded, torch.bmm(scores.transpose(1, 2), grad_part), examples, start, stop)
-
-        grad_scores = torch.bmm(grad_part, windows.transpose(1, 2)).view(len(part), layout.tile, -1)
-        grad_query = torch.empty_like(part)
-        for x, band in enumerate(bands):
-            torch.mm(grad_scores[:, x], band.T, out=grad_query[:, x])
-            grad_bands[x].addmm_(part[:, x].T, grad_scores[:, x])
-        target = grad_queries[examples, start:stop]
-        target.copy_(grad_query.view(target.shape))
+        grad_scores = buffer.flatten(2, 3)
+        for strip, target, grad_yxv in zip(own, grad_scores, grad_part, strict=True):
+            torch.bmm(grad_yxv, layout.windows(strips, strip, block).transpose(1, 2), out=target)
+        _spread_scores(buffer, part, band, grad_queries[block.strips, block.rows], grad_bands[:, :, block.window])
     return (
         layout.from_tiles(grad_queries),
-        layout.crop_value(grad_padded),
-        _table_gradient(grad_bands, layout).reshape(table.shape),
+        layout.strips_gradient(grad_strips),
+        layout.bands_gradient(grad_bands).reshape(table.shape),
     )
 
 
-def _table_gradient(grad_bands: list[Tensor], layout: _Layout) -> Tensor:
-    """Sum the places of a tile, each shifted back."""
-    shape = (layout.dim_key, layout.intra_depth, *layout.extents[:-1], layout.window)
-    parts = [band.view(shape).narrow(-1, x, layout.extent) for x, band in enumerate(grad_bands)]
-    return torch.stack(parts).sum(0).transpose(0, 1)
+def _add_windows(grad_strips: Tensor, grad_windows: Tensor, row_places: int, block: _Block) -> None:
+    """Add the gradients of windows, (s, y, c, v), to those of the strips that they are views of."""
+    grad_windows = grad_windows.unflatten(2, (-1, row_places))
+    for i, row in enumerate(range(block.window.start, block.window.stop)):
+        grad_strips[:, block.rows.start + row : block.rows.stop + row] += grad_windows[:, :, i]
+
+
+def _spread_scores(
+    grad_scores: Tensor, queries: Tensor, bands: Tensor, grad_queries: Tensor, grad_bands: Tensor
+) -> None:
+    """Gradients of the queries, written, and of the bands, added, from those of the scores."""
+    grad_xc, query_xk = grad_scores.flatten(0, 2), queries.flatten(0, 2)
+    grad_query_xk = torch.empty_like(query_xk)
+    for x, band in enumerate(bands):
+        torch.mm(grad_xc[:, x], band.T, out=grad_query_xk[:, x])
+        grad_bands[x] += (query_xk[:, x].T @ grad_xc[:, x]).view(grad_bands[x].shape)
+    grad_queries.copy_(grad_query_xk.view(grad_queries.shape))

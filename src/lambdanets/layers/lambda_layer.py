@@ -210,7 +210,9 @@ class LambdaLayer(nn.Module):
             return conv(x, weight, bias).split(widths, dim=1)
         parts = [widths[0], widths[1] + widths[2]]
         weights = weight.split(parts)
-        biases = (None, None) if bias is None else bias.split(parts)
+        biases: list[Tensor | None] = [None, None]
+        if bias is not None:
+            biases[:] = bias.split(parts)
         key_value = conv(context, weights[1], biases[1])
         return (conv(x, weights[0], biases[0]), *key_value.split(widths[1:], dim=1))
 
@@ -220,10 +222,10 @@ class LambdaLayer(nn.Module):
         A batch-norm in evaluation is a scale and a shift for each channel: in the weight they save two passes over
         queries and values.
         """
-        affine = [scale_and_shift(norm) for norm in (self.norm_query, self.norm_value)]
-        if affine[0] is None or affine[1] is None or not is_plain(self.qkv):
+        query, value = scale_and_shift(self.norm_query), scale_and_shift(self.norm_value)
+        if query is None or value is None or not is_plain(self.qkv):
             return None
-        (scale_q, shift_q), (scale_v, shift_v) = affine
+        (scale_q, shift_q), (scale_v, shift_v) = query, value
         scale = torch.cat([scale_q, scale_q.new_ones(self._widths()[1]), scale_v])
         shift = torch.cat([shift_q, shift_q.new_zeros(self._widths()[1]), shift_v])
         weight, bias = self.qkv.weight, self.qkv.bias
