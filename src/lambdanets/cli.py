@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from lambdanets.cli_export import export
+from lambdanets.cli_models import models
 from lambdanets.cli_op import bench, kernels
 
 # The modules that do the work take seconds to import, so every command imports its own: --help stays quick.
@@ -255,8 +257,10 @@ def _message(error: BaseException) -> str:
     return text
 
 
+app.command()(export)
 app.command()(kernels)
 app.command()(bench)
+app.command()(models)
 
 
 def main() -> None:
@@ -274,7 +278,7 @@ def main() -> None:
             raise
         diverged = type(error).__name__ == "TrainingDivergedError"
         # An OSError tells what the machine refused: a full disk, a folder that may not be written.
-        told = isinstance(error, (ValueError, TypeError)) and _is_ours(error)
+        told = isinstance(error, (ValueError, TypeError, ImportError)) and _is_ours(error)
         if not (diverged or told or isinstance(error, OSError)):
             raise
         from rich.console import Console

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
 from lambdanets.models.resnet import LambdaResNet
@@ -65,7 +66,9 @@ class ModelCost:
     parts: tuple[PartCost, ...]
 
 
-def model_cost(name: str, image_size: int | Sequence[int] | None = None, **kwargs: Any) -> ModelCost:
+def model_cost(
+    name: str, image_size: int | Sequence[int] | None = None, *, count_padding: bool = False, **kwargs: Any
+) -> ModelCost:
     """Count a model of timm's registry on the meta device: nothing is allocated, nothing computed.
 
     Multiply-adds are those of products of matrices, convolutions included, half of what PyTorch's
@@ -75,58 +78,63 @@ def model_cost(name: str, image_size: int | Sequence[int] | None = None, **kwarg
     Args:
         name: of a model in timm's registry.
         image_size: side or (height, width) of the image; default the model's own.
+        count_padding: count a local lambda layer as a convolution over a padded map, m = scope², as public
+            counters do. At scope 23 most of that is outside of a small map. Default False.
         **kwargs: further arguments of the model, as ``stages="CLLL"``.
 
     Returns:
         Its cost.
 
     Raises:
-        ValueError: if ``image_size`` is not positive, or larger than global lambda layers take.
+        ValueError: if ``image_size`` is not positive, or the model does not take such images.
     """
+    if image_size is not None:
+        image_size = _image_size(image_size)
+        if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+            kwargs.setdefault("img_size", image_size)
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs).eval()
-    own = timm.data.resolve_model_data_config(model)["input_size"]
-    height, width = _image_size(image_size, own[1:])
-    with torch.no_grad(), _measured(model) as (outputs, activations):
-        counter = FlopCounterMode(display=False)
-        with counter:
-            model(torch.empty(1, own[0], height, width, device="meta"))
+    channels, *own = timm.data.resolve_model_data_config(model)["input_size"]
+    height, width = image_size or own
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _watched(model) as seen, counter:
+        try:
+            model(torch.empty(1, channels, height, width, device="meta"))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"{name} does not take images of {height}x{width}: {error}") from error
     flops = counter.get_flop_counts()
-    root = type(model).__name__
-    parts = tuple(
-        PartCost(
-            name=part,
+
+    def part(name: str, placement: str, members: Sequence[str]) -> PartCost:
+        inside = tuple(f"{member}." for member in members)
+        products = sum(sum(flops.get(f"{type(model).__name__}.{member}", {}).values()) for member in members) // 2
+        return PartCost(
+            name=name,
             placement=placement,
-            output=outputs[members[-1]],
-            parameters=sum(p.numel() for member in members for p in model.get_submodule(member).parameters()),
-            multiply_adds=sum(sum(flops.get(f"{root}.{member}", {}).values()) for member in members) // 2,
-            activations=sum(
-                count
-                for layer, count in activations.items()
-                if any(f"{layer}.".startswith(f"{member}.") for member in members)
-            ),
+            output=seen.outputs[members[-1]],
+            parameters=sum(p.numel() for n, p in model.named_parameters() if n.startswith(inside)),
+            multiply_adds=products + (seen.total("padding", inside) if count_padding else 0),
+            activations=seen.total("activations", inside),
         )
-        for part, placement, members in _parts(model, outputs)
-    )
+
     return ModelCost(
         name=name,
         stages=model.stages if isinstance(model, LambdaResNet) else "",
         image_size=(height, width),
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,
-        activations=sum(activations.values()),
-        parts=parts,
+        multiply_adds=counter.get_total_flops() // 2 + (seen.total("padding") if count_padding else 0),
+        activations=seen.total("activations"),
+        parts=tuple(part(*found) for found in _parts(model, seen.outputs)),
     )
 
 
-def _image_size(given: int | Sequence[int] | None, own: Sequence[int]) -> tuple[int, int]:
-    size = tuple(own) if given is None else (given, given) if isinstance(given, int) else tuple(given)
+def _image_size(given: int | Sequence[int]) -> tuple[int, int]:
+    size = (given, given) if isinstance(given, int) else tuple(given)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"image_size must be a positive int or (height, width), got {given!r}")
     return size
 
 
-def _parts(model: nn.Module, ran: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+def _parts(model: nn.Module, ran: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
     """(name, placement, submodules) of each part: a LambdaResNet's stem, stages and head; else each child."""
     if not isinstance(model, LambdaResNet):
         yield from ((name, "", [name]) for name, _ in model.named_children() if name in ran)
@@ -137,31 +145,48 @@ def _parts(model: nn.Module, ran: dict[str, Any]) -> Iterator[tuple[str, str, li
     yield "head", "", ["global_pool", "fc"]
 
 
-@contextmanager
-def _measured(model: nn.Module) -> Iterator[tuple[dict[str, tuple[int, ...]], dict[str, int]]]:
-    """While it lasts, forward passes fill in output shapes of the children and counts of what layers put out."""
-    outputs: dict[str, tuple[int, ...]] = {}
-    activations: dict[str, int] = {}
+@dataclass
+class _Seen:
+    """What hooks have seen: shapes of the children's outputs, and counts by the name of a layer."""
 
-    def measure(name: str, module: nn.Module, counted: bool) -> Any:
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    activations: dict[str, int] = field(default_factory=dict)
+    padding: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, module: nn.Module, grid: tuple[int, ...], output: Tensor) -> None:
+        """Note one call of a layer."""
+        count = output.numel()
+        if isinstance(module, LambdaLayer):
+            count = module.dim_out * math.prod(grid)  # its output before the pooling
+            if module.scope is not None:
+                n, each = math.prod(grid), module.intra_depth * module.dim_key * module.dim_value
+                axes = zip(grid, module.scope, (scope // 2 for scope in module.scope), strict=True)
+                outside = n * math.prod(module.scope) - math.prod(_pairs(*axis) for axis in axes)
+                self.padding[name] = self.padding.get(name, 0) + each * outside
+        self.activations[name] = self.activations.get(name, 0) + count
+
+    def total(self, kind: str, inside: tuple[str, ...] = ("",)) -> int:
+        """Sum of a kind of counts over the layers in some submodules."""
+        return sum(count for name, count in getattr(self, kind).items() if f"{name}.".startswith(inside))
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[_Seen]:
+    """While it lasts, forward passes are noted."""
+    seen = _Seen()
+
+    def watch(name: str, module: nn.Module) -> RemovableHandle:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not isinstance(output, Tensor):
-                return
-            outputs[name] = tuple(output.shape[1:])
-            if counted:
-                # A lambda layer's output before its pooling has the grid of its input.
-                shape = (module.dim_out, *args[0].shape[2:]) if isinstance(module, LambdaLayer) else output.shape
-                activations[name] = activations.get(name, 0) + math.prod(shape)
+            if isinstance(output, Tensor):
+                seen.outputs[name] = tuple(output.shape[1:])
+                if isinstance(module, _COUNTED):
+                    seen.add(name, module, tuple(args[0].shape[2:]), output)
 
         return module.register_forward_hook(hook)
 
-    handles = [
-        measure(name, module, isinstance(module, _COUNTED))
-        for name, module in model.named_modules()
-        if isinstance(module, _COUNTED) or (name and "." not in name)
-    ]
+    handles = [watch(name, module) for name, module in model.named_modules() if name]
     try:
-        yield outputs, activations
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -27,10 +27,7 @@ def place_blocks(stages: str | Sequence[str], layers: Sequence[int]) -> tuple[st
         ValueError: if there is another number of patterns than of stages, one is empty or has other letters than
             C and L.
     """
-    if isinstance(stages, str):
-        patterns = stages.split("-") if "-" in stages else list(stages)
-    else:
-        patterns = list(stages)
+    patterns = stages.split("-") if isinstance(stages, str) and "-" in stages else list(stages)
     if len(patterns) != len(layers):
         raise ValueError(f"{_HOW}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
     if not all(isinstance(pattern, str) and pattern and not set(pattern) - {"C", "L"} for pattern in patterns):

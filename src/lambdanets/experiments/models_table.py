@@ -1,0 +1,98 @@
+"""Parameters and multiply-adds of the family and of the paper's ablations, beside the published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import timm
+
+from lambdanets.models import model_cost
+
+__all__ = ["ABLATION", "PAPER_PARAMETERS", "PLACEMENTS", "run"]
+
+Row = dict[str, Any]
+
+# Millions of parameters (paper, tables 3 and 5 with the text around them).
+PAPER_PARAMETERS: Mapping[str, float] = {
+    "lambda_resnet152": 35.0,
+    "lambda_resnet200": 42.0,
+    "lambda_resnet50_llll": 15.0,
+    "lambda_resnet50_llll_u4": 16.0,
+}
+
+# (k, h, u) -> millions of parameters; all lambda ResNet-50, scope 23 where u is 1, else 7 (paper, ablation table).
+ABLATION: Mapping[tuple[int, int, int], float] = {
+    (8, 2, 1): 14.8,
+    (8, 16, 1): 15.6,
+    (2, 4, 1): 14.7,
+    (4, 4, 1): 14.7,
+    (8, 4, 1): 14.8,
+    (16, 4, 1): 15.0,
+    (32, 4, 1): 15.4,
+    (2, 8, 1): 14.7,
+    (4, 8, 1): 14.7,
+    (8, 8, 1): 14.7,
+    (16, 8, 1): 15.1,
+    (32, 8, 1): 15.7,
+    (8, 8, 4): 15.3,
+    (8, 8, 8): 16.0,
+    (16, 4, 4): 16.0,
+}
+
+# Where lambda layers go in a ResNet-50 -> millions of parameters (paper, placement table).
+PLACEMENTS: Mapping[str, float] = {
+    "CCCC": 25.6,
+    "LCCC": 25.5,
+    "LLCC": 25.0,
+    "LLLC": 21.7,
+    "LLLL": 15.0,
+    "CLLL": 15.1,
+    "CCLL": 15.4,
+    "CCCL": 18.8,
+}
+
+
+def run(report: Callable[[Row], None] | None = None) -> list[Row]:
+    """Count every model of the family, every row of the ablation and every placement.
+
+    Args:
+        report: called with each row as it is made.
+
+    Returns:
+        Rows of one shape: table ("family", "ablation" or "placement"), what was counted, our figures, and the
+        paper's parameters in millions, "" where it gives none.
+    """
+    rows = []
+    for table, label, paper, cost in _costs():
+        height, width = cost.image_size
+        row = {
+            "table": table,
+            "model": label,
+            "stages": cost.stages,
+            "image_size": f"{height}x{width}",
+            "parameters": cost.parameters,
+            "multiply_adds": cost.multiply_adds,
+            "activations": cost.activations,
+            "paper_parameters_m": paper,
+            "timm": timm.__version__,
+        }
+        rows.append(row)
+        if report is not None:
+            report(row)
+    return rows
+
+
+def _costs() -> Any:
+    for name in sorted(timm.list_models(module="lambda_resnet"), key=_depth):
+        yield "family", name, PAPER_PARAMETERS.get(name, ""), model_cost(name)
+    for (k, h, u), paper in ABLATION.items():
+        layer = {"dim_key": k, "num_heads": h, "intra_depth": u, "scope": 23 if u == 1 else 7}
+        yield "ablation", f"k={k} h={h} u={u}", paper, model_cost("lambda_resnet50_llll", lambda_args=layer)
+    for stages, paper in PLACEMENTS.items():
+        yield "placement", stages, paper, model_cost("lambda_resnet50_llll", stages=stages)
+
+
+def _depth(name: str) -> tuple[int, str]:
+    digits = name.removeprefix("lambda_resnet").split("_")[0]
+    return (int(digits) if digits else 0, name)
