@@ -139,7 +139,7 @@ class _Layout:
         # (b, u, *leads, rows, tiles, v, *lead extents, window) -> (b, *leads, tiles, rows, *lead extents, u, window, v)
         leads, lead_extents = range(2, 2 + rank), range(5 + rank, 5 + 2 * rank)
         view = view.permute(0, *leads, 3 + rank, 2 + rank, *lead_extents, 1, -1, 4 + rank)
-        return view.reshape(self.strips, -1, self.row_places, self.dim_value)
+        return view.reshape(self.strips, -1, self.row_places, self.dim_value).contiguous()
 
     def strips_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`to_strips`: tiles overlap, so one tile's width of all windows at a time."""
@@ -171,7 +171,8 @@ class _Layout:
         """Windows of V down a strip, (y, c, v), one row apart: a view."""
         part = strips[strip, block.rows.start + block.window.start :]
         places = (block.window.stop - block.window.start) * self.row_places
-        return part.as_strided((block.rows.stop - block.rows.start, places, self.dim_value), part.stride())
+        shape = (block.rows.stop - block.rows.start, places, self.dim_value)
+        return part.as_strided(shape, (self.row_places * self.dim_value, self.dim_value, 1))
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
