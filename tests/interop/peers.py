@@ -159,3 +159,16 @@ def randomise(module):
         else:
             tensor.normal_(mean=1.0 if name.endswith("weight") else 0.0, std=0.3)
     return module
+
+
+@torch.no_grad()
+def calibrate(model, x):
+    """Statistics of these images for the batch-norms: a layer is cubic in its input, and numbers would run away."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model

@@ -10,7 +10,7 @@ from timm.layers.lambda_layer import LambdaLayer as TimmLayer
 from torch import nn
 
 import lambdanets
-from interop.peers import DLi14Layer, DLi14ResNet, LambdaConv, LeaderResNet, randomise
+from interop.peers import DLi14Layer, DLi14ResNet, LambdaConv, LeaderResNet, calibrate, randomise
 from lambdanets import LambdaLayer
 from lambdanets.interop import TwoOrderLambdaLayer
 
@@ -143,19 +143,6 @@ def test_whole_models_of_others(make, faithful, training):
     adoption = lambdanets.adopt(copy.deepcopy(theirs), faithful=faithful)
     assert len(adoption.adopted) == 4
     compare_models(theirs, adoption.model, x, torch.float64)
-
-
-@torch.no_grad()
-def calibrate(model, x):
-    """Statistics of these images for the batch-norms: a layer is cubic in its input, and numbers would run away."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    model.train()(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model
 
 
 def compare_models(theirs, ours, x, dtype):

@@ -190,6 +190,7 @@ class _Plan:
     def __init__(self, model: nn.Module, renamed: Renamed) -> None:
         self.model = model
         self.tensors = dict(renamed.tensors)
+        self.given = len(self.tensors)
         self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
         self.biases = self._take_new_biases()
         self.pools = [path for path in renamed.pooled if isinstance(_layer(model, path).pool, nn.Identity)]
@@ -199,8 +200,12 @@ class _Plan:
         self.unexpected = [name for name in self.tensors if name not in self.state]
         self.common = [name for name in self.state if name in self.tensors]
         self.adjusted = [
-            *(f"{path or 'the layer'} has a position bias now, as the weights do" for path in self.biases),
-            *(f"{path} is followed by a 3x3 average pool of stride 1, as there" for path in self.pools),
+            f"{what}: {len(paths)} ({_some(paths)})"
+            for paths, what in (
+                (list(self.biases), "layers that have a position bias now, as the weights do"),
+                (self.pools, "layers with a 3x3 average pool of stride 1 behind them now, as there"),
+            )
+            if paths
         ]
 
     def _take_new_biases(self) -> dict[str, Tensor]:
@@ -208,13 +213,10 @@ class _Plan:
         biases = {}
         for name in list(self.tensors):
             path, _, last = name.rpartition(".")
-            if (
-                last == "position_bias"
-                and name not in self.state
-                and isinstance(_module(self.model, path), LambdaLayer)
-            ):
+            layer = _module(self.model, path)
+            if last == "position_bias" and name not in self.state and isinstance(layer, LambdaLayer):
                 bias = self.tensors[name]
-                if bias.shape == (_layer(self.model, path).dim_key,):
+                if bias.shape == (layer.dim_key,):
                     del self.tensors[name]
                     if bias.any():
                         biases[path] = bias
@@ -237,7 +239,7 @@ class _Plan:
         if problems:
             raise ValueError(
                 f"{origin} has the weights of another model than this {type(self.model).__name__}: of its "
-                f"{len(self.tensors)} tensors and the model's {len(self.state)}, {', '.join(problems)}. Nothing was "
+                f"{self.given} tensors and the model's {len(self.state)}, {', '.join(problems)}. Nothing was "
                 f"loaded{self._remedy(shapes, translated)}"
             )
 
