@@ -1,0 +1,316 @@
+"""Models in files that run without this package: ONNX and torch.export."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.interop.formats import FORMATS, INPUT_NAME, Format
+from lambdanets.interop.preprocessing import channels_of, preprocessing_of
+from lambdanets.interop.tracing import switch_kernels, trace
+
+__all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
+
+OUTPUTS = ("probabilities", "logits")
+_BATCHES = (1, 2, 3)
+# More than twice the strides of networks for images: a size of 1 somewhere inside would be taken for a constant.
+_TRACED_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Check:
+    """The largest difference between the file and the model on one random batch.
+
+    Args:
+        batch: images.
+        height: of the images.
+        width: of the images.
+        difference: of an output; for logits in units of the largest one, where that is above 1.
+    """
+
+    batch: int
+    height: int
+    width: int
+    difference: float
+
+
+class ExportDifferenceError(ValueError):
+    """What was written computes something else than the model; the file is not kept.
+
+    Args:
+        message: what to say.
+        checks: all that were made.
+    """
+
+    def __init__(self, message: str, checks: Sequence[Check]):
+        super().__init__(message)
+        self.checks = tuple(checks)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What :func:`export_model` wrote.
+
+    Args:
+        path: the file.
+        format: ``"onnx"`` or ``"torch-export"``.
+        metadata: what the file says about itself.
+        switched: the kernel that each lambda layer had (None: the fastest) before it was switched to the portable
+            one for the file, by the layer's name.
+        checks: file against model.
+    """
+
+    path: Path
+    format: str
+    metadata: dict[str, Any]
+    switched: dict[str, str | None]
+    checks: tuple[Check, ...]
+
+    @property
+    def difference(self) -> float:
+        """The largest of all checks."""
+        return max(check.difference for check in self.checks)
+
+
+class _Classifier(nn.Module):
+    """The model with a softmax behind it."""
+
+    def __init__(self, model: nn.Module, probabilities: bool):
+        super().__init__()
+        self.model = model
+        self.probabilities = probabilities
+
+    def forward(self, image: Tensor) -> Tensor:
+        out = self.model(image)
+        return out.softmax(dim=1) if self.probabilities else out
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    output: str = "probabilities",
+    example: Tensor | None = None,
+    fixed_size: bool = False,
+    opset: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> Export:
+    """Write a model for images to a file that needs neither this package nor the model's code.
+
+    Batch, height and width are dynamic. The model is exported in evaluation, in float32 on the CPU; it is not
+    changed itself. Lambda layers run the kernel ``"portable"`` in the file, plain convolutions of any runtime: the
+    others are ops of this package. The file is read back, run at three batch sizes and three image sizes and compared
+    with the model; it stands at ``path`` only if that went well.
+
+    The input is called ``image``, (batch, channels, height, width) in float32; the output ``probabilities`` or
+    ``logits``. Preprocessing, class names and versions are in the file: in an ONNX file as ``metadata_props``, each
+    JSON unless it is one string, in a torch.export file as the extra file ``metadata.json``.
+
+    Args:
+        model: takes a batch of images and gives a tensor, as timm's do.
+        path: the file; ``.onnx`` or ``.pt2``.
+        format: ``"onnx"`` or ``"torch-export"``; default: by the suffix of ``path``.
+        output: ``"probabilities"`` (default): a softmax over axis 1 is put behind the model; or ``"logits"``, what
+            the model gives.
+        example: (b, channels, height, width); its size is the first to be checked. Default: the input of the model's
+            timm configuration.
+        fixed_size: height and width are those of ``example``, for models that take one size only. Default False.
+        opset: of ONNX, 18 or higher; default PyTorch's.
+        preprocessing: plain values to record; default: what the model's timm configuration asks for, if it has one.
+        class_names: of the outputs, to record.
+        tolerance: largest difference between file and model. Default 1e-4.
+        overwrite: whether ``path`` may exist. Default False.
+
+    Returns:
+        What was written and how far it differs.
+
+    Raises:
+        ExportDifferenceError: (a ValueError) the file would differ from the model by more than ``tolerance``.
+        ValueError: an argument does not fit, or the model has no form outside of Python; the layer is named.
+        ModuleNotFoundError: the format needs packages that are not installed.
+        FileNotFoundError: the folder of ``path`` does not exist.
+        FileExistsError: ``path`` exists.
+    """
+    path = Path(path)
+    kind = _format_of(path, format)
+    _check_arguments(model, path, output, overwrite)
+    kind.require_packages()
+    images = _example(model, example)
+    plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    classifier = _Classifier(plain, output == "probabilities").eval()
+    _check_output(plain, images, output)
+    metadata = {
+        "producer": f"lambdanets {_version()}",
+        "model": _model_name(model),
+        "input": INPUT_NAME,
+        "output": output,
+        "preprocessing": preprocessing_of(model, _size(images)) if preprocessing is None else dict(preprocessing),
+        "class_names": list(class_names),
+    }
+    with switch_kernels(plain) as switched:
+        program = trace(classifier, images if fixed_size else _traced_images(plain, images), fixed_size)
+    sizes = [_size(images)] if fixed_size else _checked_sizes(plain, images)
+    with _replacing(path) as temporary:
+        kind.write(program, temporary, metadata, opset)
+        checks = _compare(classifier, kind.load(temporary), images.shape[1], sizes)
+        _check_difference(checks, tolerance, output, path)
+    return Export(path, kind.name, metadata, switched, checks)
+
+
+def _format_of(path: Path, given: str | None) -> Format:
+    suffixes = {each.suffix: each for each in FORMATS.values()}
+    if given is None:
+        if path.suffix not in suffixes:
+            raise ValueError(
+                f"path must end in {' or '.join(suffixes)}, or format be one of {', '.join(FORMATS)}, got {str(path)!r}"
+            )
+        return suffixes[path.suffix]
+    if given not in FORMATS:
+        near = difflib.get_close_matches(given, FORMATS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {given!r}{hint}")
+    kind = FORMATS[given]
+    if path.suffix != kind.suffix:
+        raise ValueError(f"path must end in {kind.suffix} for format {given!r}, got {str(path)!r}")
+    return kind
+
+
+def _check_arguments(model: nn.Module, path: Path, output: str, overwrite: bool) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"the output {path} is a folder; give a file")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"the output {path} exists; give another name, or overwrite it (--overwrite)")
+
+
+def _example(model: nn.Module, given: Tensor | None) -> Tensor:
+    """Two images: a batch of 1 would be taken for a constant."""
+    if given is None:
+        config = getattr(model, "pretrained_cfg", None)
+        if not config or not config.get("input_size"):
+            raise ValueError(
+                "example must be given for a model without a timm configuration: a batch of images, "
+                "(batch, channels, height, width)"
+            )
+        return torch.zeros(2, channels_of(model), *config["input_size"][1:])
+    if not isinstance(given, Tensor) or given.ndim != 4:
+        shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"example must be a tensor of shape (batch, channels, height, width), got {shown}")
+    return torch.zeros(2, *given.shape[1:])
+
+
+def _check_output(model: nn.Module, images: Tensor, output: str) -> None:
+    try:
+        with torch.inference_mode():
+            out = model(images[:1])
+    except Exception as error:
+        raise ValueError(
+            f"example must be images that the model takes, got {_size(images)[0]} x {_size(images)[1]} with "
+            f"{images.shape[1]} channels: {error}"
+        ) from error
+    if not isinstance(out, Tensor):
+        raise ValueError(f"the model must give one tensor, got {type(out).__name__}; wrap it in one that picks")
+    if output == "probabilities" and out.ndim != 2:
+        raise ValueError(
+            f'output="probabilities" needs a classifier, but the model gives shape {tuple(out.shape)}; '
+            'use output="logits"'
+        )
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[2], images.shape[3]
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.inference_mode():
+            model(images)
+    # Models refuse sizes with errors of many kinds.
+    except Exception:
+        return False
+    return True
+
+
+def _traced_images(model: nn.Module, images: Tensor) -> Tensor:
+    """The example, or one large enough that no feature map is one pixel wide, if the model takes it."""
+    height, width = _size(images)
+    larger = images.new_zeros(*images.shape[:2], max(height, _TRACED_SIDE), max(width, _TRACED_SIDE))
+    return larger if larger.shape != images.shape and _takes(model, larger) else images
+
+
+def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
+    """The example's size and two others that the model takes, larger ones first: global layers have a largest."""
+    height, width = _size(images)
+    low, lower = height - height // 4, width - width // 3
+    candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
+    taken = [size for size in dict.fromkeys(candidates) if _takes(model, images.new_zeros(1, images.shape[1], *size))]
+    return taken[:3]
+
+
+@torch.inference_mode()
+def _compare(
+    model: nn.Module, run: Callable[[Tensor], Tensor], channels: int, sizes: Sequence[tuple[int, int]]
+) -> tuple[Check, ...]:
+    random = torch.Generator().manual_seed(0)
+    checks = []
+    for height, width in sizes:
+        for batch in _BATCHES:
+            images = torch.randn(batch, channels, height, width, generator=random)
+            expected = model(images)
+            difference = (run(images) - expected).abs().max() / expected.abs().max().clamp(min=1)
+            checks.append(Check(batch, height, width, difference.item()))
+    return tuple(checks)
+
+
+def _check_difference(checks: Sequence[Check], tolerance: float, output: str, path: Path) -> None:
+    wrong = [check for check in checks if not check.difference <= tolerance]  # NaN is wrong too
+    if wrong:
+        worst = max(wrong, key=lambda check: math.inf if math.isnan(check.difference) else check.difference)
+        raise ExportDifferenceError(
+            f"the file gives other {output} than the model: they differ by {worst.difference:.1e} for a batch of "
+            f"{worst.batch} of {worst.height} x {worst.width}, more than {tolerance:.0e}; {path} was not written",
+            checks,
+        )
+
+
+def _model_name(model: nn.Module) -> str:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(model).__name__
+
+
+def _version() -> str:
+    try:
+        return version("lambdanets")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, moved onto it when the block ends well, and else removed."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""The files a traced model can become: each format writes itself, and runs what it has written."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lambdanets.interop.tracing import layer_of_node
+
+# Seconds to import, so it is imported where it is used.
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["FORMATS", "INPUT_NAME", "METADATA_FILE", "Format"]
+
+INPUT_NAME = "image"
+METADATA_FILE = "metadata.json"
+_AXES = ("batch", "channels", "height", "width")
+_LEAST_OPSET = 18
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Args:
+        name: what ``format=`` takes.
+        suffix: of the files.
+        packages: what must be installed beside this package's own dependencies.
+        write: (program, path, metadata, opset) -> None.
+        load: path -> the model in the file as a function.
+    """
+
+    name: str
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[ExportedProgram, Path, Mapping[str, Any], int | None], None]
+    load: Callable[[Path], Run]
+
+    def require_packages(self) -> None:
+        """Raises an ImportError with the command that installs what is missing."""
+        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ModuleNotFoundError(
+                f"the format {self.name!r} needs {', '.join(missing)}; install with: pip install 'lambdanets[export]' "
+                f"(or pip install {' '.join(self.packages)})",
+                name=missing[0],
+            )
+
+
+def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
+    exported = _to_onnx(program, metadata["output"], opset)
+    model = exported.model
+    _name_axes(model)
+    if opset is not None and model.opset_imports.get("") != opset:
+        raise ValueError(
+            f"opset must be one that onnxscript can convert this model to, got {opset}; it stays at "
+            f"{model.opset_imports.get('')}: leave opset out for that one"
+        )
+    model.producer_name = "lambdanets"
+    for key, value in metadata.items():
+        model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    exported.save(str(path), external_data=False)
+
+
+def _to_onnx(program: ExportedProgram, output: str, opset: int | None) -> Any:
+    if opset is not None and opset < _LEAST_OPSET:
+        raise ValueError(f"opset must be {_LEAST_OPSET} or higher, which PyTorch's exporter starts from, got {opset}")
+    import torch.onnx
+
+    try:
+        with _silent():
+            return torch.onnx.export(
+                program, (), dynamo=True, input_names=[INPUT_NAME], output_names=[output], opset_version=opset
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(_no_onnx_form(program, error)) from error
+
+
+def _no_onnx_form(program: ExportedProgram, error: Exception) -> str:
+    """Names the operation without an ONNX form and the layer that calls it, where the exporter tells."""
+    chain: BaseException | None = error
+    text = ""
+    while chain is not None:
+        text += f"{chain}\n"
+        chain = chain.__cause__ or chain.__context__
+    named = re.search(r"op='([\w.]+)'", text)
+    if named is None:
+        return f"the model has no ONNX form: {str(error).splitlines()[0]}"
+    op = named[1]
+    nodes = [node for node in program.graph.nodes if str(node.target).rpartition(".")[0] == op.rpartition(".")[0]]
+    where = layer_of_node(nodes[0]) if nodes else "the model"
+    return f'{where} has no ONNX form: it calls {op}, which PyTorch cannot write as ONNX; format="torch-export" can'
+
+
+def _name_axes(model: Any) -> None:
+    """Call the input's axes batch, height and width, here and in what follows from them."""
+    shape = model.graph.inputs[0].shape
+    names = {str(dim.value): name for dim, name in zip(shape, _AXES, strict=True) if not isinstance(dim, int)}
+    if not names:
+        return
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
+    for value in _values(model.graph):
+        if value.shape is not None:
+            value.shape = type(shape)(
+                [dim if isinstance(dim, int) else _renamed(dim.value, pattern, names) for dim in value.shape]
+            )
+
+
+def _renamed(dim: str | None, pattern: re.Pattern[str], names: Mapping[str, str]) -> str | None:
+    return None if dim is None else pattern.sub(lambda match: names[match[1]], dim)
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {INPUT_NAME: images.numpy()})[0])
+
+
+def _write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
+    if opset is not None:
+        raise ValueError(f'opset is for format="onnx", got {opset} with "torch-export"; leave it out')
+    import torch.export
+
+    text = json.dumps(metadata, ensure_ascii=False, indent=2)
+    with _silent():
+        torch.export.save(program, path, extra_files={METADATA_FILE: text})
+
+
+def _load_program(path: Path) -> Run:
+    import torch.export
+
+    with _silent():
+        return torch.export.load(path).module()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the exporters' progress reports and their warnings about themselves."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (
+        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
+        Format("torch-export", ".pt2", (), _write_program, _load_program),
+    )
+}

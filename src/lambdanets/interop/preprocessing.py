@@ -1,0 +1,88 @@
+"""What has to be done to an image before a model sees it, as plain values that a file can carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+__all__ = ["channels_of", "describe_preprocessing", "preprocessing_of"]
+
+
+def describe_preprocessing(
+    size: Sequence[int],
+    *,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str,
+    crop_pct: float,
+    crop_mode: str = "center",
+) -> dict[str, Any]:
+    """The steps from an image to the input, in words that need no library.
+
+    Args:
+        size: height and width of the input.
+        channels: 3 for red, green, blue; 1 for grey.
+        mean: one number a channel, for pixels scaled to 0..1.
+        std: one number a channel.
+        interpolation: ``"bilinear"``, ``"bicubic"``, ...; antialiased, as Pillow's are.
+        crop_pct: share of the resized image that the crop keeps.
+        crop_mode: ``"center"``, or what else timm knows.
+
+    Returns:
+        Plain values: ``color`` (as Pillow's modes), ``resize`` (for ``"center"`` crops and square inputs the shorter
+        side in pixels, the ratio of the sides kept; else height and width), ``interpolation``, ``crop_mode``,
+        ``crop`` (height, width), ``scale`` (multiplies the pixels 0..255), ``mean``, ``std``, ``layout``, ``dtype``.
+    """
+    resized = [math.floor(side / crop_pct) for side in size]
+    shorter_side = crop_mode == "center" and resized[0] == resized[1]
+    return {
+        "color": {1: "L", 3: "RGB"}.get(channels, f"{channels} channels"),
+        "resize": {"shorter_side": resized[0]} if shorter_side else {"height": resized[0], "width": resized[1]},
+        "interpolation": interpolation,
+        "crop_mode": crop_mode,
+        "crop": {"height": size[0], "width": size[1]},
+        "scale": 1 / 255,
+        "mean": list(mean),
+        "std": list(std),
+        "layout": "NCHW",
+        "dtype": "float32",
+    }
+
+
+def preprocessing_of(model: nn.Module, size: Sequence[int]) -> dict[str, Any] | None:
+    """The preprocessing that a timm model's configuration asks for, or None where it has no configuration.
+
+    Args:
+        model: with ``pretrained_cfg``, as timm's have.
+        size: height and width of the input.
+    """
+    if not getattr(model, "pretrained_cfg", None):
+        return None
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    channels = channels_of(model)
+    # timm's configurations are of three channels; a model of another number was made so by its user.
+    mean, std = ((list(config[name]) * channels)[:channels] for name in ("mean", "std"))
+    return describe_preprocessing(
+        size,
+        channels=channels,
+        mean=mean,
+        std=std,
+        interpolation=config["interpolation"],
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+    )
+
+
+def channels_of(model: nn.Module) -> int:
+    """Input channels of a timm model: its own where it tells, for its configuration is that of three channels."""
+    own = getattr(model, "in_chans", None)
+    if isinstance(own, int):
+        return own
+    config: Any = getattr(model, "pretrained_cfg", None)
+    return config["input_size"][0]

@@ -1,0 +1,161 @@
+"""A model as one graph of PyTorch's own operations for every batch and image size, or the layer that prevents it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.layers import LambdaLayer
+
+# Seconds to import, so it is imported where it is used.
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["layer_of_node", "switch_kernels", "trace"]
+
+_BATCH_ONLY = (0,)
+_BATCH_AND_SIZE = (0, 2, 3)
+_OWN_NAMESPACES = {"aten", "prim", "prims"}
+
+
+@contextmanager
+def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[str, str | None]]:
+    """Within the block the model's lambda layers run ``kernel``, those apart that run a plain one already.
+
+    Yields:
+        The kernel that each switched layer had, by the layer's name.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, LambdaLayer) and module.kernel not in ("portable", "reference")
+    }
+    before = {name: layer.kernel for name, layer in layers.items()}
+    try:
+        for layer in layers.values():
+            layer.kernel = kernel
+        yield before
+    finally:
+        for name, layer in layers.items():
+            layer.kernel = before[name]
+
+
+def trace(model: nn.Module, images: Tensor, fixed_size: bool) -> ExportedProgram:
+    """Traces a model in evaluation.
+
+    Args:
+        model: takes one batch of images.
+        images: (b, channels, height, width), an example; no size of it may be 1 within the model, or that one is
+            taken for a constant.
+        fixed_size: height and width are those of the example; the batch alone is dynamic.
+
+    Raises:
+        ValueError: the model cannot be traced, or calls an op of a package; the message names the layer and the reason.
+    """
+    axes = _BATCH_ONLY if fixed_size else _BATCH_AND_SIZE
+    try:
+        program = _trace(model, (images,), axes)
+    except Exception as error:
+        # torch.export raises errors of many kinds, those of the model's own code among them.
+        raise ValueError(_cannot_trace(model, images, axes, error)) from error
+    _refuse_ops_of_packages(program)
+    _forget_ones(program)
+    return program
+
+
+def _trace(model: nn.Module, args: tuple[Any, ...], axes: tuple[int, ...]) -> ExportedProgram:
+    from torch.export import Dim, export
+
+    dynamic = dict.fromkeys(axes, Dim.DYNAMIC)
+    shapes = tuple(dynamic if isinstance(arg, Tensor) and arg.ndim == 4 else None for arg in args)
+    with torch.no_grad(), _quiet():
+        return export(model, args, dynamic_shapes=shapes)
+
+
+def _refuse_ops_of_packages(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        namespace = getattr(node.target, "namespace", "aten")
+        if node.op == "call_function" and namespace not in _OWN_NAMESPACES:
+            raise ValueError(
+                f"{layer_of_node(node)} cannot be exported: it calls {node.target}, which has no meaning without the "
+                "package that defines it. Give the model a layer made of PyTorch's own operations; lambda_apply has "
+                'kernel="portable"'
+            )
+
+
+def _forget_ones(program: ExportedProgram) -> None:
+    """Leave out the guards that tell a size of 1 from all others.
+
+    They come from questions about strides, to which an axis of length 1 is special; the operations in the graph are
+    the same. With them a file would refuse single images, or images so small that a feature map has one pixel. Bounds,
+    as those of a global layer, stay. That sizes of 1 compute rightly is checked with the file.
+    """
+    program._guards_code = [
+        guard for guard in program._guards_code if "!=" not in guard and not guard.lstrip("( ").startswith("1 <")
+    ]
+
+
+def layer_of_node(node: torch.fx.Node) -> str:
+    """Where in the model a node of the graph came from, for messages."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    if not stack:
+        return "the model"
+    path, kind = stack[-1]
+    return _describe(path, kind if isinstance(kind, str) else kind.__name__)
+
+
+def _describe(path: str, kind: str) -> str:
+    kind = kind.rpartition(".")[2]
+    path = path.removeprefix("L['self'].").removeprefix("model.")
+    return f"the model ({kind})" if path in ("", "model", "L['self']") else f"the layer {path!r} ({kind})"
+
+
+def _cannot_trace(model: nn.Module, images: Tensor, axes: tuple[int, ...], error: Exception) -> str:
+    path, kind, reason = _innermost_failure(model, images, axes) or ("", type(model).__name__, error)
+    text = next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
+    sizes = "a fixed image size" if axes is _BATCH_ONLY else "any image size"
+    return f"{_describe(path, kind)} cannot be exported for {sizes}: {type(reason).__name__}: {text}"
+
+
+def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) -> tuple[str, str, Exception] | None:
+    """Name, class and error of the innermost submodule that does not trace on what the model gives it."""
+    calls: dict[str, tuple[Any, ...]] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: calls.setdefault(name, args))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            model(images)
+    except Exception as error:
+        return "", type(model).__name__, error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = None
+    inside = ""
+    for name, module in model.named_modules():
+        # Parents come before their children: go into the first that fails, past those that pass.
+        if name in calls and name.startswith(inside):
+            try:
+                _trace(module, calls[name], axes)
+            except Exception as error:
+                found, inside = (name, type(module).__name__, error), f"{name}."
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps PyTorch's tracers from logging what is raised as an error anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
