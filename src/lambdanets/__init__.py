@@ -4,7 +4,7 @@
 """
 
 from lambdanets.functional import lambda_apply
-from lambdanets.interop import adopt, load_weights
+from lambdanets.interop import adopt, export_model, load_weights
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 from lambdanets.models import LambdaResNet, resize_positions
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
@@ -20,6 +20,7 @@ __all__ = [
     "LambdaResNet",
     "__version__",
     "adopt",
+    "export_model",
     "lambda_apply",
     "load_weights",
     "resize_positions",
