@@ -1,0 +1,133 @@
+"""Running a model without numbers: what shapes its modules see, and which module fails and why."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeCopyMode,
+    FakeTensorMode,
+)
+from torch.utils import _pytree as pytree
+
+from lambdanets.interop.stages import is_spatial
+
+__all__ = ["DryRun", "DryRunError", "dry_run", "example_for"]
+
+# Of sequences, images and volumes.
+_USUAL_SIZE = {1: 224, 2: 224, 3: 32}
+
+
+class DryRunError(ValueError):
+    """A model that cannot be run: the message says which module and why."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run without numbers shows.
+
+    Args:
+        inputs: shape of the first input of each watched module that was called, by name.
+        outputs: shapes of all tensors in the model's output.
+    """
+
+    inputs: dict[str, tuple[int, ...]]
+    outputs: tuple[tuple[int, ...], ...]
+
+
+def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | None) -> tuple[Any, ...] | None:
+    """Arguments for the model's forward: the given ones, or two images of the size that the model is for.
+
+    Args:
+        model: the model.
+        example: a tensor or a tuple of arguments; None makes one.
+        img_size: height and width of the example that is made; default what timm says that the model is for,
+            else 224.
+
+    Returns:
+        The arguments; None where none can be made: a model without a convolution.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if example is not None:
+        if img_size is not None:
+            raise ValueError("example and img_size must not both be given: an example has a size")
+        return example if isinstance(example, tuple) else (example,)
+    conv = next((module for module in model.modules() if is_spatial(module)), None)
+    if conv is None:
+        return None
+    ndim = len(conv.kernel_size)  # type: ignore[arg-type]
+    if img_size is None:
+        config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+        of_timm = config.get("input_size") if ndim == 2 else None
+        size = tuple(of_timm[1:]) if of_timm else (_USUAL_SIZE[ndim],) * ndim
+    else:
+        size = (img_size,) * ndim if isinstance(img_size, int) else tuple(img_size)
+    weight = next(iter(conv.parameters()))
+    channels: int = conv.in_channels  # type: ignore[assignment]
+    return (torch.empty(2, channels, *size, dtype=weight.dtype, device=weight.device),)
+
+
+def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] = ()) -> DryRun:
+    """Run a copy of the model on tensors without numbers, in the mode (training or not) that it is in.
+
+    Neither parameters nor statistics nor anything else of the model changes, and nothing is allocated.
+
+    Args:
+        model: the model.
+        arguments: of its forward.
+        watch: names of the modules whose input shapes are wanted.
+
+    Raises:
+        DryRunError: if it does not run; the message names the innermost module that was running.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        # A copy, for models that keep tensors from one forward to the next.
+        with FakeCopyMode(mode):
+            fake = copy.deepcopy(model)
+    except Exception as error:
+        raise DryRunError(f"cannot trace {type(model).__name__}: it cannot be copied: {_say(error)}") from error
+    running: list[str] = []
+    inputs: dict[str, tuple[int, ...]] = {}
+    _watch(fake, set(watch), running, inputs)
+    try:
+        with torch.no_grad(), mode:
+            outputs = fake(*pytree.tree_map_only(Tensor, mode.from_tensor, arguments))
+    except Exception as error:
+        name = running[-1] if running else ""
+        where = f"in module {name!r} ({type(fake.get_submodule(name)).__name__})" if name else "in its own forward"
+        raise DryRunError(f"cannot trace {type(model).__name__}: {where}: {_say(error)}") from error
+    shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
+    return DryRun(inputs, shapes)
+
+
+def _watch(model: nn.Module, watched: set[str], running: list[str], inputs: dict[str, tuple[int, ...]]) -> None:
+    """Keep the names of the modules that are running, innermost last, and the shapes that the watched ones see."""
+    for name, module in model.named_modules():
+
+        def enter(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            running.append(name)
+            if name in watched and args and isinstance(args[0], Tensor):
+                inputs.setdefault(name, tuple(args[0].shape))
+
+        def leave(*_: Any) -> None:
+            running.pop()
+
+        module.register_forward_pre_hook(enter, prepend=True)
+        module.register_forward_hook(leave)
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        return f"what it does depends on the numbers in a tensor ({type(error).__name__}: {error})"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,126 @@
+"""What a replacement changes, planned first and carried out then; printed as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+from lambdanets.interop.tree import parameters_of, swap
+
+__all__ = ["Change", "Kept", "Plan"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One module that is replaced.
+
+    Args:
+        name: where it is in the model; "" is the model itself. The first name of a shared module.
+        old: what stood there, in words.
+        new: what stands there now, in words.
+        parameters_before: of the module that was there.
+        parameters_after: of the one that is there now.
+        notes: what the new layer has no counterpart for, or does otherwise.
+    """
+
+    name: str
+    old: str
+    new: str
+    parameters_before: int
+    parameters_after: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One module that was asked for and stays as it is, with the reason."""
+
+    name: str
+    old: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What would be replaced; nothing is until :meth:`apply`. Prints as a table.
+
+    Args:
+        model: the model.
+        changes: what is replaced, in the model's order.
+        kept: what was asked for and cannot be replaced.
+        parameters_before: of the whole model.
+        parameters_after: of the whole model with the changes.
+    """
+
+    model: nn.Module = field(repr=False)
+    changes: tuple[Change, ...]
+    kept: tuple[Kept, ...]
+    parameters_before: int
+    parameters_after: int
+    _builders: Mapping[nn.Module, Callable[[], nn.Module]] = field(repr=False)
+    _check: Callable[[nn.Module], None] | None = field(repr=False, default=None)
+
+    def apply(self) -> nn.Module:
+        """Carry the plan out, in place.
+
+        Returns:
+            The model; another object only where the model itself was the one module to replace.
+
+        Raises:
+            ValueError: if the model does not run with the new layers; it is then as it was before.
+        """
+        new = {old: build() for old, build in self._builders.items()}
+        changed = swap(self.model, new)
+        if self._check is not None:
+            try:
+                self._check(changed)
+            except ValueError:
+                swap(changed, {layer: old for old, layer in new.items()})
+                raise
+        return changed
+
+    def __rich__(self) -> RenderableType:
+        table = Table(caption=self._summary(), caption_justify="left", caption_style="bold")
+        for column in ("module", "was", "is now"):
+            table.add_column(column, overflow="fold")
+        table.add_column("parameters", justify="right", no_wrap=True)
+        if any(change.notes for change in self.changes):
+            table.add_column("notes", overflow="fold")
+        for change in self.changes:
+            numbers = f"{change.parameters_before:,} → {change.parameters_after:,}"
+            row = [change.name or "(model)", change.old, change.new, numbers]
+            table.add_row(*map(escape, row), *([escape("; ".join(change.notes))] if len(table.columns) > 4 else []))
+        kept = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
+        return Group(table, *map(escape, kept))
+
+    def __str__(self) -> str:
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def _summary(self) -> str:
+        count = len(self.changes)
+        return (
+            f"{count} module{'s' * (count != 1)} replaced, "
+            f"{self.parameters_before:,} → {self.parameters_after:,} parameters "
+            f"({self.parameters_before / 1e6:.2f} M → {self.parameters_after / 1e6:.2f} M)"
+        )
+
+
+def make_plan(
+    model: nn.Module,
+    changes: Mapping[nn.Module, Change],
+    kept: tuple[Kept, ...],
+    builders: Mapping[nn.Module, Callable[[], nn.Module]],
+    check: Callable[[nn.Module], None] | None,
+) -> Plan:
+    """A plan with the whole model's parameters counted."""
+    before = parameters_of(model)
+    difference = sum(c.parameters_after - c.parameters_before for c in changes.values())
+    return Plan(model, tuple(changes.values()), kept, before, before + difference, builders, check)

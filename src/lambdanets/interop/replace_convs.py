@@ -1,0 +1,343 @@
+"""Lambda layers in place of convolutions, in any model: the paper's swap in one line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lambdanets.interop.dry_run import DryRun, DryRunError, dry_run, example_for
+from lambdanets.interop.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.stages import is_spatial, lambda_blocks, modules_of_block
+from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["plan_convs", "replace_convs"]
+
+_KIND = "spatial convolution"
+# What the convolution decides, so that lambda_args must not.
+_FROM_CONV = {"dim", "dim_out", "ndim", "stride", "device", "dtype"}
+# The paper's scope of images; a volume's table of 23^3 offsets would be larger than most models.
+_SCOPE = {1: 23, 2: 23, 3: 7}
+_HEADS = 4
+
+
+def replace_convs(
+    model: nn.Module,
+    *,
+    stages: str | Sequence[str] | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    names: str | Iterable[str] | None = None,
+    lambda_args: Mapping[str, Any] | None = None,
+    example: Any = None,
+    img_size: int | Sequence[int] | None = None,
+    verbose: bool = True,
+) -> nn.Module:
+    """Put lambda layers in place of a model's 3x3 convolutions, so that it can be trained on (paper, section 4).
+
+    Everything else stays: the same module and parameter objects with the same values, device, dtype and mode. Each
+    new layer takes the convolution's channels, device, dtype, training mode and stride (its own average pooling),
+    starts with an output of variance about 1 in training, and is trainable even where the convolution was frozen.
+    What has no counterpart is told in the table: *groups* (a lambda layer mixes all channels: ResNeXt's and
+    MobileNet's grouped and depthwise convolutions become ordinary lambda layers), *dilation* (the scope covers
+    it), a *bias* (dropped: the paper's layer has none) and a *padding mode* (outside of the map is nothing).
+
+    Convolutions that cannot be replaced are kept, and the table says why: padding that changes the map's size,
+    strides that differ along the axes, weights that are parametrised, quantised or not made yet, hooks that would be
+    lost, a forward that takes more than one input, channels that the given ``num_heads`` does not divide. Where it
+    is known what the model takes, it is run before and after without numbers; if it does not run with the new
+    layers, all convolutions are put back and the error names the module.
+
+    Exactly one of ``stages``, ``where`` and ``names`` chooses the convolutions. Make the optimiser afterwards, and
+    train before evaluating: normalisations that follow have the statistics of the convolution until then.
+
+    Args:
+        model: any module: timm's and torchvision's models, and modules that contain them. Changed in place.
+        stages: C (keep) or L (lambda) for each stage, as "CCLL", or a pattern that a stage's blocks repeat, as
+            "C-C-CL-L" or ("C", "C", "CL", "L"). Replaces all 3-wide convolutions of the chosen blocks, none of the
+            stem, of shortcuts and of the head.
+        where: ``where(name, module)``, true for the convolutions to replace; called for all wider than 1x1.
+        names: glob or globs over module names, as "layer4.*.conv2"; any odd width.
+        lambda_args: keyword arguments of :class:`lambdanets.LambdaLayer`; default the paper's k 16, h 4, u 1 and
+            scope 23 (7 in volumes). Without ``num_heads``, the most heads up to 4 that divide the channels.
+            ``{"size": "auto"}`` makes global layers of the size of each map, found by running the model without
+            numbers on ``example``.
+        example: a tensor or a tuple of arguments for the model, for running it without numbers; default two images
+            of the size that timm says the model is for, else 224.
+        img_size: height and width of the example that is made; not together with ``example``.
+        verbose: print what was replaced, with parameters before and after. Default True.
+
+    Returns:
+        The model; another object only where the model itself is the convolution. :func:`lambdanets.plan_convs`
+        tells what would change, as data.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+        ValueError: if nothing was chosen (with the nearest candidates), nothing chosen can be replaced (with the
+            reasons), an argument does not fit, or the model does not run (with the module and the reason).
+
+    Example:
+        >>> model = lambdanets.replace_convs(timm.create_model("resnet50", pretrained=True), stages="CCLL")
+    """
+    plan = plan_convs(
+        model,
+        stages=stages,
+        where=where,
+        names=names,
+        lambda_args=lambda_args,
+        example=example,
+        img_size=img_size,
+    )
+    changed = plan.apply()
+    if verbose:
+        Console().print(plan)
+    return changed
+
+
+def plan_convs(
+    model: nn.Module,
+    *,
+    stages: str | Sequence[str] | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    names: str | Iterable[str] | None = None,
+    lambda_args: Mapping[str, Any] | None = None,
+    example: Any = None,
+    img_size: int | Sequence[int] | None = None,
+) -> Plan:
+    """What :func:`replace_convs` would change, without changing it; arguments and errors are the same.
+
+    Returns:
+        The plan: ``plan.changes`` and ``plan.kept`` are data, ``print(plan)`` is the table, ``plan.apply()`` carries
+        it out and returns the model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
+    options = _check_lambda_args(lambda_args)
+    chosen = _choose(model, stages, where, names)
+    before, arguments = _run_before(model, chosen, options, example, img_size)
+
+    changes, kept, builders = {}, [], {}
+    for candidate in chosen:
+        conv = candidate.module
+        reason = _why_not(conv, options)
+        if reason is None and options.get("size") == "auto" and candidate.name not in before.inputs:
+            reason = "the example never reaches it, so that the size of its map is unknown"
+        if reason is not None:
+            kept.append(Kept(candidate.name, _describe(conv), reason))
+            continue
+        make = partial(_lambda_for, conv, options, before.inputs.get(candidate.name))
+        changes[conv] = _change(candidate, make, options)
+        builders[conv] = make
+    if not changes:
+        reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
+        more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
+        raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
+    return make_plan(model, changes, tuple(kept), builders, _check_after(before, arguments))
+
+
+def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    options = dict(given or {})
+    known = set(inspect.signature(LambdaLayer).parameters)
+    for name in options:
+        if name in _FROM_CONV:
+            raise ValueError(f"lambda_args must not have {name!r}: it is taken from each convolution")
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known - _FROM_CONV), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known - _FROM_CONV))}"
+            raise ValueError(f"lambda_args has {name!r}, which LambdaLayer does not take{hint}")
+    return options
+
+
+def _choose(
+    model: nn.Module,
+    stages: str | Sequence[str] | None,
+    where: Callable[[str, nn.Module], bool] | None,
+    names: str | Iterable[str] | None,
+) -> list[Candidate]:
+    given = {"stages": stages, "where": where, "names": names}
+    if sum(value is not None for value in given.values()) != 1:
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None) or "none"
+        raise ValueError(f"exactly one of stages, where and names must be given, got {said}")
+    candidates = find(model, is_spatial)
+    if not candidates:
+        lambdas = sum(is_lambda(module) for module in model.modules())
+        already = f"; it has {lambdas} lambda layers already" if lambdas else ""
+        raise ValueError(f"{type(model).__name__} has no {_KIND}{already}")
+    if stages is not None:
+        return _by_stages(model, candidates, stages)
+    return choose(model, candidates, _KIND, names, where)
+
+
+def _by_stages(model: nn.Module, candidates: list[Candidate], stages: str | Sequence[str]) -> list[Candidate]:
+    blocks = lambda_blocks(model, stages)
+    if not blocks:
+        raise ValueError(f"stages={stages!r} has no L, so that nothing would be replaced")
+    # Attention over channels has one-dimensional convolutions in a model of images.
+    first = candidates[0].module
+    inside = {module for block in blocks for _, module in modules_of_block(*block)}
+    wide = [c for c in candidates if c.module in inside and len(_kernel(c.module)) == len(_kernel(first))]
+    chosen = [c for c in wide if set(_kernel(c.module)) == {3}]
+    if chosen:
+        return chosen
+    others = ", ".join(f"{c.name} ({_describe(c.module)})" for c in wide[:3])
+    lambdas = sum(is_lambda(module) for module in inside)
+    found = f"; wider than 1x1 are {others}: choose them with names=..." if others else ""
+    already = f"; they have {lambdas} lambda layers already" if lambdas else ""
+    raise ValueError(f"the blocks that stages={stages!r} marks with L have no 3x3 convolution{found}{already}")
+
+
+def _kernel(conv: nn.Module) -> tuple[int, ...]:
+    return conv.kernel_size  # type: ignore[return-value]
+
+
+def _why_not(conv: Any, options: Mapping[str, Any]) -> str | None:
+    """Why a convolution cannot become a lambda layer; None if it can."""
+    if isinstance(next(conv.parameters(), None), nn.parameter.UninitializedParameter):
+        return "its weights are not made yet; run the model once on an input"
+    if parametrize.is_parametrized(conv):
+        return "its weight is parametrised; call torch.nn.utils.parametrize.remove_parametrizations on it first"
+    if type(conv).__module__.startswith(("torch.ao.", "torch.nn.quantized", "torch.nn.qat")):
+        return "it is prepared for quantisation; replace before preparing"
+    if hooks_of(conv):
+        return "it has hooks (weight_norm and spectral_norm are such), which would be lost; remove them first"
+    required = [p for p in inspect.signature(conv.forward).parameters.values() if p.default is p.empty]
+    if sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in required) != 1:
+        return f"{type(conv).__name__}.forward takes more than one input"
+    if any(width % 2 == 0 for width in conv.kernel_size):
+        return "an even kernel has no centre, so that its map has another size than a lambda layer's"
+    if len(set(conv.stride)) != 1:
+        return f"its strides {conv.stride} differ along the axes; a lambda layer pools by one stride"
+    same = tuple(d * (k // 2) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    if not (conv.padding == "same" or tuple(conv.padding) == same or type(conv).__name__ == "Conv2dSame"):
+        return f"its padding {conv.padding} is not that of an output of the input's size, {same}"
+    heads = options.get("num_heads")
+    if isinstance(heads, int) and conv.out_channels % heads:
+        return f"num_heads={heads} does not divide its {conv.out_channels} output channels; leave num_heads out"
+    return None
+
+
+def _lambda_for(conv: Any, options: Mapping[str, Any], seen: tuple[int, ...] | None, meta: bool = False) -> LambdaLayer:
+    """The lambda layer for a convolution; ``seen`` is the shape of its input where that is known."""
+    ndim = len(conv.kernel_size)
+    arguments = {"num_heads": _heads(conv.out_channels), **options}
+    if arguments.get("size") == "auto":
+        arguments["size"] = (seen or ())[-ndim:]
+    elif arguments.get("size") is None and arguments.get("scope") is None:
+        arguments["scope"] = _SCOPE[ndim]
+    layer = LambdaLayer(
+        conv.in_channels,
+        conv.out_channels,
+        ndim=ndim,
+        stride=conv.stride[0],
+        device="meta" if meta else conv.weight.device,
+        dtype=conv.weight.dtype,
+        **arguments,
+    )
+    return layer.train(conv.training)
+
+
+def _heads(channels: int) -> int:
+    return next(heads for heads in range(_HEADS, 0, -1) if channels % heads == 0)
+
+
+def _change(candidate: Candidate, make: Callable[..., LambdaLayer], options: Mapping[str, Any]) -> Change:
+    conv: Any = candidate.module
+    try:
+        layer = make(meta=True)
+    except ValueError as error:
+        raise ValueError(f"lambda_args do not fit {candidate.name} ({_describe(conv)}): {error}") from error
+    context = f"scope {_short(layer.scope)}" if layer.scope else f"global {_by(layer.size or ())}"
+    return Change(
+        candidate.name,
+        _describe(conv),
+        f"LambdaLayer {layer.dim}→{layer.dim_out}, h {layer.num_heads}, k {layer.dim_key}, {context}",
+        parameters_of(conv),
+        parameters_of(layer),
+        _notes(candidate, layer, options),
+    )
+
+
+def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any]) -> tuple[str, ...]:
+    conv: Any = candidate.module
+    notes = []
+    if conv.groups > 1:
+        notes.append("mixes all channels")
+    reach = max(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    if layer.scope and min(layer.scope) < reach:
+        notes.append(f"sees less than the convolution's {reach}")
+    if conv.bias is not None:
+        notes.append("bias dropped")
+    if conv.padding_mode != "zeros":
+        notes.append(f"padding mode {conv.padding_mode} dropped")
+    if not any(p.requires_grad for p in conv.parameters()):
+        notes.append("was frozen, is trainable")
+    if "num_heads" not in options and layer.num_heads != _HEADS:
+        notes.append(f"{layer.num_heads} heads divide {layer.dim_out}")
+    if len(candidate.names) > 1:
+        notes.append(f"also {', '.join(candidate.names[1:])}")
+    return tuple(notes)
+
+
+def _describe(conv: Any) -> str:
+    parts = [f"{type(conv).__name__} {_by(conv.kernel_size)} {conv.in_channels}→{conv.out_channels}"]
+    parts += [f"stride {_short(conv.stride)}"] if max(conv.stride) > 1 else []
+    parts += [f"dilation {_short(conv.dilation)}"] if max(conv.dilation) > 1 else []
+    parts += [f"groups {conv.groups}"] if conv.groups > 1 else []
+    return ", ".join(parts)
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _short(sizes: Sequence[int]) -> str:
+    return str(sizes[0]) if len(set(sizes)) == 1 else _by(sizes)
+
+
+def _run_before(
+    model: nn.Module, chosen: list[Candidate], options: Mapping[str, Any], example: Any, img_size: Any
+) -> tuple[DryRun, tuple[Any, ...] | None]:
+    """Shapes of the chosen convolutions' inputs, and the arguments that the model runs on; none if it need not run."""
+    needed = options.get("size") == "auto"
+    arguments = example_for(model, example, img_size)
+    if arguments is None:
+        if needed:
+            raise ValueError('lambda_args={"size": "auto"} needs an example input: give example=...')
+        return DryRun({}, ()), None
+    try:
+        return dry_run(model, arguments, [c.name for c in chosen]), arguments
+    except DryRunError as error:
+        if not needed and example is None and img_size is None:
+            # Nobody asked for it to run on the input that was guessed.
+            return DryRun({}, ()), None
+        remedy = ' (or give the size itself, as lambda_args={"size": 14}, or a scope)' if needed else ""
+        raise DryRunError(f"{error}; give an example=... that the model runs on{remedy}") from error
+
+
+def _check_after(before: DryRun, arguments: tuple[Any, ...] | None) -> Callable[[nn.Module], None] | None:
+    if arguments is None:
+        return None
+
+    def check(model: nn.Module) -> None:
+        try:
+            after = dry_run(model, arguments)
+        except DryRunError as error:
+            raise DryRunError(
+                f"with the lambda layers the model does not run, so that the convolutions were put back: {error}"
+            ) from error
+        if after.outputs != before.outputs:
+            raise DryRunError(
+                "with the lambda layers the model's outputs have other shapes, so that the convolutions were put back: "
+                f"{after.outputs}, not {before.outputs}"
+            )
+
+    return check

@@ -1,0 +1,171 @@
+"""Stages and blocks of the models that people use: timm's, torchvision's and those built like them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lambdanets.interop.tree import is_lambda
+from lambdanets.models.placement import place_blocks
+
+__all__ = ["Stage", "find_stages", "is_spatial", "lambda_blocks"]
+
+# layer1 (ResNets), s1 (timm's RegNet), block1 (torchvision's), denseblock1, stage2 (ShuffleNet, HRNet), and the names
+# that timm's features_only makes of stages.0 and the like.
+_NUMBERED = re.compile(r"(layers?_?|stages?_?|s|blocks?_?|(?:features_)?denseblock)\d+$")
+_CONTAINERS = ("stages", "blocks", "layers", "features")
+# A shortcut carries a block's input around it: the paper leaves it as it is.
+_SHORTCUTS = {"downsample", "shortcut"}
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage: its name and its blocks that mix positions, in order."""
+
+    name: str
+    blocks: tuple[tuple[str, nn.Module], ...]
+
+
+def is_spatial(module: nn.Module) -> bool:
+    """Whether a module is a convolution whose kernel is wider than 1."""
+    return isinstance(module, _CONVS) and max(module.kernel_size) > 1
+
+
+def lambda_blocks(model: nn.Module, stages: str | Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """The blocks that ``stages`` marks with an L, by name; a shortcut's modules are never among a block's.
+
+    Args:
+        model: the model.
+        stages: as for :func:`lambdanets.models.placement.place_blocks`, for as many stages as the model has.
+
+    Raises:
+        ValueError: if the model has no stages that are known, or ``stages`` does not fit them.
+    """
+    found = find_stages(model)
+    if not found:
+        raise ValueError(
+            f"stages={stages!r} needs a model with stages (layer1 ..., stages.0 ..., blocks.0 ..., s1 ..., "
+            f"denseblock1 ..., features), and {type(model).__name__} has none: its children are "
+            f"{', '.join(name for name, _ in model.named_children()) or 'none'}; choose the convolutions with "
+            'names="..." or where=...'
+        )
+    try:
+        words = place_blocks(stages, [len(stage.blocks) for stage in found])
+    except ValueError as error:
+        outline = ", ".join(f"{stage.name} ({len(stage.blocks)} blocks)" for stage in found)
+        raise ValueError(f"{error}; {type(model).__name__} has {len(found)} stages: {outline}") from error
+    return [
+        block
+        for stage, word in zip(found, words, strict=True)
+        for block, letter in zip(stage.blocks, word, strict=True)
+        if letter == "L"
+    ]
+
+
+def modules_of_block(name: str, block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a block that are not part of its shortcut."""
+    for inner, module in block.named_modules(remove_duplicate=False):
+        if not _SHORTCUTS & set(inner.split(".")):
+            yield f"{name}.{inner}" if inner else name, module
+
+
+def find_stages(model: nn.Module) -> list[Stage]:
+    """The model's stages, the outermost that look like some; empty if there are none.
+
+    In this order: numbered children (layer1, s1, ...), a container named stages, blocks, layers or features, any
+    other container of containers, any other sequence. A sequence of blocks is cut where the stride is above 1; the
+    block with the model's first convolution is its stem.
+    """
+    for look in (_numbered, _named_container, _nested, _flat):
+        queue = deque([("", model)])
+        while queue:
+            name, module = queue.popleft()
+            stages = look(name, module, model)
+            if len(stages) > 1:
+                return stages
+            queue.extend((_join(name, child_name), child) for child_name, child in module.named_children())
+    return []
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _mixes(module: nn.Module) -> bool:
+    return any(is_spatial(inner) or is_lambda(inner) for inner in module.modules())
+
+
+def _mixing_children(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(_join(name, n), child) for n, child in module.named_children() if _mixes(child)]
+
+
+def _numbered(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
+    groups: dict[str, list[Stage]] = {}
+    for child_name, child in _mixing_children(name, module):
+        matched = _NUMBERED.match(child_name.rpartition(".")[2])
+        if matched:
+            groups.setdefault(matched[1], []).append(_stage(child_name, child))
+    return max(groups.values(), key=len, default=[])
+
+
+def _named_container(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
+    last = name.rpartition(".")[2]
+    if last not in _CONTAINERS or not isinstance(module, nn.Sequential | nn.ModuleList):
+        return []
+    if last == "stages":
+        return [_stage(*child) for child in _mixing_children(name, module)]
+    return _nested(name, module, model) or _flat(name, module, model)
+
+
+def _nested(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
+    """Children that are sequences of blocks themselves."""
+    if not isinstance(module, nn.Sequential | nn.ModuleList):
+        return []
+    children = [child for child in _mixing_children(name, module) if type(child[1]) in (nn.Sequential, nn.ModuleList)]
+    # A sequence of convolutions is a block, not a stage of blocks.
+    nested = [c for c in children if not any(is_spatial(inner) for inner in c[1].children())]
+    return [_stage(*child) for child in nested] if len(nested) > 1 else []
+
+
+def _flat(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
+    """A sequence of blocks, cut at the strides."""
+    if not isinstance(module, nn.Sequential):
+        return []
+    first = next((inner for inner in model.modules() if is_spatial(inner)), None)
+    groups: list[list[tuple[str, nn.Module]]] = [[]]
+    for child_name, child in module.named_children():
+        if any(inner is first for inner in child.modules()):
+            continue
+        if _strides(child):
+            groups.append([])
+        if _mixes(child):
+            groups[-1].append((_join(name, child_name), child))
+    return [_flat_stage(group) for group in groups if group]
+
+
+def _flat_stage(blocks: list[tuple[str, nn.Module]]) -> Stage:
+    first, last = blocks[0][0], blocks[-1][0]
+    return Stage(first if first == last else f"{first} to {last.rpartition('.')[2]}", tuple(blocks))
+
+
+def _strides(module: nn.Module) -> bool:
+    for inner in module.modules():
+        stride = getattr(inner, "stride", 1)
+        if max(stride if isinstance(stride, tuple) else (stride if isinstance(stride, int) else 1,)) > 1:
+            return True
+    return False
+
+
+def _stage(name: str, module: nn.Module) -> Stage:
+    blocks: list[tuple[str, nn.Module]] = []
+    for child_name, child in _mixing_children(name, module) or [(name, module)]:
+        if child_name.rpartition(".")[2] == "blocks":
+            blocks += _mixing_children(child_name, child)
+        else:
+            blocks.append((child_name, child))
+    return Stage(name, tuple(blocks))

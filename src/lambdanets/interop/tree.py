@@ -1,0 +1,136 @@
+"""Choosing modules of a tree by name or by a function, and swapping them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "parameters_of", "swap"]
+
+# Class names of other people's lambda layers: what is inside one is not the model's own convolution.
+_LAMBDA = re.compile(r"lambda_?(layer|conv|module)", re.IGNORECASE)
+_GLOB = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A module that could be replaced, with every name that it has in the model (more than one if it is shared)."""
+
+    module: nn.Module
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+
+def is_lambda(module: nn.Module) -> bool:
+    """Whether a module is a lambda layer, ours or by its class name another implementation's."""
+    return isinstance(module, LambdaLayer) or _LAMBDA.match(type(module).__name__) is not None
+
+
+def find(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[Candidate]:
+    """All wanted modules in the order of the tree, each once; those inside lambda layers are left out."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in _outside_of_lambdas(model):
+        if wanted(module):
+            names.setdefault(module, []).append(name)
+    return [Candidate(module, tuple(found)) for module, found in names.items()]
+
+
+def _outside_of_lambdas(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    if is_lambda(model):
+        return
+    yield prefix, model
+    # Not named_children(), which leaves out the second name of a shared module.
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from _outside_of_lambdas(child, f"{prefix}.{name}" if prefix else name)
+
+
+def choose(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    kind: str,
+    names: str | Iterable[str] | None,
+    where: Callable[[str, nn.Module], bool] | None,
+) -> list[Candidate]:
+    """The candidates whose name one of the globs matches, or for which ``where(name, module)`` is true.
+
+    Args:
+        model: the model, for the message about names that are something else in it.
+        candidates: what there is to choose from; not empty.
+        kind: what they are, for messages: "spatial convolution".
+        names: glob or globs over module names, as "layer4.*.conv2"; None for ``where``.
+        where: called with each name and module.
+
+    Raises:
+        ValueError: if a glob matches none of the candidates, or ``where`` is true for none.
+        TypeError: if ``names`` holds something else than text, or ``where`` cannot be called.
+    """
+    if names is None:
+        if not callable(where):
+            raise TypeError(f"where must be a function of (name, module), got {where!r}")
+        chosen = [c for c in candidates if any(where(name, c.module) for name in c.names)]
+        if not chosen:
+            raise ValueError(f"where(name, module) was false for all {len(candidates)} {kind}s: {_some(candidates)}")
+        return chosen
+    globs = [names] if isinstance(names, str) else list(names)
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise TypeError(f"names must be a glob or several of them, got {glob!r}")
+        if not any(_matches(c, glob) for c in candidates):
+            raise ValueError(_no_match(model, candidates, kind, glob))
+    return [c for c in candidates if any(_matches(c, glob) for glob in globs)]
+
+
+def _matches(candidate: Candidate, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in candidate.names)
+
+
+def _no_match(model: nn.Module, candidates: Sequence[Candidate], kind: str, glob: str) -> str:
+    others = [(name, module) for name, module in model.named_modules() if fnmatchcase(name, glob)]
+    if others:
+        name, module = others[0]
+        found = f"names={glob!r} matches no {kind}: {name} is a {type(module).__name__}"
+    else:
+        found = f"names={glob!r} matches no module"
+    all_names = [name for c in candidates for name in c.names]
+    near = difflib.get_close_matches(_GLOB.sub("", glob), all_names, n=3, cutoff=0.5)
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    return f"{found}{hint}; the {kind}s are {_some(candidates)}"
+
+
+def _some(candidates: Sequence[Candidate], count: int = 6) -> str:
+    names = [c.name or "the model itself" for c in candidates]
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def hooks_of(module: nn.Module) -> int:
+    """How many hooks of a user would be lost with a module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind, ())) for kind in kinds)
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of parameters, shared ones once; those that a lazy module has yet to make are not counted."""
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter))
+
+
+def swap(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Put each new module in every place of the old one; returns the model, another object only if it was replaced."""
+    if model in new:
+        return new[model]
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in new:
+                parent.register_module(name, new[child])
+    return model
