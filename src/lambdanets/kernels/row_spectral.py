@@ -5,8 +5,8 @@ correlation is a product; along x it stays a Toeplitz matrix T̂_f of complex nu
 
     λ̂_f = T̂_f V̂_f,       T̂_f[(x, k), (u, x')] = table^_f[u, k, x' - x].
 
-Transforms of a few dozen points are matrix products too. λp is made for a few k at a time, applied to the queries
-and dropped. A sequence is folded into an image.
+Transforms of a few dozen points are matrix products too. λp is made for one example at a time, and a few k where
+that is much, applied to the queries and dropped. A sequence is folded into an image.
 
 Multiply-adds for H x W: 2·L·k·W²·u·b·v in the products with L >= 2H - 1 points, and L·H·k·W·b·v in the inverse
 transform: H / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as well.
@@ -17,7 +17,9 @@ depth, u intra-depth, o offsets.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_o
 
 __all__ = ["backward", "check", "forward", "work"]
 
-# Elements of λ̂ that one chunk of k may have.
+# Elements of one example's λ̂ that one chunk of k may have.
 BLOCK_ELEMENTS = 1 << 20
 
 
@@ -46,10 +48,11 @@ def _length(image: GridProblem) -> int:
 
 
 def _chunk(image: GridProblem) -> int:
-    """How many k at a time."""
+    """How many k at a time, in even chunks."""
     columns = image.grid[1]
-    each = (_length(image) + 2) * columns * max(image.batch * image.dim_value, image.intra_depth * columns)
-    return max(1, min(image.dim_key, BLOCK_ELEMENTS // each))
+    each = (_length(image) + 2) * columns * max(image.dim_value, image.intra_depth * columns)
+    chunks = math.ceil(image.dim_key * each / BLOCK_ELEMENTS)
+    return math.ceil(image.dim_key / chunks)
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
@@ -62,14 +65,39 @@ def work(problem: GridProblem, backward: bool) -> Work:
     inverse = points * rows * problem.dim_key * columns
     apply = problem.num_positions * problem.heads * problem.dim_key
     lambdas = points * problem.dim_key * columns * values
-    chunks = math.ceil(problem.dim_key / _chunk(problem))
+    steps = math.ceil(problem.dim_key / _chunk(problem)) * problem.batch
     if backward:
         return Work(
             (3 * toeplitz + 2 * inverse + 2 * apply) * values,
             4 * lambdas + 4 * toeplitz,
-            40 + chunks * (30 + 4 * problem.batch),
+            60 + 14 * steps,
         )
-    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 20 + chunks * (12 + 2 * problem.batch))
+    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 30 + 5 * steps)
+
+
+@functools.lru_cache(maxsize=64)
+def _transforms(
+    length: int, rows: int, before: int, after: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Transforms of ``length`` points as matrices of real and imaginary parts, made in float64.
+
+    Returns:
+        Of rows, (p f, y); of the table's offsets, conjugate, (p f, o); and back to rows, (y, p f).
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        f = torch.arange(length // 2 + 1, dtype=torch.float64, device=device)[:, None]
+        y = torch.arange(rows, dtype=torch.float64, device=device)
+        o = torch.arange(-before, after + 1, dtype=torch.float64, device=device)
+        # Angles are reduced to one turn first: large products of integers keep their digits.
+        angle_y, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (y, o))
+        weight = torch.full_like(f, 2 / length)
+        weight[0] = 1 / length
+        if length % 2 == 0:
+            weight[-1] = 1 / length
+        to_frequency = torch.cat([angle_y.cos(), -angle_y.sin()])
+        table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()])
+        from_frequency = torch.cat([weight * angle_y.cos(), -weight * angle_y.sin()]).T
+        return to_frequency.to(dtype), table_to_frequency.to(dtype), from_frequency.to(dtype)
 
 
 class _Layout:
@@ -89,22 +117,10 @@ class _Layout:
         self.offset_columns = 2 * self.columns - 1
         length = _length(image)
         self.frequencies = length // 2 + 1
-        self._make_transforms(length, query.dtype, query.device)
-
-    def _make_transforms(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Real and imaginary parts of the transforms as matrices, made in float64."""
-        f = torch.arange(self.frequencies, dtype=torch.float64, device=device)[:, None]
-        y = torch.arange(self.rows, dtype=torch.float64, device=device)
-        o = torch.arange(-self.before, self.after + 1, dtype=torch.float64, device=device)
-        # Angles are reduced to one turn first: large products of integers keep their digits.
-        angle_y, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (y, o))
-        weight = torch.full_like(f, 2 / length)
-        weight[0] = 1 / length
-        if length % 2 == 0:
-            weight[-1] = 1 / length
-        self.to_frequency = torch.cat([angle_y.cos(), -angle_y.sin()]).to(dtype)  # (p f, y)
-        self.table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()]).to(dtype)  # conjugate: (p f, o)
-        self.from_frequency = torch.cat([weight * angle_y.cos(), -weight * angle_y.sin()]).T.to(dtype)
+        self.rooms: dict[str, Tensor] = {}
+        self.to_frequency, self.table_to_frequency, self.from_frequency = _transforms(
+            length, self.rows, self.before, self.after, query.dtype, query.device
+        )
 
     def per_example(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (b, y x, h, depth)."""
@@ -145,27 +161,50 @@ class _Layout:
         before, behind = self.pads
         return self.folding.table_gradient(image[..., before : self.offset_columns - behind])
 
-    def toeplitz(self, table_pf: Tensor, first: int) -> Tensor:
+    def toeplitz(self, table_pf: Tensor, keys: slice) -> Tensor:
         """[Re T̂, Im T̂] for a chunk of k: (f, x k, p u x')."""
-        view = table_pf[:, :, :, first : first + self.chunk].unfold(4, self.columns, 1)  # (p, f, u, k, x, x')
+        view = table_pf[:, :, :, keys].unfold(4, self.columns, 1)  # (p, f, u, k, x, x')
         view = view.permute(1, 4, 3, 0, 2, 5)
         return view.reshape(self.frequencies, -1, 2 * self.intra_depth * self.columns)
 
-    def add_toeplitz(self, grad_table_pf: Tensor, grad: Tensor, first: int) -> None:
+    def add_toeplitz(self, grad_table_pf: Tensor, grad: Tensor, keys: slice) -> None:
         """Add the gradient of :meth:`toeplitz` to where each entry came from."""
-        target = grad_table_pf[:, :, :, first : first + self.chunk]
+        target = grad_table_pf[:, :, :, keys]
         grad = grad.view(self.frequencies, self.columns, -1, 2, self.intra_depth, self.columns)
         grad = grad.permute(1, 3, 0, 4, 2, 5)  # (x, p, f, u, k, x')
         for x in range(self.columns):
             target[..., x : x + self.columns] += grad[x]
 
-    def lambdas(self, toeplitz: Tensor, values: tuple[Tensor, Tensor]) -> Tensor:
-        """λp for a chunk of k: (n, k, b, v)."""
-        products = toeplitz.new_empty(2, *toeplitz.shape[:2], values[0].shape[2])
+    def lambdas(self, toeplitz: Tensor, values: tuple[Tensor, Tensor], example: int) -> Tensor:
+        """λp of an example for a chunk of k: (n, k, v), overwritten by the next call."""
+        products = self.room("products", 2, *toeplitz.shape[:2], self.dim_value, like=toeplitz)
         for part, value in zip(products, values, strict=True):
-            torch.bmm(toeplitz, value, out=part)
-        rows = self.from_frequency @ products.view(2 * self.frequencies, -1)
-        return rows.view(self.rows * self.columns, -1, self.batch, self.dim_value)
+            torch.bmm(toeplitz, self.of(value, example), out=part)
+        rows = self.room("lambdas", self.rows, math.prod(products.shape[2:]), like=toeplitz)
+        torch.mm(self.from_frequency, products.view(2 * self.frequencies, -1), out=rows)
+        return rows.view(self.rows * self.columns, -1, self.dim_value)
+
+    def lambdas_gradient(self, grad: Tensor, toeplitz: Tensor) -> Tensor:
+        """Gradient of λ̂, (p, f, x k, v), from that of λp; overwritten by the next call."""
+        spectrum = self.room("products", 2, *toeplitz.shape[:2], self.dim_value, like=toeplitz)
+        torch.mm(self.from_frequency.T, grad.view(self.rows, -1), out=spectrum.view(2 * self.frequencies, -1))
+        return spectrum
+
+    def of(self, values: Tensor, example: int) -> Tensor:
+        """An example's columns, (f, p u x', v)."""
+        return values[:, :, example * self.dim_value : (example + 1) * self.dim_value]
+
+    def chunks(self) -> Iterator[slice]:
+        """Which k go through together."""
+        for first in range(0, self.dim_key, self.chunk):
+            yield slice(first, min(first + self.chunk, self.dim_key))
+
+    def room(self, name: str, *shape: int, like: Tensor) -> Tensor:
+        """Memory that all chunks share: fresh memory costs as much as what is written to it."""
+        count = math.prod(shape)
+        if name not in self.rooms:
+            self.rooms[name] = like.new_empty(count)
+        return self.rooms[name][:count].view(shape)
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
@@ -174,10 +213,10 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
     table_pf = layout.table_by_frequency(table)
     out = queries.new_zeros(*queries.shape[:3], layout.dim_value)
-    for first in range(0, layout.dim_key, layout.chunk):
-        lambdas = layout.lambdas(layout.toeplitz(table_pf, first), values)
-        for example, (out_nhv, query_nhk) in enumerate(zip(out, queries, strict=True)):
-            out_nhv.baddbmm_(query_nhk[..., first : first + layout.chunk], lambdas[:, :, example])
+    for keys in layout.chunks():
+        toeplitz = layout.toeplitz(table_pf, keys)
+        for example, (out_nhv, query_nhk) in enumerate(zip(out, queries[..., keys], strict=True)):
+            out_nhv.baddbmm_(query_nhk, layout.lambdas(toeplitz, values, example))
     return layout.from_per_example(out)
 
 
@@ -186,31 +225,25 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
     layout = _Layout(query, value, table, grid, origin)
-    queries, grads, values = (
-        layout.per_example(query),
-        layout.per_example(grad),
-        layout.values_by_frequency(value),
-    )
-    table_pf = layout.table_by_frequency(table)
+    queries, grads = layout.per_example(query), layout.per_example(grad)
+    values, table_pf = layout.values_by_frequency(value), layout.table_by_frequency(table)
     grad_queries, grad_table_pf = torch.empty_like(queries), torch.zeros_like(table_pf)
     grad_values = tuple(torch.zeros_like(part) for part in values)
-    for first in range(0, layout.dim_key, layout.chunk):
-        toeplitz = layout.toeplitz(table_pf, first)
-        lambdas = layout.lambdas(toeplitz, values)
-        keys = slice(first, first + layout.chunk)
-        # Example by example λp gives the gradient of q, then makes place for its own.
-        for example in range(layout.batch):
-            grad_nhv, query_nhk = grads[example], queries[example, ..., keys]
-            grad_queries[example, ..., keys] = torch.bmm(grad_nhv, lambdas[:, :, example].transpose(1, 2))
-            lambdas[:, :, example] = torch.bmm(query_nhk.transpose(1, 2), grad_nhv)
-        grad_pf = (layout.from_frequency.T @ lambdas.view(layout.rows, -1)).view(
-            2, layout.frequencies, toeplitz.shape[1], -1
-        )
-        grad_toeplitz = torch.bmm(grad_pf[0], values[0].transpose(1, 2))
-        grad_toeplitz.baddbmm_(grad_pf[1], values[1].transpose(1, 2))
-        layout.add_toeplitz(grad_table_pf, grad_toeplitz, first)
-        for total, part in zip(grad_values, grad_pf, strict=True):
-            total.baddbmm_(toeplitz.transpose(1, 2), part)
+    for keys in layout.chunks():
+        toeplitz = layout.toeplitz(table_pf, keys)
+        grad_toeplitz = torch.zeros_like(toeplitz)
+        for example, grad_nhv in enumerate(grads):
+            query_nhk = queries[example, ..., keys]
+            # λp gives the gradient of q, then makes place for its own.
+            lambdas = layout.lambdas(toeplitz, values, example)
+            grad_queries[example, ..., keys] = torch.bmm(grad_nhv, lambdas.transpose(1, 2))
+            torch.bmm(query_nhk.transpose(1, 2), grad_nhv, out=lambdas)
+            for part, value_fcv, total in zip(
+                layout.lambdas_gradient(lambdas, toeplitz), values, grad_values, strict=True
+            ):
+                grad_toeplitz.baddbmm_(part, layout.of(value_fcv, example).transpose(1, 2))
+                layout.of(total, example).baddbmm_(toeplitz.transpose(1, 2), part)
+        layout.add_toeplitz(grad_table_pf, grad_toeplitz, keys)
     return (
         layout.from_per_example(grad_queries),
         layout.values_gradient(*grad_values),
