@@ -26,7 +26,7 @@ from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_o
 __all__ = ["backward", "check", "forward", "work"]
 
 # Elements of padded λp that one chunk of k may have.
-BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 18
 
 
 def check(problem: GridProblem) -> str | None:
