@@ -1,91 +1,173 @@
-"""The models in timm's registry."""
+"""LambdaResNets: placements, global layers, stems, squeeze-and-excitation, arguments."""
+
+import shutil
 
 import pytest
 import timm
 import torch
+from timm.layers import BlurPool2d
 from timm.models import is_model
 
 import lambdanets
 from lambdanets import LambdaLayer, LambdaResNet
+from lambdanets.models import LambdaBottleneck
 
-NAMES = ["lambda_resnet50_llll", "lambda_resnet_tiny"]
 # timm's own; ours must never stand in their place.
 TIMMS = ["lambda_resnet26t", "lambda_resnet50ts", "lambda_resnet26rpt_256"]
+NARROW = {"layers": (1, 2, 2, 1), "channels": (16, 32, 32, 64)}
 
 
 def millions(model):
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def test_registered():
-    assert set(NAMES) <= set(timm.list_models("lambda_*"))
+def sizes(model):
+    return [module.size for module in model.modules() if isinstance(module, LambdaLayer)]
 
 
 @pytest.mark.parametrize("name", TIMMS)
 def test_names_of_timm_are_not_shadowed(name):
     assert is_model(name)
     assert timm.models.model_entrypoint(name).__module__.startswith("timm.")
+    assert name not in timm.list_models(module="lambda_resnet")
 
 
-def test_parameters_of_the_papers_comparison():
-    """15.0 M (paper, tables 3 and 10); a public re-implementation with ImageNet weights counts 14.995 M."""
-    with torch.device("meta"):
-        assert millions(timm.create_model("lambda_resnet50_llll")) == pytest.approx(14.995592, abs=1e-6)
+def test_public_names():
+    assert lambdanets.LambdaResNet is LambdaResNet
 
 
 @pytest.mark.parametrize(
-    ("stages", "expected"),
+    ("stages", "short", "words"),
     [
-        ("CCCC", 25.56),
-        ("LCCC", 25.49),
-        ("LLCC", 24.99),
-        ("LLLC", 21.73),
-        ("CLLL", 15.06),
-        ("CCLL", 15.56),
-        ("CCCL", 18.83),
+        ("CLLL", "CLLL", ("C", "LL", "LL", "L")),
+        ("C-CL-LC-L", "C-CL-LC-L", ("C", "CL", "LC", "L")),
+        (["C", "CL", "L", "CL"], "C-CL-L-C", ("C", "CL", "LL", "C")),
     ],
 )
-def test_parameters_of_other_placements(stages, expected):
-    with torch.device("meta"):
-        model = timm.create_model("lambda_resnet50_llll", stages=stages)
-    assert millions(model) == pytest.approx(expected, abs=0.005)
+def test_placement(stages, short, words):
+    model = timm.create_model("lambda_resnet50", **NARROW, stages=stages)
+    assert model.stages == short
+    found = tuple(
+        "".join("L" if isinstance(block, LambdaBottleneck) else "C" for block in getattr(model, f"layer{i}"))
+        for i in (1, 2, 3, 4)
+    )
+    assert found == model.placement == words
+    assert timm.create_model("lambda_resnet50", **NARROW, stages=model.stages).placement == words
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_forward_and_backward(name):
-    model = timm.create_model(name, num_classes=7).train()
-    height = model.default_cfg["input_size"][1]
-    height = min(height, 64)
-    model(torch.randn(2, 3, height, height + 32)).square().mean().backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None]
-    assert not without, f"no gradient for {without}"
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+def test_squeeze_and_excitation_in_convolution_blocks_only():
+    model = timm.create_model("lambda_resnet50", **NARROW, stages="C-CL-L-L")
+    for block in [*model.layer1, *model.layer2, *model.layer3, *model.layer4]:
+        assert (block.se is None) == isinstance(block, LambdaBottleneck)
+    se = model.layer2[0].se
+    assert (se.fc1.in_channels, se.fc1.out_channels) == (128, 32)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_features_classifier_and_widths(name):
-    model = timm.create_model(name, num_classes=0)
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, model.num_features)
-    model.reset_classifier(5)
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
-    features = timm.create_model(name, features_only=True)
-    maps = features(torch.randn(1, 3, 64, 64))
-    for feature, width, stride in zip(
-        maps, features.feature_info.channels(), features.feature_info.reduction(), strict=True
-    ):
-        assert feature.shape[1] == width
-        assert feature.shape[2] == 64 // stride
+def test_stem_of_the_family():
+    """A 3x3 stride-2 convolution in place of the max-pool; the layer comparison keeps the pool."""
+    pool = timm.create_model("lambda_resnet50", **NARROW).maxpool[0]
+    assert (pool.kernel_size, pool.stride) == ((3, 3), (2, 2))
+    assert isinstance(timm.create_model("lambda_resnet50_llll", **NARROW).maxpool, torch.nn.MaxPool2d)
 
 
 def test_lambda_layers_keep_their_own_initialisation():
     """timm's init_weights fills every convolution, the projections of lambda layers too."""
-    layer = timm.create_model("lambda_resnet50_llll").layer4[2].conv2
-    assert isinstance(layer, LambdaLayer)
+    layer = timm.create_model("lambda_resnet50_llll", layers=(1, 1, 1, 1)).layer4[0].conv2
     query_width = layer.num_heads * layer.dim_key
     query, rest = layer.qkv.weight[:query_width], layer.qkv.weight[query_width:]
     assert query.std().item() == pytest.approx((layer.dim_key * layer.dim) ** -0.5, rel=0.05)
     assert rest.std().item() == pytest.approx(layer.dim**-0.5, rel=0.05)
     assert layer.positions.std().item() == pytest.approx((layer.dim_key * 23 * 23) ** -0.5, rel=0.05)
+
+
+def test_a_stride_is_not_taken_twice_with_anti_aliasing():
+    model = timm.create_model("lambda_resnet50_llll", **NARROW, aa_layer=BlurPool2d, num_classes=0, global_pool="")
+    assert model.eval()(torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
+
+
+def test_global_layers_have_the_size_of_their_map():
+    model = timm.create_model("lambda_resnet50_llll", **NARROW, lambda_args={"scope": None}, img_size=(72, 50)).eval()
+    # The pooling of a strided block comes after its layer, which sees the larger map.
+    assert sizes(model) == [(18, 13), (18, 13), (9, 7), (9, 7), (5, 4), (5, 4)]
+    assert model(torch.randn(2, 3, 72, 50)).shape == (2, 1000)
+    assert model(torch.randn(2, 3, 40, 50)).shape == (2, 1000)
+    with pytest.raises(ValueError, match="larger than size"):
+        model(torch.randn(2, 3, 96, 50))
+
+
+def test_global_layers_with_dilation_and_small_stems():
+    model = timm.create_model(
+        "lambda_resnet50_llll", **NARROW, lambda_args={"scope": None}, img_size=64, output_stride=16
+    )
+    assert sizes(model)[-2:] == [(4, 4), (4, 4)]
+    tiny = timm.create_model("lambda_resnet_tiny", stages="LLLL", lambda_args={"scope": None}, img_size=32)
+    assert sizes(tiny) == [(32, 32), (32, 32), (16, 16), (8, 8)]
+
+
+def test_arguments_by_stage():
+    model = timm.create_model(
+        "lambda_resnet50_llll",
+        **NARROW,
+        lambda_args=[{"scope": 3}, {"scope": 5}, None, {"scope": None, "dim_key": 8}],
+        img_size=64,
+    )
+    layers = [getattr(model, f"layer{i}")[0].conv2 for i in (1, 2, 3, 4)]
+    assert [layer.scope for layer in layers] == [(3, 3), (5, 5), (23, 23), None]
+    assert (layers[3].size, layers[3].dim_key) == ((4, 4), 8)
+
+
+def test_a_global_model_through_a_folder(tmp_path):
+    from timm.models._hub import load_model_config_from_path, save_for_hf
+
+    model = timm.create_model(
+        "lambda_resnet50", **NARROW, stages="C-C-CL-L", lambda_args={"scope": None}, img_size=64, num_classes=3
+    ).eval()
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    _, architecture, arguments = load_model_config_from_path(tmp_path)
+    assert architecture == "lambda_resnet50"
+    assert arguments["stages"] == "C-C-CL-L"
+    x = torch.randn(2, 3, 64, 64)
+    back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(back(x), model(x))
+    # At another size timm's loading resamples the tables, as resize_positions does.
+    larger = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=96).eval()
+    x = torch.randn(2, 3, 96, 96)
+    assert torch.equal(larger(x), lambdanets.resize_positions(model, 96)(x))
+
+
+def test_the_hub(tmp_path, monkeypatch):
+    """timm's push_to_hf_hub and its names for the hub, with a folder in the hub's place."""
+    from huggingface_hub.errors import EntryNotFoundError
+    from timm.models import _hub
+
+    class Hub:
+        repo_id = "someone/digits"
+
+        def __init__(self, **kwargs):
+            pass
+
+        def create_repo(self, repo_id, **kwargs):
+            return self
+
+        def file_exists(self, **kwargs):
+            return False
+
+        def upload_folder(self, folder_path, **kwargs):
+            shutil.copytree(folder_path, tmp_path / "hub")
+
+    def download(repo_id, filename, **kwargs):
+        if not (tmp_path / "hub" / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / "hub" / filename)
+
+    monkeypatch.setattr(_hub, "HfApi", Hub)
+    monkeypatch.setattr(_hub, "hf_hub_download", download)
+    model = timm.create_model("lambda_resnet_tiny", in_chans=1).eval()
+    timm.models.push_to_hf_hub(model, "someone/digits", safe_serialization=True)
+    assert timm.models.load_model_config_from_hf("someone/digits")[1] == "lambda_resnet_tiny"
+    back = timm.create_model("hf-hub:someone/digits", pretrained=True).eval()
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(back(x), model(x))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (32, 32), (28, 8)])
@@ -94,28 +176,23 @@ def test_tiny_takes_any_small_image(size):
     assert model(torch.randn(2, 1, *size)).shape == (2, 10)
 
 
-def test_tiny_on_the_meta_device_then_loaded():
-    model = timm.create_model("lambda_resnet_tiny").eval()
-    with torch.device("meta"):
-        empty = timm.create_model("lambda_resnet_tiny")
-    empty = empty.to_empty(device="cpu").eval()
-    empty.load_state_dict(model.state_dict())
-    x = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(empty(x), model(x), atol=0, rtol=0)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": "CCL"}, "four letters, C .* as \"CCLL\", got 'CCL'"),
+        ({"stages": "CCL"}, "one letter a stage.* as \"CCLL\".*got 'CCL', which has 3 stages, not 4"),
         ({"stages": "CCXL"}, "got 'CCXL'"),
+        ({"stages": "C-C--L"}, "got 'C-C--L'"),
+        ({"stages": ("C", "C", 3, "L")}, r"got \('C', 'C', 3, 'L'\)"),
+        ({"layers": (1, 1, 1)}, r"layers must be four numbers of blocks.* got \(1, 1, 1\)"),
         ({"stem_stride": 3}, "stem_stride must be 1 or 2 .* got 3"),
+        ({"se_ratio": 4}, "se_ratio must be between 0 .none. and 1.* got 4"),
+        ({"lambda_args": {"scope": None}}, "img_size must be given where lambda layers are global"),
+        ({"lambda_args": [{}, {}]}, r"lambda_args must be keyword arguments.* or four.* got \[\{\}, \{\}\]"),
+        ({"lambda_args": {"scope": 4}}, "scope must be odd and positive, got 4; 3 or 5 would do"),
+        ({"img_size": (3, 4, 5)}, r"img_size must be a positive int or .height, width., got \(3, 4, 5\)"),
+        ({"img_size": 0}, "img_size must be .* got 0"),
     ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model("lambda_resnet_tiny", **options)
-
-
-def test_public_names():
-    assert lambdanets.LambdaResNet is LambdaResNet

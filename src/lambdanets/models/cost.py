@@ -128,7 +128,7 @@ def model_cost(
 
 
 def _image_size(given: int | Sequence[int]) -> tuple[int, int]:
-    size = (given, given) if isinstance(given, int) else tuple(given)
+    size = tuple(given) if isinstance(given, Sequence) else (given, given)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"image_size must be a positive int or (height, width), got {given!r}")
     return size

@@ -85,7 +85,7 @@ def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer, t
 
 
 def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
-    sides = (size,) * ndim if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
     if len(sides) != ndim:
         raise ValueError(
             f"size must be an int or {ndim} of them for the grid of rank {ndim} of layer {name!r}, got {size!r}"

@@ -169,8 +169,8 @@ class LambdaResNet(ResNet):
         words = place_blocks(stages, layers)
         if is_scriptable() and "L" in "".join(words):
             raise ValueError(
-                "scriptable=True: torch.jit.script cannot compile lambda layers; use torch.export, torch.compile or "
-                "torch.jit.trace, or stages='CCCC'"
+                "scriptable=True: torch.jit.script cannot compile lambda layers; use torch.export or torch.compile, "
+                "or stages='CCCC'"
             )
         size = _image_size(img_size)
         blocks = _Blocks(
@@ -234,7 +234,7 @@ def _lambda_args_by_stage(given: LambdaArgs | Sequence[LambdaArgs | None] | None
 def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:
     if given is None:
         return None
-    size = (given, given) if isinstance(given, int) else tuple(given)
+    size = tuple(given) if isinstance(given, Sequence) else (given, given)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"img_size must be a positive int or (height, width), got {given!r}")
     return size
