@@ -31,13 +31,16 @@ def export(
     logits: Annotated[
         bool, typer.Option("--logits", help="Write a model that gives logits, not probabilities.")
     ] = False,
+    fixed_size: Annotated[
+        bool, typer.Option("--fixed-size", help="Images of the run's size only, for models that take no other.")
+    ] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset, from 18.  \\[default: PyTorch's]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a run's model to a file for other runtimes, and check that the file gives the same numbers.
 
-    The file takes batches of any number of images of any size, and gives probabilities. Preprocessing and class
-    names are in its metadata, so that it can be used without this package.
+    The file takes any number of images of any size and gives probabilities. Preprocessing and class names are in
+    its metadata, so that it can be used without this package.
 
     For example:
 
@@ -53,6 +56,7 @@ def export(
     from lambdanets.training.export import export_run
 
     console = Console()
+    console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", highlight=False, soft_wrap=True)
     try:
         result = export_run(
             run,
@@ -60,6 +64,7 @@ def export(
             output=output,
             checkpoint=checkpoint,
             logits=logits,
+            fixed_size=fixed_size,
             opset=opset,
             overwrite=overwrite,
         )
@@ -99,7 +104,7 @@ def _kernels(result: Export) -> str:
 def _print_checks(console: Console, checks: Sequence[Check]) -> None:
     from rich.table import Table
 
-    table = Table(title="Largest difference between the file and the model", title_justify="left")
+    table = Table(title="Difference between file and model", title_justify="left")
     table.add_column("height x width", justify="right")
     batches = sorted({check.batch for check in checks})
     for batch in batches:

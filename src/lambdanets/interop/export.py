@@ -196,7 +196,7 @@ def _check_arguments(model: nn.Module, path: Path, output: str, overwrite: bool)
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} of the output {path.name} does not exist; make it first")
+        raise FileNotFoundError(f"the folder {path.parent} for the output {path.name} does not exist; make it first")
     if path.is_dir():
         raise IsADirectoryError(f"the output {path} is a folder; give a file")
     if path.exists() and not overwrite:

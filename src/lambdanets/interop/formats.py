@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lambdanets.interop.quiet import quiet
 from lambdanets.interop.tracing import layer_of_node
 
 # Seconds to import, so it is imported where it is used.
@@ -67,8 +65,8 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any
     _name_axes(model)
     if opset is not None and model.opset_imports.get("") != opset:
         raise ValueError(
-            f"opset must be one that onnxscript can convert this model to, got {opset}; it stays at "
-            f"{model.opset_imports.get('')}: leave opset out for that one"
+            f"opset must be one that the installed onnxscript can write this model in, got {opset}; without opset it "
+            f"is {model.opset_imports.get('')}"
         )
     model.producer_name = "lambdanets"
     for key, value in metadata.items():
@@ -77,12 +75,15 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any
 
 
 def _to_onnx(program: ExportedProgram, output: str, opset: int | None) -> Any:
-    if opset is not None and opset < _LEAST_OPSET:
-        raise ValueError(f"opset must be {_LEAST_OPSET} or higher, which PyTorch's exporter starts from, got {opset}")
+    import onnx
     import torch.onnx
 
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not _LEAST_OPSET <= opset <= newest:
+        raise ValueError(f"opset must be from {_LEAST_OPSET} to {newest}, which the installed onnx knows, got {opset}")
+
     try:
-        with _silent():
+        with quiet():
             return torch.onnx.export(
                 program, (), dynamo=True, input_names=[INPUT_NAME], output_names=[output], opset_version=opset
             )
@@ -101,7 +102,9 @@ def _no_onnx_form(program: ExportedProgram, error: Exception) -> str:
     if named is None:
         return f"the model has no ONNX form: {str(error).splitlines()[0]}"
     op = named[1]
-    nodes = [node for node in program.graph.nodes if str(node.target).rpartition(".")[0] == op.rpartition(".")[0]]
+    # By its last name: aten.special_bessel_j0.default has become prims.bessel_j0 in the exporter.
+    name = op.split(".")[1]
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and name in str(node.target)]
     where = layer_of_node(nodes[0]) if nodes else "the model"
     return f'{where} has no ONNX form: it calls {op}, which PyTorch cannot write as ONNX; format="torch-export" can'
 
@@ -136,7 +139,14 @@ def _load_onnx(path: Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's errors have no common class.
+    except Exception as error:
+        raise ValueError(
+            f"the installed ONNX Runtime ({onnxruntime.__version__}) does not take the file that was written, so it "
+            f"was not kept; another opset may do: {error}"
+        ) from error
     return lambda images: torch.from_numpy(session.run(None, {INPUT_NAME: images.numpy()})[0])
 
 
@@ -146,23 +156,15 @@ def _write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, 
     import torch.export
 
     text = json.dumps(metadata, ensure_ascii=False, indent=2)
-    with _silent():
+    with quiet():
         torch.export.save(program, path, extra_files={METADATA_FILE: text})
 
 
 def _load_program(path: Path) -> Run:
     import torch.export
 
-    with _silent():
+    with quiet():
         return torch.export.load(path).module()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without the exporters' progress reports and their warnings about themselves."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 FORMATS: dict[str, Format] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lambdanets.interop.quiet import quiet
 from lambdanets.layers import LambdaLayer
 
 # Seconds to import, so it is imported where it is used.
@@ -73,7 +73,7 @@ def _trace(model: nn.Module, args: tuple[Any, ...], axes: tuple[int, ...]) -> Ex
 
     dynamic = dict.fromkeys(axes, Dim.DYNAMIC)
     shapes = tuple(dynamic if isinstance(arg, Tensor) and arg.ndim == 4 else None for arg in args)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         return export(model, args, dynamic_shapes=shapes)
 
 
@@ -118,8 +118,14 @@ def _describe(path: str, kind: str) -> str:
 def _cannot_trace(model: nn.Module, images: Tensor, axes: tuple[int, ...], error: Exception) -> str:
     path, kind, reason = _innermost_failure(model, images, axes) or ("", type(model).__name__, error)
     text = next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
-    sizes = "a fixed image size" if axes is _BATCH_ONLY else "any image size"
-    return f"{_describe(path, kind)} cannot be exported for {sizes}: {type(reason).__name__}: {text}"
+    text = text.rstrip(".")
+    told = f"{_describe(path, kind)} cannot be exported"
+    if axes == _BATCH_ONLY:
+        return f"{told}: {type(reason).__name__}: {text}"
+    return (
+        f"{told} for every image size: {type(reason).__name__}: {text}. If it takes one size only, use fixed_size=True "
+        "(--fixed-size)"
+    )
 
 
 def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) -> tuple[str, str, Exception] | None:
@@ -148,14 +154,3 @@ def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) 
             except Exception as error:
                 found, inside = (name, type(module).__name__, error), f"{name}."
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps PyTorch's tracers from logging what is raised as an error anyway."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

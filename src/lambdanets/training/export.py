@@ -22,6 +22,7 @@ def export_run(
     output: str | Path | None = None,
     checkpoint: str = "best",
     logits: bool = False,
+    fixed_size: bool = False,
     opset: int | None = None,
     overwrite: bool = False,
 ) -> Export:
@@ -33,6 +34,7 @@ def export_run(
         output: the file. Default: ``best.onnx``, ``best.pt2``, ... in the run folder, by checkpoint and format.
         checkpoint: ``"best"`` or ``"last"`` weights.
         logits: the file gives logits instead of probabilities.
+        fixed_size: the file takes images of the run's size only, as some models do.
         opset: of ONNX; default PyTorch's.
         overwrite: whether the file may exist.
 
@@ -61,6 +63,7 @@ def export_run(
         format=format,
         output="logits" if logits else "probabilities",
         example=torch.zeros(2, transform.channels, *size),
+        fixed_size=fixed_size,
         opset=opset,
         preprocessing=describe_preprocessing(
             size,
