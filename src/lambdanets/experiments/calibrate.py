@@ -96,8 +96,8 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
         if kernel.check(problem) is not None:
             continue
         for direction, call in (
-            ("forward", lambda kernel=kernel: kernel.forward(*args)),
-            ("backward", lambda kernel=kernel: kernel.backward(grad, *args)),
+            ("forward", lambda kernel=kernel: kernel.forward(*args[:3], problem)),
+            ("backward", lambda kernel=kernel: kernel.backward(grad, *args[:3], problem)),
         ):
             (first,) = interleaved([call], seconds=0, least=1)
             if first.median < LONGEST_SECONDS:

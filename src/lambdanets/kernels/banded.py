@@ -19,6 +19,7 @@ window (with u), c those of all rows, b batch, h heads, k query depth, v value d
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.problem import GridProblem, Work, problem_of
+from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -175,9 +176,15 @@ class _Layout:
         return part.as_strided(shape, (self.row_places * self.dim_value, self.dim_value, 1))
 
 
+@functools.lru_cache(maxsize=256)
+def _layout(problem: GridProblem) -> _Layout:
+    """Geometry alone, so calls of one shape share it."""
+    return _Layout(problem)
+
+
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds, elements of S and of V's strips, and calls."""
-    layout = _Layout(problem)
+    layout = _layout(problem)
     tiles = layout.strips * layout.rows
     places = layout.row_extent * layout.row_places
     scores = tiles * layout.heads * layout.tile * places
@@ -208,9 +215,9 @@ def _buffer(like: Tensor, queries: Tensor, places: int, kept: list[Tensor]) -> T
     return kept[0][:count].view(shape)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _Layout(problem_of(query, value, table, grid, origin))
+    layout = _layout(problem)
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
     out = value.new_empty(*queries.shape[:2], layout.heads * layout.tile, layout.dim_value)
     kept: list[Tensor] = []
@@ -223,10 +230,10 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    layout = _Layout(problem_of(query, value, table, grid, origin))
+    layout = _layout(problem)
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
     grads = layout.to_tiles(grad).flatten(2, 3)
     grad_queries, grad_strips, grad_bands = torch.empty_like(queries), torch.zeros_like(strips), torch.zeros_like(bands)

@@ -16,11 +16,13 @@ v value depth, u intra-depth.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from lambdanets.kernels.folding import fold
-from lambdanets.kernels.problem import GridProblem, Work, problem_of
+from lambdanets.kernels.problem import GridProblem, Work
 from lambdanets.kernels.toeplitz import RowLayout, check_size, elements
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -48,9 +50,6 @@ def work(problem: GridProblem, backward: bool) -> Work:
 
 class _Layout(RowLayout):
     """Tensors of one call by row."""
-
-    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        super().__init__(problem_of(query, value, table, grid, origin))
 
     def operand(self, table: Tensor) -> Tensor:
         """T, (o, u c, x k)."""
@@ -85,9 +84,15 @@ class _Layout(RowLayout):
         return product.view(self.row_size, self.dim_key, self.batch, self.dim_value)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+@functools.lru_cache(maxsize=256)
+def _layout(problem: GridProblem) -> _Layout:
+    """Geometry alone, so calls of one shape share it."""
+    return _Layout(problem)
+
+
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _layout(problem)
     operand, values, queries = layout.operand(table), layout.values(value), layout.by_row(query)
     out = queries.new_empty(*queries.shape[:-1], layout.dim_value)
     for window in layout.toeplitz.windows():
@@ -98,10 +103,10 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _layout(problem)
     operand, values = layout.operand(table), layout.values(value)
     queries, grads = layout.by_row(query), layout.by_row(grad)
     grad_queries = torch.empty_like(queries)

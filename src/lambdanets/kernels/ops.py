@@ -20,7 +20,7 @@ __all__ = ["GRID_OP", "grid_term"]
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
     problem = problem_of(query, value, table, grid, origin)
     chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward=False)
-    return chosen.forward(query, value, table, list(grid), list(origin))
+    return chosen.forward(query, value, table, problem)
 
 
 def _backward(
@@ -28,7 +28,7 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     problem = problem_of(query, value, table, grid, origin)
     chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward=True)
-    return chosen.backward(grad, query, value, table, list(grid), list(origin))
+    return chosen.backward(grad, query, value, table, problem)
 
 
 GRID_OP = define_op(

@@ -32,8 +32,8 @@ class GridKernel:
 
     Args:
         name: what ``kernel=`` takes.
-        forward: (query, value, table, grid, origin) -> output.
-        backward: (grad, query, value, table, grid, origin) -> gradients of query, value, table.
+        forward: (query, value, table, problem) -> output.
+        backward: (grad, query, value, table, problem) -> gradients of query, value, table.
         check: the reason it cannot run on a problem, or None.
         work: what it has to do on (problem, backward), counted.
     """

@@ -16,11 +16,13 @@ k query depth, v value depth, u intra-depth.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from lambdanets.kernels.folding import fold, in_one_row
-from lambdanets.kernels.problem import GridProblem, Work, problem_of
+from lambdanets.kernels.problem import GridProblem, Work
 from lambdanets.kernels.toeplitz import RowLayout, RowWindow, check_size, elements
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -60,8 +62,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
 class _Layout(RowLayout):
     """Tensors of one call by row."""
 
-    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        problem = problem_of(query, value, table, grid, origin)
+    def __init__(self, problem: GridProblem):
         super().__init__(problem, one_row=_fits_one_row(problem))
 
     def operand(self, table: Tensor) -> Tensor:
@@ -111,22 +112,27 @@ class _Layout(RowLayout):
         return scores.unflatten(1, (self.row_size, self.heads)).transpose(0, 1).flatten(1, 2)
 
 
+@functools.lru_cache(maxsize=256)
+def _layout(problem: GridProblem) -> _Layout:
+    """Geometry alone, so calls of one shape share it."""
+    return _Layout(problem)
+
+
 def _slices(operand: Tensor, values: Tensor, window: RowWindow) -> tuple[Tensor, Tensor]:
     """T (x, k, c) and V (b, c, v) of a row."""
     return operand[:, :, window.offsets].flatten(2), values[:, window.context].flatten(1, 2)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v).
 
     Args:
         query: (b, h, n, k).
         value: (b, u, n, v).
         table: (u, k, *extents), the reachable offsets.
-        grid: sizes of the grid.
-        origin: index of offset 0 in ``table``.
+        problem: the shape of the call.
     """
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _layout(problem)
     operand, values, queries = layout.operand(table), layout.values(value), layout.queries(query)
     out = value.new_empty(layout.batch, layout.rows, layout.row_size * layout.heads, layout.dim_value)
     for window in layout.toeplitz.windows():
@@ -137,7 +143,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table, S made again row by row.
 
@@ -146,10 +152,9 @@ def backward(
         query: as in :func:`forward`, and so are the rest.
         value: ...
         table: ...
-        grid: ...
-        origin: ...
+        problem: ...
     """
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _layout(problem)
     operand, values = layout.operand(table), layout.values(value)
     queries, grads = layout.queries(query), layout.outputs(grad)
     grad_queries = torch.empty_like(queries)

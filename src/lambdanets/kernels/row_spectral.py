@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding, fold
-from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_of
+from lambdanets.kernels.problem import GridProblem, Work, good_length
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -103,11 +103,11 @@ def _transforms(
 class _Layout:
     """The folded image, its transforms, and how tensors get there and back."""
 
-    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        self.folding = Folding(problem_of(query, value, table, grid, origin))
+    def __init__(self, problem: GridProblem, device: torch.device):
+        self.folding = Folding(problem)
         image = self.folding.image
-        self.batch, self.heads, _, self.dim_key = query.shape
-        self.intra_depth, self.dim_value = value.shape[1], value.shape[3]
+        self.batch, self.dim_key = problem.batch, problem.dim_key
+        self.intra_depth, self.dim_value = problem.intra_depth, problem.dim_value
         self.rows, self.columns = image.grid
         self.before, self.after = image.origin[0], image.extents[0] - 1 - image.origin[0]
         # Zeros for the offsets along x that the table lacks.
@@ -119,7 +119,7 @@ class _Layout:
         self.frequencies = length // 2 + 1
         self.rooms: dict[str, Tensor] = {}
         self.to_frequency, self.table_to_frequency, self.from_frequency = _transforms(
-            length, self.rows, self.before, self.after, query.dtype, query.device
+            length, self.rows, self.before, self.after, problem.dtype, device
         )
 
     def per_example(self, tensor: Tensor) -> Tensor:
@@ -207,9 +207,9 @@ class _Layout:
         return self.rooms[name][:count].view(shape)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _Layout(problem, query.device)
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
     table_pf = layout.table_by_frequency(table)
     out = queries.new_zeros(*queries.shape[:3], layout.dim_value)
@@ -221,10 +221,10 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _Layout(problem, query.device)
     queries, grads = layout.per_example(query), layout.per_example(grad)
     values, table_pf = layout.values_by_frequency(value), layout.table_by_frequency(table)
     grad_queries, grad_table_pf = torch.empty_like(queries), torch.zeros_like(table_pf)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.problem import GridProblem, Work, good_length, problem_of
+from lambdanets.kernels.problem import GridProblem, Work, good_length
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -64,12 +64,11 @@ def work(problem: GridProblem, backward: bool) -> Work:
 class _Layout:
     """Transforms of one call and the way there and back."""
 
-    def __init__(self, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]):
-        problem = problem_of(query, value, table, grid, origin)
-        self.grid, self.origin, self.extents = grid, origin, list(table.shape[2:])
-        self.axes = list(range(-len(grid), 0))
+    def __init__(self, problem: GridProblem):
+        self.grid, self.origin, self.extents = list(problem.grid), list(problem.origin), list(problem.extents)
+        self.axes = list(range(-len(self.grid), 0))
         self.lengths = list(_lengths(problem))
-        self.dim_key, self.chunk = query.shape[3], _chunk(problem)
+        self.dim_key, self.chunk = problem.dim_key, _chunk(problem)
 
     def to_grid(self, rows: Tensor) -> Tensor:
         """(..., n, depth) -> (..., depth, *grid)."""
@@ -119,9 +118,9 @@ def _sum_over_u(table_ukf: Tensor, value_buvf: Tensor) -> Tensor:
     return total
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]) -> Tensor:
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _Layout(problem)
     value_buvf = layout.transform(layout.to_grid(value))
     conjugate_ukf = torch.conj_physical(layout.table_spectrum(table))
     query_bhkn = query.transpose(2, 3).contiguous()
@@ -135,10 +134,10 @@ def forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int]
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    layout = _Layout(query, value, table, grid, origin)
+    layout = _Layout(problem)
     value_buvf = layout.transform(layout.to_grid(value))
     table_ukf = layout.table_spectrum(table)
     # Physically: lazy conjugation is resolved by the dispatcher, which a compiled graph goes around in here.
@@ -152,7 +151,7 @@ def backward(
         for i, k in enumerate(range(keys.start, keys.stop)):
             torch.sum(grad_bhvn * lambda_bkvn[:, None, i], dim=2, out=grad_query_bhkn[:, :, k])
             torch.sum(query_bhkn[:, :, k, None] * grad_bhvn, dim=1, out=grad_lambda_bkvn[:, i])
-        spectrum_bkvf = layout.transform(grad_lambda_bkvn.unflatten(3, grid))
+        spectrum_bkvf = layout.transform(grad_lambda_bkvn.unflatten(3, layout.grid))
         for u in range(value.shape[1]):
             grad_value_buvf[:, u] += (spectrum_bkvf * table_ukf[u, None, keys, None]).sum(1)
             grad_table_ukf[u, keys] = (spectrum_bkvf * conjugate_buvf[:, None, u]).sum((0, 2))
