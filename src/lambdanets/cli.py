@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from lambdanets.cli_adopt import adopt
 from lambdanets.cli_export import export
 from lambdanets.cli_models import models
 from lambdanets.cli_op import bench, kernels
@@ -257,6 +258,7 @@ def _message(error: BaseException) -> str:
     return text
 
 
+app.command()(adopt)
 app.command()(export)
 app.command()(kernels)
 app.command()(bench)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lambdanets.interop.convert import Converter
+from lambdanets.interop.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
 
@@ -24,8 +25,10 @@ class AdoptedLayer:
         old: class name of the old layer.
         new: our layer, as it prints itself.
         difference: largest difference between the two layers' outputs on a small random input, in the model's
-            precision; None where they were not run (see ``notes``).
+            precision, relative to the largest output where that is above 1; None where they were not run (see
+            ``notes``).
         notes: what else to know.
+        faithful: the layer reads its values in two orders, as there.
     """
 
     path: str
@@ -34,6 +37,7 @@ class AdoptedLayer:
     new: str
     difference: float | None
     notes: tuple[str, ...] = ()
+    faithful: bool = False
 
     def __str__(self) -> str:
         compared = "not compared" if self.difference is None else f"outputs differ by {self.difference:.1e}"
@@ -123,7 +127,10 @@ def adopt(model: nn.Module, *, faithful: bool | None = None) -> Adoption:
             continue
         replaced[old] = made.layer
         new = f"{type(made.layer).__name__}({made.layer.extra_repr()})"
-        adopted.append(AdoptedLayer(path, source.name, type(old).__name__, new, made.difference, made.notes))
+        faithful_here = isinstance(made.layer, TwoOrderLambdaLayer)
+        adopted.append(
+            AdoptedLayer(path, source.name, type(old).__name__, new, made.difference, made.notes, faithful_here)
+        )
     if not adopted:
         raise _nothing(model, skipped)
     return Adoption(_swap(model, replaced), tuple(adopted), tuple(skipped))

@@ -35,19 +35,22 @@ class Checkpoint:
     entry: tuple[str, ...] = ()
 
 
-def read_checkpoint(weights: str | Path | Mapping[str, object]) -> Checkpoint:
+def read_checkpoint(weights: str | Path | Mapping[str, object] | Checkpoint) -> Checkpoint:
     """Read weights and take away what is wrapped around them.
 
     Args:
         weights: a file (safetensors, or what ``torch.save`` wrote) or a mapping, either of which may hold the
             weights under "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model" or "module" (the
-            first of these that is there) and with "module.", "_orig_mod." or "model." before all names.
+            first of these that is there) and with "module.", "_orig_mod." or "model." before all names. What this
+            function returned goes through as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: ``weights`` is neither a path nor a mapping.
         ValueError: the file is damaged, a pickle that would run code, or holds no weights.
     """
+    if isinstance(weights, Checkpoint):
+        return weights
     if isinstance(weights, Mapping):
         return _unwrap(weights, "the state dict")
     if not isinstance(weights, str | Path):

@@ -193,7 +193,7 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[str, ...]]:
-    """The largest difference of the outputs on a small random input, or None with a remark.
+    """The largest difference of the outputs on a small random input, relative above 1, or None with a remark.
 
     Raises:
         UnfitError: if they differ by more than rounding.
@@ -218,9 +218,8 @@ def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[s
         raise UnfitError(f"it gives {tuple(expected.shape)} where ours gives {tuple(actual.shape)}")
     if expected.numel() == 0:
         return 0.0, ()
-    worst = float((actual - expected).abs().max())
-    scale = max(1.0, float(expected.abs().max()))
-    if worst > scale * _TOLERANCE.get(weight.dtype, _HALF_TOLERANCE):
+    worst = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    if worst > _TOLERANCE.get(weight.dtype, _HALF_TOLERANCE):
         raise UnfitError(
             f"it computes something else: its outputs differ by {worst:.2g} from those of our layer with its weights"
         )

@@ -16,7 +16,7 @@ from lambdanets.interop.renaming import Renamed, to_our_names
 from lambdanets.interop.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
 
-__all__ = ["LoadedWeights", "load_weights"]
+__all__ = ["LoadedWeights", "copy_weights", "load_weights"]
 
 _OURS = "lambdanets"
 _OURS_MARKS = frozenset({"qkv", "positions"})
@@ -58,7 +58,7 @@ class LoadedWeights:
 
 def load_weights(
     model: nn.Module,
-    weights: str | Path | Mapping[str, object],
+    weights: str | Path | Mapping[str, object] | Checkpoint,
     source: str = "auto",
     strict: bool = True,
 ) -> LoadedWeights:
@@ -116,6 +116,20 @@ def load_weights(
         tuple(plan.unexpected),
         tuple(plan.adjusted),
     )
+
+
+def copy_weights(model: nn.Module, checkpoint: Checkpoint) -> int:
+    """Read a checkpoint into the model that it belongs to, without any translation.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        ValueError: the checkpoint is one of another model; nothing was loaded.
+    """
+    plan = _Plan(model, Renamed(checkpoint.tensors))
+    plan.check(checkpoint.origin, strict=True, translated=False)
+    return plan.carry_out()
 
 
 def _chosen(source: str) -> list[Source]:
