@@ -139,10 +139,11 @@ def _differentiable(
     shared: Sequence[str],
     active: Sequence[int],
 ) -> Callable[..., Tensor]:
-    """The derivative, twice, since no single way serves all.
+    """The derivative in three forms, since no single one serves all.
 
     torch.compile and torch.export trace the one that is registered with the op; torch.func transforms (per-sample
-    gradients) go through autograd functions only.
+    gradients) go through autograd functions with a vmap rule; and everything else through one without, since what
+    PyTorch does around the others takes as long as a small kernel.
     """
     count = len(tensors)
     batched = [i for i, tensor in enumerate(tensors) if tensor not in shared]
@@ -204,10 +205,33 @@ def _differentiable(
             outs = [Forward.apply(*_sample(in_dims, args, i)) for i in range(info.batch_size)]
             return torch.stack(outs), 0
 
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+            save(ctx, args, args[0])
+            return forward_call(*args)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            # With gradients of gradients, or many at once, what they do not support has to be told.
+            call = Backward.apply if torch.is_grad_enabled() or _is_transformed() else backward_call
+            return spread(ctx, call(grad, *ctx.saved_tensors, *ctx.statics))
+
     def apply(*args: Any) -> Tensor:
-        return (forward_op if torch.compiler.is_compiling() else Forward.apply)(*args)
+        if torch.compiler.is_compiling():
+            return forward_op(*args)
+        if _is_transformed():
+            return Forward.apply(*args)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in args[:count]):
+            return Eager.apply(*args)
+        return forward_call(*args)
 
     return apply
+
+
+def _is_transformed() -> bool:
+    """Whether a torch.func transform is at work; yes where PyTorch does not say."""
+    return getattr(torch._C, "_are_functorch_transforms_active", lambda: True)()
 
 
 def _sample(in_dims: Sequence[Any], args: Sequence[Any], index: int) -> list[Any]:
