@@ -5,6 +5,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is be
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -52,7 +53,56 @@ def training() -> str:
     return report.markdown(["command", "test accuracy", "seeds", "time", "machine"], lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"bench": bench, "growth": growth, "training": training}
+def _models(kind: str) -> list[dict[str, str]]:
+    with open(RESULTS / "models.csv", encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["table"] == kind]
+
+
+def _millions(row: dict[str, str]) -> tuple[str, str]:
+    """Our parameters and the paper's in millions; in bold where they differ by more than rounding to a tenth."""
+    ours, paper = int(row["parameters"]) / 1e6, row["paper_parameters_m"]
+    # The paper gives whole millions for the family, tenths for the comparison.
+    digits = 0 if row["table"] == "family" and not row["model"].startswith("lambda_resnet50") else 1
+    differs = paper and abs(ours - float(paper)) > 0.501 * 10**-digits
+    return f"{ours:.2f}", f"**{paper}**" if differs else paper
+
+
+def models() -> str:
+    """The registered models with their costs and the paper's parameters."""
+    lines = []
+    for row in _models("family"):
+        ours, paper = _millions(row)
+        gigas, activations = int(row["multiply_adds"]) / 1e9, int(row["activations"]) / 1e6
+        lines.append(
+            [f"`{row['model']}`", row["stages"], row["image_size"], ours, paper, f"{gigas:.2f}", f"{activations:.1f}"]
+        )
+    header = ["model", "stages", "image", "parameters, M", "paper, M", "multiply-adds, G", "activations, M"]
+    return report.markdown(header, lines)
+
+
+def ablation() -> str:
+    """The paper's ablation of k, h and u in an all-lambda ResNet-50."""
+    lines = []
+    for row in _models("ablation"):
+        sizes = [part.split("=")[1] for part in row["model"].split()]
+        lines.append([*sizes, *_millions(row), f"{int(row['multiply_adds']) / 1e9:.2f}"])
+    return report.markdown(["k", "h", "u", "parameters, M", "paper, M", "multiply-adds, G"], lines)
+
+
+def placement() -> str:
+    """Where lambda layers go in a ResNet-50."""
+    lines = [[row["stages"], *_millions(row), f"{int(row['multiply_adds']) / 1e9:.2f}"] for row in _models("placement")]
+    return report.markdown(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ablation": ablation,
+    "bench": bench,
+    "growth": growth,
+    "models": models,
+    "placement": placement,
+    "training": training,
+}
 
 
 def filled(text: str) -> str:
