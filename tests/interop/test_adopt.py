@@ -268,6 +268,18 @@ class TestTrees:
         assert model[0].qkv.weight.is_meta
         assert "not compared" in str(adoption)
 
+    def test_a_layer_that_takes_no_small_input_is_adopted_unseen(self):
+        class Picky(DLi14Layer):
+            def forward(self, x):
+                return super().forward(x.view(-1, 16, 9, 9))
+
+        theirs = randomise(Picky(16, dk=4, r=3)).double().eval()
+        adoption = lambdanets.adopt(copy.deepcopy(theirs))
+        assert adoption.adopted[0].difference is None
+        assert "not compared: it raised RuntimeError on an input of (2, 16, 7, 6)" in str(adoption)
+        x = torch.randn(2, 16, 9, 9, dtype=torch.float64)
+        close(adoption.model(x), theirs(x), torch.float64)
+
     def test_randomness_and_modes_are_left_alone(self):
         model = nn.Sequential(LAYERS["timm"](), nn.Dropout()).train()
         before = copy.deepcopy(model[0].norm_q.state_dict())

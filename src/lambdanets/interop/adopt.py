@@ -40,8 +40,8 @@ class AdoptedLayer:
     faithful: bool = False
 
     def __str__(self) -> str:
-        compared = "not compared" if self.difference is None else f"outputs differ by {self.difference:.1e}"
-        lines = [f"{self.path or '(model)'}: {self.old} of {self.source} -> {self.new}, {compared}"]
+        compared = "" if self.difference is None else f", outputs differ by {self.difference:.1e}"
+        lines = [f"{self.path or '(model)'}: {self.old} of {self.source} -> {self.new}{compared}"]
         return "\n    ".join([*lines, *self.notes])
 
 

@@ -78,7 +78,8 @@ def load_weights(
             nested and prefixed as training scripts write them, see :func:`lambdanets.interop.read_checkpoint`.
         source: whose weights they are: "timm", "lucidrains", "d-li14", "leaderj1001", "lambdanets", or "auto"
             (default), each layer by its names.
-        strict: the weights must have all names of the model and no others. False loads what both have.
+        strict: the weights must have all names of the model and no others. False loads what both have; shapes must
+            agree there too.
 
     Returns:
         What was loaded.
@@ -262,6 +263,11 @@ class _Plan:
             return "; the model has no lambda layer of this library, call lambdanets.adopt(model) first"
         if shapes and len(shapes) <= 2 and all("fc." in name or "head" in name for name in shapes):
             return f"; build the model with num_classes={self.tensors[shapes[0]].shape[0]}"
+        if shapes and all(name.endswith("positions") for name in shapes):
+            return (
+                "; build the model with the scope, or the size of images, that the weights have; "
+                "lambdanets.resize_positions changes global tables afterwards"
+            )
         return ""
 
     @torch.no_grad()
