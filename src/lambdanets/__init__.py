@@ -4,7 +4,15 @@
 """
 
 from lambdanets.functional import lambda_apply
-from lambdanets.interop import adopt, export_model, load_weights, plan_convs, replace_convs
+from lambdanets.interop import (
+    adopt,
+    export_model,
+    load_weights,
+    plan_attention,
+    plan_convs,
+    replace_attention,
+    replace_convs,
+)
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 from lambdanets.models import LambdaResNet, resize_positions
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
@@ -23,7 +31,9 @@ __all__ = [
     "export_model",
     "lambda_apply",
     "load_weights",
+    "plan_attention",
     "plan_convs",
+    "replace_attention",
     "replace_convs",
     "resize_positions",
 ]

@@ -5,7 +5,10 @@ from lambdanets.interop.checkpoints import Checkpoint, read_checkpoint
 from lambdanets.interop.export import Check, Export, ExportDifferenceError, export_model
 from lambdanets.interop.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.plan import Change, Kept, Plan
+from lambdanets.interop.replace_attention import plan_attention, replace_attention
 from lambdanets.interop.replace_convs import plan_convs, replace_convs
+from lambdanets.interop.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
+from lambdanets.interop.token_lambda import TokenLambda
 from lambdanets.interop.weights import LoadedWeights, load_weights
 
 __all__ = [
@@ -17,14 +20,19 @@ __all__ = [
     "Export",
     "ExportDifferenceError",
     "Kept",
+    "LambdaMultiheadAttention",
+    "LambdaViTAttention",
     "LoadedWeights",
     "Plan",
     "SkippedLayer",
+    "TokenLambda",
     "TwoOrderLambdaLayer",
     "adopt",
     "export_model",
     "load_weights",
+    "plan_attention",
     "plan_convs",
     "read_checkpoint",
+    "replace_attention",
     "replace_convs",
 ]

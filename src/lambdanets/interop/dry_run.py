@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from lambdanets.interop.stages import is_spatial
 
-__all__ = ["DryRun", "DryRunError", "dry_run", "example_for"]
+__all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for"]
 
 # Of sequences, images and volumes.
 _USUAL_SIZE = {1: 224, 2: 224, 3: 32}
@@ -48,7 +48,7 @@ def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | 
     Args:
         model: the model.
         example: a tensor or a tuple of arguments; None makes one.
-        img_size: height and width of the example that is made; default what timm says that the model is for,
+        img_size: height and width of the example that is made; default what the model says that it is for,
             else 224.
 
     Returns:
@@ -66,14 +66,20 @@ def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | 
         return None
     ndim = len(conv.kernel_size)  # type: ignore[arg-type]
     if img_size is None:
-        config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-        of_timm = config.get("input_size") if ndim == 2 else None
-        size = tuple(of_timm[1:]) if of_timm else (_USUAL_SIZE[ndim],) * ndim
-    else:
-        size = (img_size,) * ndim if isinstance(img_size, int) else tuple(img_size)
+        img_size = (_size_of(model) if ndim == 2 else None) or _USUAL_SIZE[ndim]
+    size = (img_size,) * ndim if isinstance(img_size, int) else tuple(img_size)
     weight = next(iter(conv.parameters()))
     channels: int = conv.in_channels  # type: ignore[assignment]
     return (torch.empty(2, channels, *size, dtype=weight.dtype, device=weight.device),)
+
+
+def _size_of(model: Any) -> int | tuple[int, ...] | None:
+    """Height and width of the images that a model says it is for."""
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None) or getattr(model, "image_size", None)
+    if built_for:
+        return built_for
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    return tuple(config["input_size"][1:]) if "input_size" in config else None
 
 
 def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] = ()) -> DryRun:
@@ -108,6 +114,31 @@ def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] =
         raise DryRunError(f"cannot trace {type(model).__name__}: {where}: {_say(error)}") from error
     shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
     return DryRun(inputs, shapes)
+
+
+def check_after(before: DryRun, arguments: tuple[Any, ...], what: str) -> Callable[[nn.Module], None]:
+    """A function that raises unless a model with new layers runs, with outputs of the shapes that it had before.
+
+    Args:
+        before: the run without the new layers.
+        arguments: of the model's forward.
+        what: the modules that were replaced, for messages.
+    """
+
+    def check(model: nn.Module) -> None:
+        try:
+            after = dry_run(model, arguments)
+        except DryRunError as error:
+            raise DryRunError(
+                f"with the lambda layers the model does not run, so that the {what} were put back: {error}"
+            ) from error
+        if after.outputs != before.outputs:
+            raise DryRunError(
+                f"with the lambda layers the model's outputs have other shapes, so that the {what} were put back: "
+                f"{after.outputs}, not {before.outputs}"
+            )
+
+    return check
 
 
 def _watch(model: nn.Module, watched: set[str], running: list[str], inputs: dict[str, tuple[int, ...]]) -> None:

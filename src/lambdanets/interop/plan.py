@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -64,6 +65,7 @@ class Plan:
     parameters_after: int
     _builders: Mapping[nn.Module, Callable[[], nn.Module]] = field(repr=False)
     _check: Callable[[nn.Module], None] | None = field(repr=False, default=None)
+    _settings: Sequence[tuple[nn.Module, str, Any]] = field(repr=False, default=())
 
     def apply(self) -> nn.Module:
         """Carry the plan out, in place.
@@ -76,17 +78,22 @@ class Plan:
         """
         new = {old: build() for old, build in self._builders.items()}
         changed = swap(self.model, new)
+        settings_before = [(module, name, getattr(module, name)) for module, name, _ in self._settings]
+        _set(self._settings)
         if self._check is not None:
             try:
                 self._check(changed)
             except ValueError:
                 swap(changed, {layer: old for old, layer in new.items()})
+                _set(settings_before)
                 raise
         return changed
 
     def __rich__(self) -> RenderableType:
         table = Table(caption=self._summary(), caption_justify="left", caption_style="bold")
-        for column in ("module", "was", "is now"):
+        longest = max(len(change.name) for change in self.changes)
+        table.add_column("module", overflow="fold", min_width=min(longest, 26))
+        for column in ("was", "is now"):
             table.add_column(column, overflow="fold")
         table.add_column("parameters", justify="right", no_wrap=True)
         if any(change.notes for change in self.changes):
@@ -113,14 +120,20 @@ class Plan:
         )
 
 
+def _set(settings: Sequence[tuple[nn.Module, str, Any]]) -> None:
+    for module, name, value in settings:
+        setattr(module, name, value)
+
+
 def make_plan(
     model: nn.Module,
     changes: Mapping[nn.Module, Change],
     kept: tuple[Kept, ...],
     builders: Mapping[nn.Module, Callable[[], nn.Module]],
     check: Callable[[nn.Module], None] | None,
+    settings: Sequence[tuple[nn.Module, str, Any]] = (),
 ) -> Plan:
     """A plan with the whole model's parameters counted."""
     before = parameters_of(model)
     difference = sum(c.parameters_after - c.parameters_before for c in changes.values())
-    return Plan(model, tuple(changes.values()), kept, before, before + difference, builders, check)
+    return Plan(model, tuple(changes.values()), kept, before, before + difference, builders, check, settings)

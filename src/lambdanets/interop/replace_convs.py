@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lambdanets.interop.dry_run import DryRun, DryRunError, dry_run, example_for
+from lambdanets.interop.dry_run import DryRun, DryRunError, check_after, dry_run, example_for
 from lambdanets.interop.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.stages import is_spatial, lambda_blocks, modules_of_block
 from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
@@ -141,7 +141,8 @@ def plan_convs(
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
         raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
-    return make_plan(model, changes, tuple(kept), builders, _check_after(before, arguments))
+    check = None if arguments is None else check_after(before, arguments, "convolutions")
+    return make_plan(model, changes, tuple(kept), builders, check)
 
 
 def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -321,23 +322,3 @@ def _run_before(
             return DryRun({}, ()), None
         remedy = ' (or give the size itself, as lambda_args={"size": 14}, or a scope)' if needed else ""
         raise DryRunError(f"{error}; give an example=... that the model runs on{remedy}") from error
-
-
-def _check_after(before: DryRun, arguments: tuple[Any, ...] | None) -> Callable[[nn.Module], None] | None:
-    if arguments is None:
-        return None
-
-    def check(model: nn.Module) -> None:
-        try:
-            after = dry_run(model, arguments)
-        except DryRunError as error:
-            raise DryRunError(
-                f"with the lambda layers the model does not run, so that the convolutions were put back: {error}"
-            ) from error
-        if after.outputs != before.outputs:
-            raise DryRunError(
-                "with the lambda layers the model's outputs have other shapes, so that the convolutions were put back: "
-                f"{after.outputs}, not {before.outputs}"
-            )
-
-    return check

@@ -1,0 +1,342 @@
+"""Lambda layers in place of self-attention, in any model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lambdanets.interop.dry_run import DryRunError, check_after, dry_run, example_for
+from lambdanets.interop.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
+from lambdanets.interop.token_lambda import POSITIONS, TokenLambda
+from lambdanets.interop.tree import Candidate, choose, find, hooks_of, parameters_of
+
+__all__ = ["plan_attention", "replace_attention"]
+
+_KIND = "self-attention"
+_OPTIONS = {"num_heads", "dim_key", "intra_depth", "norm_layer", "kernel"}
+
+
+def replace_attention(
+    model: nn.Module,
+    *,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    names: str | Iterable[str] | None = None,
+    positions: str | None = None,
+    scope: int | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    causal: bool = False,
+    lambda_args: Mapping[str, Any] | None = None,
+    example: Any = None,
+    verbose: bool = True,
+) -> nn.Module:
+    """Put lambda layers in place of a model's self-attention: ``nn.MultiheadAttention`` and timm's ViT ``Attention``.
+
+    Projections to queries, keys and values, and the product of queries and keys, give way to a
+    :class:`lambdanets.interop.TokenLambda`; the output projection stays, the same object with the same weights, and so
+    does all else in the model. The stand-in is called as the attention was (batch first or not, padding masks,
+    inside ``nn.TransformerEncoderLayer`` and torchvision's ``VisionTransformer``); what a lambda layer cannot answer
+    is an error when it is asked: attention weights, masks of pairs, another sequence as the context.
+
+    A class token and registers have no place on the grid of patches: towards them, from them and among them E is a
+    learnt vector each, see :class:`lambdanets.interop.TokenLambda`. Dropout of attention weights has no counterpart.
+
+    Args:
+        model: any module. Changed in place.
+        where: ``where(name, module)``, true for the attentions to replace.
+        names: glob or globs over module names, as "blocks.*.attn". Default: all that can be replaced.
+        positions: "1d" a sequence, "2d" a grid of patches in row-major order, "none" content alone. Default "2d" in
+            timm's and torchvision's vision transformers, "1d" elsewhere.
+        scope: local context, an odd number of positions along each axis; any length then.
+        size: global context, the longest sequence or the largest grid. Default the grid of the vision transformer
+            that the attention is in; elsewhere one of ``scope`` and ``size`` is needed, except with "none".
+        prefix_tokens: how many tokens in front have no place on the grid; default what the vision transformer says,
+            else 0.
+        causal: each token sees itself and those before it. Default False.
+        lambda_args: further arguments of the layer: num_heads (default: the attention's), dim_key, intra_depth,
+            norm_layer, kernel.
+        example: a tensor or a tuple of arguments for the model, to run it without numbers before and after; default
+            two images of the size that timm says the model is for, where it starts with a convolution.
+        verbose: print what was replaced, with parameters before and after. Default True.
+
+    Returns:
+        The model; another object only where the model itself is the attention. :func:`plan_attention` tells what would
+        change, as data.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+        ValueError: if nothing was chosen or can be replaced (with the reasons), an argument does not fit, or the model
+            does not run with the new layers (with the module and the reason; all is put back then).
+
+    Example:
+        >>> model = lambdanets.replace_attention(timm.create_model("vit_tiny_patch16_224"))
+    """
+    plan = plan_attention(
+        model,
+        where=where,
+        names=names,
+        positions=positions,
+        scope=scope,
+        size=size,
+        prefix_tokens=prefix_tokens,
+        causal=causal,
+        lambda_args=lambda_args,
+        example=example,
+    )
+    changed = plan.apply()
+    if verbose:
+        Console().print(plan)
+    return changed
+
+
+def plan_attention(
+    model: nn.Module,
+    *,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    names: str | Iterable[str] | None = None,
+    positions: str | None = None,
+    scope: int | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    causal: bool = False,
+    lambda_args: Mapping[str, Any] | None = None,
+    example: Any = None,
+) -> Plan:
+    """What :func:`replace_attention` would change, without changing it; arguments and errors are the same.
+
+    Returns:
+        The plan: ``plan.changes`` and ``plan.kept`` are data, ``print(plan)`` is the table, ``plan.apply()`` carries
+        it out and returns the model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if positions is not None and positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
+    request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))
+    chosen = _choose(model, where, names)
+    check = _check(model, example)
+
+    changes: dict[nn.Module, Change] = {}
+    builders: dict[nn.Module, Callable[[], nn.Module]] = {}
+    kept: list[Kept] = []
+    for candidate in chosen:
+        attention, old = candidate.module, _describe(candidate.module)
+        reason = _why_not(model, candidate, request)
+        if reason is not None:
+            kept.append(Kept(candidate.name, old, reason))
+            continue
+        arguments = _arguments(model, candidate, request)
+        builders[attention] = partial(_stand_in, attention, arguments)
+        changes[attention] = _change(candidate, arguments)
+    if not changes:
+        reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
+        raise ValueError(f"none of the {len(kept)} chosen attentions can be replaced: {reasons}")
+    return make_plan(model, changes, tuple(kept), builders, check, _nested_tensors(model, builders))
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What the caller asked of the layers."""
+
+    positions: str | None
+    scope: int | Sequence[int] | None
+    size: int | Sequence[int] | None
+    prefix_tokens: int | None
+    causal: bool
+    options: dict[str, Any]
+
+
+def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    for name in given or {}:
+        if name not in _OPTIONS:
+            near = difflib.get_close_matches(name, sorted(_OPTIONS), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(_OPTIONS))}"
+            raise ValueError(f"lambda_args has {name!r}{hint}")
+    return dict(given or {})
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(module, nn.MultiheadAttention) or _is_vit_attention(module)
+
+
+def _is_vit_attention(module: Any) -> bool:
+    """By structure: timm's class has moved between its modules, and others are built like it."""
+    if not all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj")):
+        return False
+    # Windows, shared biases or rotary positions are arguments of their own.
+    arguments = list(inspect.signature(module.forward).parameters)
+    return (
+        isinstance(getattr(module, "num_heads", None), int)
+        and arguments[0] == "x"
+        and not (set(arguments[1:]) - {"attn_mask", "is_causal"})
+    )
+
+
+def _choose(
+    model: nn.Module, where: Callable[[str, nn.Module], bool] | None, names: str | Iterable[str] | None
+) -> list[Candidate]:
+    if where is not None and names is not None:
+        raise ValueError("where and names must not both be given")
+    candidates = find(model, _is_attention)
+    if not candidates:
+        similar = [
+            f"{name} ({type(module).__name__})"
+            for name, module in model.named_modules()
+            if "attention" in type(module).__name__.lower() or "attn" in name.rpartition(".")[2]
+        ]
+        hint = f"; it has {', '.join(similar[:3])}, whose call is another" if similar else ""
+        raise ValueError(
+            f"{type(model).__name__} has no attention that can be replaced: nn.MultiheadAttention, or modules like "
+            f"timm's ViT Attention (qkv, proj, forward(x, attn_mask)){hint}"
+        )
+    return candidates if where is None and names is None else choose(model, candidates, _KIND, names, where)
+
+
+def _why_not(model: nn.Module, candidate: Candidate, request: _Request) -> str | None:
+    """Why an attention cannot become a lambda layer; None if it can."""
+    attention: Any = candidate.module
+    if hooks_of(attention):
+        return "it has hooks, which would be lost; remove them first"
+    if any(parametrize.is_parametrized(module) for module in attention.modules()):
+        return "its weights are parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if not isinstance(attention, nn.MultiheadAttention):
+        return "it has an output gate, which a lambda layer has not" if getattr(attention, "gate", None) else None
+    if type(attention).__module__.startswith("torch.ao."):
+        return "it is prepared for quantisation; replace before preparing"
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return "it adds a key of its own (add_bias_kv or add_zero_attn), which stands at no position"
+    if not attention._qkv_same_embed_dim:
+        return "its keys or values have other channels than its queries: it attends to another sequence"
+    parent, _, last = candidate.name.rpartition(".")
+    crosses = last == "multihead_attn" and isinstance(model.get_submodule(parent), nn.TransformerDecoderLayer)
+    if crosses and request.positions != "none":
+        return 'it attends to the encoder\'s sequence, where the tokens have no positions; positions="none" would do'
+    return None
+
+
+def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dict[str, Any]:
+    """Arguments of the layer for one attention: the caller's, else those of the vision transformer it is in."""
+    grid, prefix = _grid_around(model, candidate.name)
+    positions = request.positions or ("2d" if grid else "1d")
+    size = request.size
+    if positions == "2d" and size is None:
+        size = grid
+    if positions == "1d" and request.scope is None and size is None and grid:
+        size = grid[0] * grid[1]
+    if request.prefix_tokens is not None:
+        prefix = request.prefix_tokens
+    attention: Any = candidate.module
+    weight = (attention.out_proj if isinstance(attention, nn.MultiheadAttention) else attention.qkv).weight
+    return {
+        "num_heads": attention.num_heads,
+        "positions": positions,
+        "scope": request.scope,
+        "size": size,
+        "prefix_tokens": 0 if positions == "none" else prefix,
+        "causal": request.causal,
+        "device": weight.device,
+        "dtype": weight.dtype,
+        **request.options,
+    }
+
+
+def _grid_around(model: nn.Module, name: str) -> tuple[tuple[int, int] | None, int]:
+    """Grid and number of prefix tokens of the innermost vision transformer around a module, timm's or torchvision's."""
+    parts = name.split(".") if name else []
+    for depth in range(len(parts), -1, -1):
+        around: Any = model.get_submodule(".".join(parts[:depth]))
+        grid = getattr(getattr(around, "patch_embed", None), "grid_size", None)
+        if isinstance(grid, tuple) and len(grid) == 2:
+            return grid, int(getattr(around, "num_prefix_tokens", 0))
+        if isinstance(getattr(around, "class_token", None), nn.Parameter) and hasattr(around, "conv_proj"):
+            side = around.image_size // around.patch_size
+            return (side, side), 1
+    return None, 0
+
+
+def _tokens(attention: Any, arguments: dict[str, Any]) -> TokenLambda:
+    if isinstance(attention, nn.MultiheadAttention):
+        return TokenLambda(attention.embed_dim, **arguments)
+    return TokenLambda(attention.qkv.in_features, attention.proj.in_features, **arguments)
+
+
+def _stand_in(attention: Any, arguments: dict[str, Any]) -> nn.Module:
+    tokens = _tokens(attention, arguments)
+    if isinstance(attention, nn.MultiheadAttention):
+        made: nn.Module = LambdaMultiheadAttention(tokens, attention.out_proj, attention.batch_first)
+    else:
+        norm, drop = getattr(attention, "norm", nn.Identity()), getattr(attention, "proj_drop", nn.Identity())
+        made = LambdaViTAttention(tokens, norm, attention.proj, drop)
+    # Not made.train(): what is kept has a mode of its own.
+    made.training = attention.training
+    tokens.train(attention.training)
+    return made
+
+
+def _change(candidate: Candidate, arguments: dict[str, Any]) -> Change:
+    attention: Any = candidate.module
+    try:
+        tokens = _tokens(attention, {**arguments, "device": "meta"})
+    except ValueError as error:
+        raise ValueError(f"a lambda layer for {candidate.name or 'the model'} cannot be made: {error}") from error
+    multihead = isinstance(attention, nn.MultiheadAttention)
+    kept = [getattr(attention, name, None) for name in (("out_proj",) if multihead else ("norm", "proj"))]
+    stays = sum(parameters_of(module) for module in kept if module is not None)
+    dropout = attention.dropout if multihead else getattr(getattr(attention, "attn_drop", None), "p", 0.0)
+    notes = [f"prefix tokens {tokens.prefix_tokens}"] if tokens.prefix_tokens else []
+    notes += ["causal"] if tokens.causal else []
+    notes += [f"dropout {dropout} of weights dropped"] if dropout else []
+    notes += [f"also {', '.join(candidate.names[1:])}"] if len(candidate.names) > 1 else []
+    return Change(
+        candidate.name,
+        _describe(attention),
+        f"lambda h {tokens.num_heads}, k {tokens.dim_key}, {_context(tokens)}",
+        parameters_of(attention),
+        parameters_of(tokens) + stays,
+        tuple(notes),
+    )
+
+
+def _context(tokens: TokenLambda) -> str:
+    if not tokens.ndim:
+        return "content only"
+    kind, sizes = ("scope", tokens.scope) if tokens.scope else ("global", tokens.size or ())
+    return f"{kind} {'x'.join(map(str, sizes))}"
+
+
+def _describe(attention: Any) -> str:
+    dim = attention.embed_dim if isinstance(attention, nn.MultiheadAttention) else attention.qkv.in_features
+    return f"{type(attention).__name__} {dim}, {attention.num_heads} heads"
+
+
+def _nested_tensors(model: nn.Module, replaced: Mapping[nn.Module, Any]) -> list[tuple[nn.Module, str, Any]]:
+    """Settings to change: an encoder that makes nested tensors of padded ones reads its attention's weights for it."""
+    encoders = [module for module in model.modules() if isinstance(module, nn.TransformerEncoder)]
+    return [
+        (encoder, "use_nested_tensor", False)
+        for encoder in encoders
+        if any(module in replaced for module in encoder.modules())
+    ]
+
+
+def _check(model: nn.Module, example: Any) -> Callable[[nn.Module], None] | None:
+    arguments = example_for(model, example, None)
+    if arguments is None:
+        return None
+    try:
+        before = dry_run(model, arguments)
+    except DryRunError as error:
+        if example is None:
+            # Nobody asked for it to run on the input that was guessed.
+            return None
+        raise DryRunError(f"{error}; give an example=... that the model runs on") from error
+    return check_after(before, arguments, "attentions")

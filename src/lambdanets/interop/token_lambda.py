@@ -1,0 +1,257 @@
+"""A lambda layer for tokens: a sequence, or a grid of patches behind tokens that have no place on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.functional import lambda_apply
+from lambdanets.positions import GridPositions
+
+__all__ = ["POSITIONS", "TokenLambda"]
+
+POSITIONS = {"none": 0, "1d": 1, "2d": 2}
+
+
+class TokenLambda(nn.Module):
+    """Lambda layer over tokens (b, t, dim), as attention has them; the first ones may stand outside of the grid.
+
+    A query of token n sees all tokens m through y_n = (Σ_m K̄_m V_mᵀ + Σ_m E_nm V_mᵀ)ᵀ q_n (LambdaNetworks, equations
+    1 to 3), with keys normalised over all tokens. With p = ``prefix_tokens`` (a class token, registers), E is
+
+    ============  ======================  ===============================================
+    query n       context m               E_nm
+    ============  ======================  ===============================================
+    grid          grid                    ``positions[m − n]``: the table of offsets
+    grid          prefix token j          ``prefix_keys[j]``, the same from everywhere
+    prefix i      grid                    ``prefix_queries[i]``, the same to everywhere
+    prefix i      prefix j                ``prefix_pairs[i, j]``
+    ============  ======================  ===============================================
+
+    so that the grid stays translation-equivariant, and a class token reads the grid by content and by a learnt sum.
+    Queries and values pass a layer-norm: batch-norm, which the paper uses in images, would mix tokens with padding
+    and with those that follow.
+
+    Args:
+        dim: channels of the tokens.
+        dim_out: channels of the output; default ``dim``. Must be divisible by ``num_heads``.
+        positions: "1d" a sequence, "2d" an image's patches in row-major order, "none" the content term alone.
+        scope: local context of ``scope`` positions along each axis; odd.
+        size: global context; the longest sequence, or height and width of the largest grid. Exactly one of ``scope``
+            and ``size``, or with "2d" both: a local context whose usual grid is known. None with "none".
+        prefix_tokens: how many tokens in front have no place on the grid. Default 0.
+        num_heads: the paper's h. Default 4.
+        dim_key: the paper's k. Default 16.
+        intra_depth: the paper's u. Default 1.
+        causal: a token sees itself and those before it. Not with prefix tokens. Default False.
+        norm_layer: makes the normalisation of queries and values from a number of channels, which are the last axis;
+            default ``nn.LayerNorm``.
+        kernel: kernel of the position term, see :func:`lambdanets.lambda_apply`.
+        device: where the parameters live.
+        dtype: their element type.
+
+    Attributes:
+        grid: height and width of the tokens with "2d", default ``size``. Set it for inputs of another shape; a square
+            number of tokens needs nothing.
+
+    Raises:
+        ValueError: if arguments or inputs do not fit each other; the message says what would do.
+
+    Example:
+        >>> mix = TokenLambda(192, positions="2d", size=14, prefix_tokens=1)
+        >>> mix(torch.randn(2, 197, 192)).shape
+        torch.Size([2, 197, 192])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int | None = None,
+        *,
+        positions: str = "1d",
+        scope: int | Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
+        prefix_tokens: int = 0,
+        num_heads: int = 4,
+        dim_key: int = 16,
+        intra_depth: int = 1,
+        causal: bool = False,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+        kernel: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dim_out = dim if dim_out is None else dim_out
+        if positions not in POSITIONS:
+            raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
+        if dim_out % num_heads:
+            raise ValueError(f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}")
+        if causal and prefix_tokens:
+            raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")
+        self.dim, self.dim_out, self.ndim = dim, dim_out, POSITIONS[positions]
+        self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
+        self.dim_value = dim_out // num_heads
+        self.prefix_tokens, self.causal, self.kernel = prefix_tokens, causal, kernel
+        self.scope, self.size = _per_axis("scope", scope, self.ndim), _per_axis("size", size, self.ndim)
+        self._check_context(positions)
+        self.grid = self.size if self.ndim == 2 else None
+
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        widths = self._widths()
+        self.qkv = nn.Linear(dim, sum(widths), bias=False, **factory)
+        make = norm_layer or nn.LayerNorm
+        self.norm_query = make(widths[0]).to(device=device, dtype=dtype)
+        self.norm_value = make(widths[2]).to(device=device, dtype=dtype)
+        shape, p = (intra_depth, dim_key), prefix_tokens if self.ndim else 0
+        extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
+        self.positions = nn.Parameter(torch.empty(*shape, *extents, **factory)) if self.ndim else None
+        self.prefix_keys = nn.Parameter(torch.empty(*shape, p, **factory)) if p else None
+        self.prefix_queries = nn.Parameter(torch.empty(*shape, p, **factory)) if p else None
+        self.prefix_pairs = nn.Parameter(torch.empty(*shape, p, p, **factory)) if p else None
+        self.reset_parameters()
+
+    def _check_context(self, positions: str) -> None:
+        given = f"scope={self.scope} and size={self.size}"
+        if self.ndim == 0 and (self.scope or self.size):
+            raise ValueError(f'positions="none" has neither scope nor size, got {given}')
+        if self.ndim and not self.scope and not self.size:
+            what = "the longest sequence" if self.ndim == 1 else "height and width of the largest grid"
+            raise ValueError(f'positions="{positions}" needs size={what} (global) or an odd scope (local), got {given}')
+        if self.ndim == 1 and self.scope and self.size:
+            raise ValueError(f'exactly one of scope and size must be given with positions="1d", got {given}')
+        if self.scope and any(s % 2 == 0 for s in self.scope):
+            raise ValueError(f"scope must be odd, got {self.scope}; {self.scope[0] + 1} would do")
+
+    def _widths(self) -> list[int]:
+        """Channels of queries (h, k), keys (u, k) and values (u, v)."""
+        return [self.num_heads * self.dim_key, self.intra_depth * self.dim_key, self.intra_depth * self.dim_value]
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as :class:`lambdanets.LambdaLayer` does: outputs on the grid start with a variance of about 1.
+
+        A prefix token's learnt sum over the grid starts smaller, by the root of the context's size: its entries are
+        all equal, so that what tokens have in common adds up.
+        """
+        query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
+        nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
+        nn.init.normal_(key_value, std=self.dim**-0.5)
+        context = math.prod(self.scope or self.size or ())
+        std = (self.dim_key * self.intra_depth * context) ** -0.5
+        for table in (self.positions, self.prefix_keys, self.prefix_pairs):
+            if table is not None:
+                nn.init.normal_(table, std=std)
+        if self.prefix_queries is not None:
+            nn.init.normal_(self.prefix_queries, std=std * context**-0.5)
+        for norm in (self.norm_query, self.norm_value):
+            reset = getattr(norm, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: (b, t, dim), prefix tokens first.
+            context: another sequence (b, m, dim) to take keys and values from, with ``positions="none"`` only.
+            mask: bool (b, m), True where the context token takes part.
+
+        Returns:
+            (b, t, dim_out).
+        """
+        query, key, value = self._project(x, context)
+        if self.positions is None:
+            out = lambda_apply(query, key, value, mask=mask, causal=self.causal, kernel=self.kernel)
+        elif self.prefix_tokens:
+            out = self._with_prefix(query, key, value, mask)
+        else:
+            positions = GridPositions(self.positions, self._grid(x.shape[1]))
+            out = lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
+        return out.transpose(1, 2).flatten(2)
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (b, h, t, k), keys (b, u, m, k) and values (b, u, m, v)."""
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"x must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
+        widths = self._widths()
+        if context is None:
+            query, key, value = self.qkv(x).split(widths, dim=2)
+        else:
+            if self.ndim:
+                raise ValueError(
+                    "context is another sequence, in which the tokens of x have no positions; it needs a layer with "
+                    'positions="none"'
+                )
+            of_query, of_context = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
+            query = nn.functional.linear(x, of_query)
+            key, value = nn.functional.linear(context, of_context).split(widths[1:], dim=2)
+        query, value = self.norm_query(query), self.norm_value(value)
+        return (
+            query.unflatten(2, (self.num_heads, self.dim_key)).transpose(1, 2),
+            key.unflatten(2, (self.intra_depth, self.dim_key)).transpose(1, 2),
+            value.unflatten(2, (self.intra_depth, self.dim_value)).transpose(1, 2),
+        )
+
+    def _with_prefix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """All tokens share the content term; the position term is put together from E's four blocks."""
+        p = self.prefix_tokens
+        content = lambda_apply(query, key, value, mask=mask)
+        query, value = query.to(content.dtype), value.to(content.dtype)
+        if mask is not None:
+            value = value.masked_fill(~mask[:, None, :, None], 0.0)
+        to_prefix, to_grid = value[:, :, :p], value[:, :, p:]
+        positions = GridPositions(self.positions, self._grid(query.shape[2] - p))  # type: ignore[arg-type]
+        of_grid = lambda_apply(query[:, :, p:], None, to_grid, positions, kernel=self.kernel)
+        tables = (self.prefix_keys, self.prefix_queries, self.prefix_pairs)
+        keys, queries, pairs = (table.to(value.dtype) for table in tables if table is not None)
+        lambda_bkv = torch.einsum("ukj,bujv->bkv", keys, to_prefix)
+        of_grid = of_grid + query[:, :, p:] @ lambda_bkv[:, None]
+        lambda_bikv = torch.einsum("uki,buv->bikv", queries, to_grid.sum(2))
+        lambda_bikv = lambda_bikv + torch.einsum("ukij,bujv->bikv", pairs, to_prefix)
+        of_prefix = torch.einsum("bhik,bikv->bhiv", query[:, :, :p], lambda_bikv)
+        return content + torch.cat([of_prefix, of_grid], dim=2)
+
+    def _grid(self, tokens: int) -> tuple[int, ...]:
+        """The grid that so many tokens form."""
+        if self.ndim == 1:
+            grid: tuple[int, ...] = (tokens,)
+        elif self.grid is not None and math.prod(self.grid) == tokens:
+            grid = self.grid
+        else:
+            side = math.isqrt(max(tokens, 0))
+            if side * side != tokens or tokens == 0:
+                raise ValueError(
+                    f"{tokens} tokens behind {self.prefix_tokens} prefix tokens are not the grid {self.grid} of this "
+                    "layer, nor a square one; set layer.grid = (height, width), or make it with other prefix_tokens"
+                )
+            grid = (side, side)
+        if self.scope is None and any(g > s for g, s in zip(grid, self.size or (), strict=True)):
+            raise ValueError(
+                f"the tokens form a grid of {grid}, larger than size={self.size} of this global layer; make it with a "
+                "larger size, or a local one with scope=..."
+            )
+        return grid
+
+    def extra_repr(self) -> str:
+        """The arguments that the submodules do not show."""
+        named = {"scope": self.scope, "size": self.size, "prefix_tokens": self.prefix_tokens, "causal": self.causal}
+        parts = [f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}"]
+        parts += [f"{name}={value}" for name, value in named.items() if value]
+        return ", ".join(parts)
+
+
+def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    # Without axes (positions="none") whatever was given is kept, for the message that refuses it.
+    sizes = (given,) * max(ndim, 1) if isinstance(given, int) else tuple(given)
+    if ndim and len(sizes) != ndim:
+        raise ValueError(f"{name} must be an int or {ndim} of them, one for each axis, got {given!r}")
+    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
+        raise ValueError(f"{name} must be positive, got {given!r}")
+    return sizes
