@@ -61,7 +61,8 @@ def models(
     if name is None:
         if stages is not None:
             raise ValueError(f"--stages is for one model, got {stages!r} without NAME: lambdanets models NAME --stages")
-        costs = _family(size, count_padding)
+        with Console(stderr=True).status("counting"):
+            costs = _family(size, count_padding)
         rows, table = [_flat(asdict(cost)) for cost in costs], _family_table(costs)
         content: object = rows
     else:

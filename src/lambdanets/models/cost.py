@@ -95,6 +95,8 @@ def model_cost(
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs).eval()
     channels, *own = timm.data.resolve_model_data_config(model)["input_size"]
+    if isinstance(model, LambdaResNet) and model.img_size is not None:
+        own = list(model.img_size)
     height, width = image_size or own
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _watched(model) as seen, counter:
