@@ -280,6 +280,12 @@ class TestTrees:
         x = torch.randn(2, 16, 9, 9, dtype=torch.float64)
         close(adoption.model(x), theirs(x), torch.float64)
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_training_mode(self, training):
+        model = nn.Sequential(LAYERS["lucidrains"](), LAYERS["timm-stride"]()).train(training)
+        lambdanets.adopt(model)
+        assert all(module.training is training for layer in model for module in layer.modules())
+
     def test_randomness_and_modes_are_left_alone(self):
         model = nn.Sequential(LAYERS["timm"](), nn.Dropout()).train()
         before = copy.deepcopy(model[0].norm_q.state_dict())

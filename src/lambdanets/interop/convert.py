@@ -122,8 +122,11 @@ class Converter:
 
     @staticmethod
     def _take_modules(layer: LambdaLayer, old: nn.Module, source: Source, layout: Layout) -> None:
+        layer.train(old.training)  # before their modules come in, which have modes of their own
         for own, other in layout.norms.items():
-            norm = _submodule(old, other) or nn.Identity()
+            norm = _submodule(old, other)
+            if norm is None:
+                continue
             if own == "norm_value" and layout.value_order is not None:
                 norm = _reordered(norm, layout)
             setattr(layer, own, norm)
@@ -132,7 +135,6 @@ class Converter:
             layer.pool = pool
             stride = getattr(pool, "stride", 1)
             layer.stride = stride if isinstance(stride, int) else stride[0]
-        layer.training = layer.qkv.training = old.training
         for name in _HOOKS:
             if name in old.__dict__:
                 setattr(layer, name, old.__dict__[name])
