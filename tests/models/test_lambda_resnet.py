@@ -80,6 +80,15 @@ def test_lambda_layers_keep_their_own_initialisation():
     assert layer.positions.std().item() == pytest.approx((layer.dim_key * 23 * 23) ** -0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["lambda_resnet50", "lambda_resnet50_llll"])
+def test_a_step_at_full_size(name):
+    model = timm.create_model(name).train()
+    out = model(torch.randn(2, 3, 64, 64))
+    assert 0.01 < out.std() < 5
+    out.logsumexp(1).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_a_stride_is_not_taken_twice_with_anti_aliasing():
     model = timm.create_model("lambda_resnet50_llll", **NARROW, aa_layer=BlurPool2d, num_classes=0, global_pool="")
     assert model.eval()(torch.randn(1, 3, 64, 64)).shape[2:] == (2, 2)
