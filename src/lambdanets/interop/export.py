@@ -24,8 +24,9 @@ __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
 OUTPUTS = ("probabilities", "logits")
 _BATCHES = (1, 2, 3)
+_SIZES = 3
 # More than twice the strides of networks for images: a size of 1 somewhere inside would be taken for a constant.
-_TRACED_SIDE = 128
+_TRACED_SIZE = (128, 160)
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,9 @@ def export_model(
         "preprocessing": preprocessing_of(model, _size(images)) if preprocessing is None else dict(preprocessing),
         "class_names": list(class_names),
     }
+    sizes = [_size(images)] if fixed_size else _checked_sizes(plain, images)
     with switch_kernels(plain) as switched:
         program = trace(classifier, images if fixed_size else _traced_images(plain, images), fixed_size)
-    sizes = [_size(images)] if fixed_size else _checked_sizes(plain, images)
     with _replacing(path) as temporary:
         kind.write(program, temporary, metadata, opset)
         checks = _compare(classifier, kind.load(temporary), images.shape[1], sizes)
@@ -253,18 +254,23 @@ def _takes(model: nn.Module, images: Tensor) -> bool:
 
 def _traced_images(model: nn.Module, images: Tensor) -> Tensor:
     """The example, or one large enough that no feature map is one pixel wide, if the model takes it."""
-    height, width = _size(images)
-    larger = images.new_zeros(*images.shape[:2], max(height, _TRACED_SIDE), max(width, _TRACED_SIDE))
+    larger = images.new_zeros(*images.shape[:2], *map(max, _size(images), _TRACED_SIZE))
     return larger if larger.shape != images.shape and _takes(model, larger) else images
 
 
 def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
     """The example's size and two others that the model takes, larger ones first: global layers have a largest."""
     height, width = _size(images)
-    low, lower = height - height // 4, width - width // 3
+    low, lower = max(1, height - max(1, height // 4)), max(1, width - max(1, width // 3))
     candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
     taken = [size for size in dict.fromkeys(candidates) if _takes(model, images.new_zeros(1, images.shape[1], *size))]
-    return taken[:3]
+    if len(taken) < _SIZES:
+        listed = " and ".join(f"{h} x {w}" for h, w in taken)
+        raise ValueError(
+            f"the model takes images of {listed}, but not of {low} x {width} and the like; fixed_size=True "
+            "(--fixed-size) exports it for one size"
+        )
+    return taken[:_SIZES]
 
 
 @torch.inference_mode()
@@ -277,7 +283,15 @@ def _compare(
         for batch in _BATCHES:
             images = torch.randn(batch, channels, height, width, generator=random)
             expected = model(images)
-            difference = (run(images) - expected).abs().max() / expected.abs().max().clamp(min=1)
+            try:
+                actual = run(images)
+            # Each runtime has errors of its own.
+            except Exception as error:
+                raise ValueError(
+                    f"the file was not kept, for it does not take a batch of {batch} of {height} x {width}, which the "
+                    f"model takes; fixed_size=True (--fixed-size) exports one size: {error}"
+                ) from error
+            difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
             checks.append(Check(batch, height, width, difference.item()))
     return tuple(checks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def trace(model: nn.Module, images: Tensor, fixed_size: bool) -> ExportedProgram
         # torch.export raises errors of many kinds, those of the model's own code among them.
         raise ValueError(_cannot_trace(model, images, axes, error)) from error
     _refuse_ops_of_packages(program)
-    _forget_ones(program)
+    _forget_strides(program)
     return program
 
 
@@ -88,16 +89,23 @@ def _refuse_ops_of_packages(program: ExportedProgram) -> None:
             )
 
 
-def _forget_ones(program: ExportedProgram) -> None:
-    """Leave out the guards that tell a size of 1 from all others.
+def _forget_strides(program: ExportedProgram) -> None:
+    """Leave out the guards that tell a size of 1 from all others, or which of two sizes is larger.
 
-    They come from questions about strides, to which an axis of length 1 is special; the operations in the graph are
-    the same. With them a file would refuse single images, or images so small that a feature map has one pixel. Bounds,
-    as those of a global layer, stay. That sizes of 1 compute rightly is checked with the file.
+    They come from questions about strides; the operations in the graph are the same whatever the answer. With them a
+    file would refuse single images, or images so small that a feature map has one pixel. What compares a size with
+    another number stays, as the bound of a global layer, and equalities. That the file computes rightly without them
+    is checked when it is written.
     """
-    program._guards_code = [
-        guard for guard in program._guards_code if "!=" not in guard and not guard.lstrip("( ").startswith("1 <")
-    ]
+    program._guards_code = [guard for guard in program._guards_code if not _is_about_strides(guard)]
+
+
+def _is_about_strides(guard: str) -> bool:
+    comparison = ast.parse(guard.strip(), mode="eval").body
+    if not isinstance(comparison, ast.Compare) or isinstance(comparison.ops[0], ast.Eq):
+        return False
+    sides = (comparison.left, *comparison.comparators)
+    return all(side.value in (0, 1) for side in sides if isinstance(side, ast.Constant))
 
 
 def layer_of_node(node: torch.fx.Node) -> str:
@@ -119,13 +127,7 @@ def _cannot_trace(model: nn.Module, images: Tensor, axes: tuple[int, ...], error
     path, kind, reason = _innermost_failure(model, images, axes) or ("", type(model).__name__, error)
     text = next((line.strip() for line in str(reason).splitlines() if line.strip()), "no reason given")
     text = text.rstrip(".")
-    told = f"{_describe(path, kind)} cannot be exported"
-    if axes == _BATCH_ONLY:
-        return f"{told}: {type(reason).__name__}: {text}"
-    return (
-        f"{told} for every image size: {type(reason).__name__}: {text}. If it takes one size only, use fixed_size=True "
-        "(--fixed-size)"
-    )
+    return f"{_describe(path, kind)} cannot be exported: {type(reason).__name__}: {text}"
 
 
 def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) -> tuple[str, str, Exception] | None:

@@ -1,0 +1,276 @@
+"""Exported files against the model, by the runtimes themselves, and without this package."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import lambdanets
+from lambdanets import LambdaLayer, export_model
+from lambdanets.interop import ExportDifferenceError
+from lambdanets.interop import formats as formats_module
+
+EXAMPLE = torch.zeros(1, 3, 16, 12)
+
+
+@pytest.fixture(autouse=True)
+def _without_trace_logs():
+    """PyTorch logs every step of a trace for whoever listens, as pytest does: that takes longer than the tracing."""
+    logger = logging.getLogger("torch.__trace")
+    before, logger.disabled = logger.disabled, True
+    yield
+    logger.disabled = before
+
+
+def wake(model):
+    """Random batch-norms and a large head: fresh ones hide the lambda layers and give equal probabilities."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1.0)
+    return model.eval()
+
+
+def network(middle=None, stride=2, **second):
+    """Stem, a local lambda layer, ``middle``, another lambda layer and a classifier of five classes."""
+    inner = [LambdaLayer(8, scope=5, stride=stride), *([] if middle is None else [middle])]
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(*inner), LambdaLayer(8, **{"scope": 3, **second})]
+    return wake(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
+
+
+def open_onnx(path):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images.numpy()})[0]
+
+
+def open_torch_export(path):
+    model = torch.export.load(path).module()
+    return lambda images: model(images).numpy()
+
+
+RUNTIMES = {"model.onnx": open_onnx, "model.pt2": open_torch_export}
+
+
+CLASSES = ["cat", "dog", "é", "3", ""]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model with a local and a global layer, and what was exported of it, in both formats."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    model = network(intra_depth=2, position_bias=True, qkv_bias=True, size=(8, 6), scope=None)
+    options = {"model.onnx": {"opset": 18}, "model.pt2": {"output": "logits"}}
+    return model, {
+        name: export_model(model, folder / name, example=EXAMPLE, class_names=CLASSES, **options[name])
+        for name in RUNTIMES
+    }
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_runtimes_give_the_models_outputs(exported, name):
+    model, files = exported
+    run = RUNTIMES[name](files[name].path)
+    for size in ((16, 12), (9, 5), (2, 1)):
+        for batch in (1, 2, 5):
+            images = torch.randn(batch, 3, *size)
+            expected = model(images).detach()
+            expected = (expected if name == "model.pt2" else expected.softmax(1)).numpy()
+            assert np.ptp(expected) > 0.05
+            np.testing.assert_allclose(run(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_export_tells_what_it_checked(exported, name):
+    _, files = exported
+    result = files[name]
+    sizes = {(check.height, check.width) for check in result.checks}
+    assert {check.batch for check in result.checks} == {1, 2, 3}
+    assert len(sizes) == 3
+    assert len(result.checks) == 9
+    assert any(height != width for height, width in sizes)
+    assert 0 < result.difference < 1e-4
+    assert result.switched == {"1.0": None, "2": None}
+
+
+def test_onnx_file_says_what_it_is(exported):
+    _, files = exported
+    session = onnxruntime.InferenceSession(str(files["model.onnx"].path), providers=["CPUExecutionProvider"])
+    (given,), (returned,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape) == ("image", ["batch", 3, "height", "width"])
+    assert (returned.name, returned.shape) == ("probabilities", ["batch", 5])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == CLASSES
+    assert (metadata["input"], metadata["output"], metadata["model"]) == ("image", "probabilities", "Sequential")
+    assert metadata["preprocessing"] == "null"
+    assert onnx.load(files["model.onnx"].path).opset_import[0].version == 18
+
+
+def test_images_larger_than_a_global_layer_are_refused_by_the_file_too(exported):
+    _, files = exported
+    with pytest.raises(AssertionError, match="Guard failed"):
+        open_torch_export(files["model.pt2"].path)(torch.randn(1, 3, 18, 12))
+
+
+def test_torch_export_file_runs_without_this_package(exported, tmp_path):
+    model, files = exported
+    images = torch.randn(2, 3, 10, 11)
+    torch.save(images, tmp_path / "images.pt")
+    program = f"""if True:
+        import sys
+        sys.modules["lambdanets"] = sys.modules["timm"] = None  # importing them fails
+        import json, torch
+        extra = {{"metadata.json": ""}}
+        model = torch.export.load({str(files["model.pt2"].path)!r}, extra_files=extra).module()
+        logits = model(torch.load("images.pt"))
+        print(json.dumps({{"logits": logits.tolist(), **json.loads(extra["metadata.json"])}}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    torch.testing.assert_close(torch.tensor(told["logits"]), model(images).detach())
+    assert (told["class_names"], told["output"]) == (CLASSES, "logits")
+
+
+def test_model_itself_is_not_changed_and_an_old_file_is_replaced_where_asked(tmp_path):
+    path = tmp_path / "model.pt2"
+    path.write_text("old")
+    model = network(kernel="banded").double().train()
+    model[1][0].kernel = "reference"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = export_model(model, path, example=EXAMPLE.double(), overwrite=True)
+    # The reference is plain PyTorch too, so it stays.
+    assert result.switched == {"2": "banded"}
+    assert (model[1][0].kernel, model[2].kernel) == ("reference", "banded")
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() != b"old"
+
+
+def test_one_size_for_models_that_take_one(tmp_path):
+    class Flat(nn.Module):
+        def forward(self, x):
+            return x.reshape(x.shape[0], 8, 48).unflatten(2, (8, 6))
+
+    model = network(Flat())
+    with pytest.raises(ValueError, match=r"the model takes images of 16 x 12, but not of .* fixed_size=True"):
+        export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
+    result = export_model(model, tmp_path / "model.pt2", example=EXAMPLE, fixed_size=True)
+    assert [(check.batch, check.height, check.width) for check in result.checks] == [(b, 16, 12) for b in (1, 2, 3)]
+    images = torch.randn(5, 3, 16, 12)
+    expected = model(images).softmax(1).detach().numpy()
+    np.testing.assert_allclose(open_torch_export(tmp_path / "model.pt2")(images), expected, atol=1e-5)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+class Conditional(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+class OwnCall(nn.Module):
+    def forward(self, x):
+        rows = x.flatten(2).transpose(1, 2)[:, None]
+        positions = lambdanets.GridPositions(x.new_ones(1, 8, 3, 3), x.shape[2:])
+        return lambdanets.lambda_apply(rows, rows, rows, positions)[:, 0].transpose(1, 2).reshape(x.shape)
+
+
+def test_other_numbers_are_an_error_and_leave_no_file(tmp_path):
+    with pytest.raises(ExportDifferenceError, match="the file gives other probabilities than the model") as error:
+        export_model(network(Random()), tmp_path / "model.pt2", example=EXAMPLE)
+    assert len(error.value.checks) == 9
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_none_are_an_error(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model[0].bias.data.fill_(float("nan"))
+    with pytest.raises(ExportDifferenceError, match="they differ by nan"):
+        export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "message"),
+    [
+        (Conditional, "model.pt2", r"the layer '1\.1' \(Conditional\) cannot be exported: .*data-dependent"),
+        (
+            Bessel,
+            "model.onnx",
+            r"the layer '1\.1' \(Bessel\) has no ONNX form: .*bessel_j0.*torch-export",
+        ),
+        (OwnCall, "model.pt2", r"the layer '1\.1' \(OwnCall\) cannot be exported: it calls lambdanets\.grid_term"),
+    ],
+)
+def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(network(layer()), tmp_path / name, example=EXAMPLE)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"format": "onxx"},
+            ValueError,
+            r"format must be one of .*, got 'onxx'; did you mean 'onnx'\?",
+        ),
+        ({"format": "onnx"}, ValueError, r"path must end in \.onnx for format 'onnx', got .*model\.pt2"),
+        ({"path": "model"}, ValueError, r"path must end in \.onnx or \.pt2, or format be one of"),
+        ({"path": "no/model.pt2"}, FileNotFoundError, r"the folder .*no for the output model\.pt2 does not exist"),
+        ({"path": "there.pt2"}, FileExistsError, r"there\.pt2 exists; give another name, or overwrite it"),
+        ({"path": "folder.pt2"}, IsADirectoryError, r"folder\.pt2 is a folder"),
+        ({"output": "classes"}, ValueError, "output must be one of probabilities, logits, got 'classes'"),
+        ({"example": None}, ValueError, "example must be given for a model without a timm configuration"),
+        ({"example": torch.zeros(3, 8, 8)}, ValueError, r"example must be a tensor of shape .*, got \(3, 8, 8\)"),
+        (
+            {"example": torch.zeros(1, 1, 8, 8)},
+            ValueError,
+            "example must be images that the model takes, got 8 x 8",
+        ),
+        ({"model": network()[:3]}, ValueError, r"needs a classifier, but the model gives shape .*output=\"logits\""),
+        ({"model": torch.sum}, TypeError, "model must be a torch.nn.Module, got builtin_function_or_method"),
+        ({"opset": 20}, ValueError, 'opset is for format="onnx", got 20'),
+        ({"opset": 9, "path": "model.onnx"}, ValueError, "opset must be from 18 to .*, got 9"),
+    ],
+)
+def test_bad_arguments(tmp_path, change, error, message):
+    (tmp_path / "there.pt2").touch()
+    (tmp_path / "folder.pt2").mkdir()
+    arguments = {"model": network(), "path": "model.pt2", "example": EXAMPLE, **change}
+    arguments["path"] = tmp_path / arguments["path"]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(error, match=message):
+        export_model(**arguments)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_missing_packages_are_told_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxscript, onnxruntime; install with: pip install"):
+        export_model(network(), tmp_path / "model.onnx", example=EXAMPLE)
