@@ -16,15 +16,19 @@ def run(*words, columns=80):
     return CliRunner().invoke(app, ["models", *words], env={"COLUMNS": str(columns)}, catch_exceptions=True)
 
 
-def test_the_family_with_its_costs(tmp_path):
+def test_the_family_with_its_costs(tmp_path, monkeypatch):
+    # What makes the columns wide and the order matter; the deeper ones take seconds.
+    few = [name for name in FAMILY if name.startswith(("lambda_resnet50", "lambda_resnet_tiny"))]
+    monkeypatch.setattr(timm, "list_models", lambda **kwargs: few)
     file = tmp_path / "models.csv"
     result = run("--csv", str(file), "--image-size", "64x32")
     assert result.exit_code == 0, result.output
-    assert all(name in result.output for name in FAMILY)
+    assert all(name in result.output for name in few)
     assert "…" not in result.output
     with open(file, encoding="utf-8") as text:
         rows = {row["name"]: row for row in csv.DictReader(text)}
-    assert set(rows) == set(FAMILY)
+    assert set(rows) == set(few)
+    assert len(few) == 4
     assert rows["lambda_resnet50_llll"]["parameters"] == "14995592"
     assert {row["image_size"] for row in rows.values()} == {"64x32"}
 

@@ -20,19 +20,14 @@ def lambda_layers(model):
     return [module for module in model.modules() if isinstance(module, LambdaLayer)]
 
 
-def test_full_depth_at_its_own_resolution(name):
-    """On the meta device: shapes only."""
+def test_configuration_and_full_depth(name):
+    """At its own depth, widths and resolution, on the meta device: shapes only."""
     with torch.device("meta"):
         model = timm.create_model(name).eval()
         out = model(torch.empty(1, *model.default_cfg["input_size"]))
-    assert out.shape == (1, model.default_cfg["num_classes"])
-    assert lambda_layers(model)
-
-
-def test_configuration(name):
-    with torch.device("meta"):
-        model = timm.create_model(name)
     cfg = model.default_cfg
+    assert out.shape == (1, cfg["num_classes"])
+    assert lambda_layers(model)
     parameters = dict(model.named_parameters())
     assert cfg["architecture"] == name
     assert f"{cfg['first_conv']}.weight" in parameters
@@ -230,12 +225,16 @@ def test_local_folder(build, tmp_path):
     assert torch.equal(again(x), model(x))
 
 
-def test_exported_but_not_scripted(name, build):
+def test_scripting_says_what_to_do_instead(build):
+    with pytest.raises(ValueError, match=r"torch.jit.script cannot compile lambda layers; use torch.export"):
+        build(scriptable=True)
+    build(scriptable=True, stages="CCCC")
+
+
+@pytest.mark.parametrize("name", ["lambda_resnet50", "lambda_resnet50_llll_u4", "lambda_resnet_tiny"])
+def test_exported(name, build):
+    """One of each kind: the deep ones differ from the first in the number of blocks."""
     model = build().eval()
     x = images()
-    expected = model(x)
     graph = torch.export.export(model, (x,)).module()
-    torch.testing.assert_close(graph(x), expected)
-    with pytest.raises(ValueError, match=r"torch.jit.script cannot compile lambda layers; use torch.export"):
-        timm.create_model(name, scriptable=True)
-    timm.create_model(name, scriptable=True, stages="CCCC", layers=(1, 1, 1, 1))
+    torch.testing.assert_close(graph(x), model(x))

@@ -68,14 +68,14 @@ def test_offsets_keep_their_place():
 @pytest.mark.parametrize("new", [2.0, 0.5])
 def test_variance_stays_for_independent_values(ndim, new):
     """The position term of every query, the mean over the grid; values and queries as batch-norm leaves them."""
-    side = {1: 64, 2: 12, 3: 6}[ndim]
+    side = {1: 64, 2: 10, 3: 4}[ndim]
     layer = LambdaLayer(16, num_heads=2, ndim=ndim, size=(side,) * ndim, dtype=torch.float64)
     large = (int(side * new),) * ndim
 
     def variance(grid):
         n = torch.Size(grid).numel()
-        query = torch.randn(64, 2, n, 16, dtype=torch.float64)
-        value = torch.randn(64, 1, n, 8, dtype=torch.float64)
+        query = torch.randn(256, 2, n, 16, dtype=torch.float64)
+        value = torch.randn(256, 1, n, 8, dtype=torch.float64)
         return lambda_apply(query, None, value, GridPositions(layer.positions, grid)).var().item()
 
     before = variance((side,) * ndim)
