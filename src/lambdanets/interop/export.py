@@ -151,6 +151,7 @@ def export_model(
     kind = _format_of(path, format)
     _check_arguments(model, path, output, overwrite)
     kind.require_packages()
+    kind.check_opset(opset)
     images = _example(model, example)
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     classifier = _Classifier(plain, output == "probabilities").eval()

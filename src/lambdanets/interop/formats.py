@@ -38,6 +38,7 @@ class Format:
         name: what ``format=`` takes.
         suffix: of the files.
         packages: what must be installed beside this package's own dependencies.
+        check_opset: raises a ValueError for an opset that it does not have.
         write: (program, path, metadata, opset) -> None.
         load: path -> the model in the file as a function.
     """
@@ -45,6 +46,7 @@ class Format:
     name: str
     suffix: str
     packages: tuple[str, ...]
+    check_opset: Callable[[int | None], None]
     write: Callable[[ExportedProgram, Path, Mapping[str, Any], int | None], None]
     load: Callable[[Path], Run]
 
@@ -74,13 +76,16 @@ def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any
     exported.save(str(path), external_data=False)
 
 
-def _to_onnx(program: ExportedProgram, output: str, opset: int | None) -> Any:
+def _check_onnx_opset(opset: int | None) -> None:
     import onnx
-    import torch.onnx
 
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and not _LEAST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {_LEAST_OPSET} to {newest}, which the installed onnx knows, got {opset}")
+
+
+def _to_onnx(program: ExportedProgram, output: str, opset: int | None) -> Any:
+    import torch.onnx
 
     try:
         with quiet():
@@ -150,9 +155,12 @@ def _load_onnx(path: Path) -> Run:
     return lambda images: torch.from_numpy(session.run(None, {INPUT_NAME: images.numpy()})[0])
 
 
-def _write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
+def _check_no_opset(opset: int | None) -> None:
     if opset is not None:
         raise ValueError(f'opset is for format="onnx", got {opset} with "torch-export"; leave it out')
+
+
+def _write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
     import torch.export
 
     text = json.dumps(metadata, ensure_ascii=False, indent=2)
@@ -170,7 +178,7 @@ def _load_program(path: Path) -> Run:
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
-        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-        Format("torch-export", ".pt2", (), _write_program, _load_program),
+        Format("onnx", ".onnx", ("onnx", "onnxscript", "onnxruntime"), _check_onnx_opset, _write_onnx, _load_onnx),
+        Format("torch-export", ".pt2", (), _check_no_opset, _write_program, _load_program),
     )
 }

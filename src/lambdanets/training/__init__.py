@@ -1,6 +1,7 @@
 """Training, testing and using image classifiers: recipes, data, the loop, run folders."""
 
 from lambdanets.training.evaluate import Evaluation, evaluate_run
+from lambdanets.training.export import export_run
 from lambdanets.training.fit import TrainingResult, resume, train
 from lambdanets.training.loop import TrainingDivergedError
 from lambdanets.training.predict import Prediction, predict_images
@@ -17,6 +18,7 @@ __all__ = [
     "TrainingDivergedError",
     "TrainingResult",
     "evaluate_run",
+    "export_run",
     "get_recipe",
     "list_recipes",
     "predict_images",
