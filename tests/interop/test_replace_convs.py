@@ -150,6 +150,30 @@ def test_features_only_and_nested_models():
     assert [f.shape[1] for f in features(torch.randn(1, 3, 64, 64))] == [64, 64, 128, 256, 512]
 
 
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (torch.fx.symbolic_trace, ""),
+        (lambda model: torch.compile(model, backend="eager"), "_orig_mod."),
+        (nn.DataParallel, "module."),
+    ],
+    ids=["fx", "compiled", "parallel"],
+)
+def test_wrapped_models(wrap, prefix):
+    model = wrap(torchvision.models.resnet18())
+    replace_convs(model, stages=("C", "C", "C", "CL"), lambda_args=SMALL, verbose=False)
+    assert lambda_names(model) == [f"{prefix}layer4.1.conv1", f"{prefix}layer4.1.conv2"]
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_a_segmentation_model_with_dilation():
+    model = meta(torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None)
+    plan = plan_convs(model, stages="CCCL")
+    assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512→512, dilation 4"] * 2
+    plan.apply()
+    assert model(torch.empty(2, 3, 64, 64, device="meta"))["out"].shape == (2, 21, 64, 64)
+
+
 def test_a_pattern_within_a_stage_repeats_over_its_blocks():
     model = meta(timm.create_model, "resnet50")
     replace_convs(model, stages="C-C-CL-L", verbose=False)
@@ -235,6 +259,20 @@ def test_global_layers_of_each_maps_size():
     assert sizes["layer3.0.conv2"] == sizes["layer4.0.conv1"] == (4, 6)
     assert sizes["layer4.1.conv2"] == (2, 3)
     assert model(torch.randn(2, 3, 64, 96)).shape == (2, 1000)
+
+
+def test_a_shared_convolution_is_made_for_its_largest_map():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d((2, 1)), conv, nn.Upsample(scale_factor=(2, 0.5)), conv)
+    replace_convs(model, names="2", lambda_args={"size": "auto"}, example=torch.randn(1, 3, 8, 8), verbose=False)
+    assert model[2].size == (8, 8)
+
+
+def test_a_plan_serves_once():
+    plan = plan_convs(tiny_resnet(), stages="CCLL")
+    plan.apply()
+    with pytest.raises(ValueError, match="make a new plan"):
+        plan.apply()
 
 
 def test_planning_changes_nothing_of_a_model_in_training():

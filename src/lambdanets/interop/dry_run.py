@@ -34,7 +34,8 @@ class DryRun:
     """What a run without numbers shows.
 
     Args:
-        inputs: shape of the first input of each watched module that was called, by name.
+        inputs: shape of the first argument of each watched module that was called, by name; of several calls the
+            largest along each axis.
         outputs: shapes of all tensors in the model's output.
     """
 
@@ -148,7 +149,9 @@ def _watch(model: nn.Module, watched: set[str], running: list[str], inputs: dict
         def enter(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
             running.append(name)
             if name in watched and args and isinstance(args[0], Tensor):
-                inputs.setdefault(name, tuple(args[0].shape))
+                # A module that is called on several maps has to serve the largest.
+                shape = tuple(args[0].shape)
+                inputs[name] = tuple(map(max, inputs.get(name, shape), shape))
 
         def leave(*_: Any) -> None:
             running.pop()

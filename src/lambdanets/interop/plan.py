@@ -74,8 +74,11 @@ class Plan:
             The model; another object only where the model itself was the one module to replace.
 
         Raises:
-            ValueError: if the model does not run with the new layers; it is then as it was before.
+            ValueError: if the model does not run with the new layers; it is then as it was before. Also if it is not
+                the model any more that was planned for.
         """
+        if not set(self._builders) <= set(self.model.modules()):
+            raise ValueError("the model has changed since this plan was made (was it applied before?); make a new plan")
         new = {old: build() for old, build in self._builders.items()}
         changed = swap(self.model, new)
         settings_before = [(module, name, getattr(module, name)) for module, name, _ in self._settings]

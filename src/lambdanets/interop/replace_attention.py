@@ -191,7 +191,7 @@ def _choose(
         similar = [
             f"{name} ({type(module).__name__})"
             for name, module in model.named_modules()
-            if "attention" in type(module).__name__.lower() or "attn" in name.rpartition(".")[2]
+            if any(word in type(module).__name__.lower() for word in ("attention", "attn"))
         ]
         hint = f"; it has {', '.join(similar[:3])}, whose call is another" if similar else ""
         raise ValueError(
