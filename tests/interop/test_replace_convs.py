@@ -154,10 +154,9 @@ def test_features_only_and_nested_models():
     ("wrap", "prefix"),
     [
         (torch.fx.symbolic_trace, ""),
-        (lambda model: torch.compile(model, backend="eager"), "_orig_mod."),
         (nn.DataParallel, "module."),
     ],
-    ids=["fx", "compiled", "parallel"],
+    ids=["fx", "parallel"],
 )
 def test_wrapped_models(wrap, prefix):
     model = wrap(torchvision.models.resnet18())

@@ -80,7 +80,6 @@ class LambdaMultiheadAttention(nn.Module):
                 f"{tuple(query.shape)} and another key {tuple(key.shape)}; for cross-attention use "
                 'positions="none", or leave it in place with where=...'
             )
-        batch_axis = 0 if query.ndim == 2 else (0 if self.batch_first else 1)
         x, context = self._batch_first(query), self._batch_first(key) if crossed else None
         check_attn_mask(attn_mask, is_causal, self.tokens, masked=True)
         padding = None if key_padding_mask is None else _visible(key_padding_mask)
@@ -89,7 +88,7 @@ class LambdaMultiheadAttention(nn.Module):
         out = self.out_proj(self.tokens(x, context, padding))
         if query.ndim == 2:
             return out[0], None
-        return (out if batch_axis == 0 else out.transpose(0, 1)), None
+        return (out if self.batch_first else out.transpose(0, 1)), None
 
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.ndim == 2:
