@@ -10,9 +10,9 @@ from lambdanets.training.recipe import Augmentation, Recipe
 
 RECIPE = Recipe(
     name="imagenet-350",
-    model="lambda_resnet50_llll",
+    model="lambda_resnet50",
     data=None,
-    image_size=224,
+    image_size=160,
     crop_pct=0.875,
     epochs=350,
     batch_size=4096,
