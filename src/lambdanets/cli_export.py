@@ -104,7 +104,8 @@ def _kernels(result: Export) -> str:
 def _print_checks(console: Console, checks: Sequence[Check]) -> None:
     from rich.table import Table
 
-    table = Table(title="Difference between file and model", title_justify="left")
+    console.print("Largest difference between the outputs of the file and of the model:")
+    table = Table()
     table.add_column("height x width", justify="right")
     batches = sorted({check.batch for check in checks})
     for batch in batches:

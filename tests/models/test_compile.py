@@ -1,0 +1,136 @@
+"""Layers and models under torch.compile and torch.export: one graph for every batch and image size."""
+
+import shutil
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from lambdanets import GraphLambdaLayer, LambdaLayer
+
+DYNAMIC = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+
+LAYERS = {
+    "local": {"scope": 5},
+    "global": {"size": 9},
+    "deep": {"scope": 3, "intra_depth": 2, "position_bias": True, "qkv_bias": True},
+    "strided": {"scope": 3, "stride": 2},
+    "causal": {"scope": 3, "causal": True},
+}
+TRAINING = ("global", "deep")
+# Squares among them, a size at which nothing of a global table is cut off, sizes below a local scope.
+SIZES = ((2, 6, 5), (3, 7, 9), (5, 9, 9), (4, 4, 8), (2, 3, 3))
+
+MODELS = {
+    "tiny": ("lambda_resnet_tiny", {"channels": (8, 8, 16, 16)}),
+    "llll": ("lambda_resnet50_llll", {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8}),
+}
+IMAGES = ((2, 40, 48), (3, 64, 40), (4, 48, 48), (2, 47, 66))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def small_model(name):
+    kind, options = MODELS[name]
+    model = timm.create_model(kind, num_classes=5, **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # the last scale of a fresh block is 0: it would hide the layer
+    return model
+
+
+def outputs_and_gradients(run, module, x):
+    x = x.clone().requires_grad_()
+    out = run(x)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *parameters])]
+
+
+def assert_compiles_once(module, inputs):
+    compiled = torch.compile(module.double(), fullgraph=True, dynamic=True, backend="aot_eager")
+    stance = "default"
+    for x in inputs:
+        x = x.double()
+        with torch.compiler.set_stance(stance):
+            actual = outputs_and_gradients(compiled, module, x)
+        stance = "fail_on_recompile"  # from the second size on
+        for a, e in zip(actual, outputs_and_gradients(module, module, x), strict=True):
+            torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer_compiles_once_for_all_sizes(name):
+    layer = LambdaLayer(8, dim_key=4, **LAYERS[name]).train(name in TRAINING)
+    assert_compiles_once(layer, [torch.randn(b, 8, h, w) for b, h, w in SIZES])
+
+
+def test_causal_sequence_layer_compiles_once_for_all_lengths():
+    layer = LambdaLayer(8, dim_key=4, ndim=1, size=40, causal=True)
+    assert_compiles_once(layer, [torch.randn(b, 8, n) for b, n in ((2, 20), (3, 7), (2, 40))])
+
+
+def test_graph_layer_compiles_once_for_all_graphs():
+    layer = GraphLambdaLayer(8, dim_edge=3, dim_key=4)
+    index, features = torch.randint(6, (2, 10)), torch.randn(10, 3)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled(torch.randn(6, 8), index, features)
+    nodes, index, features = torch.randn(9, 8), torch.randint(9, (2, 21)), torch.randn(21, 3)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(compiled(nodes, index, features), layer(nodes, index, features))
+
+
+def test_model_in_training_compiles_once_for_all_sizes():
+    assert_compiles_once(small_model("tiny"), [torch.randn(b, 3, h, w) for b, h, w in IMAGES])
+
+
+@torch.no_grad()
+def test_model_in_evaluation_compiles_once_for_all_sizes():
+    model = small_model("llll").eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    stance = "default"
+    for b, h, w in IMAGES:
+        x = torch.randn(b, 3, h, w)
+        with torch.compiler.set_stance(stance):
+            torch.testing.assert_close(compiled(x), model(x), atol=1e-4, rtol=1e-4)
+        stance = "fail_on_recompile"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor():
+    """One graph for inference. With gradients inductor makes one for each size of a plain convolution too."""
+    layer = LambdaLayer(8, dim_key=4, scope=3).eval()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    stance = "default"
+    for b, h, w in SIZES:
+        x = torch.randn(b, 8, h, w)
+        with torch.no_grad(), torch.compiler.set_stance(stance):
+            torch.testing.assert_close(compiled(x), layer(x), atol=1e-4, rtol=1e-4)
+        stance = "fail_on_recompile"
+
+
+def export(module, x):
+    return torch.export.export(module, (x,), dynamic_shapes=(DYNAMIC,)).module()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_exported_layer_takes_all_sizes(name):
+    layer = LambdaLayer(8, dim_key=4, **LAYERS[name]).eval()
+    program = export(layer, torch.randn(2, 8, 6, 5))
+    for b, h, w in (*SIZES, (1, 5, 7)):
+        x = torch.randn(b, 8, h, w)
+        torch.testing.assert_close(program(x), layer(x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_exported_model_takes_all_sizes(name):
+    model = small_model(name).eval()
+    program = export(model, torch.randn(2, 3, 72, 80))
+    for b, h, w in (*IMAGES, (1, 48, 56)):
+        x = torch.randn(b, 3, h, w)
+        torch.testing.assert_close(program(x), model(x))
