@@ -264,6 +264,8 @@ def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
     height, width = _size(images)
     low, lower = max(1, height - max(1, height // 4)), max(1, width - max(1, width // 3))
     candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
+    # Some models add up feature maps that agree only where the size is a multiple of their stride.
+    candidates += [(height, width + 32), (height + 32, width)]
     taken = [size for size in dict.fromkeys(candidates) if _takes(model, images.new_zeros(1, images.shape[1], *size))]
     if len(taken) < _SIZES:
         listed = " and ".join(f"{h} x {w}" for h, w in taken)
