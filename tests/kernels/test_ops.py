@@ -96,13 +96,6 @@ def test_keeps_nothing_but_its_inputs(kernel):
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 
 
-def test_second_derivatives_say_which_kernel_has_them():
-    call = grid_call((3, 3), (3, 3)).requiring_grad()
-    (grad,) = torch.autograd.grad(lambda_apply(*call.args).square().sum(), call.positions.table, create_graph=True)
-    with pytest.raises(NotImplementedError, match="kernel='reference'"):
-        grad.sum().backward()
-
-
 @pytest.mark.parametrize("kernel", [None, *GRID_KERNELS, "reference"])
 def test_empty_batch(kernel):
     call = grid_call((3, 3), (3, 3), b=0).requiring_grad()

@@ -188,6 +188,7 @@ CAUSAL_CONTENT_OP = define_op(
     _backward,
     lambda query, key, value: (*query.shape[:3], value.shape[3]),
     tensors=("query", "key", "value"),
+    multilinear=False,
 )
 
 

@@ -36,6 +36,8 @@ def dispatch(
     """Compute a call whose arguments fit each other; see ``lambdanets.lambda_apply``."""
     if kernel is not None:
         _require(kernel, positions)
+    if torch.jit.is_tracing():
+        kernel = _traceable(kernel)
     if kernel == planner.REFERENCE:
         return reference(query, key, value, positions, mask, causal)
     if mask is not None:
@@ -53,6 +55,16 @@ def dispatch(
         return out
     # In the memory format of the position term, whichever its kernel has: adding across formats costs a transposition.
     return _content_term(query, key, value, causal, depth_first=out.stride(3) != 1) + out
+
+
+def _traceable(kernel: str | None) -> str:
+    """A tracer records operations with the sizes of one example, which only plain ones survive."""
+    if kernel not in (None, planner.REFERENCE, planner.PORTABLE):
+        raise ValueError(
+            f"kernel={kernel!r} cannot be traced by torch.jit.trace; leave kernel=None, which traces "
+            f"{planner.PORTABLE!r}, or use torch.export or torch.compile"
+        )
+    return kernel or planner.PORTABLE
 
 
 def _content_term(query: Tensor, key: Tensor | None, value: Tensor, causal: bool, depth_first: bool = True) -> Tensor:
