@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.dispatch import dispatch
+from lambdanets.kernels.planner import require
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
 
-__all__ = ["lambda_apply"]
+__all__ = ["check_kernel", "lambda_apply"]
+
+
+def check_kernel(name: str) -> None:
+    """Raise a ValueError that lists the kernels unless there is one of this name."""
+    require(name)
 
 
 def lambda_apply(

@@ -1,5 +1,6 @@
 """The layer: shapes, start, size-agnosticism, bad input."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -157,10 +158,10 @@ def test_empty_batch():
     ("options", "message"),
     [
         ({"scope": 4}, r"scope must be odd and positive, got 4; 3 or 5 would do"),
-        ({"scope": 0}, "scope must be odd and positive, got 0"),
-        ({"scope": -3}, "scope must be odd and positive, got -3"),
+        ({"scope": 0}, "scope must be odd and positive ints, got 0"),
+        ({"scope": -3}, "scope must be odd and positive ints, got -3"),
         ({"scope": (3, 5, 7)}, r"scope must be an int or 2 of them.*\(3, 5, 7\)"),
-        ({"size": 0}, "size must be positive, got 0"),
+        ({"size": 0}, "size must be positive ints, got 0"),
         ({}, "exactly one of scope .* and size .*scope=None and size=None"),
         ({"scope": 3, "size": 4}, "exactly one of scope .* and size .*scope=3 and size=4"),
         (
@@ -171,6 +172,10 @@ def test_empty_batch():
         ({"scope": 3, "dim_key": 1.5}, "dim_key must be a positive int, got 1.5"),
         ({"scope": 3, "stride": -1}, "stride must be a positive int, got -1"),
         ({"scope": 3, "ndim": 4}, "ndim must be 1 .* got 4"),
+        ({"scope": 3, "ndim": True}, "ndim must be 1 .* got True"),
+        ({"scope": 7.0}, "scope must be odd and positive ints, got 7.0"),
+        ({"scope": True}, "scope must be odd and positive ints, got True"),
+        ({"scope": 3, "kernel": "bandd"}, "got 'bandd'; did you mean 'banded'"),
     ],
 )
 def test_bad_arguments_are_named_at_construction(options, message):
@@ -194,3 +199,26 @@ def test_bad_arguments_are_named_at_construction(options, message):
 def test_bad_inputs_are_named(x, error, message):
     with pytest.raises(error, match=message):
         LambdaLayer(8, size=6)(x)
+
+
+def test_numpy_ints_are_ints():
+    layer = LambdaLayer(np.int64(8), scope=np.int64(3), num_heads=np.int32(2))
+    assert (layer.dim, layer.scope, layer.num_heads) == (8, (3, 3), 2)
+    assert type(layer.dim) is int
+
+
+def test_arguments_of_another_type():
+    with pytest.raises(TypeError, match="causal must be True or False, got 'no'"):
+        LambdaLayer(8, scope=3, causal="no")
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor, got list"):
+        LambdaLayer(8, scope=3)([1.0])
+
+
+def test_masks_in_both_shapes_and_no_other():
+    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
+    x, mask = torch.randn(2, 8, 4, 6), torch.rand(2, 4, 6) > 0.3
+    torch.testing.assert_close(layer(x, mask=mask), layer(x, mask=mask.flatten(1)))
+    with pytest.raises(ValueError, match=r"mask must have shape \(b, 4, 6\) or \(b, 24\), got \(2, 6, 4\)"):
+        layer(x, mask=mask.transpose(1, 2))
+    with pytest.raises(TypeError, match=r"mask must be a bool tensor .* got list"):
+        layer(x, mask=[True])

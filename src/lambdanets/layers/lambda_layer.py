@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lambdanets.functional import lambda_apply
-from lambdanets.layers.affine import is_plain, scale_and_shift
+from lambdanets.functional import check_kernel, lambda_apply
+from lambdanets.layers.arguments import check_heads, per_axis, positive_int
+from lambdanets.layers.projection import project
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -87,9 +88,11 @@ class LambdaLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dim_out = dim if dim_out is None else dim_out
-        _check_widths(dim, dim_out, num_heads, dim_key, intra_depth, stride)
-        if ndim not in _CONV:
+        dim, num_heads = positive_int("dim", dim), positive_int("num_heads", num_heads)
+        dim_key, intra_depth = positive_int("dim_key", dim_key), positive_int("intra_depth", intra_depth)
+        dim_out, stride = positive_int("dim_out", dim if dim_out is None else dim_out), positive_int("stride", stride)
+        check_heads(num_heads, dim_out)
+        if isinstance(ndim, bool) or ndim not in _CONV:
             raise ValueError(f"ndim must be 1 (sequences), 2 (images) or 3 (volumes), got {ndim!r}")
         if (scope is None) == (size is None):
             raise ValueError(
@@ -99,8 +102,12 @@ class LambdaLayer(nn.Module):
         self.dim, self.dim_out, self.ndim, self.stride = dim, dim_out, ndim, stride
         self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
         self.dim_value = dim_out // num_heads
-        self.scope = None if scope is None else _per_axis("scope", scope, ndim, odd=True)
-        self.size = None if size is None else _per_axis("size", size, ndim, odd=False)
+        self.scope = None if scope is None else per_axis("scope", scope, ndim, odd=True)
+        self.size = None if size is None else per_axis("size", size, ndim, odd=False)
+        if not isinstance(causal, bool):
+            raise TypeError(f"causal must be True or False, got {causal!r}")
+        if kernel is not None:
+            check_kernel(kernel)
         self.causal, self.kernel = causal, kernel
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -166,18 +173,18 @@ class LambdaLayer(nn.Module):
         self._check_input("x", x)
         b, grid = x.shape[0], x.shape[2:]
         n = math.prod(grid)
-        query, key, value = self._project(x, context)
+        if context is not None:
+            self._check_context(x, context)
+        query, key, value = project(self.qkv, self.norm_query, self.norm_value, self._widths(), x, context)
         query = query.reshape(b, self.num_heads, self.dim_key, n)
         key = key.reshape(b, self.intra_depth, self.dim_key, n)
         value = value.reshape(b, self.intra_depth, self.dim_value, n)
-        if mask is not None:
-            mask = mask.flatten(1) if mask.ndim > 2 else mask
         out = lambda_apply(
             query.transpose(2, 3),
             key.transpose(2, 3),
             value.transpose(2, 3),
             GridPositions(self.positions, tuple(grid)),
-            mask=mask,
+            mask=None if mask is None else self._flat_mask(mask, tuple(grid)),
             causal=self.causal,
             kernel=self.kernel,
         )
@@ -186,53 +193,17 @@ class LambdaLayer(nn.Module):
             out = out + torch.einsum("bhkn,k->bhn", query, self.position_bias.to(query.dtype))[:, :, None]
         return self.pool(out.reshape(b, self.dim_out, *grid))
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised queries, keys and normalised values, (b, channels, *grid) each."""
-        widths = self._widths()
-        if context is not None:
-            self._check_context(x, context)
-        folded = self._folded_projection()
-        if folded is not None:
-            return self._split_projection(x, context, *folded)
-        if context is None:
-            query, key, value = self.qkv(x).split(widths, dim=1)
-        else:
-            query, key, value = self._split_projection(x, context, self.qkv.weight, self.qkv.bias)
-        return self.norm_query(query), key, self.norm_value(value)
-
-    def _split_projection(
-        self, x: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of ``x``, keys and values of the context."""
-        widths = self._widths()
-        conv = getattr(nn.functional, f"conv{self.ndim}d")
-        if context is None:
-            return conv(x, weight, bias).split(widths, dim=1)
-        parts = [widths[0], widths[1] + widths[2]]
-        weights = weight.split(parts)
-        biases: list[Tensor | None] = [None, None]
-        if bias is not None:
-            biases[:] = bias.split(parts)
-        key_value = conv(context, weights[1], biases[1])
-        return (conv(x, weights[0], biases[0]), *key_value.split(widths[1:], dim=1))
-
-    def _folded_projection(self) -> tuple[Tensor, Tensor] | None:
-        """Weight and bias of the projection with the norms folded in, or None where they must be called.
-
-        A batch-norm in evaluation is a scale and a shift for each channel: in the weight they save two passes over
-        queries and values.
-        """
-        query, value = scale_and_shift(self.norm_query), scale_and_shift(self.norm_value)
-        if query is None or value is None or not is_plain(self.qkv):
-            return None
-        (scale_q, shift_q), (scale_v, shift_v) = query, value
-        scale = torch.cat([scale_q, scale_q.new_ones(self._widths()[1]), scale_v])
-        shift = torch.cat([shift_q, shift_q.new_zeros(self._widths()[1]), shift_v])
-        weight, bias = self.qkv.weight, self.qkv.bias
-        return (
-            weight * scale.view(-1, *[1] * (weight.ndim - 1)),
-            shift if bias is None else torch.addcmul(shift, bias, scale),
-        )
+    def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a bool tensor of shape (b, *grid), got {type(mask).__name__}")
+        if mask.ndim == 2:
+            return mask
+        if tuple(mask.shape[1:]) != grid:
+            raise ValueError(
+                f"mask must have shape (b, {', '.join(map(str, grid))}) or (b, {math.prod(grid)}), "
+                f"got {tuple(mask.shape)}"
+            )
+        return mask.flatten(1)
 
     def _check_context(self, x: Tensor, context: Tensor) -> None:
         self._check_input("context", context)
@@ -244,6 +215,8 @@ class LambdaLayer(nn.Module):
             )
 
     def _check_input(self, name: str, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it with .float()")
         if x.ndim != self.ndim + 2 or x.shape[1] != self.dim:
@@ -261,7 +234,7 @@ class LambdaLayer(nn.Module):
     def _switches(self) -> dict[str, bool]:
         return {
             "causal": self.causal,
-            "qkv_bias": self.qkv.bias is not None,
+            "qkv_bias": getattr(self.qkv, "bias", None) is not None,
             "position_bias": self.position_bias is not None,
         }
 
@@ -276,34 +249,3 @@ class LambdaLayer(nn.Module):
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)
-
-
-def _check_widths(dim: int, dim_out: int, num_heads: int, dim_key: int, intra_depth: int, stride: int) -> None:
-    for name, given in (
-        ("dim", dim),
-        ("dim_out", dim_out),
-        ("num_heads", num_heads),
-        ("dim_key", dim_key),
-        ("intra_depth", intra_depth),
-        ("stride", stride),
-    ):
-        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-            raise ValueError(f"{name} must be a positive int, got {given!r}")
-    if dim_out % num_heads:
-        divisors = [h for h in range(1, dim_out + 1) if dim_out % h == 0]
-        nearest = min(divisors, key=lambda h: abs(h - num_heads))
-        raise ValueError(
-            f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}; {nearest} heads would do"
-        )
-
-
-def _per_axis(name: str, given: int | Sequence[int], ndim: int, odd: bool) -> tuple[int, ...]:
-    """One int for each axis of the grid, from an int or a sequence."""
-    sizes = (given,) * ndim if isinstance(given, int) else tuple(given)
-    if len(sizes) != ndim:
-        raise ValueError(f"{name} must be an int or {ndim} of them, one for each axis, got {given!r}")
-    for each in sizes:
-        if not isinstance(each, int) or isinstance(each, bool) or each < 1 or (odd and each % 2 == 0):
-            near = f"; {max(1, each - 1)} or {each + 1} would do" if odd and isinstance(each, int) and each > 0 else ""
-            raise ValueError(f"{name} must be {'odd and ' if odd else ''}positive, got {given!r}{near}")
-    return sizes
