@@ -176,10 +176,8 @@ class _Layout:
         return part.as_strided(shape, (self.row_places * self.dim_value, self.dim_value, 1))
 
 
-@functools.lru_cache(maxsize=256)
-def _layout(problem: GridProblem) -> _Layout:
-    """Geometry alone, so calls of one shape share it."""
-    return _Layout(problem)
+# Geometry alone, so calls of one shape share it.
+_layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
 def work(problem: GridProblem, backward: bool) -> Work:

@@ -84,10 +84,8 @@ class _Layout(RowLayout):
         return product.view(self.row_size, self.dim_key, self.batch, self.dim_value)
 
 
-@functools.lru_cache(maxsize=256)
-def _layout(problem: GridProblem) -> _Layout:
-    """Geometry alone, so calls of one shape share it."""
-    return _Layout(problem)
+# Geometry alone, so calls of one shape share it.
+_layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:

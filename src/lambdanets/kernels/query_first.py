@@ -112,10 +112,8 @@ class _Layout(RowLayout):
         return scores.unflatten(1, (self.row_size, self.heads)).transpose(0, 1).flatten(1, 2)
 
 
-@functools.lru_cache(maxsize=256)
-def _layout(problem: GridProblem) -> _Layout:
-    """Geometry alone, so calls of one shape share it."""
-    return _Layout(problem)
+# Geometry alone, so calls of one shape share it.
+_layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
 def _slices(operand: Tensor, values: Tensor, window: RowWindow) -> tuple[Tensor, Tensor]:

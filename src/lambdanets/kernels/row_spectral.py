@@ -118,7 +118,9 @@ class _Layout:
         length = _length(image)
         self.frequencies = length // 2 + 1
         self.rooms: dict[str, Tensor] = {}
-        self.to_frequency, self.table_to_frequency, self.from_frequency = _transforms(
+        # On a GPU what is kept would belong to one stream or graph.
+        make = _transforms if device.type == "cpu" else _transforms.__wrapped__
+        self.to_frequency, self.table_to_frequency, self.from_frequency = make(
             length, self.rows, self.before, self.after, problem.dtype, device
         )
 
