@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Inputs", "differentiable"]
+__all__ = ["Inputs", "differentiable", "is_transformed"]
 
 NO_SECOND_DERIVATIVE = (
     "the content term in causal order has first derivatives in reverse mode only; kernel='reference' has all of them"
@@ -94,7 +94,7 @@ def differentiable(
     def apply(*args: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return forward_op(*args)
-        if _is_transformed():
+        if is_transformed():
             return forward.apply(*args)
         if torch.is_grad_enabled() and any(t.requires_grad for t in args[: arguments.count]):
             return eager.apply(*args)
@@ -103,7 +103,7 @@ def differentiable(
     return apply
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a torch.func transform or forward mode is at work; yes where PyTorch does not say."""
     active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
     return active() or getattr(forward_ad, "_current_level", 0) >= 0
@@ -124,7 +124,7 @@ def _eager_function(
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
             call = backward_call
-            if torch.is_grad_enabled() or _is_transformed():
+            if torch.is_grad_enabled() or is_transformed():
                 call = backward.apply
             elif _is_batched(grad):
                 call = backward_op

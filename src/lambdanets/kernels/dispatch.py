@@ -51,10 +51,7 @@ def dispatch(
     if positions is None:
         return _content_term(query, key, value, causal)
     out = _position_term(query, value, positions, causal, kernel)
-    if key is None:
-        return out
-    # In the memory format of the position term, whichever its kernel has: adding across formats costs a transposition.
-    return _content_term(query, key, value, causal, depth_first=out.stride(3) != 1) + out
+    return out if key is None else _content_term(query, key, value, causal, out)
 
 
 def _traceable(kernel: str | None) -> str:
@@ -67,12 +64,15 @@ def _traceable(kernel: str | None) -> str:
     return kernel or planner.PORTABLE
 
 
-def _content_term(query: Tensor, key: Tensor | None, value: Tensor, causal: bool, depth_first: bool = True) -> Tensor:
+def _content_term(
+    query: Tensor, key: Tensor | None, value: Tensor, causal: bool, other: Tensor | None = None
+) -> Tensor:
     if key is None:
         raise ValueError("key must be given where positions is None")
-    if causal:
-        return causal_content_term(query, key, value)
-    return content_term(query, key, value, depth_first)
+    if not causal:
+        return content_term(query, key, value, other)
+    content = causal_content_term(query, key, value)
+    return content if other is None else content + other
 
 
 def _position_term(query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None) -> Tensor:
