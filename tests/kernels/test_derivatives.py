@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from helpers import dense_call, edge_call, grid_call, random_call
 from lambdanets import LambdaLayer, lambda_apply
 
-CPU_KERNELS = ["query_first", "lambda_first", "banded", "row_spectral", "spectral"]
+CPU_KERNELS = ["query_first", "lambda_first", "banded", "convolution", "row_spectral", "spectral"]
 CALLS = {
     "grid": lambda: grid_call((3, 4), (3, 3), u=2, b=1, h=2, k=2, v=2),
     "sequence": lambda: grid_call((5,), (9,), b=2, h=1, k=2, v=3),

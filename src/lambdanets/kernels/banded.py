@@ -191,16 +191,15 @@ def work(problem: GridProblem, backward: bool) -> Work:
     both = problem.dim_key + problem.dim_value
     if backward:
         windows = tiles * places * layout.dim_value
-        calls = 30 + blocks * (6 + 3 * layout.tile + layout.row_extent) + 2 * layout.strips
+        calls = 30 + blocks * (12 + layout.row_extent) + 2 * layout.strips
         return Work(scores * (2 * both + problem.dim_key), 2 * scores + 2 * windows + 3 * strips, calls)
-    return Work(scores * both, scores + 2 * strips, 16 + blocks * (6 + layout.tile) + 2 * layout.strips)
+    return Work(scores * both, scores + 2 * strips, 16 + blocks * 8 + 2 * layout.strips)
 
 
 def _scores(queries: Tensor, bands: Tensor, out: Tensor) -> Tensor:
     """S of a block, (s, y, h x, c), into ``out``."""
     queries_xk, scores_xc = queries.flatten(0, 2), out.flatten(0, 2)
-    for x, band in enumerate(bands):
-        torch.mm(queries_xk[:, x], band, out=scores_xc[:, x])
+    torch.bmm(queries_xk.transpose(0, 1), bands, out=scores_xc.transpose(0, 1))
     return out.flatten(2, 3)
 
 
@@ -266,9 +265,6 @@ def _spread_scores(
     grad_scores: Tensor, queries: Tensor, bands: Tensor, grad_queries: Tensor, grad_bands: Tensor
 ) -> None:
     """Gradients of the queries, written, and of the bands, added, from those of the scores."""
-    grad_xc, query_xk = grad_scores.flatten(0, 2), queries.flatten(0, 2)
-    grad_query_xk = torch.empty_like(query_xk)
-    for x, band in enumerate(bands):
-        torch.mm(grad_xc[:, x], band.T, out=grad_query_xk[:, x])
-        grad_bands[x] += (query_xk[:, x].T @ grad_xc[:, x]).view(grad_bands[x].shape)
-    grad_queries.copy_(grad_query_xk.view(grad_queries.shape))
+    grad_xac, query_xak = grad_scores.flatten(0, 2).transpose(0, 1), queries.flatten(0, 2).transpose(0, 1)
+    grad_queries.copy_(torch.bmm(grad_xac, bands.transpose(1, 2)).transpose(0, 1).view(grad_queries.shape))
+    grad_bands += torch.bmm(query_xak.transpose(1, 2), grad_xac).view(grad_bands.shape)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.folding import fold
-from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work
 from lambdanets.kernels.toeplitz import RowLayout, check_size, elements
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -41,7 +41,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     lambdas = problem.batch * problem.num_positions * problem.dim_key * problem.dim_value
     products = lambdas * reach * rest * problem.intra_depth
     apply = lambdas * problem.heads
-    operand = elements(problem)
+    operand = elements(problem) + SMALL_PRODUCT * problem.num_positions * problem.batch
     if backward:
         calls = 20 + rows * (6 + 4 * problem.batch) + 2 * rest
         return Work(3 * products + 3 * apply, 4 * lambdas + 4 * operand, calls)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding, fold
-from lambdanets.kernels.problem import GridProblem, Work, good_length
+from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work, good_length
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -65,14 +65,15 @@ def work(problem: GridProblem, backward: bool) -> Work:
     inverse = points * rows * problem.dim_key * columns
     apply = problem.num_positions * problem.heads * problem.dim_key
     lambdas = points * problem.dim_key * columns * values
+    products = SMALL_PRODUCT * problem.num_positions * problem.batch
     steps = math.ceil(problem.dim_key / _chunk(problem)) * problem.batch
     if backward:
         return Work(
             (3 * toeplitz + 2 * inverse + 2 * apply) * values,
-            4 * lambdas + 4 * toeplitz,
+            4 * lambdas + 4 * toeplitz + 2 * products,
             60 + 14 * steps,
         )
-    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz, 30 + 5 * steps)
+    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz + products, 30 + 5 * steps)
 
 
 @functools.lru_cache(maxsize=64)
