@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import nnls
+from torch import Tensor
 
 from lambdanets.experiments.bench import environment
 from lambdanets.experiments.cases import CASES, Case
@@ -87,17 +88,22 @@ def calibrate(
 
 
 def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, float, float], float]]:
-    """(kernel, direction, work, median seconds) of the kernels that can run a case."""
-    args = grid_tensors(case)
-    problem = problem_of(*args)
-    grad = torch.randn(*args[0].shape[:3], args[1].shape[3])
+    """(kernel, direction, work, median seconds) of the kernels that can run a case.
+
+    Tensors come as a layer's projection lays them out, depth in front of the positions, and are wanted back so: which
+    kernel is fastest depends on who does the transpositions.
+    """
+    query, value, table, grid, origin = grid_tensors(case)
+    query, value = _depth_first(query), _depth_first(value)
+    args, problem = (query, value, table), problem_of(query, value, table, grid, origin)
+    grad = _depth_first(torch.randn(*query.shape[:3], value.shape[3]))
     entries, calls = [], []
     for name, kernel in GRID_KERNELS.items():
         if kernel.check(problem) is not None:
             continue
         for direction, call in (
-            ("forward", lambda kernel=kernel: kernel.forward(*args[:3], problem)),
-            ("backward", lambda kernel=kernel: kernel.backward(grad, *args[:3], problem)),
+            ("forward", lambda kernel=kernel: _depth_first(kernel.forward(*args, problem))),
+            ("backward", lambda kernel=kernel: list(map(_depth_first, kernel.backward(grad, *args, problem)[:2]))),
         ):
             (first,) = interleaved([call], seconds=0, least=1)
             if first.median < LONGEST_SECONDS:
@@ -106,3 +112,8 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
                 calls.append(call)
     timings = interleaved(calls, seconds=seconds, least=2)
     return [(*entry, timing.median) for entry, timing in zip(entries, timings, strict=True)]
+
+
+def _depth_first(tensor: Tensor) -> Tensor:
+    """The same numbers with the last two axes the other way round in memory."""
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
