@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ def passes(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
 def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, least: int = 3) -> list[Timing]:
     """Time all calls turn by turn, so that what disturbs the machine disturbs all of them.
 
+    Each turn has another order: a call finds the caches as the one before it has left them.
+
     Args:
         calls: what to time; each is called once before.
         seconds: about how long each of them is timed.
@@ -58,15 +61,17 @@ def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, least:
     for call in calls:
         call()
     taken: list[list[float]] = [[] for _ in calls]
+    order, random = list(range(len(calls))), Random(0)
     gc.collect()
     gc.disable()
     try:
         while any(_wants_more(times, seconds, least) for times in taken):
-            for call, times in zip(calls, taken, strict=True):
-                if _wants_more(times, seconds, least):
+            random.shuffle(order)
+            for index in order:
+                if _wants_more(taken[index], seconds, least):
                     start = time.perf_counter()
-                    call()
-                    times.append(time.perf_counter() - start)
+                    calls[index]()
+                    taken[index].append(time.perf_counter() - start)
     finally:
         gc.enable()
     return [_timing(times) for times in taken]
