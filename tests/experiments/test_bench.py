@@ -9,7 +9,7 @@ from lambdanets.experiments.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.contenders import Contender, contenders
 from lambdanets.experiments.measure import check_outputs, interleaved, peak_bytes, saved_bytes
 from lambdanets.experiments.results import read_rows
-from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.kernels.planner import kernels_for
 from lambdanets.training.files import write_csv
 
 SMALL = [Case(2, (6, 6), 16), Case(2, (6, 7), 16, 3), Case(2, (9,), 16), Case(2, (6, 6), 16, 3, 2)]
@@ -37,9 +37,11 @@ def test_a_contender_that_computes_something_else_stops_the_benchmark():
 
 def test_calls_are_interleaved():
     order = []
-    timings = interleaved([lambda: order.append("a"), lambda: order.append("b")], seconds=0, least=3)
-    assert order == ["a", "b"] * 4  # one to warm up, three timed
-    assert all(timing.repeats == 3 and timing.low <= timing.median <= timing.high for timing in timings)
+    timings = interleaved([lambda: order.append("a"), lambda: order.append("b")], seconds=0, least=8)
+    turns = ["".join(turn) for turn in zip(order[::2], order[1::2], strict=True)]
+    assert len(turns) == 9  # one to warm up, eight timed
+    assert set(turns) == {"ab", "ba"}  # each turn has both, in changing order
+    assert all(timing.repeats == 8 and timing.low <= timing.median <= timing.high for timing in timings)
 
 
 def test_saved_bytes_counts_storages_once_and_neither_inputs_nor_parameters():
@@ -130,7 +132,7 @@ def test_fit_finds_the_constants_that_made_the_times():
 def test_calibration_covers_every_kernel():
     cases = [Case(1, (5, 5), 16), Case(1, (5, 5), 16, 3), Case(1, (4, 4), 16)]
     constants = calibrate.calibrate(cases, seconds=0)
-    assert set(constants["devices"]["cpu"]) == set(GRID_KERNELS)
+    assert set(constants["devices"]["cpu"]) == set(kernels_for("cpu"))
     assert constants["measured_on"]["torch"] == torch.__version__.split("+")[0]
 
 
