@@ -10,7 +10,7 @@ from lambdanets.cli import app
 from lambdanets.experiments import cases, growth
 from lambdanets.experiments.cases import Case
 from lambdanets.kernels import costs
-from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.kernels.planner import GRID_KERNELS, kernels_for
 
 
 def run(*words):
@@ -79,7 +79,7 @@ def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     result = run("bench", "--calibrate", "--seconds", "0.01")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "cache" / "costs.json").read_text())
-    assert set(written["devices"]["cpu"]) == set(GRID_KERNELS)
+    assert set(written["devices"]["cpu"]) == set(kernels_for("cpu"))
     monkeypatch.undo()
     costs.reload()
 

@@ -109,6 +109,7 @@ def bench(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the planner to this machine instead; kept in the cache folder.")
     ] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and other shapes, beside FlexAttention.")] = "cpu",
     output: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("bench-results"),
     table: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Only print the table of a result file, as Markdown.")
@@ -126,6 +127,8 @@ def bench(
       lambdanets bench --cases 'scope7-*' --output results/
 
       lambdanets bench --calibrate
+
+      lambdanets bench --device cuda --output results/
     """
     from rich.console import Console
 
@@ -133,10 +136,17 @@ def bench(
     if table is not None:
         _print_table(table)
         return
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+    if device == "cuda" and (growth or calibrate):
+        raise ValueError("--growth and --calibrate measure on the CPU only; leave --device away")
     if calibrate:
         _calibrate(console, seconds)
         return
     _need_peers()
+    if device == "cuda":
+        _bench_cuda(console, output, cases, quick, seconds)
+        return
     output.mkdir(parents=True, exist_ok=True)
     if growth:
         _growth(console, output, seconds)
@@ -175,6 +185,26 @@ def _bench(console: Console, output: Path, pattern: str | None, quick: bool, sec
     write_text(output / "bench.md", f"{report.environment_line(rows)}\n\n{report.bench_table(rows)}\n")
     report.plot_bench(rows, output / "bench.png")
     console.print(f"Wrote {output / 'bench.csv'}, bench.md and bench.png.")
+
+
+def _bench_cuda(console: Console, output: Path, pattern: str | None, quick: bool, seconds: float | None) -> None:
+    from lambdanets.experiments import gpu
+    from lambdanets.experiments.cases import select_cases
+    from lambdanets.training.files import write_csv
+
+    gpu.require_cuda()
+    output.mkdir(parents=True, exist_ok=True)
+
+    def show(case: Case, rows: list[Row]) -> None:
+        console.print(f"[bold]{case.name}[/]")
+        for row in rows:
+            time = f"{row['median_ms']:.3f} ms" if row["median_ms"] else row["note"]
+            console.print(f"  {row['contender']}, {row['pass']}: {time}", highlight=False)
+
+    selected = select_cases(pattern, quick, gpu.GPU_CASES)
+    rows = gpu.run(selected, seconds=seconds or (0.2 if quick else 0.5), report=show)
+    write_csv(output / "bench-cuda.csv", rows)
+    console.print(f"Wrote {output / 'bench-cuda.csv'}, which names the card: {rows[0]['card']}.")
 
 
 def _milliseconds(rows: list[Row], way: str) -> float:

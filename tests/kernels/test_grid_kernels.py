@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from helpers import assert_same, grid_call, outputs_and_gradients
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.ops import GRID_OP, grid_term
-from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.kernels.planner import GRID_KERNELS, kernels_for
 from lambdanets.kernels.problem import problem_of, reachable_window
 
-KERNELS = list(GRID_KERNELS)
+KERNELS = kernels_for("cpu")
 
 # (grid, extents): one position, odd, even, rectangular, local, global, tables larger than any offset.
 SHAPES = [

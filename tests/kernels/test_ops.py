@@ -7,7 +7,7 @@ from torch.library import opcheck
 from helpers import grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
 from lambdanets.kernels.ops import GRID_OP, grid_term
-from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.kernels.planner import kernels_for
 
 
 def op_args(kernel="", requires_grad=True):
@@ -16,7 +16,7 @@ def op_args(kernel="", requires_grad=True):
     return (*tensors, [4, 5], [1, 1], kernel)
 
 
-@pytest.mark.parametrize("kernel", ["", *GRID_KERNELS])
+@pytest.mark.parametrize("kernel", ["", *kernels_for("cpu")])
 def test_opcheck(kernel):
     opcheck(GRID_OP.forward, op_args(kernel))
     grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_autocast(dtype):
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("kernel", GRID_KERNELS)
+@pytest.mark.parametrize("kernel", kernels_for("cpu"))
 def test_keeps_nothing_but_its_inputs(kernel):
     args = op_args(kernel)
     kept = []
@@ -96,7 +96,7 @@ def test_keeps_nothing_but_its_inputs(kernel):
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 
 
-@pytest.mark.parametrize("kernel", [None, *GRID_KERNELS, "reference"])
+@pytest.mark.parametrize("kernel", [None, *kernels_for("cpu"), "reference"])
 def test_empty_batch(kernel):
     call = grid_call((3, 3), (3, 3), b=0).requiring_grad()
     out = lambda_apply(*call.args, kernel=kernel)

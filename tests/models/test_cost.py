@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets import LambdaLayer
 from lambdanets.experiments.models_table import ABLATION, PAPER_PARAMETERS, PLACEMENTS
-from lambdanets.kernels.planner import GRID_KERNELS
+from lambdanets.kernels.planner import kernels_for
 from lambdanets.models import model_cost
 
 # The paper's figures for the first two contradict their neighbours, the third is 1.5 % off (docs/models.md).
@@ -57,8 +57,8 @@ def test_timms_published_figures():
 @pytest.mark.parametrize(
     ("context", "kernel"),
     [
-        *(({"scope": 3}, kernel) for kernel in (None, *GRID_KERNELS)),
-        *(({"size": (6, 5)}, kernel) for kernel in (None, *GRID_KERNELS) if kernel != "banded"),  # that is for scopes
+        *(({"scope": 3}, kernel) for kernel in (None, *kernels_for("cpu"))),
+        *(({"size": (6, 5)}, kernel) for kernel in (None, *kernels_for("cpu")) if kernel != "banded"),  # that is for scopes
         ({"scope": (5, 1)}, None),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["CASES", "QUICK", "Case", "select_cases"]
@@ -65,14 +66,20 @@ QUICK: tuple[Case, ...] = (
 )
 
 
-def select_cases(pattern: str | None, quick: bool) -> list[Case]:
+def select_cases(pattern: str | None, quick: bool, among: Sequence[Case] | None = None) -> list[Case]:
     """The cases whose name matches a shell pattern.
+
+    Args:
+        pattern: of the names; None for all.
+        quick: whether of the few quick ones.
+        among: others to select from, with ``quick`` their first three.
 
     Raises:
         ValueError: if none does; the message lists the names.
     """
-    cases = [case for case in (QUICK if quick else CASES) if pattern is None or fnmatch.fnmatch(case.name, pattern)]
+    known = (QUICK if quick else CASES) if among is None else among[: 3 if quick else None]
+    cases = [case for case in known if pattern is None or fnmatch.fnmatch(case.name, pattern)]
     if not cases:
-        names = ", ".join(case.name for case in (QUICK if quick else CASES))
+        names = ", ".join(case.name for case in known)
         raise ValueError(f"cases must match at least one of {names}; got {pattern!r}")
     return cases

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from lambdanets.kernels.derivatives import Inputs, differentiable
 
-__all__ = ["Op", "define_op"]
+__all__ = ["HALF", "Op", "define_op", "widened"]
 
 _PLAIN = (Tensor, nn.Parameter)
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,28 @@ def define_op(
     shared: Sequence[str] = (),
     constant: Sequence[str] = (),
     multilinear: bool = True,
+    widen: bool = True,
     statics: str = "",
 ) -> Op:
     """Register ``lambdanets::name`` and ``lambdanets::name_backward``.
 
     Args:
         name: of the op.
-        forward: (*tensors, *statics) -> output. Half precision reaches it as float32, so that its sums are.
+        forward: (*tensors, *statics) -> output.
         backward: (grad, *tensors, *statics) -> gradient of each tensor that is not in ``constant``.
         out_shape: (*tensors) -> shape of the output, which is of the first tensor's dtype.
         tensors: names of the tensor arguments; their first axis is the batch unless they are shared.
         shared: those without a batch axis.
         constant: those without a gradient (integers); at least two others must remain.
         multilinear: whether the op is linear in each of the others, which gives it derivatives of every order.
+        widen: whether half precision reaches both functions as float32, so that their sums are; else that is their
+            own affair.
         statics: schema of the other arguments, as ``"SymInt[] grid, str kernel"``.
     """
     tail = f", {statics}" if statics else ""
     arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + tail
     inputs = Inputs(tuple(tensors), tuple(shared), tuple(constant), multilinear)
+    prepared = widened if widen else tuple
     count, active = inputs.count, inputs.active
     results = ", ".join(["Tensor"] * len(active))
 
@@ -75,7 +79,7 @@ def define_op(
         if 0 in shape or any(t.numel() == 0 for t in given):
             return given[0].new_zeros(shape)
         with _without_autocast(given[0].device.type):
-            out = forward(*_accumulating(given), *args[count:])
+            out = forward(*prepared(given), *args[count:])
         return out.to(given[0].dtype)
 
     def compute_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -84,7 +88,7 @@ def define_op(
         if grad.numel() == 0 or any(t.numel() == 0 for t in given):
             return tuple(t.new_zeros(t.shape) for t in targets)
         with _without_autocast(given[0].device.type):
-            grads = backward(*_accumulating((grad, *given)), *args[count:])
+            grads = backward(*prepared((grad, *given)), *args[count:])
         return tuple(g.to(t.dtype) for g, t in zip(grads, targets, strict=True))
 
     def library_op(suffix: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -135,5 +139,6 @@ def _without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _accumulating(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [t.float() if t.dtype in _HALF else t for t in tensors]
+def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors of half precision as float32, others as they are."""
+    return tuple(t.float() if t.dtype in HALF else t for t in tensors)

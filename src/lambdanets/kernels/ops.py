@@ -10,25 +10,37 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lambdanets.kernels.library import define_op
-from lambdanets.kernels.planner import GRID_KERNELS, choose
-from lambdanets.kernels.problem import problem_of
+from lambdanets.kernels.library import HALF, define_op, widened
+from lambdanets.kernels.planner import GRID_KERNELS, GridKernel, choose
+from lambdanets.kernels.problem import GridProblem, problem_of
 
 __all__ = ["GRID_OP", "grid_term"]
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
-    problem = problem_of(query, value, table, grid, origin)
-    chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward=False)
-    return chosen.forward(query, value, table, problem)
+    chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=False)
+    return chosen.forward(*tensors, problem)
 
 
 def _backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, ...]:
+    chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=True)
+    (grad,) = (grad,) if chosen.half else widened((grad,))
+    return chosen.backward(grad, *tensors, problem)
+
+
+def _prepared(
+    tensors: tuple[Tensor, ...], grid: list[int], origin: list[int], kernel: str, backward: bool
+) -> tuple[GridKernel, tuple[Tensor, ...], GridProblem]:
+    """The kernel, its inputs in the precision that it takes, and the problem that they are."""
+    query, value, table = tensors
     problem = problem_of(query, value, table, grid, origin)
-    chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward=True)
-    return chosen.backward(grad, query, value, table, problem)
+    chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward)
+    if chosen.half or query.dtype not in HALF:
+        return chosen, tensors, problem
+    query, value, table = widened(tensors)
+    return chosen, (query, value, table), problem_of(query, value, table, grid, origin)
 
 
 GRID_OP = define_op(
@@ -38,6 +50,7 @@ GRID_OP = define_op(
     lambda query, value, table: (*query.shape[:3], value.shape[3]),
     tensors=("query", "value", "table"),
     shared=("table",),
+    widen=False,
     statics="SymInt[] grid, SymInt[] origin, str kernel",
 )
 

@@ -15,11 +15,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from lambdanets.kernels import banded, lambda_first, query_first, row_spectral, spectral
+from lambdanets.kernels import banded, convolution, lambda_first, query_first, row_spectral, spectral
 from lambdanets.kernels.costs import calibration, cost_of
 from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.triton import query_first as query_first_triton
 
-__all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "require", "seconds"]
+__all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "kernels_for", "require", "seconds"]
 
 REFERENCE, PORTABLE = "reference", "portable"
 # In plain operations and for every call: they are chosen by name only, and have no costs.
@@ -36,6 +37,8 @@ class GridKernel:
         backward: (grad, query, value, table, problem) -> gradients of query, value, table.
         check: the reason it cannot run on a problem, or None.
         work: what it has to do on (problem, backward), counted.
+        device: the only type of device that it runs on; None for all.
+        half: whether it takes half precision as it is; to others it is given as float32.
     """
 
     name: str
@@ -43,16 +46,31 @@ class GridKernel:
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     check: Callable[[GridProblem], str | None]
     work: Callable[[GridProblem, bool], Work]
+    device: str | None = None
+    half: bool = False
 
 
-def _kernel(name: str, module: ModuleType) -> GridKernel:
-    return GridKernel(name, module.forward, module.backward, module.check, module.work)
+def _kernel(name: str, module: ModuleType, device: str | None = None, half: bool = False) -> GridKernel:
+    return GridKernel(name, module.forward, module.backward, module.check, module.work, device, half)
 
 
 GRID_KERNELS: dict[str, GridKernel] = {
-    module.__name__.rpartition(".")[2]: _kernel(module.__name__.rpartition(".")[2], module)
-    for module in (query_first, lambda_first, banded, row_spectral, spectral)
+    kernel.name: kernel
+    for kernel in (
+        _kernel("query_first", query_first),
+        _kernel("lambda_first", lambda_first),
+        _kernel("banded", banded),
+        _kernel("convolution", convolution),
+        _kernel("row_spectral", row_spectral),
+        _kernel("spectral", spectral),
+        _kernel("query_first_triton", query_first_triton, device="cuda", half=True),
+    )
 }
+
+
+def kernels_for(device: str) -> list[str]:
+    """Names of the kernels that run on a type of device, whatever the problem."""
+    return [name for name, kernel in GRID_KERNELS.items() if kernel.device in (None, device)]
 
 
 def seconds(kernel: GridKernel, problem: GridProblem, backward: bool) -> float:

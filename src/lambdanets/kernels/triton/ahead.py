@@ -1,0 +1,151 @@
+"""What the kernels compile to, for a GPU that need not be there: registers, spills, shared memory, instructions.
+
+Triton brings its compilers along, so this runs on any Linux machine:
+
+    python -m lambdanets.kernels.triton.ahead --arch 90 --dtype bfloat16 --grid 28 28 --depth 64
+
+It tells what a program needs and issues, not how long that takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from lambdanets.kernels.problem import GridProblem
+from lambdanets.kernels.triton import kernels
+from lambdanets.kernels.triton.tiling import Config, candidates, tile
+
+__all__ = ["KERNELS", "compiled", "main", "report"]
+
+KERNELS = {name.removesuffix("_kernel"): getattr(kernels, name) for name in kernels.__all__}
+
+_POINTERS = ("Q", "V", "T", "O", "G")
+_TRITON = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S.*?);")
+_LABEL = re.compile(r"\s*\.(L_x?_?\d+):")
+
+
+def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, precision: str = "ieee") -> Any:
+    """A kernel compiled for a problem whose tensors have their depth last.
+
+    Args:
+        name: from ``KERNELS``.
+        problem: its sizes.
+        config: tile, warps and stages.
+        arch: compute capability without its dot: 90 for an H100, 80 for an A100.
+        precision: of float32 products, "ieee" or "tf32".
+    """
+    kernel = KERNELS[name]
+    constants = {**tile(problem, config.block).constants(), "UPCAST": False, "PRECISION": precision}
+    signature, hints = {}, {}
+    for place, argument in enumerate(kernel.arg_names):
+        is_stride = len(argument) == 3 and argument.startswith("s")
+        if is_stride and argument[-1] in "dk":
+            constants[argument] = 1
+        if argument in constants:
+            signature[argument] = "constexpr"
+            continue
+        result_in_float32 = argument == "O" and name == "table_gradient"
+        pointer = "*fp32" if result_in_float32 else f"*{_TRITON[problem.dtype]}"
+        signature[argument] = pointer if argument in _POINTERS else "i32"
+        if argument in _POINTERS or argument in "KD" or is_stride:
+            hints[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=hints)
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def report(name: str, problem: GridProblem, config: Config, arch: int = 90, precision: str = "ieee") -> dict[str, Any]:
+    """What one kernel needs, as :func:`compiled` makes it.
+
+    Returns:
+        ``shared`` and ``stack`` (what does not fit into registers) in bytes, ``registers`` of a thread, instructions of
+        a warp in the inner loop (``loop``), among them ``matrix`` products and ``shuffles``, and ``clocks`` that issuing
+        them takes for one element of S on one processor of four schedulers.
+    """
+    result = compiled(name, problem, config, arch, precision)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        Path(path).write_bytes(result.asm["cubin"])
+        usage = _run("cuobjdump", "-res-usage", path)
+        loop = _inner_loop(_run("nvdisasm", "-c", path))
+    registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))  # type: ignore[index]
+    kinds = Counter(instruction.split()[0].split(".")[0] for instruction in loop)
+    tiling = tile(problem, config.block)
+    scores = 2 * tiling.heads * config.block**2
+    return {
+        "kernel": name,
+        "block": config.block,
+        "warps": config.warps,
+        "stages": config.stages,
+        "shared": result.metadata.shared,
+        "registers": registers,
+        "stack": stack,
+        "loop": len(loop),
+        "matrix": kinds["HGMMA"] + kinds["HMMA"],
+        "shuffles": kinds["SHFL"],
+        "clocks": round(len(loop) * config.warps / 4 / scores, 3),
+    }
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([str(_TOOLS / tool), *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _inner_loop(listing: str) -> list[str]:
+    """Instructions of the loop with the most matrix products; the shorter one if one holds the other."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    loops: list[list[str]] = []
+    for line in listing.splitlines():
+        label, found = _LABEL.match(line), _INSTRUCTION.match(line)
+        if label is not None:
+            labels[label[1]] = len(instructions)
+        elif found is not None:
+            instructions.append(found[1])
+            target = re.search(r"BRA.*\.(L_x?_?\d+)", found[1])
+            if target is not None and target[1] in labels:
+                loops.append(instructions[labels[target[1]] :])
+    return max(loops, key=lambda loop: (sum("MMA" in each for each in loop), -len(loop)), default=[])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table of all kernels and configurations for one shape."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--arch", type=int, default=90, help="compute capability: 90 for an H100, 80 for an A100")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--grid", type=int, nargs="+", default=[28, 28], help="one or two sizes")
+    parser.add_argument("--depth", type=int, default=64, help="of the values, v")
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--tf32", action="store_true", help="float32 products as TF32")
+    given = parser.parse_args(arguments)
+    grid, dtype = tuple(given.grid), getattr(torch, given.dtype)
+    extents, origin = tuple(2 * size - 1 for size in grid), tuple(size - 1 for size in grid)
+    problem = GridProblem(128, given.heads, 16, given.depth, 1, grid, extents, origin, dtype, "cuda")
+    precision = "tf32" if given.tf32 else "ieee"
+    header: list[str] = []
+    for name in KERNELS:
+        for config in candidates(problem):
+            row = report(name, problem, config, given.arch, precision)
+            if not header:
+                header = list(row)
+                print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+            print(f"| {' | '.join(str(row[key]) for key in header)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""When the planner takes the Triton kernels, and what it says when it does not; needs neither Triton nor a GPU."""
+
+import importlib.util
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.planner import GRID_KERNELS, choose, explain
+from lambdanets.kernels.problem import GridProblem
+
+KERNEL = "query_first_triton"
+PROBLEM = GridProblem(128, 4, 16, 64, 1, (28, 28), (55, 55), (27, 27), torch.bfloat16, "cuda")
+
+
+@pytest.fixture
+def with_triton(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("grid", [(196,), (14, 14), (56, 56)])
+def test_is_chosen_on_cuda(grid, dtype, backward):
+    extents, origin = tuple(2 * size - 1 for size in grid), tuple(size - 1 for size in grid)
+    problem = replace(PROBLEM, grid=grid, extents=extents, origin=origin, dtype=dtype)
+    assert choose(problem, backward).name == KERNEL
+
+
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"device": "cpu"}, "it runs on CUDA devices, and these tensors are on cpu"),
+        ({"device": "mps"}, "it runs on CUDA devices, and these tensors are on mps"),
+        ({"dtype": torch.float64}, "it computes in float32, float16, bfloat16, and these tensors are float64"),
+        ({"grid": (4, 4, 4), "extents": (7,) * 3, "origin": (3,) * 3}, "it is for grids of rank 1 and 2"),
+    ],
+)
+def test_says_why_it_cannot_run(change, reason):
+    problem = replace(PROBLEM, **change)
+    assert reason in next(verdict.reason for verdict in explain(problem) if verdict.name == KERNEL)
+    assert choose(problem, backward=False).name != KERNEL
+
+
+def test_says_that_triton_is_missing(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert GRID_KERNELS[KERNEL].check(PROBLEM) == "it needs triton, which is not installed; pip install triton"
+
+
+def test_a_name_raises_the_reason():
+    x = torch.randn(1, 1, 9, 4)
+    with pytest.raises(ValueError, match="cannot run here: it runs on CUDA devices, and these tensors are on cpu"):
+        lambda_apply(x, None, x, GridPositions(torch.randn(1, 4, 3, 3), (3, 3)), kernel=KERNEL)
+
+
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize("backward", [False, True])
+def test_more_positions_are_never_cheaper(backward):
+    sizes = [(7, 7), (14, 14), (28, 28), (56, 56)]
+    works = [
+        GRID_KERNELS[KERNEL].work(replace(PROBLEM, grid=grid, extents=(3, 3), origin=(1, 1)), backward).multiply_adds
+        for grid in sizes
+    ]
+    assert works == sorted(works)
+    assert works[0] > 0

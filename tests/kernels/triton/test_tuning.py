@@ -1,0 +1,71 @@
+"""The choice of a configuration: the fastest, kept for a shape; the first that fits where nothing can be timed."""
+
+import pytest
+import torch
+
+from lambdanets.kernels.problem import GridProblem
+from lambdanets.kernels.triton.tiling import Config
+
+pytestmark = pytest.mark.needs_triton
+
+PROBLEM = GridProblem(100, 4, 16, 64, 1, (14, 14), (27, 27), (13, 13), torch.bfloat16, "cpu")
+CANDIDATES = (Config(16, 4, 3), Config(16, 8, 2), Config(32, 4, 2))
+
+
+@pytest.fixture
+def tuning(monkeypatch):
+    from lambdanets.kernels.triton import tuning
+
+    tuning.forget()
+    monkeypatch.setattr(tuning, "_can_time", lambda problem: True)
+    yield tuning
+    tuning.forget()
+
+
+def out_of_resources():
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources(300_000, 232_448, "shared memory")
+
+
+def test_the_fastest_is_kept_for_a_shape(tuning, monkeypatch):
+    tried, launched = [], []
+
+    def bench(call, **kwargs):
+        tried.append(1)
+        return {1: 3.0, 2: 1.0, 3: 2.0}[len(tried)]
+
+    monkeypatch.setattr(tuning, "do_bench", bench)
+    for batch in (100, 100, 128):  # one power of 2
+        problem = type(PROBLEM)(**{**vars(PROBLEM), "batch": batch})
+        tuning.run_best("output", problem, CANDIDATES, launched.append)
+    assert len(tried) == 3
+    assert launched == [CANDIDATES[1]] * 3
+
+
+def test_what_the_device_has_no_room_for_is_passed_over(tuning, monkeypatch):
+    launched = []
+
+    def launch(config):
+        if config.block == 16:
+            raise out_of_resources()
+        launched.append(config)
+
+    monkeypatch.setattr(tuning, "do_bench", lambda call, **kwargs: call() or 1.0)
+    tuning.run_best("output", PROBLEM, CANDIDATES, launch)
+    assert set(launched) == {CANDIDATES[2]}
+
+
+def test_without_timing_the_first_that_fits_runs(tuning, monkeypatch):
+    monkeypatch.setattr(tuning, "_can_time", lambda problem: False)
+    launched = []
+
+    def launch(config):
+        if config == CANDIDATES[0]:
+            raise out_of_resources()
+        launched.append(config)
+
+    tuning.run_best("output", PROBLEM, CANDIDATES, launch)
+    assert launched == [CANDIDATES[1]]
+    with pytest.raises(type(out_of_resources())):
+        tuning.run_best("output", PROBLEM, CANDIDATES[:1], launch)
