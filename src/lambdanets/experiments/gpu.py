@@ -23,7 +23,17 @@ from lambdanets.experiments.measure import passes, saved_bytes
 from lambdanets.functional import lambda_apply
 from lambdanets.positions import GridPositions
 
-__all__ = ["GPU_CASES", "Rates", "environment", "floor_seconds", "group", "measure_case", "rates", "require_cuda", "run"]
+__all__ = [
+    "GPU_CASES",
+    "Rates",
+    "environment",
+    "floor_seconds",
+    "group",
+    "measure_case",
+    "rates",
+    "require_cuda",
+    "run",
+]
 
 BATCH = 128
 
@@ -180,8 +190,7 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
             found = next(each for each in contenders(case, kernels=False) if each.name == name)
             # As models train on a GPU; queries and values then come with their depth last, as the kernels like them.
             layout = torch.channels_last if found.x.ndim == 4 else torch.contiguous_format
-            module = found.module.to(device, dtype).to(memory_format=layout)
-            return module, found.x.to(device, dtype).contiguous(memory_format=layout)
+            return found.module.to(device, dtype), found.x.to(device, dtype).contiguous(memory_format=layout)
 
         return make
 
@@ -216,7 +225,9 @@ def measure_case(
         try:
             rows += _measure(case, entry, machine, timer, device)
         except torch.cuda.OutOfMemoryError:
-            rows += [{**dict.fromkeys(COLUMNS, ""), **_names(case, entry, way), "note": "out of memory"} for way in PASSES]
+            rows += [
+                {**dict.fromkeys(COLUMNS, ""), **_names(case, entry, way), "note": "out of memory"} for way in PASSES
+            ]
         if device == "cuda":
             torch.cuda.empty_cache()
     return rows

@@ -2,7 +2,7 @@
 
 Triton brings its compilers along, so this runs on any Linux machine:
 
-    python -m lambdanets.kernels.triton.ahead --arch 90 --dtype bfloat16 --grid 28 28 --depth 64
+    python -m lambdanets.kernels.triton.ahead --arch 90 --dtype bfloat16 --grid 28 28 --depth 64 --every
 
 It tells what a program needs and issues, not how long that takes.
 """
@@ -32,7 +32,7 @@ __all__ = ["KERNELS", "compiled", "main", "report"]
 
 KERNELS = {name.removesuffix("_kernel"): getattr(kernels, name) for name in kernels.__all__}
 
-_POINTERS = ("Q", "V", "T", "O", "G")
+_POINTERS = ("Q", "V", "T", "Y", "G")
 _TRITON = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S.*?);")
@@ -59,7 +59,7 @@ def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, pr
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        result_in_float32 = argument == "O" and name == "table_gradient"
+        result_in_float32 = argument == "Y" and name == "table_gradient"
         pointer = "*fp32" if result_in_float32 else f"*{_TRITON[problem.dtype]}"
         signature[argument] = pointer if argument in _POINTERS else "i32"
         if argument in _POINTERS or argument in "KD" or is_stride:
@@ -73,9 +73,9 @@ def report(name: str, problem: GridProblem, config: Config, arch: int = 90, prec
     """What one kernel needs, as :func:`compiled` makes it.
 
     Returns:
-        ``shared`` and ``stack`` (what does not fit into registers) in bytes, ``registers`` of a thread, instructions of
-        a warp in the inner loop (``loop``), among them ``matrix`` products and ``shuffles``, and ``clocks`` that issuing
-        them takes for one element of S on one processor of four schedulers.
+        ``shared`` and ``stack`` (what does not fit into registers) in bytes, ``registers`` of a thread, instructions
+        of a warp in the inner loop (``loop``), among them ``matrix`` products and ``shuffles``, and ``clocks`` that
+        issuing them takes for one element of S on one processor of four schedulers.
     """
     result = compiled(name, problem, config, arch, precision)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def _inner_loop(listing: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table of all kernels and configurations for one shape."""
+    """Print a table of all kernels for one shape, each in the configuration that is tried first or in every one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--arch", type=int, default=90, help="compute capability: 90 for an H100, 80 for an A100")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=64, help="of the values, v")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--tf32", action="store_true", help="float32 products as TF32")
+    parser.add_argument("--every", action="store_true", help="every configuration, not the first alone")
     given = parser.parse_args(arguments)
     grid, dtype = tuple(given.grid), getattr(torch, given.dtype)
     extents, origin = tuple(2 * size - 1 for size in grid), tuple(size - 1 for size in grid)
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision = "tf32" if given.tf32 else "ieee"
     header: list[str] = []
     for name in KERNELS:
-        for config in candidates(problem):
+        for config in candidates(problem)[: None if given.every else 1]:
             row = report(name, problem, config, given.arch, precision)
             if not header:
                 header = list(row)

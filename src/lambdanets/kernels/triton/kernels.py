@@ -20,20 +20,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lambdanets.kernels.triton.tiles import dot, load_rows, load_table, place_index, skew, store_rows, unskew, unskew_index
+from lambdanets.kernels.triton.tiles import (
+    dot,
+    load_rows,
+    load_table,
+    place_index,
+    skew,
+    store_rows,
+    unskew,
+    unskew_index,
+)
 
 __all__ = ["output_kernel", "query_gradient_kernel", "table_gradient_kernel", "value_gradient_kernel"]
 
 
 @triton.jit
 def output_kernel(  # type: ignore[no-untyped-def]
-    Q, V, T, O,
+    Q, V, T, Y,
     sqb, sqh, sqn, sqk, svb, svu, svn, svd, sob, soh, son, sod,
     heads, U, K, D, H, W, EY, EX, OY, OX, C0, tiles_x, tiles, head_chunks, depth_chunks,
     B: tl.constexpr, HB: tl.constexpr, KP: tl.constexpr, DP: tl.constexpr,
     GY: tl.constexpr, GH: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y of two groups of rows and DP channels; one program for each."""
+    """Output y of two groups of rows and DP channels; one program for each."""
     dtype: tl.constexpr = V.dtype.element_ty
     pid = tl.program_id(0)
     tile, pid = pid % tiles, pid // tiles
@@ -67,19 +76,19 @@ def output_kernel(  # type: ignore[no-untyped-def]
             d += 1
             yc = tl.where(d == d_high, yc + 1, yc)
             d = tl.where(d == d_high, d_low, d)
-    store_rows(O + b * sob, acc0, soh, son, sod, head0, heads, y, x0, depth0, D, H, W, B, HB, DP)
-    store_rows(O + b * sob, acc1, soh, son, sod, head0 + GH, heads, y + GY, x0, depth0, D, H, W, B, HB, DP)
+    store_rows(Y + b * sob, acc0, soh, son, sod, head0, heads, y, x0, depth0, D, H, W, B, HB, DP)
+    store_rows(Y + b * sob, acc1, soh, son, sod, head0 + GH, heads, y + GY, x0, depth0, D, H, W, B, HB, DP)
 
 
 @triton.jit
 def query_gradient_kernel(  # type: ignore[no-untyped-def]
-    G, V, T, O,
+    G, V, T, Y,
     sgb, sgh, sgn, sgd, svb, svu, svn, svd, sob, soh, son, sok,
     heads, U, K, D, H, W, EY, EX, OY, OX, C0, tiles_x, tiles, head_chunks, depth_chunks,
     B: tl.constexpr, HB: tl.constexpr, KP: tl.constexpr, DP: tl.constexpr,
     GY: tl.constexpr, GH: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq = dP · R with dS = g · Vᵀ shifted back to dP; one program for two groups of rows."""
+    """Query gradient, dq = dP · R with dS = g · Vᵀ shifted back to dP; one program for two groups of rows."""
     dtype: tl.constexpr = V.dtype.element_ty
     pid = tl.program_id(0)
     tile, pid = pid % tiles, pid // tiles
@@ -113,19 +122,19 @@ def query_gradient_kernel(  # type: ignore[no-untyped-def]
             d += 1
             yc = tl.where(d == d_high, yc + 1, yc)
             d = tl.where(d == d_high, d_low, d)
-    store_rows(O + b * sob, acc0, soh, son, sok, head0, heads, y, x0, 0, K, H, W, B, HB, KP)
-    store_rows(O + b * sob, acc1, soh, son, sok, head0 + GH, heads, y + GY, x0, 0, K, H, W, B, HB, KP)
+    store_rows(Y + b * sob, acc0, soh, son, sok, head0, heads, y, x0, 0, K, H, W, B, HB, KP)
+    store_rows(Y + b * sob, acc1, soh, son, sok, head0 + GH, heads, y + GY, x0, 0, K, H, W, B, HB, KP)
 
 
 @triton.jit
 def value_gradient_kernel(  # type: ignore[no-untyped-def]
-    G, Q, T, O,
+    G, Q, T, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, sob, sou, son, sod,
     heads, U, K, D, H, W, EY, EX, OY, OX, C0, tiles_x, tiles, head_chunks, depth_chunks,
     B: tl.constexpr, HB: tl.constexpr, KP: tl.constexpr, DP: tl.constexpr,
     GY: tl.constexpr, GH: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dV = Sᵀ · g of one tile of context and DP channels: S made again for all queries that see it.
+    """Value gradient, dV = Sᵀ · g of one tile of context and DP channels: S made again for all queries that see it.
 
     C0 is that of the queries here: their tiles start at xc + C0 + d·B, with C0 = 0 or the negative reach behind.
     """
@@ -167,20 +176,20 @@ def value_gradient_kernel(  # type: ignore[no-untyped-def]
             d += 1
             y = tl.where(d == d_high, y + 1 + GY, y)
             d = tl.where(d == d_high, d_low, d)
-    store_rows(O + b * sob + u * sou, acc, 0, son, sod, 0, 1, yc, xc, depth0, D, H, W, B, 1, DP)
+    store_rows(Y + b * sob + u * sou, acc, 0, son, sod, 0, 1, yc, xc, depth0, D, H, W, B, 1, DP)
 
 
 @triton.jit
 def table_gradient_kernel(  # type: ignore[no-untyped-def]
-    G, Q, V, O,
+    G, Q, V, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, svb, svu, svn, svd,
     batch, heads, U, K, D, H, W, EY, EX, OY, OX, C0, d_first, windows, splits, head_chunks, depth_chunks,
     B: tl.constexpr, HB: tl.constexpr, KP: tl.constexpr, DP: tl.constexpr,
     GY: tl.constexpr, GH: tl.constexpr, UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dR of 2B neighbouring offsets of one row of the table, summed over every ``splits``-th example.
+    """Table gradient, dR, of 2B neighbouring offsets of one row of the table, summed over every ``splits``-th example.
 
-    O is (splits, u, EY, windows, KP, 2B) in float32; the windows overlap by half and are added up outside.
+    Y is (splits, u, EY, windows, KP, 2B) in float32; the windows overlap by half and are added up outside.
     """
     dtype: tl.constexpr = V.dtype.element_ty
     pid = tl.program_id(0)
@@ -225,4 +234,4 @@ def table_gradient_kernel(  # type: ignore[no-untyped-def]
             y = tl.where(y >= y_high, y_low, y)
     k = tl.arange(0, KP)
     o = tl.arange(0, 2 * B)
-    tl.store(O + place.to(tl.int64) * (KP * 2 * B) + k[:, None] * (2 * B) + o[None, :], acc)
+    tl.store(Y + place.to(tl.int64) * (KP * 2 * B) + k[:, None] * (2 * B) + o[None, :], acc)

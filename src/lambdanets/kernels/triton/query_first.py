@@ -24,7 +24,7 @@ from lambdanets.kernels.triton.tiling import Config, Tiling, candidates, tile
 __all__ = ["backward", "check", "forward", "work"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Programs that table gradients are split into at least, where there are examples enough: two for each of 132 processors.
+# Programs of the table gradient at least, where there are examples enough: two for each of 132 processors.
 PROGRAMS = 264
 
 

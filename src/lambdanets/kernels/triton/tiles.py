@@ -14,7 +14,7 @@ __all__ = ["dot", "load_rows", "load_table", "place_index", "skew", "store_rows"
 
 @triton.jit
 def dot(a, b, UPCAST: tl.constexpr, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]
-    """a @ b in float32. UPCAST is for the interpreter, whose bfloat16 products are wrong."""
+    """Product a @ b in float32. UPCAST is for the interpreter, whose bfloat16 products are wrong."""
     if UPCAST:
         a = a.to(tl.float32)
         b = b.to(tl.float32)

@@ -146,8 +146,8 @@ def tile(problem: GridProblem, block: int) -> Tiling:
 def candidates(problem: GridProblem) -> tuple[Config, ...]:
     """What is tried for a problem, the most promising first.
 
-    They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). No GPU has judged
-    them yet.
+    They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). No GPU has
+    judged them yet.
     """
     if problem.dtype == torch.float32:  # twice the registers and the shared memory
         return Config(16, 8, 1), Config(16, 4, 2), Config(16, 4, 1)

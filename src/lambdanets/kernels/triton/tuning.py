@@ -32,9 +32,9 @@ def forget() -> None:
 def run_best(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], None]) -> None:
     """Launch with the best of ``candidates``.
 
-    A shape is tried the first time that it comes, batches counted in powers of 2: each candidate runs some times, which
-    only rewrites the outputs. While a CUDA graph is recorded nothing can be timed, and the interpreter has no times that
-    mean anything: there the first candidate that the device has room for runs, and nothing is kept.
+    A shape is tried the first time that it comes, batches counted in powers of 2: each candidate runs some times,
+    which only rewrites the outputs. While a CUDA graph is recorded nothing can be timed, and the interpreter has no
+    times that mean anything: there the first candidate that the device has room for runs, and nothing is kept.
 
     Raises:
         triton.runtime.errors.OutOfResources: if the device has room for none of them.
