@@ -77,7 +77,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
 def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import output_kernel
 
-    out = value.new_empty(*query.shape[:3], problem.dim_value)
+    out = _laid_out_like(query, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
@@ -109,19 +109,19 @@ def backward(
         problem: ...
     """
     with _current(query):
-        grad, query, value = _depth_last(grad), _depth_last(query), _depth_last(value)
+        g, q, v = (_depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
         offsets = _offsets_first(table)
         return (
-            _query_gradient(grad, value, offsets, problem),
-            _value_gradient(grad, query, offsets, problem),
-            _table_gradient(grad, query, value, problem).reshape(table.shape),
+            _query_gradient(g, v, offsets, query, problem),
+            _value_gradient(g, q, offsets, value, problem),
+            _table_gradient(g, q, v, problem).reshape(table.shape),
         )
 
 
-def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
+def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import query_gradient_kernel
 
-    out = grad.new_empty(*grad.shape[:3], problem.dim_key)
+    out = _laid_out_like(like, problem.dim_key)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
@@ -140,10 +140,10 @@ def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, problem: GridP
     return out
 
 
-def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
+def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import value_gradient_kernel
 
-    out = grad.new_empty(problem.batch, problem.intra_depth, problem.num_positions, problem.dim_value)
+    out = _laid_out_like(like, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
@@ -206,6 +206,16 @@ def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
 def _current(tensor: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _laid_out_like(like: Tensor, depth: int) -> Tensor:
+    """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that nobody has to transpose it."""
+    b, c, n, _ = like.shape
+    if like.stride(3) != 1:
+        return like.new_empty(b, c, depth, n).transpose(2, 3)
+    if like.stride(1) < like.stride(2):
+        return like.new_empty(b, n, c, depth).transpose(1, 2)
+    return like.new_empty(b, c, n, depth)
 
 
 def _depth_last(tensor: Tensor) -> Tensor:
