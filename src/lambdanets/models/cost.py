@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registry, register_flop_formula
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
@@ -203,6 +203,10 @@ def _position_products(query: Sequence[int], value: Sequence[int], table: Sequen
     """b·u·k·v for each pair of positions that sees each other."""
     pairs = math.prod(_pairs(*axis) for axis in zip(grid, table[2:], origin, strict=True))
     return query[0] * table[0] * table[1] * value[3] * pairs
+
+
+# PyTorch counts the product that makes its output, but not the one that adds to a tensor in place.
+flop_registry.setdefault(torch.ops.aten.baddbmm_, baddbmm_flop)
 
 
 @register_flop_formula(torch.ops.lambdanets.grid_term)
