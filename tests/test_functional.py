@@ -152,3 +152,37 @@ def test_unknown_kernel_gives_the_nearest():
     call = grid_call(*GRID)
     with pytest.raises(ValueError, match="got 'query_frist'; did you mean 'query_first'"):
         lambda_apply(*call.args, kernel="query_frist")
+
+
+@pytest.mark.parametrize("name", ["key", "value", "mask", "positions.table"])
+def test_tensors_on_two_devices_are_refused(name):
+    call = grid_call((3, 3), (3, 3))
+    tensors = {"key": call.key, "value": call.value, "mask": torch.ones(2, 9, dtype=torch.bool)}
+    table = call.positions.table.to("meta") if name == "positions.table" else call.positions.table
+    if name in tensors:
+        tensors[name] = tensors[name].to("meta")
+    with pytest.raises(ValueError, match=f"{name} must be on the device of query, cpu, got meta"):
+        lambda_apply(call.query, tensors["key"], tensors["value"], GridPositions(table, (3, 3)), mask=tensors["mask"])
+
+
+def test_autocast_leaves_float64_alone():
+    call = grid_call((3, 3), (3, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lambda_apply(*call.args).dtype == torch.float64
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [None, "query_first", "spectral", "banded", "portable", "reference"])
+def test_a_grid_without_positions_gives_none(kernel, causal):
+    call = grid_call((0, 5), (3, 3)).requiring_grad()
+    out = lambda_apply(*call.args, causal=causal, kernel=kernel)
+    assert out.shape == (2, 3, 0, 5)
+    out.sum().backward()
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 4), (4, 0), (0, 0)])
+def test_no_queries_or_no_context(n, m):
+    call = dense_call(n, m, u=2).requiring_grad()
+    out = lambda_apply(*call.args)
+    assert torch.equal(out, torch.zeros(2, 3, n, 5, dtype=out.dtype))
+    out.sum().backward()

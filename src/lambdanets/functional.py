@@ -62,6 +62,7 @@ def lambda_apply(
     if key is None and positions is None:
         raise ValueError("key and positions must not both be None: there would be no term left to compute")
     query, key, value = _one_dtype(query, key, value)
+    _check_devices(query, key, value, positions, mask)
     _check_shapes(query, key, value)
     _check_positions(query, value, positions)
     if mask is not None:
@@ -85,7 +86,8 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
     device_type = query.device.type
     # Asking about a device that has no autocast, as meta, is an error.
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if autocast and query.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device_type)
         return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
     if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):
@@ -95,6 +97,20 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
             "torch.autocast"
         )
     return query, key, value
+
+
+def _check_devices(
+    query: Tensor, key: Tensor | None, value: Tensor, positions: Positions | None, mask: Tensor | None
+) -> None:
+    tensors = {"key": key, "value": value, "mask": mask}
+    for name in ("table", "embedding", "index"):
+        tensors[f"positions.{name}"] = getattr(positions, name, None)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.device != query.device:
+            raise ValueError(
+                f"{name} must be on the device of query, {query.device}, got {tensor.device}; "
+                f"move one of them with .to(device)"
+            )
 
 
 def _check_shapes(query: Tensor, key: Tensor | None, value: Tensor) -> None:

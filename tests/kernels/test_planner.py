@@ -79,8 +79,20 @@ def test_a_calibration_is_preferred(calibration):
     assert choose(problem((7, 7)), backward=False).name == "spectral"
 
 
-def test_a_damaged_calibration_is_reported_and_ignored(calibration):
-    calibration.write_text('{"devices": ')
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"devices": ',
+        "[]",
+        '{"devices": [1]}',
+        '{"devices": {"cpu": {"spectral": {}}}}',
+        '{"devices": {"cpu": {"spectral": null}}}',
+        '{"devices": {"cpu": {"spectral": {"forward": [1.0], "backward": [1.0, 1.0, 1.0]}}}}',
+        '{"devices": {"cpu": {"spectral": {"forward": [1.0, 1.0, NaN], "backward": [1.0, 1.0, 1.0]}}}}',
+    ],
+)
+def test_a_damaged_calibration_is_reported_and_ignored(calibration, text):
+    calibration.write_text(text)
     costs.reload()
     with pytest.warns(UserWarning, match=r"costs.json is not a calibration.*bench --calibrate"):
         assert costs.cost_of("cpu", "spectral", False) == costs.shipped()["devices"]["cpu"]["spectral"]["forward"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -48,15 +49,26 @@ def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
     path = cache_file()
     if path.is_file():
         try:
-            for device, kernels in json.loads(path.read_text())["devices"].items():
+            for device, kernels in _valid(json.loads(path.read_text())["devices"]).items():
                 costs.setdefault(device, {}).update(kernels)
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             warnings.warn(
                 f"{path} is not a calibration of lambdanets ({error}); using the constants of the package. "
                 "Delete it or run 'lambdanets bench --calibrate'.",
                 stacklevel=2,
             )
     return costs
+
+
+def _valid(devices: dict[str, dict[str, dict[str, Cost]]]) -> dict[str, dict[str, dict[str, Cost]]]:
+    """What a calibration says, if it has three finite constants for both directions of each kernel."""
+    for kernels in devices.values():
+        for name, directions in kernels.items():
+            for direction in ("forward", "backward"):
+                cost = directions[direction]
+                if len(cost) != 3 or not all(math.isfinite(constant) and constant >= 0 for constant in cost):
+                    raise ValueError(f"{name} has {cost} for {direction}, where three constants belong")
+    return devices
 
 
 def reload() -> None:

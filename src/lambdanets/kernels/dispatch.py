@@ -38,7 +38,7 @@ def dispatch(
         _require(kernel, positions)
     if torch.jit.is_tracing():
         kernel = _traceable(kernel)
-    if kernel == planner.REFERENCE:
+    if kernel == planner.REFERENCE or 0 in (query.shape[2], value.shape[2]):  # nothing to be fast at
         return reference(query, key, value, positions, mask, causal)
     if mask is not None:
         # Once, for both terms; and not by a product, so that padding may hold anything, NaN too. Keys get the
