@@ -32,6 +32,9 @@ def test_csv_reads_back(tmp_path):
     rows = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-17}]
     write_csv(tmp_path / "a.csv", rows)
     assert read_csv(tmp_path / "a.csv") == rows
+    written = (tmp_path / "a.csv").read_text()
+    write_csv(tmp_path / "a.csv", read_csv(tmp_path / "a.csv"))
+    assert (tmp_path / "a.csv").read_text() == written
     assert read_csv(tmp_path / "missing.csv") == []
 
 

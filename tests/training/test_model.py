@@ -9,7 +9,7 @@ NAMES = ("a", "b", "c")
 
 
 def small(num_classes=3, channels=1, **kwargs):
-    return build_model("lambda_resnet_tiny", num_classes=num_classes, channels=channels, **kwargs)
+    return build_model("lambda_resnet_tiny", num_classes=num_classes, in_chans=channels, **kwargs)
 
 
 def test_weights_come_back(tmp_path):
@@ -37,7 +37,7 @@ def test_arguments_reach_the_model():
 
 def test_unknown_model_shows_the_nearest():
     with pytest.raises(ValueError, match=r"unknown model 'lambda_resnet_tny'\. Did you mean 'lambda_resnet_tiny'"):
-        build_model("lambda_resnet_tny", num_classes=3, channels=1)
+        build_model("lambda_resnet_tny", num_classes=3, in_chans=1)
 
 
 def test_argument_that_the_model_does_not_take():

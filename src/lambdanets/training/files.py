@@ -70,4 +70,12 @@ def read_csv(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> float:
+    """Whole numbers stay whole, so that written again they look the same."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

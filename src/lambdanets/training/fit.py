@@ -89,7 +89,7 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
     model = build_model(
         recipe.model,
         num_classes=len(data.class_names),
-        channels=data.channels,
+        in_chans=data.channels,
         drop_rate=recipe.drop_rate,
         drop_path_rate=recipe.drop_path_rate,
         **recipe.model_kwargs,

@@ -27,7 +27,7 @@ def build_model(
     name: str,
     *,
     num_classes: int,
-    channels: int,
+    in_chans: int,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     **kwargs: Any,
@@ -37,7 +37,7 @@ def build_model(
     Args:
         name: the model's name.
         num_classes: outputs of the classifier.
-        channels: channels of the input.
+        in_chans: channels of the input.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth.
         **kwargs: further arguments of the model.
@@ -50,7 +50,7 @@ def build_model(
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     given = {key: value for key, value in rates.items() if value} | kwargs
     try:
-        return timm.create_model(name, num_classes=num_classes, in_chans=channels, **given)
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **given)
     except TypeError as error:
         raise ValueError(f"the model {name!r} cannot be made with {given!r}: {error}") from error
 

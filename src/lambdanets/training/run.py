@@ -154,7 +154,7 @@ class Run:
         return build_model(
             self.config["model"]["name"],
             num_classes=len(self.class_names),
-            channels=self.transform.channels,
+            in_chans=self.transform.channels,
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
             **self.config["model"]["kwargs"],
