@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import lambdanets  # noqa: F401  (registers the LambdaResNets)
+import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.training.files import naming_failed_writes, replacing
 from lambdanets.training.names import unknown_name
 
