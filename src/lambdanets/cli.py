@@ -125,7 +125,7 @@ def train(
 
     from lambdanets import training
     from lambdanets.training.data import recipe_for_data
-    from lambdanets.training.summary import print_start, print_training
+    from lambdanets.training.summary import print_training
 
     console = Console()
     choices = {
@@ -144,8 +144,6 @@ def train(
         result = training.resume(resume, console=console)
     else:
         chosen = training.get_recipe(recipe or recipe_for_data(data or "digits")).override(**choices)
-        if _is_main_process():
-            print_start(console, chosen)
         result = training.train(chosen, output=output, console=console)
     if result.main_process:
         print_training(console, result)
@@ -234,10 +232,6 @@ def _refuse_with_resume(choices: dict[str, object]) -> None:
             raise ValueError(
                 f"{option} is {str(value)!r} together with --resume; a resumed run keeps its own choices, leave it out"
             )
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _is_ours(error: BaseException) -> bool:

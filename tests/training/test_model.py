@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lambdanets.training.model import build_model, load_weights, save_weights
+from lambdanets.training.model import build_model, build_model_for_size, load_weights, save_weights
 
 NAMES = ("a", "b", "c")
 
@@ -43,6 +43,63 @@ def test_unknown_model_shows_the_nearest():
 def test_argument_that_the_model_does_not_take():
     with pytest.raises(ValueError, match=r"'lambda_resnet_tiny' cannot be made with .*'colour'"):
         small(colour="red")
+
+
+def for_size(name, size, **kwargs):
+    torch.manual_seed(0)
+    return build_model_for_size(name, size, num_classes=3, in_chans=1, drop_rate=0.0, drop_path_rate=0.0, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32}),  # refuses other sizes, takes img_size
+        ("xcit_nano_12_p16_224", {"img_size": 32}),  # takes img_size without a need
+        ("lambda_resnet_tiny", {}),  # takes every size
+        ("test_resnet", {}),  # takes no img_size
+    ],
+)
+def test_a_model_is_told_the_size_where_it_asks_for_one(name, kwargs):
+    model, used = for_size(name, 32)
+    assert used == kwargs
+    assert model.training
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_the_trial_leaves_no_trace_in_the_weights():
+    """A model that fails before the one that is taken, and the image it is tried on, draw no random numbers."""
+    model, used = for_size("crossvit_tiny_240", 32)  # made for one size, but it is img_size that it cannot take
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    expected = build_model("crossvit_tiny_240", num_classes=3, in_chans=1, **used)
+    assert torch.equal(after, torch.rand(1))
+    for (name, one), two in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            r"of 8x8 pixels \(Input height \(8\) .*\)\. It was made for 224: give --image-size 224",
+        ),
+        ("halonet26t", r"of 8x8 pixels\. It was made for 256: give --image-size 256"),
+    ],
+)
+def test_a_size_that_a_model_does_not_take(name, message):
+    with pytest.raises(ValueError, match=f"the model '{name}' does not take images {message}"):
+        for_size(name, 8)
+
+
+def test_a_given_img_size_is_kept():
+    with pytest.raises(ValueError, match=r"of 32x32 pixels \(Input height \(32\) doesn't match model \(64\)"):
+        for_size("vit_tiny_patch16_224", 32, img_size=64)
+
+
+def test_a_model_that_is_no_classifier():
+    with pytest.raises(ValueError, match=r"for one image it gives list, not \(1, 3\)"):
+        for_size("test_resnet", 32, features_only=True)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

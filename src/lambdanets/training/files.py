@@ -1,4 +1,4 @@
-"""Writing files so that a full disk, a crash or a kill never leaves a half-written one."""
+"""Text, JSON and CSV files, all of them or nothing."""
 
 from __future__ import annotations
 
@@ -13,23 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from lambdanets.files import replacing
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, and moves it onto ``path`` when the block ends well.
-
-    Args:
-        path: the file to write or to overwrite.
-
-    Yields:
-        The path to write to. It keeps the suffix of ``path``, by which some writers choose the format.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["naming_failed_writes", "read_csv", "replacing", "write_csv", "write_json", "write_text"]
 
 
 @contextmanager
@@ -46,8 +32,9 @@ def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
-        # Without this a power cut may keep the new name and lose the content.
-        os.fsync(file.fileno())
+        # Without this a power cut may keep the new name and lose the content. A pipe cannot be synced.
+        if temporary.is_file():
+            os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -22,8 +22,8 @@ from lambdanets.training.files import replacing, write_json
 from lambdanets.training.loaders import check_parallel, input_transform, measuring_loader
 from lambdanets.training.loop import Trainer, TrainingDivergedError
 from lambdanets.training.metrics import Scores, measure
-from lambdanets.training.model import build_model, check_model_name, load_weights
-from lambdanets.training.progress import TrainingProgress
+from lambdanets.training.model import build_model_for_size, check_model_name, load_weights
+from lambdanets.training.progress import TrainingProgress, print_start
 from lambdanets.training.recipe import Recipe
 from lambdanets.training.run import Run, check_new, new_run_folder, versions
 from lambdanets.training.signals import StopSignal
@@ -86,14 +86,16 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
     accelerator = make_accelerator(recipe)
     check_parallel(accelerator, data, recipe.batch_size)
     set_seed(recipe.seed)
-    model = build_model(
+    model, model_kwargs = build_model_for_size(
         recipe.model,
+        transform.image_size,
         num_classes=len(data.class_names),
         in_chans=data.channels,
         drop_rate=recipe.drop_rate,
         drop_path_rate=recipe.drop_path_rate,
         **recipe.model_kwargs,
     )
+    recipe = recipe.override(model_kwargs=model_kwargs)
     path = Path(output) if output is not None else new_run_folder(recipe.model, data.spec)
     if accelerator.is_main_process:
         Run.create(path, recipe, data, transform)
@@ -163,6 +165,8 @@ def computing_threads(recipe: Recipe) -> Iterator[None]:
 
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console) -> TrainingResult:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
+    if accelerator.is_main_process:
+        print_start(console, recipe, trainer.epoch)
     progress = TrainingProgress(console, recipe.epochs, len(trainer.loader), trainer.epoch, accelerator.is_main_process)
     with computing_threads(recipe):
         try:

@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Sequence
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str = "") -> ValueError:
+def unknown_name(
+    kind: str, name: str, known: Sequence[str], remedy: str = "", examples: Sequence[str] = ()
+) -> ValueError:
     """The error for a name that is not known: it shows the nearest known ones.
 
     Args:
@@ -14,6 +16,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str = "") -
         name: what was given.
         known: the names that exist.
         remedy: a last sentence that says what would do.
+        examples: which of the names to show if none is near. Default: the first.
 
     Returns:
         A ``ValueError`` to raise.
@@ -22,5 +25,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str], remedy: str = "") -
     if near:
         hint = f"Did you mean {' or '.join(repr(match) for match in near)}?"
     else:
-        hint = f"Known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}."
+        shown = examples or known[:12]
+        more = len(known) - len(shown)
+        hint = f"Known: {', '.join(shown)}{f' and {more:,} more' if more else ''}."
     return ValueError(f"unknown {kind} {name!r}. {hint} {remedy}".rstrip())

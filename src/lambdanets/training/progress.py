@@ -10,6 +10,27 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lambdanets.training.recipe import Recipe
+
+
+def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
+    """One line that says what is about to be trained, on what and how long.
+
+    Args:
+        console: where to print it.
+        recipe: the choices.
+        done: epochs that were finished before, when a training is resumed.
+    """
+    epochs = f"epochs {done + 1} to {recipe.epochs}" if done else f"{recipe.epochs} epoch{'s'[: recipe.epochs - 1]}"
+    start = f"{recipe.optimizer}, learning rate {recipe.scaled_lr:g}, seed {recipe.seed}"
+    # Whole, to be copied, whatever the width of the terminal.
+    console.print(
+        f"Training {recipe.model} on {recipe.data}: {epochs}, batches of {recipe.batch_size}, {start}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
 
 class TrainingProgress:
     """Shows how far a training is; only the main process shows anything.

@@ -13,7 +13,6 @@ from lambdanets.training.evaluate import Evaluation
 from lambdanets.training.fit import TrainingResult
 from lambdanets.training.predict import Prediction
 from lambdanets.training.progress import format_seconds
-from lambdanets.training.recipe import Recipe
 
 _FILES = (
     ("best.safetensors", "weights with the highest validation accuracy"),
@@ -30,14 +29,6 @@ _FILES = (
 def _print(console: Console, line: str = "") -> None:
     # Paths and commands must come out whole, to be copied, whatever the width of the terminal.
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_start(console: Console, recipe: Recipe) -> None:
-    """One line that says what is about to be trained, on what and how long."""
-    epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
-    batches = f"batches of {recipe.batch_size}"
-    start = f"{recipe.optimizer}, learning rate {recipe.scaled_lr:g}, seed {recipe.seed}"
-    _print(console, f"Training {recipe.model} on {recipe.data}: {epochs}, {batches}, {start}")
 
 
 def print_training(console: Console, result: TrainingResult) -> None:
