@@ -32,8 +32,9 @@ def test_model_is_ready_for_inference(trained, weights):
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
 
 
-def test_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"run folder .*none does not exist\. Give a folder that"):
+def test_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none does not exist\. Give a folder that `lambdanets train` wrote\.$"):
         Run.open(tmp_path / "none")
 
 
@@ -43,7 +44,7 @@ def test_folder_that_is_no_run(tmp_path):
 
 
 def test_existing_runs_are_offered(copied):
-    with pytest.raises(FileNotFoundError, match=f"for example {copied.path}"):
+    with pytest.raises(FileNotFoundError, match=f"wrote, for example {copied.path}\\.$"):
         Run.open(copied.path.parent)
 
 
