@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,7 +43,15 @@ def test_past_offsets_are_the_causal_triangle(grid):
             ValueError,
             "1, 2 or 3 extents, got shape \\(1, 2\\)",
         ),
-        (lambda: GridPositions(torch.ones(1, 2, 3), (3, 3)), ValueError, "positions.grid must be 1 non-neg"),
+        (lambda: GridPositions(torch.ones(1, 2, 3), (3, 3)), ValueError, "must be 1 non-neg.*got 2: \\(3, 3\\)"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), (3,)), ValueError, "must be 2 non-neg.*got 1: \\(3,\\)"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), (2.5, 3)), TypeError, "2 non-negative ints.*got \\(2.5, 3\\)"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), (True, 3)), TypeError, "got \\(True, 3\\); a size is a whole"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), ("3", 3)), TypeError, "got \\('3', 3\\)"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), (3, None)), TypeError, "got \\(3, None\\)"),
+        (lambda: GridPositions(torch.ones(1, 2, 3, 5), (-1, 3)), ValueError, "got \\(-1, 3\\); pass the shape of"),
+        (lambda: GridPositions(torch.ones(1, 2, 3), 3), TypeError, "must be a tuple of 1 non-negative ints.*got 3"),
+        (lambda: GridPositions(torch.ones(1, 2, 3), None), TypeError, "must be a tuple of .*got None"),
         (lambda: GridPositions(torch.ones(1, 2, 3).int(), (3,)), TypeError, "floating-point.*torch.int32"),
         (lambda: DensePositions(torch.ones(2, 3, 4)), ValueError, "\\(n, m, k, u\\).*got \\(2, 3, 4\\)"),
         (lambda: DensePositions([1.0]), TypeError, "must be a torch.Tensor, got list"),
@@ -66,3 +75,18 @@ def test_past_offsets_are_the_causal_triangle(grid):
 def test_bad_positions_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("grid", [(3, 4), [3, 4], torch.Size([3, 4]), np.array([3, 4]), torch.tensor([3, 4])])
+def test_a_grid_in_any_form_becomes_ints(grid):
+    sizes = GridPositions(torch.ones(1, 2, 3, 5), grid).grid
+    assert sizes == (3, 4)
+    assert all(type(size) is int for size in sizes)
+
+
+def test_edges_may_be_known_to_be_in_range():
+    """Then nobody reads the index: on the meta device there is nothing to read."""
+    with torch.device("meta"):
+        positions = EdgePositions(torch.zeros(2, 3).long(), torch.ones(3, 2, 1), in_range=True)
+    assert positions.in_range
+    assert not EdgePositions(torch.zeros(2, 3).long(), torch.ones(3, 2, 1)).in_range

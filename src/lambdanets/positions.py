@@ -15,6 +15,7 @@ EdgePositions      embedding[e] where index[:, e] = (n, m), else 0  edges Â· k Â
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,38 @@ def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: to
     return past
 
 
+def _sizes(grid: object, extents: tuple[int, ...]) -> tuple[int, ...]:
+    """``grid`` as a tuple of sizes, one for each extent."""
+    expected = f"{len(extents)} non-negative ints, one for each extent of the table {extents}"
+    try:
+        given: tuple[object, ...] = tuple(grid)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"positions.grid must be a tuple of {expected}, got {grid!r}") from None
+    sizes = tuple(map(_whole_number, given))
+    if any(size is None for size in sizes):
+        raise TypeError(f"positions.grid must be {expected}, got {given}; a size is a whole number of positions")
+    if len(sizes) != len(extents):
+        raise ValueError(
+            f"positions.grid must be {expected}, got {len(sizes)}: {given}; the table has {len(extents) + 2} "
+            "axes, (u, k, *extents)"
+        )
+    if any(size < 0 for size in sizes):  # type: ignore[operator]
+        raise ValueError(f"positions.grid must be {expected}, got {given}; pass the shape of the input's grid")
+    return sizes  # type: ignore[return-value]
+
+
+def _whole_number(size: object) -> int | None:
+    """``size`` as an int, or None where it is none; a size that is being traced stays what it is."""
+    if isinstance(size, bool) or (isinstance(size, Tensor) and size.dtype == torch.bool):
+        return None
+    if isinstance(size, int | torch.SymInt) or (isinstance(size, Tensor) and torch.jit.is_tracing()):
+        return size  # type: ignore[return-value]
+    try:
+        return operator.index(size)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class GridPositions:
     """Relative positions on a grid of rank 1, 2 or 3: a sequence, an image, a volume.
@@ -66,7 +99,7 @@ class GridPositions:
             row-major order.
 
     Raises:
-        TypeError: if ``table`` is not a floating-point tensor.
+        TypeError: if ``table`` is not a floating-point tensor or ``grid`` not a sequence of ints.
         ValueError: if the rank is not 1, 2 or 3, an extent is even, or ``grid`` does not fit.
     """
 
@@ -86,12 +119,7 @@ class GridPositions:
                 f"positions.table must have odd extents so that its centre is offset 0, got {self.extents}; "
                 "a global table for size s has extent 2s - 1, a local one its odd scope"
             )
-        object.__setattr__(self, "grid", tuple(self.grid))
-        if len(self.grid) != rank or any(size < 0 for size in self.grid):
-            raise ValueError(
-                f"positions.grid must be {rank} non-negative sizes, one for each extent of the table "
-                f"{self.extents}, got {self.grid}"
-            )
+        object.__setattr__(self, "grid", _sizes(self.grid, self.extents))
 
     @property
     def extents(self) -> tuple[int, ...]:
@@ -195,6 +223,8 @@ class EdgePositions:
         index: (2, e) integers, row 0 the query node and row 1 the context node of each edge. Parallel edges
             add up.
         embedding: (e, k, u), one for each edge.
+        in_range: the caller knows that every index is in range, so its values are not looked at; on a GPU looking
+            waits for it. Default False.
 
     Raises:
         TypeError: if ``index`` is not int64 or ``embedding`` is not a floating-point tensor.
@@ -203,6 +233,7 @@ class EdgePositions:
 
     index: Tensor
     embedding: Tensor
+    in_range: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.index, Tensor) or self.index.dtype != torch.int64:
