@@ -98,22 +98,53 @@ BAD_CALLS = {
     "positions of another k": (
         lambda: change(random_call(12), positions=GridPositions(torch.ones(1, 6, 5, 7), (3, 4))),
         ValueError,
-        "positions must have the queries' depth k = 4, got 6",
+        r"positions must have the queries' depth k = 4, got 6: query .*\(2, 3, 12, 4\).*table .*\(1, 6, 5, 7\)",
     ),
     "positions of another u": (
         lambda: change(random_call(12), positions=GridPositions(torch.ones(2, 4, 5, 7), (3, 4))),
         ValueError,
-        "positions must have the values' intra-depth u = 1, got 2",
+        r"positions must have the values' intra-depth u = 1, got 2: value .*\(2, 1, 12, 5\).*table .*\(2, 4, 5, 7\)",
     ),
     "grid that is not n": (
         lambda: change(random_call(12), positions=GridPositions(torch.ones(1, 4, 5, 7), (3, 5))),
         ValueError,
         r"got n = 12 and m = 12: positions.grid = \(3, 5\) has 15 positions",
     ),
+    "dense positions of another k": (
+        lambda: change(dense_call(3, 4), positions=DensePositions(torch.ones(3, 4, 5, 1))),
+        ValueError,
+        r"depth k = 4, got 5: query .*, positions.embedding has shape \(3, 4, 5, 1\)",
+    ),
+    "edges of another u": (
+        lambda: change(edge_call(3, 4, 2), positions=EdgePositions(torch.ones(2, 2).long(), torch.ones(2, 4, 3))),
+        ValueError,
+        r"intra-depth u = 1, got 3: value .*, positions.embedding has shape \(2, 4, 3\)",
+    ),
+    "grid without positions for some": (
+        lambda: change(random_call(12), positions=GridPositions(torch.ones(1, 4, 5, 7), (0, 12))),
+        ValueError,
+        r"positions.grid = \(0, 12\) has 0 positions; pass the grid of this input",
+    ),
+    "another context on a grid": (
+        lambda: change(random_call(12, 7), positions=GridPositions(torch.ones(1, 4, 5, 7), (3, 4))),
+        ValueError,
+        r"n = 12 queries and m = 7 context positions on positions.grid = \(3, 4\); for another context use "
+        r"DensePositions with an embedding \(n, m, k, u\) = \(12, 7, 4, 1\), or positions=None",
+    ),
+    "causal of another type": (
+        lambda: change(random_call(4), causal="yes"),
+        TypeError,
+        "causal must be True or False, got 'yes'",
+    ),
+    "causal for another context": (
+        lambda: change(random_call(4, 5), causal=True),
+        ValueError,
+        "causal=True needs as many queries as context positions, got n = 4 and m = 5",
+    ),
     "dense of another m": (
         lambda: change(dense_call(3, 4), positions=DensePositions(torch.ones(3, 5, 4, 1))),
         ValueError,
-        r"positions.embedding must have shape \(n, m, k, u\)",
+        r"got n = 3 and m = 4: positions.embedding must have shape \(n, m, k, u\) = \(3, 4, 4, 1\)",
     ),
     "edges out of range": (
         lambda: change(

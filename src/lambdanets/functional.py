@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lambdanets.kernels.dispatch import dispatch
 from lambdanets.kernels.planner import require
+from lambdanets.kernels.segments import segment_content_term, segment_softmax
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
 
-__all__ = ["check_kernel", "lambda_apply"]
+__all__ = ["check_kernel", "lambda_apply", "lambda_apply_by_graph"]
 
 
 def check_kernel(name: str) -> None:
@@ -56,7 +57,7 @@ def lambda_apply(
 
     Raises:
         TypeError: if an argument is not a floating-point tensor (``mask``: a bool tensor), dtypes differ, or
-            ``positions`` is something else.
+            ``positions`` or ``causal`` is something else.
         ValueError: if shapes do not fit each other, or the named kernel is unknown or cannot run here.
     """
     if key is None and positions is None:
@@ -67,12 +68,39 @@ def lambda_apply(
     _check_positions(query, value, positions)
     if mask is not None:
         _check_mask(mask, value)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be True or False, got {causal!r}")
     if causal and query.shape[2] != value.shape[2]:
         raise ValueError(
             f"causal=True needs as many queries as context positions, got n = {query.shape[2]} and "
             f"m = {value.shape[2]}; leave causal off for a context of its own"
         )
     return dispatch(query, key, value, positions, mask, causal, kernel)
+
+
+def lambda_apply_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    """Apply to each node of many graphs the content lambda of its own graph.
+
+    What :func:`lambda_apply` without positions does for one graph, for all of them at once by segment sums; the
+    position term of edges needs nothing of its own, since edges stay within their graph.
+
+    Args:
+        query: (b, h, nodes, k).
+        key: (b, u, nodes, k), not yet normalised.
+        value: (b, u, nodes, v).
+        batch: (nodes,) int64 in [0, num_graphs), the graph of each node, in any order; its values are not checked.
+        num_graphs: how many graphs there are, those without nodes included.
+
+    Returns:
+        (b, h, nodes, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
+
+    Raises:
+        TypeError: if dtypes differ or a tensor is not a floating-point one.
+        ValueError: if shapes do not fit each other.
+    """
+    query, key, value = _one_dtype(query, key, value)  # type: ignore[assignment]
+    _check_shapes(query, key, value)
+    return segment_content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
 
 
 def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -147,23 +175,35 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
             f"positions must be GridPositions, DensePositions, EdgePositions or None, got {type(positions).__name__}"
         )
     n, k, (u, m) = query.shape[2], query.shape[3], value.shape[1:3]
+    numbers = (
+        f"positions.table has shape {tuple(positions.table.shape)}, (u, k, *extents)"
+        if isinstance(positions, GridPositions)
+        else f"positions.embedding has shape {tuple(positions.embedding.shape)}, (..., k, u)"
+    )
     if positions.dim_key != k:
         raise ValueError(
-            f"positions must have the queries' depth k = {k}, got {positions.dim_key}; query has shape "
-            f"{tuple(query.shape)}"
+            f"positions must have the queries' depth k = {k}, got {positions.dim_key}: query has shape "
+            f"{tuple(query.shape)}, {numbers}"
         )
     if positions.intra_depth != u:
         raise ValueError(
-            f"positions must have the values' intra-depth u = {u}, got {positions.intra_depth}; value has "
-            f"shape {tuple(value.shape)}"
+            f"positions must have the values' intra-depth u = {u}, got {positions.intra_depth}: value has "
+            f"shape {tuple(value.shape)}, {numbers}"
         )
     if isinstance(positions, EdgePositions):
         _check_edges(positions, n, m)
+    elif isinstance(positions, GridPositions) and n != m:
+        raise ValueError(
+            f"positions on a grid are their own context, so n = m, got n = {n} queries and m = {m} context positions "
+            f"on positions.grid = {tuple(positions.grid)}; for another context use DensePositions with an embedding "
+            f"(n, m, k, u) = {(n, m, k, u)}, or positions=None"
+        )
     elif (positions.num_queries, positions.num_context) != (n, m):
         remedy = (
-            f"positions.grid = {positions.grid} has {positions.num_queries} positions; pass the grid of this input"
+            f"positions.grid = {tuple(positions.grid)} has {positions.num_queries} positions; pass the grid of this "
+            "input"
             if isinstance(positions, GridPositions)
-            else "positions.embedding must have shape (n, m, k, u)"
+            else f"positions.embedding must have shape (n, m, k, u) = {(n, m, k, u)}"
         )
         raise ValueError(
             f"positions are for {positions.num_queries} queries and {positions.num_context} context positions, "
@@ -173,10 +213,11 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
 
 def _check_edges(positions: EdgePositions, n: int, m: int) -> None:
     index = positions.index
-    if index.shape[1] == 0 or index.device.type == "meta" or torch.compiler.is_compiling():
+    if positions.in_range or torch.compiler.is_compiling() or index.device.type == "meta" or index.shape[1] == 0:
         return
+    bounds = torch.stack(index.aminmax(dim=1), dim=1).tolist()  # once: a GPU is waited for
     for row, (name, size) in enumerate((("query", n), ("context", m))):
-        low, high = (int(bound) for bound in index[row].aminmax())
+        low, high = bounds[row]
         if low < 0 or high >= size:
             raise ValueError(
                 f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to {high}"

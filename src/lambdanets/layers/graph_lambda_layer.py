@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lambdanets.functional import lambda_apply
+from lambdanets.functional import lambda_apply, lambda_apply_by_graph
+from lambdanets.layers.arguments import check_heads, positive_int
+from lambdanets.layers.graph_arguments import check_edges, check_nodes, count_graphs, may_look
 from lambdanets.positions import EdgePositions
 
 __all__ = ["GraphLambdaLayer"]
@@ -18,7 +20,8 @@ class GraphLambdaLayer(nn.Module):
 
     Each node is a query, and the nodes of its graph are its context. The content lambda sums all of them up, the
     position lambda those at the other end of an edge, by the edge's embedding: cost and memory of it grow with the
-    number of edges ("structured contexts", LambdaNetworks, section 3.1).
+    number of edges ("structured contexts", LambdaNetworks, section 3.1). Sums over a graph are segment sums: graphs of
+    any sizes go through together, in any order of their nodes, without padding.
 
     Args:
         dim: channels of the nodes.
@@ -29,7 +32,7 @@ class GraphLambdaLayer(nn.Module):
         dim_key: the paper's k. Default 16.
         intra_depth: the paper's u. Default 1.
         norm_layer: makes the normalisation of queries and values from a number of channels; default
-            ``nn.BatchNorm1d``, over all nodes.
+            ``nn.BatchNorm1d``, over all nodes. ``nn.Identity`` for none.
         device: where the parameters live.
         dtype: their element type.
 
@@ -38,7 +41,18 @@ class GraphLambdaLayer(nn.Module):
 
     Raises:
         ValueError: if arguments or inputs do not fit each other; the message says which and what would do.
-        TypeError: if indices are not int64.
+        TypeError: if ``x`` or ``edge_attr`` are not floating-point tensors, or indices are not int64.
+
+    Note:
+        ``torch.compile(fullgraph=True)`` and ``torch.export`` take the layer for any number of nodes, edges and
+        graphs, with ``num_graphs`` or without; they do not look at the values of indices.
+
+    Example:
+        >>> layer = GraphLambdaLayer(64, dim_edge=8)
+        >>> edge_index = torch.tensor([[0, 1, 3], [1, 2, 4]])
+        >>> batch = torch.tensor([0, 0, 0, 1, 1])
+        >>> layer(torch.randn(5, 64), edge_index, torch.randn(3, 8), batch).shape
+        torch.Size([5, 64])
     """
 
     def __init__(
@@ -55,9 +69,11 @@ class GraphLambdaLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dim_out = dim if dim_out is None else dim_out
-        if dim_out % num_heads:
-            raise ValueError(f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}")
+        dim, num_heads = positive_int("dim", dim), positive_int("num_heads", num_heads)
+        dim_key, intra_depth = positive_int("dim_key", dim_key), positive_int("intra_depth", intra_depth)
+        dim_out = positive_int("dim_out", dim if dim_out is None else dim_out)
+        dim_edge = None if dim_edge is None else positive_int("dim_edge", dim_edge)
+        check_heads(num_heads, dim_out)
         self.dim, self.dim_out, self.dim_edge = dim, dim_out, dim_edge
         self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
         self.dim_value = dim_out // num_heads
@@ -84,6 +100,10 @@ class GraphLambdaLayer(nn.Module):
         nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
         nn.init.normal_(key_value, std=self.dim**-0.5)
         nn.init.normal_(self.edge.weight, std=(self.dim_key * self.intra_depth * self.edge.in_features) ** -0.5)
+        for norm in (self.norm_query, self.norm_value):
+            reset = getattr(norm, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
     def forward(
         self,
@@ -91,46 +111,43 @@ class GraphLambdaLayer(nn.Module):
         edge_index: Tensor,
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
+        num_graphs: int | None = None,
     ) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: (nodes, dim), of all graphs one after the other.
+            x: (nodes, dim), of all graphs.
             edge_index: (2, edges) int64, rows (source, target): the target is the query, the source its context.
+                Both ends of an edge are in one graph; parallel edges add up.
             edge_attr: (edges, dim_edge); None only if the layer was built without ``dim_edge``.
-            batch: (nodes,) int64, the graph of each node; None (default) for one graph.
+            batch: (nodes,) int64, the graph of each node, in any order; None (default) for one graph.
+            num_graphs: how many graphs there are, those without nodes included. Default None: as many as ``batch``
+                names. Where it is given, a GPU is not waited for, and so values of indices are not looked at there:
+                one out of range is then a device-side assertion, and an edge across graphs is not noticed.
 
         Returns:
             (nodes, dim_out).
         """
-        edge_attr = self._check(x, edge_index, edge_attr, batch)
+        check_nodes(x, self.dim)
+        look = may_look(x.device, num_graphs)
+        graphs = count_graphs(x, batch, num_graphs, look)
+        check_edges(x, edge_index, edge_attr, batch, self.dim_edge, look)
         query, key, value = self.qkv(x).split(self._widths(), dim=1)
-        query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)
-        key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)
-        value = self.norm_value(value).unflatten(1, (self.intra_depth, self.dim_value)).transpose(0, 1)
-        embedding = self.edge(edge_attr).unflatten(1, (self.dim_key, self.intra_depth))
-        by_edges = lambda_apply(query[None], None, value[None], EdgePositions(edge_index.flip(0), embedding))[0]
-        out = by_edges + _content_by_graph(query, key, value, batch)
-        return out.transpose(0, 1).flatten(1)
+        query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)[None]
+        key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)[None]
+        value = self.norm_value(value).unflatten(1, (self.intra_depth, self.dim_value)).transpose(0, 1)[None]
+        edges = EdgePositions(edge_index.flip(0), self._embedding(edge_index, edge_attr), in_range=True)
+        if batch is None:
+            out = lambda_apply(query, key, value, edges)
+        else:
+            out = lambda_apply(query, None, value, edges) + lambda_apply_by_graph(query, key, value, batch, graphs)
+        return out[0].transpose(0, 1).flatten(1)
 
-    def _check(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x must have shape (nodes, {self.dim}), got {tuple(x.shape)}")
-        if batch is not None and (batch.dtype != torch.int64 or batch.shape != x.shape[:1]):
-            raise ValueError(
-                f"batch must be int64 of shape ({len(x)},), the graph of each node, got {batch.dtype} "
-                f"{tuple(batch.shape)}"
-            )
+    def _embedding(self, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
+        """(edges, k, u)."""
         if edge_attr is None:
-            if self.dim_edge is not None:
-                raise ValueError(f"edge_attr must be given, since the layer was built with dim_edge={self.dim_edge}")
-            return x.new_ones(edge_index.shape[-1], 1)
-        if self.dim_edge is None or edge_attr.shape[1:] != (self.dim_edge,):
-            raise ValueError(
-                f"edge_attr must have shape (edges, dim_edge) with dim_edge={self.dim_edge} as the layer was built, "
-                f"got {tuple(edge_attr.shape)}"
-            )
-        return edge_attr
+            edge_attr = self.edge.weight.new_ones(edge_index.shape[1], 1)
+        return self.edge(edge_attr).unflatten(1, (self.dim_key, self.intra_depth))
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show."""
@@ -138,29 +155,3 @@ class GraphLambdaLayer(nn.Module):
             f"{self.dim}, {self.dim_out}, dim_edge={self.dim_edge}, num_heads={self.num_heads}, "
             f"dim_key={self.dim_key}, intra_depth={self.intra_depth}"
         )
-
-
-def _content_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tensor | None) -> Tensor:
-    """Content term of each node in its own graph: query (h, nodes, k), key (u, nodes, k), value (u, nodes, v).
-
-    Graphs are padded to the largest of them.
-    """
-    if batch is None:
-        return lambda_apply(query[None], key[None], value[None])[0]
-    counts = torch.bincount(batch)
-    # Place of each node in its graph, whatever the order of the nodes.
-    order = batch.argsort(stable=True)
-    starts = (counts.cumsum(0) - counts)[batch[order]]
-    place = torch.empty_like(batch)
-    place[order] = torch.arange(len(batch), device=batch.device) - starts
-    size = int(counts.max()) if len(counts) else 0
-
-    def pad(rows: Tensor) -> Tensor:
-        padded = rows.new_zeros(rows.shape[0], len(counts), size, rows.shape[2])
-        return padded.index_put((torch.arange(len(rows), device=rows.device)[:, None], batch, place), rows).transpose(
-            0, 1
-        )
-
-    mask = torch.arange(size, device=batch.device) < counts[:, None]
-    out = lambda_apply(pad(query), pad(key), pad(value), mask=mask)
-    return out.transpose(0, 1)[:, batch, place]

@@ -1,0 +1,145 @@
+"""Checks of what :class:`GraphLambdaLayer` is given: shapes always, values of indices where nobody has to wait."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_edges", "check_nodes", "count_graphs", "may_look"]
+
+
+def may_look(device: torch.device, num_graphs: int | None) -> bool:
+    """Whether the values of indices are looked at.
+
+    Not in a graph that is being traced, nor on a GPU that has to be waited for, unless the number of graphs is read
+    there anyway.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or device.type == "meta":
+        return False
+    return device.type == "cpu" or num_graphs is None
+
+
+def check_nodes(x: Tensor, dim: int) -> None:
+    """Raise unless ``x`` is a floating-point tensor of shape (nodes, dim)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor of shape (nodes, {dim}), got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; convert it with .float()")
+    if x.ndim == 3:
+        raise ValueError(
+            f"x must have shape (nodes, {dim}), the nodes of all graphs in one axis, got {tuple(x.shape)}; use "
+            "x.flatten(0, 1) and name the graph of each node in batch"
+        )
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise ValueError(f"x must have shape (nodes, {dim}) for GraphLambdaLayer(dim={dim}), got {tuple(x.shape)}")
+
+
+def count_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None, look: bool) -> int:
+    """The number of graphs, behind the checks of both arguments.
+
+    Raises:
+        TypeError: if ``batch`` is not an int64 tensor or ``num_graphs`` not an int.
+        ValueError: if ``batch`` has another length than ``x``, or names a graph that there is not.
+    """
+    if num_graphs is not None and (isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt)):
+        raise TypeError(f"num_graphs must be an int or None, got {num_graphs!r}")
+    if num_graphs is not None and num_graphs < 0:
+        raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
+    if batch is None:
+        return 1
+    _check_index("batch", "(nodes,), the graph of each node", batch, x.device)
+    if batch.ndim != 1 or batch.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"batch must have shape ({x.shape[0]},), the graph of each node of x, which has shape {tuple(x.shape)}; "
+            f"got {tuple(batch.shape)}"
+        )
+    if not look:
+        # Not int(): torch.export takes an item as a number that is known later.
+        return batch.max().item() + 1 if num_graphs is None else num_graphs  # type: ignore[return-value]
+    if batch.numel() == 0:
+        return num_graphs or 0
+    low, high = torch.stack(batch.aminmax()).tolist()
+    if low < 0:
+        raise ValueError(f"batch must number the graphs from 0, got values from {low} to {high}")
+    if num_graphs is not None and high >= num_graphs:
+        raise ValueError(
+            f"num_graphs must be above every graph that batch names, 0 to {high}, got num_graphs={num_graphs}; "
+            f"{high + 1} or None would do"
+        )
+    return high + 1 if num_graphs is None else num_graphs
+
+
+def check_edges(
+    x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None, dim_edge: int | None, look: bool
+) -> None:
+    """Raise unless the edges fit the nodes, their attributes and the layer.
+
+    Raises:
+        TypeError: if ``edge_index`` is not an int64 tensor or ``edge_attr`` not a floating-point one.
+        ValueError: if shapes do not fit, a node is out of range, or an edge joins two graphs.
+    """
+    _check_index("edge_index", "(2, edges), rows (source, target)", edge_index, x.device)
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
+        turned = edge_index.ndim == 2 and edge_index.shape[1] == 2
+        raise ValueError(
+            f"edge_index must have shape (2, edges), rows (source, target), got {tuple(edge_index.shape)}"
+            + ("; use edge_index.t()" if turned else "")
+        )
+    _check_attributes(edge_index, edge_attr, dim_edge)
+    if look and edge_index.shape[1]:
+        _check_ends(x.shape[0], edge_index, batch)
+
+
+def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> None:
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        given = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {given}; use .long()")
+    if index.device != device:
+        raise ValueError(
+            f"{name} must be on the device of x, {device}, got {index.device}; move one of them with .to(device)"
+        )
+
+
+def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: int | None) -> None:
+    if edge_attr is None:
+        if dim_edge is not None:
+            raise ValueError(f"edge_attr must be given, since the layer was built with dim_edge={dim_edge}")
+        return
+    if dim_edge is None:
+        raise ValueError(
+            "edge_attr must be None, since the layer was built with dim_edge=None; build it with dim_edge= the "
+            "channels of edge_attr"
+        )
+    if not isinstance(edge_attr, Tensor) or not edge_attr.is_floating_point():
+        given = edge_attr.dtype if isinstance(edge_attr, Tensor) else type(edge_attr).__name__
+        raise TypeError(f"edge_attr must be a floating-point tensor, got {given}; convert it with .float()")
+    if edge_attr.ndim != 2 or edge_attr.shape[1] != dim_edge:
+        raise ValueError(
+            f"edge_attr must have shape (edges, dim_edge) with dim_edge={dim_edge} as the layer was built, "
+            f"got {tuple(edge_attr.shape)}"
+        )
+    if edge_attr.shape[0] != edge_index.shape[1]:
+        raise ValueError(
+            "edge_attr must have a row for each edge, the columns of edge_index, got edge_attr "
+            f"{tuple(edge_attr.shape)} and edge_index {tuple(edge_index.shape)}"
+        )
+
+
+def _check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
+    low, high = torch.stack(edge_index.aminmax()).tolist()
+    if low < 0 or high >= nodes:
+        raise ValueError(
+            f"edge_index must hold nodes of x in [0, {nodes}), got values from {low} to {high}; a batch of graphs "
+            "moves the indices of each by the nodes before it"
+        )
+    if batch is None:
+        return
+    across = batch[edge_index[0]] != batch[edge_index[1]]
+    if across.any():
+        edge = int(across.int().argmax())
+        source, target = edge_index[:, edge].tolist()
+        raise ValueError(
+            f"edge_index must join nodes of one graph: edge {edge} goes from node {source} in graph "
+            f"{int(batch[source])} to node {target} in graph {int(batch[target])}; mend batch or the edge, or leave "
+            "batch out where all nodes are one graph"
+        )
