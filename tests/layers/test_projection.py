@@ -42,7 +42,7 @@ def test_a_subclass_is_not_plain():
 @pytest.mark.parametrize("name", ["qkv", "norm_query", "norm_value"])
 def test_hooks_are_called_in_evaluation(name):
     layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 8, 8)
     expected, seen = layer(x), []
     layer.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
     torch.testing.assert_close(layer(x), expected)
@@ -51,7 +51,7 @@ def test_hooks_are_called_in_evaluation(name):
 
 def test_a_projection_of_another_kind_is_called():
     layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 8, 8)
     expected = layer(x)
     layer.qkv = nn.Sequential(layer.qkv)
     torch.testing.assert_close(layer(x), expected)
@@ -60,7 +60,7 @@ def test_a_projection_of_another_kind_is_called():
 def test_gradients_in_evaluation_reach_every_parameter():
     layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
     layer.norm_query.running_var.fill_(2.0)
-    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    x = torch.randn(2, 8, 8, 8, dtype=torch.float64)
     folded = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
     layer.norm_query.register_forward_hook(lambda *_: None)
     called = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
@@ -70,7 +70,7 @@ def test_gradients_in_evaluation_reach_every_parameter():
 @pytest.mark.parametrize("name", ["qkv", "norm_query", "norm_value"])
 def test_a_replaced_forward_is_called(name):
     layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 8, 8)
     part = layer.get_submodule(name)
     original, seen = part.forward, []
 
@@ -85,7 +85,7 @@ def test_a_replaced_forward_is_called(name):
 
 def test_global_and_backward_hooks_are_called():
     layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x, seen = torch.randn(2, 8, 5, 5), []
+    x, seen = torch.randn(2, 8, 8, 8), []
     layer.norm_value.register_full_backward_pre_hook(lambda module, grad: seen.append("backward"))
     layer(x).sum().backward()
     assert seen == ["backward"]
@@ -101,7 +101,7 @@ def test_offloaded_layer():
     from accelerate import cpu_offload
 
     layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 8, 8)
     expected = layer(x)
     cpu_offload(layer, execution_device=torch.device("cpu"))
     torch.testing.assert_close(layer(x), expected)
@@ -113,7 +113,7 @@ def test_norms_kept_in_float32_beside_a_half_projection(dtype, training):
     layer = LambdaLayer(8, scope=3, dim_key=4).to(dtype).train(training)
     layer.norm_query.float()
     layer.norm_value.float()
-    assert layer(torch.randn(2, 8, 5, 5, dtype=dtype)).dtype == dtype
+    assert layer(torch.randn(2, 8, 8, 8, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -148,6 +148,6 @@ class Wrapped(nn.Module):
 def test_another_context_goes_through_a_wrapped_projection(training):
     layer = LambdaLayer(8, scope=3, dim_key=4).train(training)
     layer.qkv = Wrapped(layer.qkv)
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 8, 8)
     torch.testing.assert_close(layer(x, context=x), layer(x))
     assert "LambdaLayer" in repr(layer)

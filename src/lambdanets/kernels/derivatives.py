@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Inputs", "differentiable", "is_transformed"]
+__all__ = ["Inputs", "differentiable", "is_batched", "is_transformed"]
 
 NO_SECOND_DERIVATIVE = (
     "the content term in causal order has first derivatives in reverse mode only; kernel='reference' has all of them"
@@ -126,7 +126,7 @@ def _eager_function(
             call = backward_call
             if torch.is_grad_enabled() or is_transformed():
                 call = backward.apply
-            elif _is_batched(grad):
+            elif is_batched(grad):
                 call = backward_op
             grads = call(grad, *ctx.saved_tensors, *ctx.statics)
             return arguments.spread(grads, len(ctx.statics))
@@ -134,7 +134,7 @@ def _eager_function(
     return Eager
 
 
-def _is_batched(grad: Tensor) -> bool:
+def is_batched(grad: Tensor) -> bool:
     """Whether many gradients come at once, as with ``is_grads_batched=True``: an op is then called for each."""
     check = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", None)
     return check is not None and check(grad)

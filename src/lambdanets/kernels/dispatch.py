@@ -7,14 +7,17 @@ from torch import Tensor
 
 from lambdanets.kernels import planner
 from lambdanets.kernels.causal import causal_content_term
-from lambdanets.kernels.content import content_term
+from lambdanets.kernels.content import content_term, normalise
 from lambdanets.kernels.dense import dense_term
 from lambdanets.kernels.edges import edges_term
+from lambdanets.kernels.finite import set_apart
+from lambdanets.kernels.joint import can_join, joint_term
 from lambdanets.kernels.ops import grid_term
 from lambdanets.kernels.portable import portable
 from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
 from lambdanets.positions import (
+    DensePositions,
     EdgePositions,
     GridPositions,
     Positions,
@@ -48,9 +51,22 @@ def dispatch(
         value = value.masked_fill(hidden, 0.0)
     if kernel == planner.PORTABLE:
         return portable(query, key, value, positions, causal)
+    if not causal:
+        return _terms(query, key, value, positions, causal, kernel)
+    key, value, seen = set_apart(key, value)
+    out = _terms(query, key, value, positions, causal, kernel)
+    return out if seen is None else out + seen
+
+
+def _terms(
+    query: Tensor, key: Tensor | None, value: Tensor, positions: Positions | None, causal: bool, kernel: str | None
+) -> Tensor:
+    """Content and position term of a call without a mask."""
     if positions is None:
         return _content_term(query, key, value, causal)
-    out = _position_term(query, value, positions, causal, kernel)
+    if isinstance(positions, GridPositions):
+        return _grid_terms(query, key, value, positions, causal, kernel)
+    out = _position_term(query, value, positions, causal)
     return out if key is None else _content_term(query, key, value, causal, out)
 
 
@@ -70,14 +86,12 @@ def _content_term(
     if key is None:
         raise ValueError("key must be given where positions is None")
     if not causal:
-        return content_term(query, key, value, other)
+        return content_term(query, normalise(key), value, other)
     content = causal_content_term(query, key, value)
     return content if other is None else content + other
 
 
-def _position_term(query: Tensor, value: Tensor, positions: Positions, causal: bool, kernel: str | None) -> Tensor:
-    if isinstance(positions, GridPositions):
-        return _grid_position_term(query, value, positions, causal, kernel)
+def _position_term(query: Tensor, value: Tensor, positions: DensePositions | EdgePositions, causal: bool) -> Tensor:
     embedding = positions.embedding.to(query.dtype)
     if isinstance(positions, EdgePositions):
         if causal:
@@ -101,13 +115,25 @@ def _require(kernel: str, positions: Positions | None) -> None:
         )
 
 
-def _grid_position_term(
-    query: Tensor, value: Tensor, positions: GridPositions, causal: bool, kernel: str | None
+def _grid_terms(
+    query: Tensor, key: Tensor | None, value: Tensor, positions: GridPositions, causal: bool, kernel: str | None
 ) -> Tensor:
-    """Cut the table to the offsets that occur, then call the op."""
+    """Both terms on a grid, at once where that can be."""
+    table, origin = _reachable_table(positions, query.dtype, causal)
+    if kernel is not None:
+        planner.require(kernel, problem_of(query, value, table, positions.grid, origin))
+    call = (list(positions.grid), origin, kernel or "")
+    if key is not None and not causal and can_join(query, key, value, table):
+        return joint_term(query, normalise(key), value, table, *call)
+    out = grid_term(query, value, table, *call)
+    return out if key is None else _content_term(query, key, value, causal, out)
+
+
+def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
+    """The table cut to the offsets that occur, and where offset 0 stands in it."""
     window = reachable_window(positions.extents, positions.grid, causal)
     origin = [extent // 2 - start for extent, (start, _) in zip(positions.extents, window, strict=True)]
-    table = positions.table.to(query.dtype)
+    table = positions.table.to(dtype)
     for axis, (start, stop) in enumerate(window, start=2):
         if torch.compiler.is_compiling():
             # A view's contiguity depends on whether anything was cut off: a guard, and so a graph, for each answer.
@@ -116,6 +142,4 @@ def _grid_position_term(
             table = table.narrow(axis, start, stop - start)
     if causal and len(positions.grid) > 1:
         table = table * lexicographic_past(table.shape[2:], origin, table.device)
-    if kernel is not None:
-        planner.require(kernel, problem_of(query, value, table, positions.grid, origin))
-    return grid_term(query, value, table, list(positions.grid), origin, kernel or "")
+    return table, origin

@@ -63,10 +63,14 @@ class Folding:
             # Zeros before and behind the sequence's table; negative: it is cut.
             self.pads = (before * columns + reach - origin, after * columns + reach - (extent - 1 - origin))
 
+    def padded(self, tensor: Tensor) -> Tensor:
+        """(b, c, n, depth) -> (b, c, all positions, depth)."""
+        pad = self.image.num_positions - self.positions
+        return F.pad(tensor, [0, 0, 0, pad]) if pad else tensor
+
     def rows(self, tensor: Tensor) -> Tensor:
         """(b, c, n, depth) -> (b, c, *grid, depth)."""
-        pad = self.image.num_positions - self.positions
-        return (F.pad(tensor, [0, 0, 0, pad]) if pad else tensor).unflatten(2, self.image.grid)
+        return self.padded(tensor).unflatten(2, self.image.grid)
 
     def cut(self, tensor: Tensor) -> Tensor:
         """(b, c, all positions, depth) -> (b, c, n, depth)."""

@@ -51,14 +51,8 @@ def work(problem: GridProblem, backward: bool) -> Work:
 class _Layout(RowLayout):
     """Tensors of one call by row."""
 
-    def operand(self, table: Tensor) -> Tensor:
-        """T, (o, u c, x k)."""
-        return self.toeplitz.expand(self.folding.table(table), "oucxk").flatten(3, 4).flatten(1, 2)
-
-    def table_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`operand`."""
-        grad = grad.unflatten(2, (self.row_size, self.dim_key)).unflatten(1, (self.intra_depth, -1))
-        return self.folding.table_gradient(self.toeplitz.collect(grad.permute(3, 4, 0, 1, 2)))
+    def __init__(self, problem: GridProblem):
+        super().__init__(problem, order="oucx")
 
     def values(self, value: Tensor) -> Tensor:
         """(b, u, n, v) -> (y, u x, b v)."""
@@ -79,8 +73,8 @@ class _Layout(RowLayout):
         return self.folding.cut(tensor.permute(1, 3, 0, 2, 4).flatten(2, 3))
 
     def lambdas(self, operand: Tensor, values: Tensor) -> Tensor:
-        """λp of one row, (x, k, b, v), from its slices of T and V."""
-        product = operand.flatten(0, 1).T @ values.flatten(0, 1)
+        """λp of one row, (x, k, b, v), from its slices of T, (o, u, c, x, k), and V, (y, u c, b v)."""
+        product = operand.flatten(3).flatten(0, 2).T @ values.flatten(0, 1)
         return product.view(self.row_size, self.dim_key, self.batch, self.dim_value)
 
 
@@ -118,8 +112,9 @@ def backward(
             torch.bmm(grad_xhv, lambdas[:, :, example].transpose(1, 2), out=grad_queries[window.row, example])
             lambdas[:, :, example] = torch.bmm(query_xhk.transpose(1, 2), grad_xhv)
         grad_lambdas = lambdas.view(layout.row_size * layout.dim_key, -1)
-        grad_operand[window.offsets].flatten(0, 1).addmm_(value_part.flatten(0, 1), grad_lambdas.T)
-        grad_values[window.context].flatten(0, 1).addmm_(operand_part.flatten(0, 1), grad_lambdas)
+        operand_ca = operand_part.flatten(3).flatten(0, 2)
+        grad_operand[window.offsets].view(operand_ca.shape).addmm_(value_part.flatten(0, 1), grad_lambdas.T)
+        grad_values[window.context].flatten(0, 1).addmm_(operand_ca, grad_lambdas)
     return (
         layout.from_rows(grad_queries),
         layout.values_gradient(grad_values),

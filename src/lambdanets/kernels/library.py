@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from lambdanets.kernels.derivatives import Inputs, differentiable
 
-__all__ = ["HALF", "Op", "define_op", "widened"]
+__all__ = ["HALF", "Op", "define_op", "is_watched", "whole", "widened"]
 
 _PLAIN = (Tensor, nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
@@ -110,8 +110,8 @@ def define_op(
         lambda grad, *args: tuple(args[i].new_empty(args[i].shape) for i in active),
     )
     calls = (
-        _or_direct(forward_op, lambda *args: _whole(compute(*args))),
-        _or_direct(backward_op, lambda *args: tuple(map(_whole, compute_backward(*args)))),
+        _or_direct(forward_op, lambda *args: whole(compute(*args))),
+        _or_direct(backward_op, lambda *args: tuple(map(whole, compute_backward(*args)))),
     )
     return Op(forward_op, backward_op, differentiable(inputs, forward_op, backward_op, *calls))
 
@@ -120,15 +120,19 @@ def _or_direct(op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """The op, or what it does where nobody watches: the way through the dispatcher costs as much as a small kernel."""
 
     def call(*args: Any) -> Any:
-        watched = is_in_torch_dispatch_mode() or any(
-            isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.device.type == "meta") for arg in args
-        )
-        return (op if watched else function)(*args)
+        return (op if is_watched(args) else function)(*args)
 
     return call
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def is_watched(args: Sequence[Any]) -> bool:
+    """Whether somebody sees each operation: a dispatch mode, a subclass of tensors, tensors without values."""
+    return is_in_torch_dispatch_mode() or any(
+        isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.device.type == "meta") for arg in args
+    )
+
+
+def whole(tensor: Tensor) -> Tensor:
     """The same memory as a tensor that is no view, so that users may write into an output."""
     if not tensor._is_view():
         return tensor

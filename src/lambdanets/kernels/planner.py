@@ -37,6 +37,9 @@ class GridKernel:
         backward: (grad, query, value, table, problem) -> gradients of query, value, table.
         check: the reason it cannot run on a problem, or None.
         work: what it has to do on (problem, backward), counted.
+        joint_forward: (query, value, table, problem, λc) -> output with the content term; None where that is added
+            behind it.
+        joint_backward: (grad, query, value, table, problem, λc) -> gradients of query, value, table, λc; or None.
         device: the only type of device that it runs on; None for all.
         half: whether it takes half precision as it is; to others it is given as float32.
     """
@@ -46,12 +49,24 @@ class GridKernel:
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     check: Callable[[GridProblem], str | None]
     work: Callable[[GridProblem, bool], Work]
+    joint_forward: Callable[..., Tensor] | None = None
+    joint_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
     device: str | None = None
     half: bool = False
 
 
 def _kernel(name: str, module: ModuleType, device: str | None = None, half: bool = False) -> GridKernel:
-    return GridKernel(name, module.forward, module.backward, module.check, module.work, device, half)
+    return GridKernel(
+        name,
+        module.forward,
+        module.backward,
+        module.check,
+        module.work,
+        getattr(module, "joint_forward", None),
+        getattr(module, "joint_backward", None),
+        device,
+        half,
+    )
 
 
 GRID_KERNELS: dict[str, GridKernel] = {

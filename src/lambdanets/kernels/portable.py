@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.content import content_term
+from lambdanets.kernels.content import content_term, normalise
 from lambdanets.kernels.reference import reference
 from lambdanets.positions import GridPositions, Positions, lexicographic_past
 
@@ -39,7 +39,9 @@ def portable(query: Tensor, key: Tensor | None, value: Tensor, positions: Positi
         (b, h, n, v).
     """
     if key is not None:
-        content = reference(query, key, value, None, None, True) if causal else content_term(query, key, value)
+        content = (
+            reference(query, key, value, None, None, True) if causal else content_term(query, normalise(key), value)
+        )
         return content if positions is None else content + portable(query, None, value, positions, causal)
     if isinstance(positions, GridPositions):
         return _grid_term(query, value, positions, causal)

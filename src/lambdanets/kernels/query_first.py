@@ -3,10 +3,11 @@
 For one row of the grid, the scores of all its queries with all that the row sees are one batched product with a slice
 of the Toeplitz operand (see ``toeplitz.py``), a batch for each place x of the row:
 
-    S_y[x, (b, h), (y', u, x')] = q[x, (b, h)] · T[x][:, (y' - y, u, x')].
+    S_y[x, (b, h), (y', u, x')] = q[x, (b, h)] · T[x][(y' - y, u, x'), :].
 
-One copy puts the examples in front, and one more batched product with V finishes the row: y = S·V. Backward makes S
-again. A sequence is folded into an image; a small grid of any rank goes through as one row.
+One copy puts the examples in front, and one more batched product with V finishes the row: y = S·V. The content term
+q·λc is added while the row is in the cache, then one copy takes it to its place in the output. Backward makes S again.
+A sequence is folded into an image; a small grid of any rank goes through as one row.
 
 Multiply-adds: b·h·n·m·u·(k + v); kept for backward: the inputs.
 
@@ -22,10 +23,11 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.folding import fold, in_one_row
+from lambdanets.kernels.memory import empty_in_order, room
 from lambdanets.kernels.problem import GridProblem, Work
 from lambdanets.kernels.toeplitz import RowLayout, RowWindow, check_size, elements
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
 
 
 # Elements of the operand up to which a grid goes through as one row.
@@ -54,8 +56,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     operand = elements(problem)
     both = problem.dim_key + problem.dim_value
     if backward:
-        calls = 20 + rows * 14 + 2 * problem.num_positions // rows
-        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 4 * operand, calls)
+        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 4 * operand, 20 + rows * 14)
     return Work(scores * both, 2 * scores + operand, 14 + rows * 6)
 
 
@@ -63,62 +64,108 @@ class _Layout(RowLayout):
     """Tensors of one call by row."""
 
     def __init__(self, problem: GridProblem):
-        super().__init__(problem, one_row=_fits_one_row(problem))
+        super().__init__(problem, order="xouc", one_row=_fits_one_row(problem))
+        self.positions = problem.num_positions
 
-    def operand(self, table: Tensor) -> Tensor:
-        """T, (x, k, o, u c)."""
-        return self.toeplitz.expand(self.folding.table(table), "xkouc").flatten(3)
-
-    def table_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`operand`."""
-        return self.folding.table_gradient(self.toeplitz.collect(grad.unflatten(3, (self.intra_depth, -1))))
-
-    def queries(self, query: Tensor) -> Tensor:
+    def queries_by_place(self, query: Tensor) -> Tensor:
         """(b, h, n, k) -> (y, x, b h, k)."""
-        rows = self.folding.rows(query).flatten(3, -2)  # (b, h, y, x, k)
-        return rows.permute(2, 3, 0, 1, 4).flatten(2, 3).contiguous()
+        return self._by_row(query).permute(2, 3, 0, 1, 4).contiguous().flatten(2, 3)
 
-    def queries_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`queries`."""
-        rows = grad.unflatten(2, (self.batch, self.heads)).permute(2, 3, 0, 1, 4)
-        return self.folding.cut(rows.flatten(2, 3))
+    def queries_by_example(self, query: Tensor) -> Tensor:
+        """(b, h, n, k) -> (y, b, h x, k)."""
+        return self._by_row(query).permute(2, 0, 1, 3, 4).contiguous().flatten(2, 3)
+
+    def queries_gradient(self, by_place: Tensor, by_example: Tensor | None, query: Tensor) -> Tensor:
+        """Undo both, in the query's memory order."""
+        out = empty_in_order(query, self.dim_key)
+        split = by_place.unflatten(2, (self.batch, self.heads)).permute(2, 3, 0, 1, 4)
+        out.copy_(split.flatten(2, 3)[:, :, : self.positions])
+        if by_example is not None:
+            split = by_example.unflatten(2, (self.heads, self.row_size)).permute(1, 2, 0, 3, 4)
+            out += split.flatten(2, 3)[:, :, : self.positions]
+        return out
 
     def values(self, value: Tensor) -> Tensor:
-        """(b, u, n, v) -> (b, y, u x, v)."""
-        rows = self.folding.rows(value).flatten(3, -2)
-        return rows.transpose(1, 2).flatten(2, 3).contiguous()
+        """(b, u, n, v) -> (b, y u x, v), as it lies in memory where that is possible."""
+        if self.intra_depth == 1:
+            return self.folding.padded(value)[:, 0]
+        return self._by_row(value).transpose(1, 2).flatten(1, 3)
 
-    def values_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`values`."""
-        rows = grad.unflatten(2, (self.intra_depth, self.row_size)).transpose(1, 2)
+    def values_gradient(self, grad_bvc: Tensor) -> Tensor:
+        """Undo :meth:`values`, from (b, v, y u x)."""
+        if self.intra_depth == 1:
+            return grad_bvc[:, None, :, : self.positions].transpose(2, 3)
+        rows = grad_bvc.unflatten(2, (self.rows, self.intra_depth, self.row_size)).permute(0, 3, 2, 4, 1)
         return self.folding.cut(rows.flatten(2, 3))
 
-    def outputs(self, tensor: Tensor) -> Tensor:
-        """(b, h, n, v) -> (b, y, x h, v)."""
-        rows = self.folding.rows(tensor).flatten(3, -2)  # (b, h, y, x, v)
-        return rows.permute(0, 2, 3, 1, 4).flatten(2, 3).contiguous()
+    def _by_row(self, tensor: Tensor) -> Tensor:
+        """(b, c, n, depth) -> (b, c, y, x, depth)."""
+        return self.folding.padded(tensor).unflatten(2, (self.rows, self.row_size))
 
-    def from_outputs(self, tensor: Tensor) -> Tensor:
-        """Undo :meth:`outputs`."""
-        rows = tensor.unflatten(2, (self.row_size, self.heads)).flatten(1, 2)
-        return self.folding.cut(rows.transpose(1, 2))
+    def context(self, window: RowWindow) -> slice:
+        """Where a row's context stands among all values."""
+        each = self.intra_depth * self.row_size
+        return slice(window.context.start * each, window.context.stop * each)
 
-    def examples_first(self, scores: Tensor) -> Tensor:
-        """(x, b h, c) -> (b, x h, c)."""
-        return scores.unflatten(1, (self.batch, self.heads)).transpose(0, 1).flatten(1, 2)
-
-    def places_first(self, scores: Tensor) -> Tensor:
-        """Undo :meth:`examples_first`."""
-        return scores.unflatten(1, (self.row_size, self.heads)).transpose(0, 1).flatten(1, 2)
+    def span(self, window: RowWindow) -> slice:
+        """Positions of a row's queries; the last row of a sequence may not be full."""
+        return slice(window.row * self.row_size, min((window.row + 1) * self.row_size, self.positions))
 
 
 # Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=256)(_Layout)
+_layout = functools.lru_cache(maxsize=64)(_Layout)
 
 
-def _slices(operand: Tensor, values: Tensor, window: RowWindow) -> tuple[Tensor, Tensor]:
-    """T (x, k, c) and V (b, c, v) of a row."""
-    return operand[:, :, window.offsets].flatten(2), values[:, window.context].flatten(1, 2)
+class _Scores:
+    """S of one row after the other, in memory that all of them share."""
+
+    def __init__(self, layout: _Layout, like: Tensor):
+        context = max(w.context.stop - w.context.start for w in layout.toeplitz.windows())
+        count = layout.batch * layout.heads * layout.row_size * context * layout.intra_depth * layout.row_size
+        self.by_place, self.by_example = like.new_empty(count), like.new_empty(count)
+        self.places = (layout.row_size, layout.batch, layout.heads)
+
+    def make(self, query_xak: Tensor, operand_xck: Tensor) -> Tensor:
+        """(b, h x, c)."""
+        by_place, by_example = self._views(operand_xck.shape[1])
+        torch.bmm(query_xak, operand_xck.transpose(1, 2), out=by_place.flatten(1, 2))
+        by_example.copy_(by_place.permute(1, 2, 0, 3))
+        return by_example.flatten(1, 2)
+
+    def make_gradient(self, grad_bav: Tensor, value_bcv: Tensor) -> Tensor:
+        """(x, b h, c); S is overwritten."""
+        by_place, by_example = self._views(value_bcv.shape[1])
+        torch.bmm(grad_bav, value_bcv.transpose(1, 2), out=by_example.flatten(1, 2))
+        by_place.copy_(by_example.permute(2, 0, 1, 3))
+        return by_place.flatten(1, 2)
+
+    def _views(self, context: int) -> tuple[Tensor, Tensor]:
+        x, b, h = self.places
+        return room(self.by_place, (x, b, h, context)), room(self.by_example, (b, h, x, context))
+
+
+class _ContentGradients:
+    """Gradients of the content term, row after row.
+
+    Args:
+        layout: of the call.
+        query: (b, h, n, k).
+        content: λc, (b, k, v), or None where there is no such term: then both gradients are None.
+    """
+
+    def __init__(self, layout: _Layout, query: Tensor, content: Tensor | None):
+        self.lambdas = content
+        self.queries = self.content = None
+        if content is not None:
+            self.given = layout.queries_by_example(query)
+            self.queries, self.content = torch.empty_like(self.given), torch.zeros_like(content)
+
+    def add(self, row: int, grad_bav: Tensor) -> None:
+        """Those of a row."""
+        if self.lambdas is None or self.queries is None or self.content is None:
+            return
+        torch.bmm(grad_bav, self.lambdas.transpose(1, 2), out=self.queries[row])
+        self.content.baddbmm_(self.given[row].transpose(1, 2), grad_bav)
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
@@ -130,14 +177,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
         table: (u, k, *extents), the reachable offsets.
         problem: the shape of the call.
     """
-    layout = _layout(problem)
-    operand, values, queries = layout.operand(table), layout.values(value), layout.queries(query)
-    out = value.new_empty(layout.batch, layout.rows, layout.row_size * layout.heads, layout.dim_value)
-    for window in layout.toeplitz.windows():
-        operand_xkc, value_bcv = _slices(operand, values, window)
-        scores = layout.examples_first(torch.bmm(queries[window.row], operand_xkc))
-        torch.bmm(scores, value_bcv, out=out[:, window.row])
-    return layout.from_outputs(out)
+    return joint_forward(query, value, table, problem, None)
 
 
 def backward(
@@ -152,21 +192,52 @@ def backward(
         table: ...
         problem: ...
     """
+    return joint_backward(grad, query, value, table, problem, None)[:3]
+
+
+def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
+    """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
     layout = _layout(problem)
-    operand, values = layout.operand(table), layout.values(value)
-    queries, grads = layout.queries(query), layout.outputs(grad)
-    grad_queries = torch.empty_like(queries)
-    grad_values, grad_operand = torch.zeros_like(values), torch.zeros_like(operand)
+    operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
+    by_example = None if content is None else layout.queries_by_example(query)
+    out, scores = empty_in_order(query, layout.dim_value), _Scores(layout, value)
+    row_bav = value.new_empty(layout.batch, layout.heads * layout.row_size, layout.dim_value)
     for window in layout.toeplitz.windows():
-        query_xak, (operand_xkc, value_bcv) = queries[window.row], _slices(operand, values, window)
-        grad_bnv = grads[:, window.row]
-        scores = layout.examples_first(torch.bmm(query_xak, operand_xkc))
-        grad_values[:, window.context].flatten(1, 2).baddbmm_(scores.transpose(1, 2), grad_bnv)
-        grad_scores = layout.places_first(torch.bmm(grad_bnv, value_bcv.transpose(1, 2)))
-        torch.bmm(grad_scores, operand_xkc.transpose(1, 2), out=grad_queries[window.row])
-        grad_operand[:, :, window.offsets].flatten(2).baddbmm_(query_xak.transpose(1, 2), grad_scores)
+        y = window.row
+        scores_bac = scores.make(by_place[y], operand[:, window.offsets].flatten(1, 3))
+        torch.bmm(scores_bac, values[:, layout.context(window)], out=row_bav)
+        if content is not None and by_example is not None:
+            row_bav.baddbmm_(by_example[y], content)
+        target = out[:, :, layout.span(window)]
+        target.copy_(row_bav.unflatten(1, (layout.heads, -1))[:, :, : target.shape[2]])
+    return out
+
+
+def joint_backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of query, value, table and content for :func:`joint_forward`."""
+    layout = _layout(problem)
+    operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
+    grad_by_place, grad_operand = torch.empty_like(by_place), torch.zeros_like(operand)
+    grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
+    part, scores = _ContentGradients(layout, query, content), _Scores(layout, value)
+    row_bhxv = value.new_zeros(layout.batch, layout.heads, layout.row_size, layout.dim_value)
+    for window in layout.toeplitz.windows():
+        y, context = window.row, layout.context(window)
+        operand_xck, value_bcv = operand[:, window.offsets].flatten(1, 3), values[:, context]
+        span = layout.span(window)
+        row_bhxv[:, :, : span.stop - span.start] = grad[:, :, span]
+        row_bhxv[:, :, span.stop - span.start :] = 0
+        grad_bav = row_bhxv.flatten(1, 2)
+        part.add(y, grad_bav)
+        grad_values[:, :, context].baddbmm_(grad_bav.transpose(1, 2), scores.make(by_place[y], operand_xck))
+        grad_xac = scores.make_gradient(grad_bav, value_bcv)
+        torch.bmm(grad_xac, operand_xck, out=grad_by_place[y])
+        grad_operand[:, window.offsets].flatten(1, 3).baddbmm_(grad_xac.transpose(1, 2), by_place[y])
     return (
-        layout.queries_gradient(grad_queries),
+        layout.queries_gradient(grad_by_place, part.queries, query),
         layout.values_gradient(grad_values),
         layout.table_gradient(grad_operand),
+        part.content,
     )

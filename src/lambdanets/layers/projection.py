@@ -10,6 +10,10 @@ from torch.nn.modules import module as nn_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+# Input elements, in squares of the channels, from which norms are folded into the weight: below, the passes over the
+# weight cost more than those over queries and values that they save.
+FOLD_ABOVE = 8
+
 __all__ = ["is_plain", "project", "scale_and_shift"]
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -37,7 +41,10 @@ def project(
         Three tensors, (b, channels, *grid) each.
     """
     plain = qkv if isinstance(qkv, _ConvNd) and is_plain(qkv) else None
-    folded = None if plain is None else _fold(plain, norm_query, norm_value, widths)
+    folded = None
+    # While a graph is traced, sizes must not decide: they would become its guards.
+    if plain is not None and (torch.compiler.is_compiling() or x.numel() >= FOLD_ABOVE * plain.in_channels**2):
+        folded = _fold(plain, norm_query, norm_value, widths)
     if folded is not None:
         return _apply(*folded, widths, x, context)
     if context is None:
@@ -49,6 +56,11 @@ def project(
         query = qkv(x).narrow(1, 0, widths[0])
         _, key, value = qkv(context).split(list(widths), dim=1)
     return norm_query(query), key, norm_value(value)
+
+
+def _pays(x: Tensor) -> bool:
+    """Whether folding is the shorter way; a compiler, for which it is one, gets no branch on a size."""
+    return torch.compiler.is_compiling() or x.numel() >= FOLD_ABOVE * x.shape[1] ** 2
 
 
 def _apply(
