@@ -49,10 +49,11 @@ class _LogSum:
 
 
 def _log_sums(key: Tensor) -> _LogSum:
-    """ℓ at every position of axis 2."""
-    largest = key.cummax(dim=2).values
+    """ℓ at every position of axis 2; where all keys so far are -inf, a number beside which their weights are 0."""
+    largest = key.cummax(dim=2).values.clamp_(min=torch.finfo(key.dtype).min)
     total = torch.logcumsumexp(key.double(), dim=2)
-    return _LogSum(largest, (total - largest.double()).to(key.dtype))
+    rest = torch.where(total > float("-inf"), total - largest.double(), 0.0)
+    return _LogSum(largest, rest.to(key.dtype))
 
 
 class _Scan:
@@ -197,8 +198,9 @@ def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Args:
         query: (b, h, n, k).
-        key: (b, u, n, k), before the softmax; the dtype's minimum where masked.
-        value: (b, u, n, v); zero where masked.
+        key: (b, u, n, k), before the softmax; the dtype's minimum where masked. A key of -inf has no weight; NaN and
+            inf are for :func:`lambdanets.kernels.finite.set_apart`.
+        value: (b, u, n, v), finite; zero where masked.
 
     Returns:
         (b, h, n, v), contiguous.
