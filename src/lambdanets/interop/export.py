@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lambdanets.files import replacing
 from lambdanets.interop.formats import FORMATS, INPUT_NAME, Format
 from lambdanets.interop.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.tracing import switch_kernels, trace
@@ -68,7 +67,7 @@ class Export:
         format: ``"onnx"`` or ``"torch-export"``.
         metadata: what the file says about itself.
         switched: the kernel that each lambda layer had (None: the fastest) before it was switched to the portable
-            one for the file, by the layer's name.
+            one for the file, by the layer's name; those of :class:`TokenLambda` too.
         checks: file against model.
     """
 
@@ -167,7 +166,7 @@ def export_model(
     sizes = [_size(images)] if fixed_size else _checked_sizes(plain, images)
     with switch_kernels(plain) as switched:
         program = trace(classifier, images if fixed_size else _traced_images(plain, images), fixed_size)
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         kind.write(program, temporary, metadata, opset)
         checks = _compare(classifier, kind.load(temporary), images.shape[1], sizes)
         _check_difference(checks, tolerance, output, path)
@@ -292,7 +291,8 @@ def _compare(
             except Exception as error:
                 raise ValueError(
                     f"the file was not kept, for it does not take a batch of {batch} of {height} x {width}, which the "
-                    f"model takes; fixed_size=True (--fixed-size) exports one size: {error}"
+                    f"model takes; an example of another size may do, and fixed_size=True (--fixed-size) exports one "
+                    f"size: {str(error).strip().splitlines()[0]}"
                 ) from error
             difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
             checks.append(Check(batch, height, width, difference.item()))
@@ -320,14 +320,3 @@ def _version() -> str:
         return version("lambdanets")
     except PackageNotFoundError:
         return "(not installed)"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved onto it when the block ends well, and else removed."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -143,7 +144,7 @@ def _load_onnx(path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised too
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     # ONNX Runtime's errors have no common class.
@@ -164,8 +165,11 @@ def _write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, 
     import torch.export
 
     text = json.dumps(metadata, ensure_ascii=False, indent=2)
+    # PyTorch's own writer ends the process where the disk is full.
+    written = io.BytesIO()
     with quiet():
-        torch.export.save(program, path, extra_files={METADATA_FILE: text})
+        torch.export.save(program, written, extra_files={METADATA_FILE: text})
+    path.write_bytes(written.getbuffer())
 
 
 def _load_program(path: Path) -> Run:

@@ -1,0 +1,72 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+import threading
+
+import pytest
+
+from lambdanets.files import replacing
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("ha")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    # The system's error names no file; ours names the one that was asked for.
+    with pytest.raises(OSError, match=r"No space left on device: '.*/weights\.bin'"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_replaces_the_file_only_at_the_end(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".json"
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "weights.bin", tmp_path / "latest.bin"
+    target.write_text("old")
+    link.symlink_to(target)
+    with replacing(link) as temporary:
+        temporary.write_text("new")
+    assert (link.is_symlink(), target.read_text()) == (True, "new")
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    """As /dev/stdout and every device: for root the move would succeed, and destroy it."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with replacing(pipe) as given:
+        assert given == pipe
+        given.write_text("through")
+    reader.join(timeout=10)
+    assert read == ["through"]
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("no/folder.csv", FileNotFoundError), ("folder", IsADirectoryError)], ids=["missing", "folder"]
+)
+def test_errors_name_the_file_that_was_asked_for(tmp_path, name, error):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / name
+    with pytest.raises(error) as told, replacing(path) as temporary:
+        temporary.write_text("new")
+    assert str(told.value).endswith(f"directory: {str(path)!r}")
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
