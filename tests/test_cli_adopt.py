@@ -117,6 +117,26 @@ def test_without_output_nothing_is_written(run, timm_model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+def test_weights_that_nobody_trained_prove_nothing(run, timm_model, tmp_path):
+    """Behind the lambda layers every residual branch ends in a scale of zero."""
+    torch.manual_seed(0)
+    model = timm.create_model("lambda_resnet26t", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "fresh.pth")
+    torch.save(timm_model.state_dict(), tmp_path / "trained.pth")
+    words = ("--from", "timm:lambda_resnet26t", "--image-size", 64)
+    for name, says in (("fresh", True), ("trained", False)):
+        code, output, _ = run(f"{name}.pth", *words)
+        assert code == 0
+        assert ("Not one bit differs" in output) == says
+
+
+def test_a_size_that_the_model_does_not_take(run, timm_model, tmp_path):
+    torch.save(timm_model.state_dict(), tmp_path / "weights.pth")
+    code, output, error = run("weights.pth", "--from", "timm:lambda_resnet26t", "--image-size", 100)
+    assert (code, error.count("\n"), "Traceback" in output) == (2, 1, False)
+    assert "timm:lambda_resnet26t does not take images of 100x100, give another image_size (--image-size)" in error
+
+
 def test_a_model_of_ones_own_code(run, own_module, images, tmp_path):
     theirs = save_theirs(DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5), tmp_path / "weights.pth", images)
     words = ("weights.pth", "--from", "python:their_models:small", "--image-size", 64, "--output", "out.safetensors")

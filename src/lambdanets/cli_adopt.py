@@ -119,6 +119,11 @@ def _print_comparison(console: Console, migration: Migration) -> None:
             f"  {each.dtype}  largest difference {each.difference:.1e}, largest output {each.scale:.2g}: "
             f"{verdict} (within {each.tolerance:.0e}, relative above 1)"
         )
+    if migration.equal and not migration.telling:
+        console.print(
+            "  Not one bit differs: with these weights the outputs do not seem to depend on the lambda layers, as in a "
+            "model that was never trained. The differences of the layers themselves, above, tell more."
+        )
 
 
 def _write(console: Console, migration: Migration, output: Path, checkpoint: Path | None, origin: str) -> None:

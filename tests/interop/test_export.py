@@ -1,7 +1,7 @@
 """Exported files against the model, by the runtimes themselves, and without this package."""
 
 import json
-import logging
+import resource
 import subprocess
 import sys
 
@@ -9,24 +9,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import timm
 import torch
 from torch import nn
 
 import lambdanets
-from lambdanets import LambdaLayer, export_model
+from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_attention
 from lambdanets.interop import ExportDifferenceError
 from lambdanets.interop import formats as formats_module
 
 EXAMPLE = torch.zeros(1, 3, 16, 12)
-
-
-@pytest.fixture(autouse=True)
-def _without_trace_logs():
-    """PyTorch logs every step of a trace for whoever listens, as pytest does: that takes longer than the tracing."""
-    logger = logging.getLogger("torch.__trace")
-    before, logger.disabled = logger.disabled, True
-    yield
-    logger.disabled = before
 
 
 def wake(model):
@@ -177,6 +169,35 @@ def test_one_size_for_models_that_take_one(tmp_path):
     np.testing.assert_allclose(open_torch_export(tmp_path / "model.pt2")(images), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_vision_transformer_with_lambda_layers(tmp_path, name):
+    """Layers over tokens are switched as those over grids; such a model takes one size."""
+    vit = replace_attention(timm.create_model("test_vit", img_size=32, depth=1, num_classes=5), verbose=False)
+    wake(vit)
+    images = torch.randn(3, 3, 32, 32)
+    result = export_model(vit, tmp_path / name, example=images, fixed_size=True)
+    assert result.switched == {"blocks.0.attn.tokens": None}
+    expected = vit(images).softmax(1).detach().numpy()
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(RUNTIMES[name](tmp_path / name)(images), expected, atol=1e-4)
+    assert vit.blocks[0].attn.tokens.kernel is None
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_full_disk_is_an_error_that_names_the_file(tmp_path, name):
+    """PyTorch's writer of programs would end the process."""
+    (tmp_path / name).write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path / name}'"):
+            export_model(network(), tmp_path / name, example=EXAMPLE, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "old"
+
+
 class Random(nn.Module):
     def forward(self, x):
         return x + torch.rand_like(x)
@@ -197,6 +218,19 @@ class OwnCall(nn.Module):
         rows = x.flatten(2).transpose(1, 2)[:, None]
         positions = lambdanets.GridPositions(x.new_ones(1, 8, 3, 3), x.shape[2:])
         return lambdanets.lambda_apply(rows, rows, rows, positions)[:, 0].transpose(1, 2).reshape(x.shape)
+
+
+class Pixels(nn.Module):
+    """Pixels as the nodes of a graph, each with an edge to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = GraphLambdaLayer(8, dim_key=4)
+
+    def forward(self, x):
+        nodes = x.flatten(2).transpose(1, 2).flatten(0, 1)
+        to_itself = torch.arange(nodes.shape[0]).expand(2, -1)
+        return self.layer(nodes, to_itself).reshape(x.shape[0], -1, 8).transpose(1, 2).reshape(x.shape)
 
 
 def test_other_numbers_are_an_error_and_leave_no_file(tmp_path):
@@ -221,6 +255,11 @@ def test_numbers_that_are_none_are_an_error(tmp_path):
             Bessel,
             "model.onnx",
             r"the layer '1\.1' \(Bessel\) has no ONNX form: .*bessel_j0.*torch-export",
+        ),
+        (
+            Pixels,
+            "model.pt2",
+            r"the layer '1\.1\.layer' \(GraphLambdaLayer\) cannot be exported: .*the edges of a graph have no other",
         ),
         (OwnCall, "model.pt2", r"the layer '1\.1' \(OwnCall\) cannot be exported: it calls lambdanets\.grid_term"),
     ],

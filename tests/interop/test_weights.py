@@ -291,6 +291,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"the checkpoint {path} is damaged"):
             lambdanets.load_weights(ours(), path)
 
+    def test_files_of_something_else(self, tmp_path):
+        (tmp_path / "words.pth").write_bytes(b"hello world")
+        with pytest.raises(ValueError, match=r"words.pth is damaged or no file of weights \(KeyError: 101\)"):
+            lambdanets.load_weights(ours(), tmp_path / "words.pth")
+
     def test_files_without_weights(self, tmp_path):
         torch.save([1, 2], tmp_path / "list.pt")
         with pytest.raises(ValueError, match="holds a list, not weights by name"):

@@ -77,16 +77,15 @@ def _read(path: Path) -> Mapping[str, object]:
             raise _untrusted(path, error) from error
         raise ValueError(f"the checkpoint {path} is damaged or no file of weights: {error}") from error
     except (RuntimeError, EOFError, KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"the checkpoint {path} is damaged or no file of weights: {_first_line(error) or type(error).__name__}"
-        ) from error
+        raise ValueError(f"the checkpoint {path} is damaged or no file of weights ({_say(error)})") from error
     if not isinstance(read, Mapping):
         raise ValueError(f"the checkpoint {path} holds a {type(read).__name__}, not weights by name")
     return read
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def _say(error: BaseException) -> str:
+    """What an error says, with its kind: a pickle's errors alone may be a number."""
+    return ": ".join(filter(None, [type(error).__name__, str(error).strip().partition("\n")[0]]))
 
 
 def _untrusted(path: Path, error: BaseException) -> ValueError:

@@ -78,6 +78,14 @@ class Migration:
         """Whether the outputs are numbers, neither infinite nor NaN, before as after."""
         return all(math.isfinite(each.difference + each.scale) for each in self.comparisons)
 
+    @property
+    def telling(self) -> bool:
+        """Whether the outputs show anything of the lambda layers: with their rounding at least one bit differs.
+
+        They do not where a later scale is zero, as behind every residual branch of a model that is not trained.
+        """
+        return any(comparison.difference > 0 for comparison in self.comparisons)
+
 
 def migrate(
     checkpoint: str | Path | None,
@@ -115,7 +123,13 @@ def migrate(
         copy_weights(model, read)
     x = _images(model, image_size)
     exact = copy.deepcopy(model).double()
-    before = [_outputs(model, x), _outputs(exact, x)]
+    try:
+        before = [_outputs(model, x), _outputs(exact, x)]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{origin} does not take images of {x.shape[2]}x{x.shape[3]}, give another image_size (--image-size): "
+            f"{error}"
+        ) from error
     report = adopt(model, faithful=faithful)
     model, exact = report.model, adopt(exact, faithful=faithful).model
     after = [_outputs(model, x), _outputs(exact, x)]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.interop.quiet import quiet
-from lambdanets.layers import LambdaLayer
+from lambdanets.interop.token_lambda import TokenLambda
+from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 
 # Seconds to import, so it is imported where it is used.
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LambdaLayer) and module.kernel not in ("portable", "reference")
+        if isinstance(module, LambdaLayer | TokenLambda) and module.kernel not in ("portable", "reference")
     }
     before = {name: layer.kernel for name, layer in layers.items()}
     try:
@@ -84,9 +85,15 @@ def _refuse_ops_of_packages(program: ExportedProgram) -> None:
         if node.op == "call_function" and namespace not in _OWN_NAMESPACES:
             raise ValueError(
                 f"{layer_of_node(node)} cannot be exported: it calls {node.target}, which has no meaning without the "
-                "package that defines it. Give the model a layer made of PyTorch's own operations; lambda_apply has "
-                'kernel="portable"'
+                f"package that defines it. {_instead(node)}"
             )
+
+
+def _instead(node: torch.fx.Node) -> str:
+    kinds = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()]
+    if any((kind if isinstance(kind, str) else kind.__name__).endswith(GraphLambdaLayer.__name__) for kind in kinds):
+        return "Sums over the edges of a graph have no other form: run the model in Python, torch.compile takes it"
+    return 'Give the model a layer made of PyTorch\'s own operations; lambda_apply has kernel="portable"'
 
 
 def _forget_strides(program: ExportedProgram) -> None:
@@ -96,8 +103,13 @@ def _forget_strides(program: ExportedProgram) -> None:
     file would refuse single images, or images so small that a feature map has one pixel. What compares a size with
     another number stays, as the bound of a global layer, and equalities. That the file computes rightly without them
     is checked when it is written.
+
+    PyTorch has no public way to them. Where a release keeps them elsewhere, they stay: what the file then refuses is
+    told when it is checked.
     """
-    program._guards_code = [guard for guard in program._guards_code if not _is_about_strides(guard)]
+    guards = getattr(program, "_guards_code", None)
+    if isinstance(guards, list):
+        program._guards_code = [guard for guard in guards if not _is_about_strides(guard)]
 
 
 def _is_about_strides(guard: str) -> bool:

@@ -1,0 +1,33 @@
+"""What a traced model asks of its inputs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets import LambdaLayer
+from lambdanets.interop import tracing
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_guards_of_strides_are_forgotten_and_bounds_stay(monkeypatch, forgets):
+    if not forgets:
+        monkeypatch.setattr(tracing, "_is_about_strides", lambda guard: False)
+    strided = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
+    model = nn.Sequential(strided, LambdaLayer(8, size=6, kernel="portable")).eval()
+    program = tracing.trace(model, torch.zeros(2, 8, 10, 9), fixed_size=False).module()
+    one_pixel = torch.randn(1, 8, 2, 1)
+    if forgets:
+        torch.testing.assert_close(program(one_pixel), model(one_pixel))
+    else:  # or else this test would be about nothing
+        with pytest.raises(AssertionError, match="Guard failed"):
+            program(one_pixel)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        program(torch.randn(2, 8, 14, 10))
+
+
+def test_a_release_of_pytorch_that_keeps_them_elsewhere():
+    program = SimpleNamespace()
+    tracing._forget_strides(program)
+    assert vars(program) == {}
