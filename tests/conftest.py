@@ -9,9 +9,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from lambdanets.kernels import costs
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_calibration_but_the_packages(tmp_path_factory):
+    """Tests neither depend on this user's calibration nor write one."""
+    path = tmp_path_factory.mktemp("cache") / "costs.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "cache_file", lambda: path)
+        yield

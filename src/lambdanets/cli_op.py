@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
     from lambdanets.experiments.bench import Row
     from lambdanets.experiments.cases import Case
+
+    Report = Callable[[Case, list[Row]], None]
 
 __all__ = ["bench", "kernels"]
 
@@ -41,6 +45,9 @@ def kernels(
     intra_depth: Annotated[int, typer.Option(help="Intra-depth u.", min=1)] = 1,
     causal: Annotated[bool, typer.Option("--causal", help="Each position sees those before it only.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda.  \\[default: cuda if there is one, else cpu]")
+    ] = None,
 ) -> None:
     """Show every kernel for a shape: whether it can run, what it would cost, and which one is chosen.
 
@@ -56,6 +63,7 @@ def kernels(
     from rich.console import Console
     from rich.table import Table
 
+    from lambdanets.experiments.constants import device_name, where_from
     from lambdanets.kernels.planner import choose, explain
     from lambdanets.kernels.problem import GridProblem, reachable_window
 
@@ -66,6 +74,9 @@ def kernels(
         raise ValueError(f"--scope must be odd and positive, got {scope}")
     if dim % heads:
         raise ValueError(f"--heads must divide the channels {dim} of --shape, got {heads}")
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = tuple(2 * size - 1 if scope is None else scope for size in grid)
     window = reachable_window(extents, tuple(grid), causal)
     problem = GridProblem(
@@ -78,6 +89,7 @@ def kernels(
         tuple(stop - start for start, stop in window),
         tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
         getattr(torch, dtype),
+        device,
     )
     chosen = {direction: choose(problem, direction == "backward").name for direction in ("forward", "backward")}
     table = Table("kernel", "forward", "backward", "")
@@ -94,23 +106,28 @@ def kernels(
         )
     console = Console()
     where = "global" if scope is None else f"scope {scope}"
-    console.print(f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}, CPU")
+    shape = f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}"
+    threads = torch.get_num_threads()
+    machine = device_name(device) + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
+    console.print(f"{shape}\n{machine}", highlight=False)
     console.print(table)
-    console.print("Estimates of the cost model; [bold]lambdanets bench --calibrate[/] fits it to this machine.")
+    console.print(where_from(device), highlight=False, markup=False)
+    if device == "cpu":
+        console.print("Times are estimates; [bold]lambdanets bench --calibrate[/] fits them to this machine.")
 
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Three shapes, within a minute.")] = False,
     cases: Annotated[str | None, typer.Option(help="Only cases whose name matches, for example 'global-*'.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Time for each contender and pass.  \\[default: 1, quick 0.3]", min=0)
+        float | None, typer.Option(help="Time for each contender and pass.  \\[default: 1; --quick 0.3]")
     ] = None,
     growth: Annotated[bool, typer.Option("--growth", help="Time against n from 49 to 16,384 instead.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the planner to this machine instead; kept in the cache folder.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and other shapes, beside FlexAttention.")] = "cpu",
-    output: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("bench-results"),
+    output: Annotated[Path | None, typer.Option(help="Folder of the result files.  \\[default: bench-results]")] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Only print the table of a result file, as Markdown.")
     ] = None,
@@ -132,26 +149,54 @@ def bench(
     """
     from rich.console import Console
 
-    console = Console()
-    if table is not None:
-        _print_table(table)
-        return
+    from lambdanets.experiments.results import open_folder, table_of
+
+    given = {
+        "--table": table is not None,
+        "--calibrate": calibrate,
+        "--growth": growth,
+        "--device cuda": device == "cuda",
+        "--quick": quick,
+        "--cases": cases is not None,
+        "--seconds": seconds is not None,
+        "--output": output is not None,
+    }
+    _refuse_ignored([name for name, is_given in given.items() if is_given])
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
-    if device == "cuda" and (growth or calibrate):
-        raise ValueError("--growth and --calibrate measure on the CPU only; leave --device away")
-    if calibrate:
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"--seconds must be above 0 and finite, got {seconds:g}; leave it out for the default")
+    console = Console()
+    if table is not None:
+        print(table_of(table))
+    elif calibrate:
         _calibrate(console, seconds)
-        return
-    _need_peers()
-    if device == "cuda":
-        _bench_cuda(console, output, cases, quick, seconds)
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    if growth:
-        _growth(console, output, seconds)
     else:
-        _bench(console, output, cases, quick, seconds)
+        _need_peers()
+        output = output or Path("bench-results")
+        open_folder(output)
+        if growth:
+            _growth(console, output, seconds)
+        elif device == "cuda":
+            _bench_cuda(console, output, cases, quick, seconds)
+        else:
+            _bench(console, output, cases, quick, seconds)
+
+
+# What each way to measure takes beside itself.
+_TAKES = {
+    "--table": (),
+    "--calibrate": ("--seconds",),
+    "--growth": ("--seconds", "--output"),
+    "--device cuda": ("--quick", "--cases", "--seconds", "--output"),
+}
+
+
+def _refuse_ignored(given: list[str]) -> None:
+    for way, takes in _TAKES.items():
+        ignored = [option for option in given if way in given and option not in (way, *takes)]
+        if ignored:
+            raise ValueError(f"{ignored[0]} means nothing together with {way}; leave one of them out")
 
 
 def _need_peers() -> None:
@@ -164,10 +209,42 @@ def _need_peers() -> None:
         )
 
 
+def _measure(
+    console: Console,
+    output: Path,
+    total: int,
+    run: Callable[[Report], object],
+    show: Report,
+    write: Callable[[list[Row], Path], list[Path]],
+) -> None:
+    """Measures, shows each case as it ends and writes the rows; on Ctrl-C those of the cases that were finished."""
+    rows: list[Row] = []
+    finished = 0
+
+    def report(case: Case, measured: list[Row]) -> None:
+        nonlocal finished
+        finished += 1
+        rows.extend(measured)
+        show(case, measured)
+
+    def write_rows() -> None:
+        first, *others = write(rows, output)
+        names = ", ".join([str(first), *(file.name for file in others)])
+        console.print(f"Wrote {names}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        run(report)
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted after {finished} of {total} cases.", highlight=False)
+        if rows:
+            write_rows()
+        raise
+    write_rows()
+
+
 def _bench(console: Console, output: Path, pattern: str | None, quick: bool, seconds: float | None) -> None:
-    from lambdanets.experiments import bench, report
+    from lambdanets.experiments import bench, report, results
     from lambdanets.experiments.cases import select_cases
-    from lambdanets.training.files import write_csv, write_text
 
     def show(case: Case, rows: list[Row]) -> None:
         times = report.ratios(rows)[case.name]
@@ -178,22 +255,20 @@ def _bench(console: Console, output: Path, pattern: str | None, quick: bool, sec
         ]
         console.print(f"[bold]{case.name}[/]: " + "; ".join(parts), highlight=False)
 
+    def run(on_case: Report) -> None:
+        bench.run(selected, seconds=seconds or (0.3 if quick else 1.0), kernels=not quick, report=on_case)
+
     selected = select_cases(pattern, quick)
     console.print(f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster.")
-    rows = bench.run(selected, seconds=seconds or (0.3 if quick else 1.0), kernels=not quick, report=show)
-    write_csv(output / "bench.csv", rows)
-    write_text(output / "bench.md", f"{report.environment_line(rows)}\n\n{report.bench_table(rows)}\n")
-    report.plot_bench(rows, output / "bench.png")
-    console.print(f"Wrote {output / 'bench.csv'}, bench.md and bench.png.")
+    _measure(console, output, len(selected), run, show, results.write_bench)
 
 
 def _bench_cuda(console: Console, output: Path, pattern: str | None, quick: bool, seconds: float | None) -> None:
-    from lambdanets.experiments import gpu
+    from lambdanets.experiments import gpu, results
     from lambdanets.experiments.cases import select_cases
-    from lambdanets.training.files import write_csv
+    from lambdanets.experiments.constants import device_name
 
     gpu.require_cuda()
-    output.mkdir(parents=True, exist_ok=True)
 
     def show(case: Case, rows: list[Row]) -> None:
         console.print(f"[bold]{case.name}[/]")
@@ -201,10 +276,12 @@ def _bench_cuda(console: Console, output: Path, pattern: str | None, quick: bool
             time = f"{row['median_ms']:.3f} ms" if row["median_ms"] else row["note"]
             console.print(f"  {row['contender']}, {row['pass']}: {time}", highlight=False)
 
+    def run(on_case: Report) -> None:
+        gpu.run(selected, seconds=seconds or (0.2 if quick else 0.5), report=on_case)
+
     selected = select_cases(pattern, quick, gpu.GPU_CASES)
-    rows = gpu.run(selected, seconds=seconds or (0.2 if quick else 0.5), report=show)
-    write_csv(output / "bench-cuda.csv", rows)
-    console.print(f"Wrote {output / 'bench-cuda.csv'}, which names the card: {rows[0]['card']}.")
+    console.print(f"{len(selected)} cases on {device_name('cuda')}.", highlight=False)
+    _measure(console, output, len(selected), run, show, results.write_cuda)
 
 
 def _milliseconds(rows: list[Row], way: str) -> float:
@@ -212,38 +289,25 @@ def _milliseconds(rows: list[Row], way: str) -> float:
 
 
 def _growth(console: Console, output: Path, seconds: float | None) -> None:
-    from lambdanets.experiments import growth, report
-    from lambdanets.training.files import write_csv, write_text
+    from lambdanets.experiments import growth, results
 
     def show(case: Case, rows: list[Row]) -> None:
         times = ", ".join(f"{row['contender']} {row['median_ms']:.1f}" for row in rows if row["pass"] == "forward")
         console.print(f"n = {case.positions}: {times} ms forward", highlight=False)
 
-    rows = growth.run(seconds=seconds or 0.5, report=show)
-    write_csv(output / "growth.csv", rows)
-    write_text(output / "growth.md", f"{report.environment_line(rows)}\n\n{report.growth_table(rows)}\n")
-    report.plot_growth(rows, output / "growth.png")
-    console.print(f"Wrote {output / 'growth.csv'}, growth.md and growth.png.")
+    def run(on_case: Report) -> None:
+        growth.run(growth.SIZES, seconds=seconds or 0.5, report=on_case)
+
+    _measure(console, output, len(growth.SIZES), run, show, results.write_growth)
 
 
 def _calibrate(console: Console, seconds: float | None) -> None:
-    from lambdanets.experiments.calibrate import CALIBRATION_CASES, calibrate
-    from lambdanets.kernels.costs import cache_file, reload
-    from lambdanets.training.files import write_json
+    from lambdanets.experiments import calibrate, results
 
-    console.print(f"Timing every kernel on {len(CALIBRATION_CASES)} shapes: some minutes.")
-    constants = calibrate(seconds=seconds or 0.2, report=lambda case: console.print(f"  {case.name}", highlight=False))
-    path = cache_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, constants)
-    reload()
+    cases = calibrate.CALIBRATION_CASES
+    console.print(f"Timing every kernel on {len(cases)} shapes: some minutes.")
+    constants = calibrate.calibrate(
+        cases, seconds=seconds or 0.2, report=lambda case: console.print(f"  {case.name}", highlight=False)
+    )
+    path = results.write_calibration(constants)
     console.print(f"Wrote {path}. Delete it to go back to the constants of the package.", soft_wrap=True)
-
-
-def _print_table(path: Path) -> None:
-    from lambdanets.experiments import report
-    from lambdanets.experiments.results import read_rows
-
-    rows = read_rows(path)
-    print(report.environment_line(rows) + "\n")
-    print(report.compact_table(rows) if "case" in rows[0] else report.growth_table(rows))

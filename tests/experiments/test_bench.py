@@ -8,7 +8,7 @@ from lambdanets.experiments import bench, calibrate, growth, report
 from lambdanets.experiments.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.contenders import Contender, contenders
 from lambdanets.experiments.measure import check_outputs, interleaved, peak_bytes, saved_bytes
-from lambdanets.experiments.results import read_rows
+from lambdanets.experiments.results import read_rows, table_of, write_bench, write_cuda
 from lambdanets.kernels.planner import kernels_for
 from lambdanets.training.files import write_csv
 
@@ -136,10 +136,46 @@ def test_calibration_covers_every_kernel():
     assert constants["measured_on"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.parametrize(("content", "message"), [("a,b\n1,2\n", "not a result file"), ("", "not a result file")])
+def test_files_of_earlier_versions_have_no_commit(rows, tmp_path):
+    older = [{name: value for name, value in row.items() if name != "commit"} for row in rows]
+    write_csv(tmp_path / "old.csv", older)
+    again = read_rows(tmp_path / "old.csv")
+    assert report.environment_line(again).endswith(f"Python {rows[0]['python']}")
+    newer = [{**row, "commit": "abc1234"} for row in rows]
+    assert report.environment_line(newer).endswith(f", lambdanets {rows[0]['lambdanets']} (abc1234)")
+
+
+def test_a_full_disk_leaves_the_old_results(rows, tmp_path, monkeypatch):
+    write_bench(rows, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"bench.csv", "bench.md", "bench.png"}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    for write in (write_bench, write_cuda):
+        with pytest.raises(OSError, match="No space left"):
+            write(rows[:1], tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        report.plot_bench(rows, tmp_path / "bench.png")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_no_table_is_made_of_a_gpus_results(rows, tmp_path):
+    on_gpu = [{**{name: row[name] for name in ("case", "contender", "pass")}, "card": "H100"} for row in rows]
+    (path,) = write_cuda(on_gpu, tmp_path)
+    with pytest.raises(ValueError, match=r"bench-cuda\.csv is of the benchmark on a GPU"):
+        table_of(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("\0\udcff", "not a result file"), ("a,b\n1,2\n", "not a result file"), ("", "not a result file")],
+)
 def test_a_file_that_is_no_result_is_refused(content, message, tmp_path):
     path = tmp_path / "some.csv"
-    path.write_text(content)
+    path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=message):
         read_rows(path)
     with pytest.raises(FileNotFoundError, match="'lambdanets bench' writes"):

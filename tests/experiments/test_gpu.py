@@ -63,13 +63,3 @@ def test_refuses_without_a_gpu():
     result = CliRunner().invoke(app, ["bench", "--device", "cuda"])
     with pytest.raises(ValueError, match=r"--device cuda needs a CUDA device, and PyTorch .* finds none"):
         raise result.exception
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--device", "tpu"], "--device must be cpu or cuda, got 'tpu'"), (["--device", "cuda", "--growth"], "CPU only")],
-)
-def test_refuses_what_it_does_not_know(words, message):
-    result = CliRunner().invoke(app, ["bench", *words])
-    with pytest.raises(ValueError, match=message):
-        raise result.exception

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from lambdanets.experiments.measure import (
     peak_bytes,
     saved_bytes,
 )
+from lambdanets.provenance import package_version, processor, source_commit
 
 __all__ = ["Row", "environment", "matrix_rate", "measure_case", "run"]
 
@@ -28,37 +28,19 @@ PEERS = ("lucidrains", "timm")
 
 
 def environment() -> Row:
-    """What a result has to name: machine, versions, threads, precision."""
+    """What a result has to name: machine, versions, threads, precision, the commit of this package's clone or ""."""
     return {
-        "machine": _processor(),
+        "machine": processor(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "precision": "float32",
         "python": platform.python_version(),
-        "torch": version("torch"),
-        "timm": version("timm"),
-        "lambda-networks": _version_or_none("lambda-networks"),
-        "lambdanets": version("lambdanets"),
+        "torch": package_version("torch"),
+        "timm": package_version("timm"),
+        "lambda-networks": package_version("lambda-networks"),
+        "lambdanets": package_version("lambdanets"),
+        "commit": source_commit(),
     }
-
-
-def _version_or_none(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    """The processor's name; Linux keeps it where Python does not look."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def matrix_rate(seconds: float = 0.3) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from lambdanets.experiments.contenders import contenders
 from lambdanets.experiments.measure import passes, saved_bytes
 from lambdanets.functional import lambda_apply
 from lambdanets.positions import GridPositions
+from lambdanets.provenance import package_version, source_commit
 
 __all__ = [
     "GPU_CASES",
@@ -74,11 +74,12 @@ def environment(dtype: torch.dtype) -> Row:
         "card": torch.cuda.get_device_name(),
         "capability": f"{major}.{minor}",
         "precision": str(dtype).removeprefix("torch."),
-        "torch": version("torch"),
+        "torch": package_version("torch"),
         "cuda": torch.version.cuda or "",
-        "triton": version("triton"),
-        "timm": version("timm"),
-        "lambdanets": version("lambdanets"),
+        "triton": package_version("triton"),
+        "timm": package_version("timm"),
+        "lambdanets": package_version("lambdanets"),
+        "commit": source_commit(),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 
 from lambdanets.models import model_cost
+from lambdanets.provenance import package_version, source_commit
 
 __all__ = ["ABLATION", "PAPER_PARAMETERS", "PLACEMENTS", "run"]
 
@@ -76,6 +77,8 @@ def run(report: Callable[[Row], None] | None = None) -> list[Row]:
             "activations": cost.activations,
             "paper_parameters_m": paper,
             "timm": timm.__version__,
+            "lambdanets": package_version("lambdanets"),
+            "commit": source_commit(),
         }
         rows.append(row)
         if report is not None:

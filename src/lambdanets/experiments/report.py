@@ -8,6 +8,7 @@ from typing import Any
 
 from lambdanets.experiments.bench import PEERS, Row
 from lambdanets.experiments.growth import exponents
+from lambdanets.files import replacing
 
 __all__ = [
     "bench_table",
@@ -40,9 +41,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def environment_line(rows: Sequence[Row]) -> str:
     """Machine, versions, threads and precision of a result, in one line."""
     row = rows[0]
+    # Files of earlier versions do not tell the commit.
+    own = f", lambdanets {row['lambdanets']} ({row['commit']})" if row.get("commit") else ""
     return (
         f"{row['machine']}, {row['threads']} threads of {row['cores']} cores, {row['precision']}; "
-        f"PyTorch {row['torch']}, timm {row['timm']}, lambda-networks {row['lambda-networks']}, Python {row['python']}"
+        f"PyTorch {row['torch']}, timm {row['timm']}, lambda-networks {row['lambda-networks']}, "
+        f"Python {row['python']}{own}"
     )
 
 
@@ -206,5 +210,6 @@ def _save(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
     plt.close(figure)

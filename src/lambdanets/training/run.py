@@ -7,12 +7,12 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.files import write_json
 from lambdanets.training.model import build_model, load_weights
@@ -25,14 +25,9 @@ _ADVICE = "Give a folder that `lambdanets train` wrote"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    """Versions of Python and of the packages that a result depends on, and the commit of this one's clone, or ""."""
+    found = {package: package_version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), "commit": source_commit(), **found}
 
 
 def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
 from lambdanets.training.transforms import Transform, read_image
@@ -101,6 +102,21 @@ class ImageData:
     image_size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def photographs(cls, spec: str, class_names: Sequence[str], train: Any, validation: Any, test: Any) -> ImageData:
+        """Colour images of any size, scaled by the mean and the deviation of ImageNet."""
+        return cls(
+            spec=spec,
+            class_names=tuple(class_names),
+            train=train,
+            validation=validation,
+            test=test,
+            channels=3,
+            image_size=None,
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+        )
 
     @property
     def held_out(self) -> tuple[str, Any]:

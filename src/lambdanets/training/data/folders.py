@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
@@ -39,18 +38,7 @@ def load_image_folder(folder: Path) -> ImageData:
         raise FileNotFoundError(f"the data folder {folder} does not exist. {_LAYOUT}.")
     if not folder.is_dir():
         raise ValueError(f"the data folder {folder} is a file. {_LAYOUT}.")
-    names, train, validation, test = _find_parts(folder)
-    return ImageData(
-        spec=f"imagefolder:{folder.resolve()}",
-        class_names=names,
-        train=train,
-        validation=validation,
-        test=test,
-        channels=3,
-        image_size=None,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-    )
+    return ImageData.photographs(f"imagefolder:{folder.resolve()}", *_find_parts(folder))
 
 
 def _find_parts(folder: Path) -> tuple[tuple[str, ...], FileImages, FileImages, FileImages | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
 from lambdanets.training.data.core import SPLIT_SEED, ImageData
@@ -82,17 +82,7 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
             validation = ReaderImages(validation, range(len(validation)))
         train = ReaderImages(train, order.tolist())
         test = None if test is None else ReaderImages(test, range(len(test)))
-    return ImageData(
-        spec=name if root is None else f"{name}:{root}",
-        class_names=names,
-        train=train,
-        validation=validation,
-        test=test,
-        channels=3,
-        image_size=None,
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-    )
+    return ImageData.photographs(name if root is None else f"{name}:{root}", names, train, validation, test)
 
 
 def _open(name: str, root: str | None, split: str, batch_size: int, seed: int) -> Any:

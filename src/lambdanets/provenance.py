@@ -1,0 +1,64 @@
+"""Which state of this package a result was made by, and on which processor."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["package_version", "processor", "source_commit"]
+
+_SOURCE = Path(__file__).parent
+_SECONDS = 10
+
+
+def package_version(package: str) -> str:
+    """The version of an installed package, or ``"not installed"``."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def processor() -> str:
+    """The processor's name; Linux keeps it where Python does not look."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def source_commit(source: Path = _SOURCE) -> str:
+    """The commit of the clone that the package runs from, with "+changes" where files of the package differ from it.
+
+    Args:
+        source: the package's folder.
+
+    Returns:
+        The short hash; "" where the package is installed without a clone, or git is not there to ask.
+    """
+    # An environment inside of somebody's repository is not a clone of this one: git must know the file.
+    if _git(source, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return ""
+    commit = _git(source, "rev-parse", "--short", "HEAD")
+    if commit is None:
+        return ""
+    return commit + ("+changes" if _git(source, "status", "--porcelain", "--", ".") else "")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints, or None if it fails."""
+    # Asking must not lock the index, with which somebody may be at work.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
