@@ -1,10 +1,13 @@
 """Half precision: sums accumulate in float32, so errors stay near those of PyTorch's own attention."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lambdanets import GridPositions, lambda_apply
+from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
+from lambdanets.functional import lambda_apply_by_graph
 from lambdanets.kernels.planner import kernels_for
 
 SIZE, HEADS, DIM_KEY, DIM_VALUE = 9, 4, 16, 32
@@ -48,3 +51,72 @@ def test_errors_are_within_twice_those_of_attention(kernel, scope, causal, u, dt
     actual = errors(op, lambda_tensors(scope, u), dtype)
     assert actual[0] < 2 * limit[0]
     assert max(actual[1:]) < 2 * max(limit[1:])
+
+
+# A long context: a softmax's shares are then below the normal numbers of float16, and sums have 65,536 summands.
+LONG = 1 << 16
+FEW = 8  # queries, where they need not be as many
+EDGES = torch.stack([torch.arange(LONG) % FEW, torch.arange(LONG)])
+GRAPHS = torch.arange(LONG) % 2
+
+
+def long_tensors(queries, k, v, u, *positions):
+    query, key = torch.randn(1, HEADS, queries, k) * k**-0.5, torch.randn(1, u, LONG, k)
+    value = torch.randn(1, u, LONG, v)
+    return [query, key, value, *(torch.randn(*shape) * (u * LONG) ** -0.5 for shape in positions)]
+
+
+LONG_CALLS = {
+    "content": (lambda u: long_tensors(FEW, 16, 16, u), lambda_apply),
+    "dense": (
+        lambda u: long_tensors(FEW, 8, 8, u, (FEW, LONG, 8, u)),
+        lambda q, k, v, e: lambda_apply(q, k, v, DensePositions(e)),
+    ),
+    "edges": (
+        lambda u: long_tensors(FEW, 16, 16, u, (LONG, 16, u)),
+        lambda q, k, v, e: lambda_apply(q, k, v, EdgePositions(EDGES, e)),
+    ),
+    "sequence": (
+        lambda u: long_tensors(LONG, 2, 2, u, (u, 2, 2 * LONG - 1)),
+        lambda q, k, v, e: lambda_apply(q, k, v, GridPositions(e, (LONG,))),
+    ),
+    "image": (
+        lambda u: long_tensors(LONG, 2, 2, u, (u, 2, 511, 511)),
+        lambda q, k, v, e: lambda_apply(q, k, v, GridPositions(e, (256, 256))),
+    ),
+    "causal content": (lambda u: long_tensors(LONG, 2, 2, u), lambda q, k, v: lambda_apply(q, k, v, causal=True)),
+    "causal sequence": (
+        lambda u: long_tensors(LONG, 2, 2, u, (u, 2, 2 * LONG - 1)),
+        lambda q, k, v, e: lambda_apply(q, k, v, GridPositions(e, (LONG,)), causal=True),
+    ),
+    "graphs": (
+        lambda u: long_tensors(LONG, 4, 4, u),
+        lambda q, k, v: lambda_apply_by_graph(q, k, v, GRAPHS, 2),
+    ),
+}
+
+
+@functools.cache
+def long_attention_errors(dtype):
+    """Those of the same number of heads over the same context."""
+    shapes = [(1, HEADS, FEW, 16), (1, HEADS, LONG, 16), (1, HEADS, LONG, 16)]
+    return errors(F.scaled_dot_product_attention, [torch.randn(*shape) for shape in shapes], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "u"), [*((name, 1) for name in LONG_CALLS), ("content", 4), ("edges", 4)])
+def test_errors_in_a_long_context(name, u, dtype):
+    make, op = LONG_CALLS[name]
+    limits = long_attention_errors(dtype)  # of the output, and of the gradients of query, key and value
+    actual = errors(op, make(u), dtype)
+    for error, limit in zip(actual, [*limits, max(limits[1:])], strict=False):
+        assert error < 2 * limit
+
+
+def test_autocast_keeps_the_shares_of_a_long_context():
+    query, key, value = long_tensors(FEW, 16, 16, 1)
+    exact = lambda_apply(*(t.half().double() for t in (query, key, value)))
+    with torch.autocast("cpu", dtype=torch.float16):
+        out = lambda_apply(query, key, value)
+    assert out.dtype == torch.float16
+    assert (out.double() - exact).norm() < 2 * long_attention_errors(torch.float16)[0] * exact.norm()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.derivatives import is_transformed
+from lambdanets.kernels.library import without_autocast
 
 __all__ = ["add_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
@@ -17,8 +18,9 @@ def normalise(key: Tensor) -> Tensor:
     """K̄ from keys (b, u, m, k): their softmax over m, (b, u, k, m).
 
     Depth stands in front of the positions, as a layer's projection has laid them out: a softmax over contiguous memory.
+    Of float16 it is float32: a share of many positions, 1/m, is below float16's normal numbers from m = 16,384 on.
     """
-    return key.transpose(2, 3).softmax(dim=3)
+    return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype == torch.float16 else None)
 
 
 def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
@@ -41,7 +43,11 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
     b, h, n, _ = query.shape
-    lambda_bkv = (keys @ value).sum(1)
+    if value.dtype == torch.float16:
+        with without_autocast(value.device.type):
+            lambda_bkv = (keys @ value.float()).sum(1).to(value.dtype)
+    else:
+        lambda_bkv = (keys @ value).sum(1)
     if query.stride(3) != 1:
         left = lambda_bkv.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
         right = query.transpose(2, 3).flatten(0, 1)

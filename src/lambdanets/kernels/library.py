@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from lambdanets.kernels.derivatives import Inputs, differentiable
 
-__all__ = ["HALF", "Op", "define_op", "is_watched", "whole", "widened"]
+__all__ = ["HALF", "Op", "define_op", "is_watched", "whole", "widened", "without_autocast"]
 
 _PLAIN = (Tensor, nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
@@ -78,7 +78,7 @@ def define_op(
         shape = out_shape(*given)
         if 0 in shape or any(t.numel() == 0 for t in given):
             return given[0].new_zeros(shape)
-        with _without_autocast(given[0].device.type):
+        with without_autocast(given[0].device.type):
             out = forward(*prepared(given), *args[count:])
         return out.to(given[0].dtype)
 
@@ -87,7 +87,7 @@ def define_op(
         targets = [given[i] for i in active]
         if grad.numel() == 0 or any(t.numel() == 0 for t in given):
             return tuple(t.new_zeros(t.shape) for t in targets)
-        with _without_autocast(given[0].device.type):
+        with without_autocast(given[0].device.type):
             grads = backward(*prepared((grad, *given)), *args[count:])
         return tuple(g.to(t.dtype) for g, t in zip(grads, targets, strict=True))
 
@@ -139,7 +139,8 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Operations keep the dtypes of their inputs inside."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
