@@ -217,3 +217,15 @@ def test_no_queries_or_no_context(n, m):
     out = lambda_apply(*call.args)
     assert torch.equal(out, torch.zeros(2, 3, n, 5, dtype=out.dtype))
     out.sum().backward()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("make", [lambda d: grid_call((3, 4), (5, 7), dtype=d), lambda d: random_call(12, dtype=d)])
+def test_the_meta_device_gives_shapes(make, dtype, causal):
+    with torch.device("meta"):
+        call = make(dtype).requiring_grad()
+    out = lambda_apply(*call.args, causal=causal)
+    assert (out.shape, out.dtype, out.device.type) == ((2, 3, 12, 5), dtype, "meta")
+    out.sum().backward()
+    assert call.query.grad.shape == call.query.shape

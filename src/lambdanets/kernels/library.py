@@ -141,7 +141,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
     """Operations keep the dtypes of their inputs inside."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    # Asking about a device that has no autocast, as meta, is an error.
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
