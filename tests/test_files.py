@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     reader.join(timeout=10)
     assert read == ["through"]
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no /dev/full")
+def test_a_device_that_takes_nothing_more():
+    path = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"), replacing(path) as given:
+        given.write_text("new")
+    assert path.is_char_device()
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,18 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: what the machine refused, about ``path`` and not about the temporary name.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    replaceable = path.is_file() or path.is_dir() or not path.exists()
+    target = Path(os.path.realpath(path)) if replaceable else path
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}") if replaceable else target
     try:
         yield temporary
-        os.replace(temporary, target)
+        if replaceable:
+            os.replace(temporary, target)
     except OSError as error:
         # A full disk names no file at all.
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if replaceable:
+            temporary.unlink(missing_ok=True)

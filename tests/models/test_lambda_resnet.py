@@ -197,6 +197,8 @@ def test_tiny_takes_any_small_image(size):
         ({"se_ratio": 4}, "se_ratio must be between 0 .none. and 1.* got 4"),
         ({"lambda_args": {"scope": None}}, "img_size must be given where lambda layers are global"),
         ({"lambda_args": [{}, {}]}, r"lambda_args must be keyword arguments.* or four.* got \[\{\}, \{\}\]"),
+        ({"lambda_args": {"scop": 7}}, "lambda_args has 'scop', which LambdaLayer does not take; did you mean 'scope'"),
+        ({"lambda_args": [None, None, {"stride": 1}, None]}, "must not have 'stride': it is taken from each block"),
         ({"lambda_args": {"scope": 4}}, "scope must be odd and positive, got 4; 3 or 5 would do"),
         ({"img_size": (3, 4, 5)}, r"img_size must be a positive int or .height, width., got \(3, 4, 5\)"),
         ({"img_size": 0}, "img_size must be .* got 0"),
@@ -205,3 +207,37 @@ def test_tiny_takes_any_small_image(size):
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model("lambda_resnet_tiny", **options)
+
+
+def test_an_unknown_argument_gives_the_nearest():
+    with pytest.raises(TypeError, match=r"LambdaResNet has no argument 'stges'; did you mean 'stages'\?"):
+        timm.create_model("lambda_resnet_tiny", stges="CLLL")
+    with pytest.raises(TypeError, match=r"no argument 'xyz'; known are .*drop_path_rate.*lambda_args"):
+        timm.create_model("lambda_resnet_tiny", xyz=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_model_with_global_layers_and_biases():
+    args = {"scope": None, "intra_depth": 2, "position_bias": True, "qkv_bias": True}
+    options = {**NARROW, "lambda_args": args, "img_size": (64, 48), "scriptable": True, "zero_init_last": False}
+    model = timm.create_model("lambda_resnet50", **options).train()
+    x = torch.randn(3, 3, 64, 48)
+    model(x)  # statistics
+    for module in model.modules():
+        if isinstance(module, LambdaLayer):
+            torch.nn.init.normal_(module.position_bias)
+    scripted = torch.jit.script(model)
+    scripted(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scripted.parameters())
+    model.eval()
+    scripted.eval()
+    for size in ((64, 48), (40, 33)):
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(scripted(x), model(x), atol=1e-4, rtol=1e-4)
+    with pytest.raises(torch.jit.Error, match="larger grid than the size of this global layer"):
+        scripted(torch.randn(1, 3, 96, 48))
+
+
+def test_a_causal_layer_cannot_be_scripted():
+    with pytest.raises(ValueError, match="must be for images and not causal, got ndim=2 and causal=True"):
+        timm.create_model("lambda_resnet50", **NARROW, lambda_args={"causal": True}, scriptable=True)

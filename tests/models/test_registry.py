@@ -225,10 +225,21 @@ def test_local_folder(build, tmp_path):
     assert torch.equal(again(x), model(x))
 
 
-def test_scripting_says_what_to_do_instead(build):
-    with pytest.raises(ValueError, match=r"torch.jit.script cannot compile lambda layers; use torch.export"):
-        build(scriptable=True)
-    build(scriptable=True, stages="CCCC")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted(build, tmp_path):
+    """timm's scriptable=True; the file needs nothing of this package, and the weights have the same names."""
+    model = build(scriptable=True, zero_init_last=False).train()
+    model(images(8))  # statistics
+    model.eval()
+    torch.jit.save(torch.jit.script(model), tmp_path / "script.pt")
+    script = torch.jit.load(tmp_path / "script.pt")
+    assert {name.split("::")[0] for name in torch.jit.export_opnames(script)} == {"aten"}
+    for size in ((SIZE, SIZE), (48, 33)):
+        x = images(size=size)
+        torch.testing.assert_close(script(x), model(x), atol=1e-4, rtol=1e-4)
+    plain = build().eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(plain(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["lambda_resnet50", "lambda_resnet50_llll_u4", "lambda_resnet_tiny"])

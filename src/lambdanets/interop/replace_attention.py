@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lambdanets.interop.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
 from lambdanets.interop.token_lambda import POSITIONS, TokenLambda
 from lambdanets.interop.tree import Candidate, choose, find, hooks_of, parameters_of
+from lambdanets.models.options import nearest
 
 __all__ = ["plan_attention", "replace_attention"]
 
@@ -158,9 +158,7 @@ class _Request:
 def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in given or {}:
         if name not in _OPTIONS:
-            near = difflib.get_close_matches(name, sorted(_OPTIONS), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(_OPTIONS))}"
-            raise ValueError(f"lambda_args has {name!r}{hint}")
+            raise ValueError(f"lambda_args has {name!r}; {nearest(name, _OPTIONS)}")
     return dict(given or {})
 
 

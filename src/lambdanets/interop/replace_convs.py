@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -18,12 +17,11 @@ from lambdanets.interop.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.stages import is_spatial, lambda_blocks, modules_of_block
 from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.options import check_lambda_args
 
 __all__ = ["plan_convs", "replace_convs"]
 
 _KIND = "spatial convolution"
-# What the convolution decides, so that lambda_args must not.
-_FROM_CONV = {"dim", "dim_out", "ndim", "stride", "device", "dtype"}
 # The paper's scope of images; a volume's table of 23^3 offsets would be larger than most models.
 _SCOPE = {1: 23, 2: 23, 3: 7}
 _HEADS = 4
@@ -121,7 +119,7 @@ def plan_convs(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
-    options = _check_lambda_args(lambda_args)
+    options = check_lambda_args(lambda_args, "each convolution")
     chosen = _choose(model, stages, where, names)
     before, arguments = _run_before(model, chosen, options, example, img_size)
 
@@ -143,19 +141,6 @@ def plan_convs(
         raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
     check = None if arguments is None else check_after(before, arguments, "convolutions")
     return make_plan(model, changes, tuple(kept), builders, check)
-
-
-def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    options = dict(given or {})
-    known = set(inspect.signature(LambdaLayer).parameters)
-    for name in options:
-        if name in _FROM_CONV:
-            raise ValueError(f"lambda_args must not have {name!r}: it is taken from each convolution")
-        if name not in known:
-            near = difflib.get_close_matches(name, sorted(known - _FROM_CONV), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known - _FROM_CONV))}"
-            raise ValueError(f"lambda_args has {name!r}, which LambdaLayer does not take{hint}")
-    return options
 
 
 def _choose(

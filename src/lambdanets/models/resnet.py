@@ -7,6 +7,7 @@ registry are in :mod:`lambdanets.models.lambda_resnet`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,9 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.options import check_lambda_args, nearest
 from lambdanets.models.placement import format_placement, place_blocks
+from lambdanets.models.scriptable import ScriptableLambdaLayer
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
 
@@ -55,7 +58,8 @@ class LambdaBottleneck(Bottleneck):
         super().__init__(inplanes, planes, stride, downsample, **kwargs)
         self.reduction = reduction
         conv: nn.Conv2d = self.conv2
-        self.conv2 = LambdaLayer(  # type: ignore[assignment]
+        layer = ScriptableLambdaLayer if is_scriptable() else LambdaLayer
+        self.conv2 = layer(  # type: ignore[assignment]
             conv.in_channels,
             conv.out_channels,
             stride=conv.stride[0],  # 1 where an anti-aliasing layer behind it has the stride
@@ -144,9 +148,11 @@ class LambdaResNet(ResNet):
     timm's ``create_optimizer_v2`` parameter groups exempts them.
 
     Raises:
-        ValueError: if ``stages``, ``lambda_args``, ``img_size``, ``se_ratio`` or ``stem_stride`` cannot be, or the
-            model is asked to be scriptable: ``torch.jit.script`` cannot compile lambda layers.
+        ValueError: if ``stages``, ``lambda_args``, ``img_size``, ``se_ratio`` or ``stem_stride`` cannot be.
+        TypeError: for an unknown argument.
     """
+
+    __jit_unused_properties__ = ("stages",)
 
     def __init__(
         self,
@@ -158,6 +164,9 @@ class LambdaResNet(ResNet):
         stem_stride: int | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in kwargs:
+            if name not in _KNOWN:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}; {nearest(name, _KNOWN)}")
         if len(layers) != 4:
             raise ValueError(f"layers must be four numbers of blocks, one a stage, got {layers!r}")
         if stem_stride not in (None, 1, 2):
@@ -167,11 +176,6 @@ class LambdaResNet(ResNet):
         if not 0 <= se_ratio <= 1:
             raise ValueError(f"se_ratio must be between 0 (none) and 1, as 0.25 in the paper, got {se_ratio!r}")
         words = place_blocks(stages, layers)
-        if is_scriptable() and "L" in "".join(words):
-            raise ValueError(
-                "scriptable=True: torch.jit.script cannot compile lambda layers; use torch.export or torch.compile, "
-                "or stages='CCCC'"
-            )
         size = _image_size(img_size)
         blocks = _Blocks(
             words,
@@ -221,6 +225,14 @@ class LambdaResNet(ResNet):
                 module.reset_parameters()
 
 
+_KNOWN = {
+    name
+    for kind in (LambdaResNet, ResNet)
+    for name in inspect.signature(kind).parameters
+    if name not in ("block", "kwargs")
+}
+
+
 def _lambda_args_by_stage(given: LambdaArgs | Sequence[LambdaArgs | None] | None) -> list[LambdaArgs]:
     by_stage = [given] * 4 if given is None or isinstance(given, Mapping) else list(given)
     if len(by_stage) != 4 or not all(args is None or isinstance(args, Mapping) for args in by_stage):
@@ -228,7 +240,8 @@ def _lambda_args_by_stage(given: LambdaArgs | Sequence[LambdaArgs | None] | None
             "lambda_args must be keyword arguments of LambdaLayer, as {'scope': 7}, or four such mappings, one a "
             f"stage, got {given!r}"
         )
-    return [{"scope": None if (args or {}).get("size") else 23, **(args or {})} for args in by_stage]
+    checked = [check_lambda_args(args, "each block") for args in by_stage]
+    return [{"scope": None if args.get("size") else 23, **args} for args in checked]
 
 
 def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:

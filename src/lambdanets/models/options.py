@@ -1,0 +1,41 @@
+"""Checks of the keyword arguments that models hand on, with the nearest name for a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["check_lambda_args", "nearest"]
+
+# What the place of a layer decides.
+_DECIDED = {"dim", "dim_out", "ndim", "stride", "device", "dtype"}
+
+
+def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
+    """Keyword arguments of :class:`lambdanets.LambdaLayer`, checked by name.
+
+    Args:
+        given: the arguments; None for none.
+        place: what decides channels and stride, for the message: "each convolution".
+
+    Raises:
+        ValueError: if the layer does not take one of them, or its place decides it.
+    """
+    options = dict(given or {})
+    free = set(inspect.signature(LambdaLayer).parameters) - _DECIDED
+    for name in options:
+        if name in _DECIDED:
+            raise ValueError(f"lambda_args must not have {name!r}: it is taken from {place}")
+        if name not in free:
+            raise ValueError(f"lambda_args has {name!r}, which LambdaLayer does not take; {nearest(name, free)}")
+    return options
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The known name that is nearest to a wrong one, as a question, or all of them."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
