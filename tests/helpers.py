@@ -75,6 +75,36 @@ def edge_call(n, m, edges, *, k=4, u=1, dtype=torch.float64, **sizes):
     return random_call(n, m, k=k, u=u, positions=positions, dtype=dtype, **sizes)
 
 
+# Every kind of context, each for a given u; those whose queries are their context have a causal order too.
+CONTEXTS = {
+    "content": lambda u: random_call(9, u=u),
+    "content, cross": lambda u: random_call(5, 9, u=u),
+    "sequence, global": lambda u: grid_call((21,), (41,), u=u),
+    "sequence, local": lambda u: grid_call((21,), (5,), u=u),
+    "image, global": lambda u: grid_call((4, 5), (7, 9), u=u),
+    "image, local": lambda u: grid_call((4, 5), (3, 5), u=u),
+    "volume, global": lambda u: grid_call((2, 3, 3), (3, 5, 5), u=u),
+    "volume, local": lambda u: grid_call((2, 3, 4), (3, 1, 3), u=u),
+    "dense": lambda u: dense_call(7, 7, u=u),
+    "dense, cross": lambda u: dense_call(5, 9, u=u),
+    "edges": lambda u: edge_call(7, 7, 20, u=u),
+    "edges, cross": lambda u: edge_call(5, 9, 31, u=u),
+}
+ORDERS = [(name, causal) for name in CONTEXTS for causal in (False, True) if not (causal and name.endswith("cross"))]
+
+
+def context_call(name, causal, masked, u):
+    """A call of one of the contexts; masked at random, and causal queries see nothing at first."""
+    call = CONTEXTS[name](u)
+    call.causal = causal
+    if masked:
+        b, _, m = call.value.shape[:3]
+        call.mask = torch.rand(b, m) < 0.6
+        call.mask[:, :2] = False
+        call.mask[:, 2] = True
+    return call
+
+
 def outputs_and_gradients(apply, call, seed=1):
     """Output of ``apply(call)`` and the gradients of all inputs under a random output gradient."""
     call = call.requiring_grad()

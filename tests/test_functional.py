@@ -7,27 +7,6 @@ from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, ran
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 
 
-def test_hidden_context_may_hold_anything():
-    """Padding of NaN and infinity changes nothing and its gradient is zero."""
-    call = grid_call((3, 4), (5, 7), u=2)
-    call.mask = torch.rand(2, 12) < 0.5
-    expected = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
-    hidden = ~call.mask[:, None, :, None]
-    call.key = call.key.masked_fill(hidden, float("nan"))
-    call.value = call.value.masked_fill(hidden, float("inf"))
-    actual = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
-    for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, e)
-
-
-def test_example_without_visible_context_gives_zeros_and_finite_gradients():
-    call = grid_call((3, 4), (5, 7))
-    call.mask = torch.zeros(2, 12, dtype=torch.bool)
-    out, *grads = outputs_and_gradients(lambda c: lambda_apply(*c.args, **c.kwargs), call)
-    assert torch.equal(out, torch.zeros_like(out))
-    assert all(torch.isfinite(grad).all() for grad in grads)
-
-
 @pytest.mark.parametrize("kernel", [None, "reference"])
 @pytest.mark.parametrize(
     "make", [lambda: grid_call((3, 4), (5, 7)), lambda: dense_call(4, 5), lambda: edge_call(4, 5, 9)]

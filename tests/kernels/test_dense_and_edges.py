@@ -5,7 +5,7 @@ import torch
 from torch.library import opcheck
 
 from helpers import assert_same, dense_call, edge_call, outputs_and_gradients
-from lambdanets import DensePositions, EdgePositions, lambda_apply
+from lambdanets import EdgePositions, lambda_apply
 from lambdanets.kernels import dense, edges
 from lambdanets.kernels.dense import DENSE_OP
 from lambdanets.kernels.edges import EDGES_OP
@@ -52,20 +52,6 @@ def test_keeps_nothing_but_its_inputs(name):
         lambda_apply(*call.args)
     small = max(t.numel() for t in (*call.leaves(), content))
     assert all(t.numel() <= small for t in kept)
-
-
-def test_per_sample_gradients_of_a_dense_embedding():
-    call = dense_call(4, 5, u=2, b=3)
-
-    def loss(embedding, query, key, value):
-        out = lambda_apply(query[None], key[None], value[None], DensePositions(embedding))
-        return out.square().sum()
-
-    embedding = call.positions.embedding
-    actual = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(embedding, *call.args[:3])
-    for i in range(3):
-        expected = torch.func.grad(loss)(embedding, *(t[i] for t in call.args[:3]))
-        torch.testing.assert_close(actual[i], expected)
 
 
 def test_a_kernel_for_grids_says_so():

@@ -59,18 +59,6 @@ def test_hessian_of_torch_func(kind):
     torch.testing.assert_close(actual, expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", CALLS)
-def test_tangents_of_torch_func(kind):
-    call = CALLS[kind]()
-    op, leaves = op_and_leaves(call)
-    expected_op, _ = op_and_leaves(call, "reference")
-    primals = tuple(leaf.detach() for leaf in leaves)
-    tangents = tuple(torch.randn_like(leaf) for leaf in primals)
-    torch.testing.assert_close(
-        torch.func.jvp(op, primals, tangents), torch.func.jvp(expected_op, primals, tangents), atol=1e-10, rtol=1e-10
-    )
-
-
 def causal_content():
     query, key, value = (t.requires_grad_() for t in random_call(5, b=1).args[:3])
     return lambda_apply(query, key, value, causal=True), value

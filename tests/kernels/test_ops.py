@@ -50,21 +50,6 @@ def test_exports_with_dynamic_batch_height_and_width():
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
-def test_vmap_and_per_sample_gradients():
-    call = grid_call((4, 3), (3, 5), u=2, b=4)
-    table = call.positions.table
-
-    def loss(table, query, key, value):
-        out = lambda_apply(query[None], key[None], value[None], GridPositions(table, (4, 3)))
-        return out.square().sum()
-
-    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))
-    actual = per_sample(table, call.query, call.key, call.value)
-    for i in range(4):
-        expected = torch.func.grad(loss)(table, call.query[i], call.key[i], call.value[i])
-        torch.testing.assert_close(actual[i], expected)
-
-
 def test_vmap_over_tables():
     call = grid_call((4, 3), (3, 5))
     tables = torch.randn(3, *call.positions.table.shape, dtype=torch.float64)
