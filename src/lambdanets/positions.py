@@ -114,12 +114,13 @@ class GridPositions:
                 "positions.table must have shape (u, k, *extents) with 1, 2 or 3 extents, "
                 f"got shape {tuple(self.table.shape)}"
             )
-        if any(extent % 2 == 0 for extent in self.extents):
+        extents = self.extents
+        if any(extent % 2 == 0 for extent in extents):
             raise ValueError(
-                f"positions.table must have odd extents so that its centre is offset 0, got {self.extents}; "
+                f"positions.table must have odd extents so that its centre is offset 0, got {extents}; "
                 "a global table for size s has extent 2s - 1, a local one its odd scope"
             )
-        object.__setattr__(self, "grid", _sizes(self.grid, self.extents))
+        object.__setattr__(self, "grid", _sizes(self.grid, extents))
 
     @property
     def extents(self) -> tuple[int, ...]:

@@ -131,14 +131,15 @@ def _grid_terms(
 
 def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
     """The table cut to the offsets that occur, and where offset 0 stands in it."""
-    window = reachable_window(positions.extents, positions.grid, causal)
-    origin = [extent // 2 - start for extent, (start, _) in zip(positions.extents, window, strict=True)]
+    extents = positions.extents
+    window = reachable_window(extents, positions.grid, causal)
+    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
     table = positions.table.to(dtype)
-    for axis, (start, stop) in enumerate(window, start=2):
+    for axis, (extent, (start, stop)) in enumerate(zip(extents, window, strict=True), start=2):
         if torch.compiler.is_compiling():
             # A view's contiguity depends on whether anything was cut off: a guard, and so a graph, for each answer.
             table = table.index_select(axis, torch.arange(start, stop, device=table.device))
-        else:
+        elif stop - start < extent:
             table = table.narrow(axis, start, stop - start)
     if causal and len(positions.grid) > 1:
         table = table * lexicographic_past(table.shape[2:], origin, table.device)

@@ -87,7 +87,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
     layout = _layout(problem)
     operand, values, queries = layout.operand(table), layout.values(value), layout.by_row(query)
     out = queries.new_empty(*queries.shape[:-1], layout.dim_value)
-    for window in layout.toeplitz.windows():
+    for window in layout.toeplitz.windows:
         lambdas = layout.lambdas(operand[window.offsets], values[window.context])
         for example in range(layout.batch):
             torch.bmm(queries[window.row, example], lambdas[:, :, example], out=out[window.row, example])
@@ -103,7 +103,7 @@ def backward(
     queries, grads = layout.by_row(query), layout.by_row(grad)
     grad_queries = torch.empty_like(queries)
     grad_values, grad_operand = torch.zeros_like(values), torch.zeros_like(operand)
-    for window in layout.toeplitz.windows():
+    for window in layout.toeplitz.windows:
         operand_part, value_part = operand[window.offsets], values[window.context]
         lambdas = layout.lambdas(operand_part, value_part)
         # Example by example λp gives the gradient of q, then makes place for its own.

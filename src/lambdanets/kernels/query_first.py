@@ -18,6 +18,8 @@ k query depth, v value depth, u intra-depth.
 from __future__ import annotations
 
 import functools
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,12 +62,31 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(scores * both, 2 * scores + operand, 14 + rows * 6)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A row of queries.
+
+    Args:
+        row: its number.
+        offsets: of the rows that it sees.
+        context: places of those rows among all values.
+        span: positions of its queries; the last row of a sequence may not be full.
+    """
+
+    row: int
+    offsets: slice
+    context: slice
+    span: slice
+
+
 class _Layout(RowLayout):
     """Tensors of one call by row."""
 
     def __init__(self, problem: GridProblem):
         super().__init__(problem, order="xouc", one_row=_fits_one_row(problem))
         self.positions = problem.num_positions
+        self.steps = tuple(map(self._step, self.toeplitz.windows))
+        self.most_context = max(step.context.stop - step.context.start for step in self.steps)
 
     def queries_by_place(self, query: Tensor) -> Tensor:
         """(b, h, n, k) -> (y, x, b h, k)."""
@@ -102,14 +123,14 @@ class _Layout(RowLayout):
         """(b, c, n, depth) -> (b, c, y, x, depth)."""
         return self.folding.padded(tensor).unflatten(2, (self.rows, self.row_size))
 
-    def context(self, window: RowWindow) -> slice:
-        """Where a row's context stands among all values."""
-        each = self.intra_depth * self.row_size
-        return slice(window.context.start * each, window.context.stop * each)
-
-    def span(self, window: RowWindow) -> slice:
-        """Positions of a row's queries; the last row of a sequence may not be full."""
-        return slice(window.row * self.row_size, min((window.row + 1) * self.row_size, self.positions))
+    def _step(self, window: RowWindow) -> _Step:
+        each, first = self.intra_depth * self.row_size, window.row * self.row_size
+        return _Step(
+            window.row,
+            window.offsets,
+            slice(window.context.start * each, window.context.stop * each),
+            slice(first, min(first + self.row_size, self.positions)),
+        )
 
 
 # Geometry alone, so calls of one shape share it.
@@ -120,10 +141,9 @@ class _Scores:
     """S of one row after the other, in memory that all of them share."""
 
     def __init__(self, layout: _Layout, like: Tensor):
-        context = max(w.context.stop - w.context.start for w in layout.toeplitz.windows())
-        count = layout.batch * layout.heads * layout.row_size * context * layout.intra_depth * layout.row_size
-        self.by_place, self.by_example = like.new_empty(count), like.new_empty(count)
         self.places = (layout.row_size, layout.batch, layout.heads)
+        count = math.prod(self.places) * layout.most_context
+        self.by_place, self.by_example = like.new_empty(count), like.new_empty(count)
 
     def make(self, query_xak: Tensor, operand_xck: Tensor) -> Tensor:
         """(b, h x, c)."""
@@ -202,13 +222,13 @@ def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProb
     by_example = None if content is None else layout.queries_by_example(query)
     out, scores = empty_in_order(query, layout.dim_value), _Scores(layout, value)
     row_bav = value.new_empty(layout.batch, layout.heads * layout.row_size, layout.dim_value)
-    for window in layout.toeplitz.windows():
-        y = window.row
-        scores_bac = scores.make(by_place[y], operand[:, window.offsets].flatten(1, 3))
-        torch.bmm(scores_bac, values[:, layout.context(window)], out=row_bav)
+    for step in layout.steps:
+        y = step.row
+        scores_bac = scores.make(by_place[y], operand[:, step.offsets].flatten(1, 3))
+        torch.bmm(scores_bac, values[:, step.context], out=row_bav)
         if content is not None and by_example is not None:
             row_bav.baddbmm_(by_example[y], content)
-        target = out[:, :, layout.span(window)]
+        target = out[:, :, step.span]
         target.copy_(row_bav.unflatten(1, (layout.heads, -1))[:, :, : target.shape[2]])
     return out
 
@@ -223,18 +243,18 @@ def joint_backward(
     grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
     part, scores = _ContentGradients(layout, query, content), _Scores(layout, value)
     row_bhxv = value.new_zeros(layout.batch, layout.heads, layout.row_size, layout.dim_value)
-    for window in layout.toeplitz.windows():
-        y, context = window.row, layout.context(window)
-        operand_xck, value_bcv = operand[:, window.offsets].flatten(1, 3), values[:, context]
-        span = layout.span(window)
-        row_bhxv[:, :, : span.stop - span.start] = grad[:, :, span]
-        row_bhxv[:, :, span.stop - span.start :] = 0
+    for step in layout.steps:
+        y, length = step.row, step.span.stop - step.span.start
+        operand_xck, value_bcv = operand[:, step.offsets].flatten(1, 3), values[:, step.context]
+        row_bhxv[:, :, :length] = grad[:, :, step.span]
+        if length < layout.row_size:
+            row_bhxv[:, :, length:] = 0
         grad_bav = row_bhxv.flatten(1, 2)
         part.add(y, grad_bav)
-        grad_values[:, :, context].baddbmm_(grad_bav.transpose(1, 2), scores.make(by_place[y], operand_xck))
+        grad_values[:, :, step.context].baddbmm_(grad_bav.transpose(1, 2), scores.make(by_place[y], operand_xck))
         grad_xac = scores.make_gradient(grad_bav, value_bcv)
         torch.bmm(grad_xac, operand_xck, out=grad_by_place[y])
-        grad_operand[:, window.offsets].flatten(1, 3).baddbmm_(grad_xac.transpose(1, 2), by_place[y])
+        grad_operand[:, step.offsets].flatten(1, 3).baddbmm_(grad_xac.transpose(1, 2), by_place[y])
     return (
         layout.queries_gradient(grad_by_place, part.queries, query),
         layout.values_gradient(grad_values),

@@ -73,6 +73,9 @@ class Toeplitz:
     Args:
         problem: an image's or a volume's.
         order: the operand's axes in the order wanted, a permutation of ``"uoxc"``; k is the last.
+
+    Attributes:
+        windows: each row of queries with what it sees.
     """
 
     def __init__(self, problem: GridProblem, order: str):
@@ -85,9 +88,10 @@ class Toeplitz:
         self.offsets = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
         sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
         self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]
+        self.windows = tuple(self._windows())
         self._kept: dict[torch.device, _Entries] = {}
 
-    def windows(self) -> Iterator[RowWindow]:
+    def _windows(self) -> Iterator[RowWindow]:
         """Each row of queries with what it sees."""
         for row in range(self.rows):
             low = max(0, row - self.origin[0])
