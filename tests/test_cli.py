@@ -259,12 +259,19 @@ def test_version(run):
     assert output.startswith("lambdanets ")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
-def test_help_has_an_example(run, command):
+@pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))
+def test_help_has_indented_examples(run, command):
     code, output, _ = run(command, "--help")
     assert code == 0
-    assert f"lambdanets {command} " in output
     assert "For example" in output
+    assert f"\n   lambdanets {command} " in output
+
+
+def test_help_flows_with_the_width_of_the_terminal(run):
+    _, output, _ = run("predict", "--help")
+    # In the source this sentence is on two lines.
+    assert "a model of the digits knows bright strokes" in " ".join(output.split())
+    assert "a model of the \n" not in re.sub(" +", " ", output)
 
 
 def test_help_of_the_whole_names_the_commands(run):

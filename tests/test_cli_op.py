@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -150,3 +152,22 @@ def test_a_pattern_that_matches_nothing_lists_the_names():
     result = run("bench", "--cases", "nothing")
     with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d512-b8"):
         raise result.exception
+
+
+def test_the_profiler_keeps_quiet(tmp_path):
+    """In a new process, since PyTorch asks on import how much it shall say."""
+    code = f"""
+import sys
+from lambdanets import cli, cli_op
+
+def measure(*_):
+    import torch
+    from lambdanets.experiments.measure import peak_bytes
+    print(peak_bytes(lambda: torch.ones(4)))
+
+cli_op._bench = measure
+sys.argv = ["lambdanets", "bench", "--output", {str(tmp_path)!r}]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("16\n", "")

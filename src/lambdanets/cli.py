@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -62,11 +64,13 @@ def _options(
     pass
 
 
-@app.command()
 def train(
     recipe: Annotated[
         str | None,
-        typer.Option(help="digits, fashion-mnist, image-folder, imagenet-90, imagenet-350; default: by --data."),
+        typer.Option(
+            help="What is not chosen below: digits, fashion-mnist, image-folder, imagenet-90 or imagenet-350.  "
+            "\\[default: by --data]"
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -151,7 +155,6 @@ def train(
         raise typer.Exit(128 + result.stopped_by)
 
 
-@app.command()
 def evaluate(
     run: RunFolder,
     data: Annotated[
@@ -171,6 +174,8 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a run's best weights on the test images: top-1, top-5, loss, a picture of the confusion matrix.
+
+    Writes evaluation.json, confusion.csv and confusion.png.
 
     For example:
 
@@ -192,10 +197,9 @@ def evaluate(
         print_evaluation(Console(), result)
 
 
-@app.command()
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files of any size.")],
     top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
@@ -225,6 +229,12 @@ def predict(
         print_predictions(Console(), predictions)
 
 
+def _paragraphs(function: Callable[..., None]) -> str:
+    """A docstring for terminals of every width: paragraphs without line ends, examples as they are."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
+
+
 def _refuse_with_resume(choices: dict[str, object]) -> None:
     for name, value in choices.items():
         if value is not None:
@@ -252,11 +262,8 @@ def _message(error: BaseException) -> str:
     return text
 
 
-app.command()(adopt)
-app.command()(export)
-app.command()(kernels)
-app.command()(bench)
-app.command()(models)
+for _function in (train, evaluate, predict, adopt, export, kernels, bench, models):
+    app.command(help=_paragraphs(_function))(_function)
 
 
 def main() -> None:

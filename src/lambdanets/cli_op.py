@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +51,8 @@ def kernels(
     ] = None,
 ) -> None:
     """Show every kernel for a shape: whether it can run, what it would cost, and which one is chosen.
+
+    Costs are estimated by constants of the package, or of this machine after `lambdanets bench --calibrate`.
 
     For example:
 
@@ -149,8 +152,6 @@ def bench(
     """
     from rich.console import Console
 
-    from lambdanets.experiments.results import open_folder, table_of
-
     given = {
         "--table": table is not None,
         "--calibrate": calibrate,
@@ -166,6 +167,10 @@ def bench(
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"--seconds must be above 0 and finite, got {seconds:g}; leave it out for the default")
+    # PyTorch's profiler, which counts the memory, reports every start and stop on the terminal. Read on import.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    from lambdanets.experiments.results import open_folder, table_of
+
     console = Console()
     if table is not None:
         print(table_of(table))
