@@ -43,12 +43,13 @@ def lambda_apply(
         key: (b, u, m, k), not yet normalised; one set for all heads. None leaves the content term out.
         value: (b, u, m, v); one set for all heads.
         positions: the embeddings E: ``GridPositions`` (n = m = the grid), ``DensePositions``,
-            ``EdgePositions``, or None (default) for the content term alone.
+            ``EdgePositions``, or None (default) for the content term alone. Converted to the dtype of ``query``.
         mask: (b, m) bool, True where the context position takes part; the others are left out of both sums,
             the softmax included, and may hold anything. An example with nothing visible gives zeros.
             Default: all take part.
         causal: query n sees the context positions m <= n only (row-major order on a grid), in both sums, the
-            softmax included. Needs n = m. Default False.
+            softmax included. Needs n = m. Context that is not finite makes the outputs from its position on NaN
+            and no earlier one (but with ``kernel="portable"`` or ``"reference"``). Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
             give the same numbers.
 
@@ -220,7 +221,8 @@ def _check_edges(positions: EdgePositions, n: int, m: int) -> None:
         low, high = bounds[row]
         if low < 0 or high >= size:
             raise ValueError(
-                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to {high}"
+                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to {high}; "
+                "rows are (query, context), both counted from 0"
             )
 
 
