@@ -6,16 +6,28 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.dispatch import dispatch
+from lambdanets.kernels.library import is_watched
 from lambdanets.kernels.planner import require
 from lambdanets.kernels.segments import segment_content_term, segment_softmax
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
 
-__all__ = ["check_kernel", "lambda_apply", "lambda_apply_by_graph"]
+__all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]
 
 
 def check_kernel(name: str) -> None:
     """Raise a ValueError that lists the kernels unless there is one of this name."""
     require(name)
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be asked for.
+
+    Not while a graph is traced, under a dispatch mode as that of fake tensors, on the meta device, nor under vmap.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched((tensor,)):
+        return False
+    is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return is_wrapped is None or not is_wrapped(tensor)
 
 
 def lambda_apply(
@@ -214,15 +226,15 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
 
 def _check_edges(positions: EdgePositions, n: int, m: int) -> None:
     index = positions.index
-    if positions.in_range or torch.compiler.is_compiling() or index.device.type == "meta" or index.shape[1] == 0:
+    if positions.in_range or not is_readable(index) or index.shape[1] == 0:
         return
     bounds = torch.stack(index.aminmax(dim=1), dim=1).tolist()  # once: a GPU is waited for
     for row, (name, size) in enumerate((("query", n), ("context", m))):
         low, high = bounds[row]
         if low < 0 or high >= size:
             raise ValueError(
-                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to {high}; "
-                "rows are (query, context), both counted from 0"
+                f"positions.index row {row} must hold {name} positions in [0, {size}), got values from {low} to "
+                f"{high}; rows are (query, context), both counted from 0"
             )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 from helpers import assert_same, dense_call, edge_call, outputs_and_gradients
@@ -67,3 +68,23 @@ def test_edges_cost_their_number_not_the_square_of_nodes():
     query, value = torch.randn(1, 1, n, 2), torch.randn(1, 1, n, 2)
     out = lambda_apply(query, torch.zeros(1, 1, n, 2), value, EdgePositions(index, torch.randn(e, 2, 1)))
     assert out.shape == (1, 1, n, 2)
+
+
+def test_vmap_over_graphs():
+    """Samples with edges of their own."""
+    call = edge_call(5, 5, 8, u=2, b=3)
+    indices = torch.randint(5, (3, 2, 8))
+
+    def apply(index, query, key, value):
+        positions = EdgePositions(index, call.positions.embedding)
+        return lambda_apply(query[None], key[None], value[None], positions)[0]
+
+    actual = torch.func.vmap(apply)(indices, *call.args[:3])
+    for i in range(3):
+        torch.testing.assert_close(actual[i], apply(indices[i], *(t[i] for t in call.args[:3])))
+
+
+def test_fake_tensors_have_shapes():
+    with FakeTensorMode():
+        call = edge_call(5, 9, 8, u=2)
+        assert lambda_apply(*call.args).shape == (2, 3, 5, 5)

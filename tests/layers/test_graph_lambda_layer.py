@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -192,9 +193,13 @@ def test_no_nodes_at_all(given, num_graphs):
 
 def test_with_num_graphs_no_value_is_read():
     """Tensors of the meta device have none: what reads a value, and so waits for a GPU, would raise."""
+    inputs = batch_of_two()
     layer = GraphLambdaLayer(8, dim_edge=3, dtype=torch.float64, device="meta")
-    inputs = {name: tensor.to("meta") for name, tensor in batch_of_two().items()}
-    assert layer(**inputs, num_graphs=2).shape == (6, 8)
+    assert layer(**{name: tensor.to("meta") for name, tensor in inputs.items()}, num_graphs=2).shape == (6, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        layer = GraphLambdaLayer(8, dim_edge=3, dtype=torch.float64)
+        fake = {name: mode.from_tensor(tensor) for name, tensor in inputs.items()}
+        assert layer(**fake, num_graphs=2).shape == (6, 8)
 
 
 def test_a_large_graph_costs_the_others_nothing():

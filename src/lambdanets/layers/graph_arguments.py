@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_edges", "check_nodes", "count_graphs", "may_look"]
+from lambdanets.functional import is_readable
+
+__all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_graphs", "may_look"]
 
 
-def may_look(device: torch.device, num_graphs: int | None) -> bool:
+def may_look(edge_index: Tensor, num_graphs: int | None) -> bool:
     """Whether the values of indices are looked at.
 
-    Not in a graph that is being traced, nor on a GPU that has to be waited for, unless the number of graphs is read
-    there anyway.
+    Not where they cannot be, as in a graph that is being traced, nor on a GPU that would have to be waited for, unless
+    the number of graphs is read there anyway.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or device.type == "meta":
-        return False
-    return device.type == "cpu" or num_graphs is None
+    return is_readable(edge_index) and (edge_index.device.type == "cpu" or num_graphs is None)
 
 
 def check_nodes(x: Tensor, dim: int) -> None:
@@ -34,25 +34,52 @@ def check_nodes(x: Tensor, dim: int) -> None:
         raise ValueError(f"x must have shape (nodes, {dim}) for GraphLambdaLayer(dim={dim}), got {tuple(x.shape)}")
 
 
-def count_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None, look: bool) -> int:
-    """The number of graphs, behind the checks of both arguments.
+def check_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> None:
+    """Raise unless ``batch`` and ``num_graphs`` may describe the graphs of ``x``.
 
     Raises:
         TypeError: if ``batch`` is not an int64 tensor or ``num_graphs`` not an int.
-        ValueError: if ``batch`` has another length than ``x``, or names a graph that there is not.
+        ValueError: if ``batch`` has another length than ``x``, or ``num_graphs`` is negative.
     """
     if num_graphs is not None and (isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt)):
         raise TypeError(f"num_graphs must be an int or None, got {num_graphs!r}")
     if num_graphs is not None and num_graphs < 0:
         raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
     if batch is None:
-        return 1
+        return
     _check_index("batch", "(nodes,), the graph of each node", batch, x.device)
     if batch.ndim != 1 or batch.shape[0] != x.shape[0]:
         raise ValueError(
             f"batch must have shape ({x.shape[0]},), the graph of each node of x, which has shape {tuple(x.shape)}; "
             f"got {tuple(batch.shape)}"
         )
+
+
+def check_edges(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, dim_edge: int | None) -> None:
+    """Raise unless the edges fit the nodes' device, their attributes and the layer.
+
+    Raises:
+        TypeError: if ``edge_index`` is not an int64 tensor or ``edge_attr`` not a floating-point one.
+        ValueError: if shapes do not fit.
+    """
+    _check_index("edge_index", "(2, edges), rows (source, target)", edge_index, x.device)
+    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
+        turned = edge_index.ndim == 2 and edge_index.shape[1] == 2
+        raise ValueError(
+            f"edge_index must have shape (2, edges), rows (source, target), got {tuple(edge_index.shape)}"
+            + ("; use edge_index.t()" if turned else "")
+        )
+    _check_attributes(edge_index, edge_attr, dim_edge)
+
+
+def count_graphs(batch: Tensor | None, num_graphs: int | None, look: bool) -> int:
+    """The number of graphs; where ``look``, behind a check of the graphs that ``batch`` names.
+
+    Raises:
+        ValueError: if it names one that there is not.
+    """
+    if batch is None:
+        return 1
     if not look:
         # Not int(): torch.export takes an item as a number that is known later.
         return batch.max().item() + 1 if num_graphs is None else num_graphs  # type: ignore[return-value]
@@ -69,25 +96,27 @@ def count_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None, look: 
     return high + 1 if num_graphs is None else num_graphs
 
 
-def check_edges(
-    x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, batch: Tensor | None, dim_edge: int | None, look: bool
-) -> None:
-    """Raise unless the edges fit the nodes, their attributes and the layer.
-
-    Raises:
-        TypeError: if ``edge_index`` is not an int64 tensor or ``edge_attr`` not a floating-point one.
-        ValueError: if shapes do not fit, a node is out of range, or an edge joins two graphs.
-    """
-    _check_index("edge_index", "(2, edges), rows (source, target)", edge_index, x.device)
-    if edge_index.ndim != 2 or edge_index.shape[0] != 2:
-        turned = edge_index.ndim == 2 and edge_index.shape[1] == 2
+def check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
+    """Raise a ValueError if an edge ends out of range or joins two graphs; reads the values."""
+    if edge_index.shape[1] == 0:
+        return
+    low, high = torch.stack(edge_index.aminmax()).tolist()
+    if low < 0 or high >= nodes:
         raise ValueError(
-            f"edge_index must have shape (2, edges), rows (source, target), got {tuple(edge_index.shape)}"
-            + ("; use edge_index.t()" if turned else "")
+            f"edge_index must hold nodes of x in [0, {nodes}), got values from {low} to {high}; a batch of graphs "
+            "moves the indices of each by the nodes before it"
         )
-    _check_attributes(edge_index, edge_attr, dim_edge)
-    if look and edge_index.shape[1]:
-        _check_ends(x.shape[0], edge_index, batch)
+    if batch is None:
+        return
+    across = batch[edge_index[0]] != batch[edge_index[1]]
+    if across.any():
+        edge = int(across.int().argmax())
+        source, target = edge_index[:, edge].tolist()
+        raise ValueError(
+            f"edge_index must join nodes of one graph: edge {edge} goes from node {source} in graph "
+            f"{int(batch[source])} to node {target} in graph {int(batch[target])}; mend batch or the edge, or leave "
+            "batch out where all nodes are one graph"
+        )
 
 
 def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> None:
@@ -122,24 +151,4 @@ def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: in
         raise ValueError(
             "edge_attr must have a row for each edge, the columns of edge_index, got edge_attr "
             f"{tuple(edge_attr.shape)} and edge_index {tuple(edge_index.shape)}"
-        )
-
-
-def _check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
-    low, high = torch.stack(edge_index.aminmax()).tolist()
-    if low < 0 or high >= nodes:
-        raise ValueError(
-            f"edge_index must hold nodes of x in [0, {nodes}), got values from {low} to {high}; a batch of graphs "
-            "moves the indices of each by the nodes before it"
-        )
-    if batch is None:
-        return
-    across = batch[edge_index[0]] != batch[edge_index[1]]
-    if across.any():
-        edge = int(across.int().argmax())
-        source, target = edge_index[:, edge].tolist()
-        raise ValueError(
-            f"edge_index must join nodes of one graph: edge {edge} goes from node {source} in graph "
-            f"{int(batch[source])} to node {target} in graph {int(batch[target])}; mend batch or the edge, or leave "
-            "batch out where all nodes are one graph"
         )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
 from lambdanets.layers.arguments import check_heads, positive_int
-from lambdanets.layers.graph_arguments import check_edges, check_nodes, count_graphs, may_look
+from lambdanets.layers.graph_arguments import (
+    check_edges,
+    check_ends,
+    check_graphs,
+    check_nodes,
+    count_graphs,
+    may_look,
+)
 from lambdanets.positions import EdgePositions
 
 __all__ = ["GraphLambdaLayer"]
@@ -77,13 +85,13 @@ class GraphLambdaLayer(nn.Module):
         self.dim, self.dim_out, self.dim_edge = dim, dim_out, dim_edge
         self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
         self.dim_value = dim_out // num_heads
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = nn.Linear(dim, sum(widths), bias=False, device=device, dtype=dtype)
-        norm = nn.BatchNorm1d if norm_layer is None else norm_layer
-        self.norm_query = norm(widths[0]).to(device=device, dtype=dtype)
-        self.norm_value = norm(widths[2]).to(device=device, dtype=dtype)
+        self.qkv = nn.Linear(dim, sum(widths), bias=False, **factory)
+        self.norm_query = self._norm(norm_layer, widths[0], factory)
+        self.norm_value = self._norm(norm_layer, widths[2], factory)
         # Without attributes an edge is a 1: the weight is then the one embedding.
-        self.edge = nn.Linear(dim_edge or 1, dim_key * intra_depth, bias=False, device=device, dtype=dtype)
+        self.edge = nn.Linear(dim_edge or 1, dim_key * intra_depth, bias=False, **factory)
         self.reset_parameters()
 
     def _widths(self) -> list[int]:
@@ -92,6 +100,12 @@ class GraphLambdaLayer(nn.Module):
             self.intra_depth * self.dim_key,
             self.intra_depth * self.dim_value,
         ]
+
+    @staticmethod
+    def _norm(norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]) -> nn.Module:
+        if norm_layer is None:
+            return nn.BatchNorm1d(width, **factory)
+        return norm_layer(width).to(**factory)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -129,9 +143,12 @@ class GraphLambdaLayer(nn.Module):
             (nodes, dim_out).
         """
         check_nodes(x, self.dim)
-        look = may_look(x.device, num_graphs)
-        graphs = count_graphs(x, batch, num_graphs, look)
-        check_edges(x, edge_index, edge_attr, batch, self.dim_edge, look)
+        check_graphs(x, batch, num_graphs)
+        check_edges(x, edge_index, edge_attr, self.dim_edge)
+        look = may_look(edge_index, num_graphs)
+        graphs = count_graphs(batch, num_graphs, look)
+        if look:
+            check_ends(x.shape[0], edge_index, batch)
         query, key, value = self.qkv(x).split(self._widths(), dim=1)
         query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)[None]
         key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)[None]
