@@ -23,6 +23,7 @@ TRAINING = ("global", "deep")
 SIZES = ((2, 6, 5), (3, 7, 9), (5, 9, 9), (4, 4, 8), (2, 3, 3))
 
 MODELS = {
+    "family": ("lambda_resnet50", {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8}),
     "tiny": ("lambda_resnet_tiny", {"channels": (8, 8, 16, 16)}),
     "llll": ("lambda_resnet50_llll", {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16), "stem_width": 8}),
 }
@@ -85,8 +86,10 @@ def test_graph_layer_compiles_once_for_all_graphs():
         torch.testing.assert_close(compiled(nodes, index, features), layer(nodes, index, features))
 
 
-def test_model_in_training_compiles_once_for_all_sizes():
-    assert_compiles_once(small_model("tiny"), [torch.randn(b, 3, h, w) for b, h, w in IMAGES])
+@pytest.mark.parametrize("name", ["tiny", "family"])
+def test_model_in_training_compiles_once_for_all_sizes(name):
+    """Outputs and the gradients of the images and of every parameter, squeeze-and-excitation among them."""
+    assert_compiles_once(small_model(name), [torch.randn(b, 3, h, w) for b, h, w in IMAGES])
 
 
 @torch.no_grad()
