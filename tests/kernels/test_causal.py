@@ -1,11 +1,12 @@
 """Causal order in every mode, against the reference; the running softmax at its limits."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from helpers import assert_same, dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 from lambdanets import lambda_apply
@@ -163,20 +164,24 @@ def test_opcheck():
     opcheck(CAUSAL_CONTENT_OP.forward, call.leaves())
 
 
-def test_memory_is_linear_in_the_sequence():
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_is_linear_in_the_sequence(backward):
     """The largest tensor of a call grows no faster than the sequence."""
     largest = {}
     for n in (2048, 8192):
         call = random_call(n, b=1, h=2, k=4, v=4, dtype=torch.float32)
         sizes = []
 
-        class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        class Watch(TorchDispatchMode):
             def __torch_dispatch__(self, function, types, args=(), kwargs=None, sizes=sizes):
                 out = function(*args, **(kwargs or {}))
-                sizes.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if torch.is_tensor(t))
+                sizes.extend(t.numel() for t in tree_leaves(out) if torch.is_tensor(t))
                 return out
 
         with Watch():
-            causal._forward(*call.args[:3])
+            if backward:
+                causal._backward(torch.ones_like(call.query), *call.args[:3])
+            else:
+                causal._forward(*call.args[:3])
         largest[n] = max(sizes)
-    assert math.isclose(largest[8192] / largest[2048], 4, rel_tol=0.2) or largest[8192] == largest[2048]
+    assert largest[8192] <= 4.8 * largest[2048]
