@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lambdanets.training.plots import frequent_mistakes, plot_confusion, plot_curves
+from lambdanets.training.plots import _scale_by_factors, frequent_mistakes, plot_confusion, plot_curves
 
 
 def row(epoch, top1):
@@ -20,6 +22,25 @@ def row(epoch, top1):
 def test_curves(tmp_path, rows):
     plot_curves(tmp_path / "curves.png", rows, "title")
     assert np.asarray(Image.open(tmp_path / "curves.png").convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(
+    ("errors", "scale", "labels"),
+    [
+        ([80, 9, 0.4], "log", ["0.5", "1", "2", "5", "10", "20", "50"]),
+        ([80, 9, 0], "symlog", ["0", "10", "20", "50"]),
+        ([12, 10], "linear", None),
+        ([0, 0], "linear", None),
+    ],
+)
+def test_errors_have_a_scale_of_factors_where_they_shrink(errors, scale, labels):
+    axes = Figure().subplots()
+    axes.plot(errors)
+    _scale_by_factors(axes, errors)
+    FigureCanvasAgg(axes.figure).draw()
+    assert axes.get_yscale() == scale
+    if labels is not None:
+        assert [label.get_text() for label in axes.get_yticklabels()] == labels
 
 
 @pytest.mark.parametrize("classes", [2, 10, 30, 1000])

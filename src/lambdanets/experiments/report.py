@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +179,12 @@ def plot_growth(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_bench(rows: Sequence[Row], path: Path) -> None:
-    """Each contender's time over ours by case, one panel for each pass."""
+    """Each contender's time over ours by case, as bars to the left or to the right of 1, one panel for each pass."""
     figure, axes = _figure(2)
     cases = _by_case(rows)
     names = ("lucidrains", "timm", "attention", "convolution")
-    figure.set_size_inches(13, 1.2 + 0.42 * len(cases))
+    figure.set_size_inches(13, 1.8 + 0.42 * len(cases))
+    bars = {}
     for axis, way in zip(axes[0], PASSES, strict=True):
         for place, name in enumerate(names):
             points = [
@@ -194,22 +195,29 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
             if points:
                 places, values = zip(*points, strict=True)
                 offsets = [p + 0.18 * (place - 1.5) for p in places]
-                axis.barh(offsets, values, height=0.17, color=COLOURS[name], label=LABELS.get(name, name))
+                widths = [value - 1 for value in values]
+                bars[LABELS.get(name, name)] = axis.barh(offsets, widths, height=0.17, left=1, color=COLOURS[name])
         axis.axvline(1, color="#1f2933", linewidth=1)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}x")
+        axis.xaxis.set_minor_formatter("")
         axis.set_yticks(range(len(cases)), list(cases) if way == PASSES[0] else [""] * len(cases))
         axis.set_ylim(len(cases) - 0.4, -0.6)
-        axis.set_xlabel("time over ours (right of 1: we are faster)")
+        axis.set_xlabel("time over ours (right of 1x: we are faster)")
         axis.set_title(way)
         axis.grid(alpha=0.3, axis="x")
-    axes[0][1].legend(loc="lower right")
-    _save(figure, path)
+        axis.set_axisbelow(True)
+    _save(figure, path, legend=bars)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, legend: Mapping[str, Any] | None = None) -> None:
     import matplotlib.pyplot as plt
 
-    figure.tight_layout()
+    # Above the panels, where no bar can be.
+    height = 0.4 / figure.get_figheight() if legend else 0.0
+    if legend:
+        figure.legend(legend.values(), legend, loc="upper center", ncols=len(legend), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - height))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)

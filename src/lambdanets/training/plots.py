@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lambdanets.training.files import replacing
 
@@ -18,6 +19,8 @@ from lambdanets.training.files import replacing
 _CLASSES_WITH_NUMBERS = 20
 _CLASSES_WITH_NAMES = 60
 _MISTAKES_LISTED = 20
+# Errors that differ by less are on an even scale.
+_LEAST_FACTOR = 4
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -47,19 +50,33 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
     loss.set(title="loss (training: augmented, labels smoothed)", xlabel="epoch")
     error.set(title="top-1 error (%)", xlabel="epoch")
     rate.set(title="learning rate", xlabel="epoch")
-    # Errors shrink by factors; without a single 0 they are best seen on a scale of factors.
-    if all(row[f"{part}_top1"] < 1 for row in rows for part in ("train", "validation")):
-        error.set_yscale("log")
-        error.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        error.yaxis.set_major_formatter("{x:g}")
-        error.yaxis.set_minor_formatter(NullFormatter())
+    _scale_by_factors(error, [100 * (1 - row[f"{part}_top1"]) for row in rows for part in ("train", "validation")])
     for axes in (loss, error, rate):
         axes.grid(alpha=0.3, which="both")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.legend()
     error.legend()
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _scale_by_factors(axes: Any, errors: Sequence[float]) -> None:
+    """Errors shrink by factors; below the smallest of them the scale is even, so that it has a 0."""
+    above_zero = [error for error in errors if error > 0]
+    if not above_zero or max(above_zero) < _LEAST_FACTOR * min(above_zero):
+        return
+    if len(above_zero) == len(errors):
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=min(above_zero), linscale=0.2)
+        axes.set_ylim(bottom=0)
+    low, high = min(above_zero), max(above_zero)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    axes.set_yticks([*([0] if len(above_zero) < len(errors) else []), *(tick for tick in ticks if low <= tick <= high)])
+    axes.set_yticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def frequent_mistakes(confusion: np.ndarray, names: Sequence[str], count: int) -> list[tuple[str, str, int]]:
