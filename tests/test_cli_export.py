@@ -14,6 +14,7 @@ from torch import nn
 
 from lambdanets import cli
 from lambdanets.interop import export
+from lambdanets.models import lambda_resnet
 from lambdanets.training import Recipe, Run, predict_images
 from lambdanets.training.data import ImageData
 from lambdanets.training.model import save_weights
@@ -111,6 +112,43 @@ def test_torch_export_of_the_last_weights(command, run_folder, tmp_path):
     images = torch.randn(2, 3, 17, 24)
     with torch.no_grad():
         torch.testing.assert_close(model(images), Run.open(run_folder).load_model("last")(images), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_of_the_family_from_pictures_to_a_file(command, tmp_path, monkeypatch):
+    """train, evaluate, export and predict with lambda_resnet50, few and narrow blocks of it; file and model agree."""
+    whole = lambda_resnet._family
+    few = {"channels": (16, 32, 32, 64)}
+    monkeypatch.setattr(
+        lambda_resnet,
+        "_family",
+        lambda variant, layers, pretrained, given: whole(variant, (1, 1, 1, 1), pretrained, {**few, **given}),
+    )
+    data, run = tmp_path / "pictures", tmp_path / "run"
+    random = np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green")):
+        (data / name).mkdir(parents=True)
+        for index in range(8):
+            pixels = random.integers(0, 120, (40, 32, 3))
+            pixels[..., channel] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(data / name / f"{index}.png")
+    sizes = ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--workers", 0)
+    commands = (
+        ("train", "--data", data, "--model", "lambda_resnet50", *sizes, "--output", run),
+        ("evaluate", run),
+        ("export", run, "--format", "torch-export"),
+        ("predict", run, data / "red" / "3.png", "--json"),
+    )
+    for words in commands:
+        code, output, error = command(*words)
+        assert code == 0, error
+    (prediction,) = json.loads(output)
+    extra = {"metadata.json": ""}
+    model = torch.export.load(run / "best.pt2", extra_files=extra).module()
+    metadata = json.loads(extra["metadata.json"])
+    with Image.open(data / "red" / "3.png") as image:
+        (probabilities,) = model(torch.from_numpy(prepare(image, metadata["preprocessing"]))).tolist()
+    expected = {each["class"]: each["probability"] for each in prediction["classes"]}
+    assert dict(zip(metadata["class_names"], probabilities, strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_differing_file_is_told_with_the_table(command, run_folder, monkeypatch):
