@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from helpers import assert_same, dense_call, edge_call, grid_call, outputs_and_gradients, random_call
-from lambdanets import lambda_apply
+from lambdanets import LambdaLayer, lambda_apply
 from lambdanets.kernels import causal
 from lambdanets.kernels.causal import CAUSAL_CONTENT_OP
 from lambdanets.kernels.planner import GRID_KERNELS, kernels_for
@@ -185,3 +186,14 @@ def test_memory_is_linear_in_the_sequence(backward):
                 causal._forward(*call.args[:3])
         largest[n] = max(sizes)
     assert largest[8192] <= 4.8 * largest[2048]
+
+
+def test_compiles_and_exports_for_any_length():
+    layer = LambdaLayer(8, ndim=1, size=40, dim_key=4, causal=True, norm_layer=nn.Identity).eval()
+    shapes = {"x": {0: torch.export.Dim("batch", max=64), 2: torch.export.Dim("length", min=2, max=40)}}
+    exported = torch.export.export(layer, (torch.randn(2, 8, 9),), dynamic_shapes=shapes).module()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 8, 9), (3, 8, 33)):
+        x = torch.randn(size)
+        torch.testing.assert_close(exported(x), layer(x))
+        torch.testing.assert_close(compiled(x), layer(x))

@@ -233,6 +233,24 @@ def test_gradients_are_those_of_the_graphs_one_by_one():
     torch.testing.assert_close(gradients([layer(*collate(graphs))]), expected, atol=1e-10, rtol=1e-10)
 
 
+def test_gradients_of_each_sample():
+    """torch.func over the parameters: graphs of one structure with nodes and edges of their own."""
+    layer = GraphLambdaLayer(8, dim_edge=3, dim_key=4, norm_layer=nn.Identity, dtype=torch.float64)
+    inputs = batch_of_two()
+    index, batch = inputs["edge_index"], inputs["batch"]
+    x, attributes = torch.randn(3, 6, 8).double(), torch.randn(3, 9, 3).double()
+
+    def loss(parameters, x, attributes):
+        return torch.func.functional_call(layer, parameters, (x, index, attributes, batch)).square().sum()
+
+    parameters = dict(layer.named_parameters())
+    actual = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, attributes)
+    for i in range(3):
+        out = layer(x[i], index, attributes[i], batch)
+        expected = torch.autograd.grad(out.square().sum(), list(parameters.values()))
+        torch.testing.assert_close([actual[name][i] for name in parameters], list(expected))
+
+
 def test_what_is_not_a_number_stays_in_its_graph():
     layer = layer_in_eval(dim_edge=3)
     inputs = batch_of_two()
