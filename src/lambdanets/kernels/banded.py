@@ -22,13 +22,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanets.kernels.memory import empty_in_order, room
 from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -57,6 +58,11 @@ class _Block:
     strips: slice
     rows: slice
     window: slice
+
+    @property
+    def each_strip(self) -> range:
+        """The strips one by one."""
+        return range(self.strips.start, self.strips.stop)
 
 
 class _Layout:
@@ -93,6 +99,11 @@ class _Layout:
             window = slice(max(0, above - last + 1), min(self.row_extent, self.rows + above - y))
             yield _Block(slice(s, min(s + strips, self.strips)), slice(y, last), window)
 
+    def block_places(self, block: _Block) -> int:
+        """Context places that all tiles of a block see together."""
+        tiles = len(block.each_strip) * (block.rows.stop - block.rows.start)
+        return tiles * (block.window.stop - block.window.start) * self.row_places
+
     def bands(self, table: Tensor) -> Tensor:
         """band_x for each place of a tile, (x, k, rows, a)."""
         source = table.view(self.intra_depth, self.dim_key, *self.lead_extents, self.row_extent, self.extent)
@@ -122,13 +133,18 @@ class _Layout:
         tensor = tensor.permute(0, *leads, -3, -4, 1, -2, -1)
         return tensor.reshape(self.strips, self.rows, self.heads, self.tile, tensor.shape[-1])
 
-    def from_tiles(self, tensor: Tensor) -> Tensor:
-        """Undo :meth:`to_tiles`; in memory (b, n, h, depth)."""
-        tensor = tensor.view(self.batch, -1, self.tiles, self.rows, self.heads, self.tile, tensor.shape[-1])
-        tensor = tensor.permute(0, 1, 3, 2, 5, 4, 6)  # (b, leads, y, tiles, x, h, depth)
-        if self.tiles * self.tile != self.width:
-            tensor = tensor.flatten(3, 4)[:, :, :, : self.width]
-        return tensor.reshape(self.batch, -1, self.heads, tensor.shape[-1]).transpose(1, 2)
+    def from_tiles(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """Undo :meth:`to_tiles`, in the memory order of ``like``, (b, h, n, any depth)."""
+        depth = tensor.shape[-1]
+        tensor = tensor.view(self.batch, -1, self.tiles, self.rows, self.heads, self.tile, depth)
+        tensor = tensor.permute(0, 4, 1, 3, 2, 5, 6)  # (b, h, leads, y, tiles, x, depth)
+        out = empty_in_order(like, depth)
+        target = out.unflatten(2, (-1, self.rows, self.width))
+        full = self.width // self.tile * self.tile
+        target[..., :full, :].unflatten(4, (-1, self.tile)).copy_(tensor[..., : full // self.tile, :, :])
+        if full < self.width:
+            target[..., full:, :] = tensor[..., -1, : self.width - full, :]
+        return out
 
     def to_strips(self, value: Tensor) -> Tensor:
         """(b, u, n, v) -> (s, padded rows, a, v)."""
@@ -175,6 +191,12 @@ class _Layout:
         shape = (block.rows.stop - block.rows.start, places, self.dim_value)
         return part.as_strided(shape, (self.row_places * self.dim_value, self.dim_value, 1))
 
+    def add_to_windows(self, strips: Tensor, strip: int, block: _Block, left_yca: Tensor, right_yav: Tensor) -> None:
+        """Add products, (y, c, a) by (y, a, v), to the windows down a strip; they overlap, so row by row of theirs."""
+        for i, left in enumerate(left_yca.split(self.row_places, dim=1)):
+            first = block.window.start + i
+            strips[strip, block.rows.start + first : block.rows.stop + first].baddbmm_(left, right_yav)
+
 
 # Geometry alone, so calls of one shape share it.
 _layout = functools.lru_cache(maxsize=256)(_Layout)
@@ -191,25 +213,38 @@ def work(problem: GridProblem, backward: bool) -> Work:
     both = problem.dim_key + problem.dim_value
     if backward:
         windows = tiles * places * layout.dim_value
-        calls = 30 + blocks * (12 + layout.row_extent) + 2 * layout.strips
-        return Work(scores * (2 * both + problem.dim_key), 2 * scores + 2 * windows + 3 * strips, calls)
-    return Work(scores * both, scores + 2 * strips, 16 + blocks * 8 + 2 * layout.strips)
+        calls = 30 + blocks * 12 + layout.strips * (2 + layout.row_extent)
+        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 2 * windows + 3 * strips, calls)
+    return Work(scores * both, 2 * scores + 2 * strips, 16 + blocks * 8 + 2 * layout.strips)
 
 
-def _scores(queries: Tensor, bands: Tensor, out: Tensor) -> Tensor:
-    """S of a block, (s, y, h x, c), into ``out``."""
-    queries_xk, scores_xc = queries.flatten(0, 2), out.flatten(0, 2)
-    torch.bmm(queries_xk.transpose(0, 1), bands, out=scores_xc.transpose(0, 1))
-    return out.flatten(2, 3)
+class _Scores:
+    """S of one block after the other, in memory that all of them share."""
 
+    def __init__(self, layout: _Layout, like: Tensor):
+        self.heads, self.tile = layout.heads, layout.tile
+        count = layout.heads * layout.tile * max(map(layout.block_places, layout.blocks()))
+        self.by_place, self.by_tile = like.new_empty(count), like.new_empty(count)
 
-def _buffer(like: Tensor, queries: Tensor, places: int, kept: list[Tensor]) -> Tensor:
-    """Room for the scores of a block, the same for all of them: (s, y, h, x, c)."""
-    shape = (*queries.shape[:-1], places)
-    count = math.prod(shape)
-    if not kept or kept[0].numel() < count:
-        kept[:] = [like.new_empty(count)]
-    return kept[0][:count].view(shape)
+    def make(self, queries: Tensor, bands: Tensor) -> Tensor:
+        """(s, y, h x, c) from queries (s, y, h, x, k) and bands (x, k, c)."""
+        by_place, by_tile = self._views(queries, bands.shape[2])
+        torch.bmm(queries.flatten(0, 2).transpose(0, 1), bands, out=by_place)
+        by_tile.copy_(by_place.transpose(0, 1))
+        return by_tile.view(*queries.shape[:2], -1, bands.shape[2])
+
+    def make_gradient(self, grads: Tensor, windows: Sequence[Tensor]) -> Tensor:
+        """(x, s y h, c) from grads (s, y, h x, v) and the windows of each strip, (y, c, v); S is overwritten."""
+        places = windows[0].shape[1]
+        by_place, by_tile = self._views(grads.unflatten(2, (self.heads, self.tile)), places)
+        for target, grad_yxv, window in zip(by_tile.view(*grads.shape[:3], places), grads, windows, strict=True):
+            torch.bmm(grad_yxv, window.transpose(1, 2), out=target)
+        return by_place.copy_(by_tile.transpose(0, 1))
+
+    def _views(self, queries: Tensor, places: int) -> tuple[Tensor, Tensor]:
+        lines = math.prod(queries.shape[:3])
+        by_place = room(self.by_place, (self.tile, lines, places))
+        return by_place, room(self.by_tile, (lines, self.tile, places))
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
@@ -217,13 +252,12 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
     layout = _layout(problem)
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
     out = value.new_empty(*queries.shape[:2], layout.heads * layout.tile, layout.dim_value)
-    kept: list[Tensor] = []
+    scores = _Scores(layout, value)
     for block in layout.blocks():
-        part, band = queries[block.strips, block.rows], bands[:, :, block.window].flatten(2)
-        scores = _scores(part, band, _buffer(value, part, band.shape[2], kept))
-        for strip, scores_yxc in zip(range(block.strips.start, block.strips.stop), scores, strict=True):
+        made = scores.make(queries[block.strips, block.rows], bands[:, :, block.window].flatten(2))
+        for strip, scores_yxc in zip(block.each_strip, made, strict=True):
             torch.bmm(scores_yxc, layout.windows(strips, strip, block), out=out[strip, block.rows])
-    return layout.from_tiles(out.unflatten(2, (layout.heads, layout.tile)))
+    return layout.from_tiles(out.unflatten(2, (layout.heads, layout.tile)), query)
 
 
 def backward(
@@ -234,37 +268,21 @@ def backward(
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
     grads = layout.to_tiles(grad).flatten(2, 3)
     grad_queries, grad_strips, grad_bands = torch.empty_like(queries), torch.zeros_like(strips), torch.zeros_like(bands)
-    kept: list[Tensor] = []
+    scores = _Scores(layout, value)
     for block in layout.blocks():
         part, band = queries[block.strips, block.rows], bands[:, :, block.window].flatten(2)
-        grad_part, own = grads[block.strips, block.rows], range(block.strips.start, block.strips.stop)
-        buffer = _buffer(value, part, band.shape[2], kept)
-        scores = _scores(part, band, buffer)
-        grad_windows = torch.stack([s.transpose(1, 2) @ g for s, g in zip(scores, grad_part, strict=True)])
-        _add_windows(grad_strips[block.strips], grad_windows, layout.row_places, block)
+        grad_part = grads[block.strips, block.rows]
+        for strip, scores_yxc, grad_yxv in zip(block.each_strip, scores.make(part, band), grad_part, strict=True):
+            layout.add_to_windows(grad_strips, strip, block, scores_yxc.transpose(1, 2), grad_yxv)
 
-        grad_scores = buffer.flatten(2, 3)
-        for strip, target, grad_yxv in zip(own, grad_scores, grad_part, strict=True):
-            torch.bmm(grad_yxv, layout.windows(strips, strip, block).transpose(1, 2), out=target)
-        _spread_scores(buffer, part, band, grad_queries[block.strips, block.rows], grad_bands[:, :, block.window])
+        windows = [layout.windows(strips, strip, block) for strip in block.each_strip]
+        grad_xac = scores.make_gradient(grad_part, windows)
+        target = grad_queries[block.strips, block.rows]
+        target.copy_(torch.bmm(grad_xac, band.transpose(1, 2)).transpose(0, 1).view(target.shape))
+        query_xka = part.flatten(0, 2).permute(1, 2, 0)
+        grad_bands[:, :, block.window] += torch.bmm(query_xka, grad_xac).view(*bands.shape[:2], -1, bands.shape[3])
     return (
-        layout.from_tiles(grad_queries),
+        layout.from_tiles(grad_queries, query),
         layout.strips_gradient(grad_strips),
         layout.bands_gradient(grad_bands).reshape(table.shape),
     )
-
-
-def _add_windows(grad_strips: Tensor, grad_windows: Tensor, row_places: int, block: _Block) -> None:
-    """Add the gradients of windows, (s, y, c, v), to those of the strips that they are views of."""
-    grad_windows = grad_windows.unflatten(2, (-1, row_places))
-    for i, row in enumerate(range(block.window.start, block.window.stop)):
-        grad_strips[:, block.rows.start + row : block.rows.stop + row] += grad_windows[:, :, i]
-
-
-def _spread_scores(
-    grad_scores: Tensor, queries: Tensor, bands: Tensor, grad_queries: Tensor, grad_bands: Tensor
-) -> None:
-    """Gradients of the queries, written, and of the bands, added, from those of the scores."""
-    grad_xac, query_xak = grad_scores.flatten(0, 2).transpose(0, 1), queries.flatten(0, 2).transpose(0, 1)
-    grad_queries.copy_(torch.bmm(grad_xac, bands.transpose(1, 2)).transpose(0, 1).view(grad_queries.shape))
-    grad_bands += torch.bmm(query_xak.transpose(1, 2), grad_xac).view(grad_bands.shape)
