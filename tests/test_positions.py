@@ -54,6 +54,7 @@ def test_past_offsets_are_the_causal_triangle(grid):
         (lambda: GridPositions(torch.ones(1, 2, 3), None), TypeError, "must be a tuple of .*got None"),
         (lambda: GridPositions(torch.ones(1, 2, 3).int(), (3,)), TypeError, "floating-point.*torch.int32"),
         (lambda: DensePositions(torch.ones(2, 3, 4)), ValueError, "\\(n, m, k, u\\).*got \\(2, 3, 4\\)"),
+        (lambda: EdgePositions([[0], [1]], torch.ones(1, 1, 1)), TypeError, "index must be a torch.Tensor.*got list"),
         (lambda: DensePositions([1.0]), TypeError, "must be a torch.Tensor, got list"),
         (
             lambda: EdgePositions(torch.ones(2, 3), torch.ones(3, 1, 1)),

@@ -237,9 +237,14 @@ class EdgePositions:
     in_range: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.index, Tensor) or self.index.dtype != torch.int64:
-            given = self.index.dtype if isinstance(self.index, Tensor) else type(self.index).__name__
-            raise TypeError(f"positions.index must be an int64 tensor of shape (2, e), got {given}; use .long()")
+        if not isinstance(self.index, Tensor):
+            raise TypeError(
+                f"positions.index must be a torch.Tensor of shape (2, e), int64, got {type(self.index).__name__}"
+            )
+        if self.index.dtype != torch.int64:
+            raise TypeError(
+                f"positions.index must be an int64 tensor of shape (2, e), got {self.index.dtype}; use .long()"
+            )
         _require_floating("positions.embedding", self.embedding)
         if self.index.ndim != 2 or self.index.shape[0] != 2:
             raise ValueError(

@@ -104,6 +104,7 @@ BAD_INPUTS = {
         TypeError,
         r"edge_index must be an int64 tensor of shape \(2, edges\).*got torch.float32; use .long\(\)",
     ),
+    "a list": ({"edge_index": [[0], [1]]}, TypeError, r"edge_index must be a torch.Tensor of shape .* got list"),
     "int32 index": ({"edge_index": torch.ones(2, 9).int()}, TypeError, "edge_index must be an int64.*torch.int32"),
     "edges as rows": ({"edge_index": torch.ones(9, 2).long()}, ValueError, r"got \(9, 2\); use edge_index.t\(\)"),
     "flat index": ({"edge_index": torch.ones(9).long()}, ValueError, r"edge_index must have shape .* got \(9,\)"),

@@ -120,9 +120,10 @@ def check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
 
 
 def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> None:
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
-        given = index.dtype if isinstance(index, Tensor) else type(index).__name__
-        raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {given}; use .long()")
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, int64, got {type(index).__name__}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {index.dtype}; use .long()")
     if index.device != device:
         raise ValueError(
             f"{name} must be on the device of x, {device}, got {index.device}; move one of them with .to(device)"
