@@ -80,7 +80,7 @@ def test_default_training_then_what_it_says_to_type_next(tmp_path):
             [*COMMAND, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
         )
         assert next_.returncode == 0, next_.stderr
-        assert (f"{scores['top1']:.2%}" if command[1] == "evaluate" else "probability") in next_.stdout
+        assert (f"{scores['top1']:.2%}" if command[1] == "evaluate" else command[-1]) in next_.stdout
 
 
 def test_interrupt_ends_cleanly(colours, tmp_path):
@@ -144,10 +144,10 @@ def test_two_processes_train_one_model(colours, tmp_path):
     assert done.stdout.count("Test accuracy") == 1
 
 
-def test_evaluate(run, run_folder):
+def test_evaluate(run, run_folder, colours):
     code, output, _ = run("evaluate", run_folder)
     assert code == 0
-    for word in ("4 test images", "top-1", "top-5", "loss", f"{run_folder}/confusion.png"):
+    for word in (f"4 test images of imagefolder:{colours}\n", "top-1", "top-5", "loss", f"{run_folder}/confusion.png"):
         assert word in output
     assert (run_folder / "confusion.png").exists()
     code, output, _ = run("evaluate", run_folder, "--json")
@@ -158,6 +158,9 @@ def test_predict(run, run_folder, colours):
     images = [colours / "red" / "0.png", colours / "blue" / "1.png"]
     code, output, _ = run("predict", run_folder, *images)
     assert code == 0
+    first, *classes = output.splitlines()[:3]
+    assert first == str(images[0])
+    assert {line.split()[1] for line in classes} == {"red", "blue"}
     assert output.count("%") == 4
     code, output, _ = run("predict", run_folder, *images, "--json", "--top", 1)
     predictions = json.loads(output)

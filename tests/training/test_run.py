@@ -108,6 +108,9 @@ def test_new_folders_do_not_meet(tmp_path):
 
 
 def test_output_that_has_content(copied, tmp_path):
+    with pytest.raises(ValueError, match=r"is not empty; give a new folder$"):
+        check_new(copied.path)
+    (copied.path / "checkpoint").mkdir()
     with pytest.raises(ValueError, match="is not empty; give a new folder, or continue that run with"):
         check_new(copied.path)
     with pytest.raises(ValueError, match=r"is not empty; give a new folder$"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from lambdanets.interop.export import Export, export_model
-from lambdanets.interop.formats import FORMATS
-from lambdanets.interop.preprocessing import describe_preprocessing
+from lambdanets.interop.export.formats import FORMATS
+from lambdanets.interop.export.preprocessing import describe_preprocessing
 from lambdanets.training.names import unknown_name
 from lambdanets.training.run import Run
 

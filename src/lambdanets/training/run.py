@@ -197,7 +197,8 @@ def check_new(path: Path) -> None:
         raise ValueError(f"the output {path} is a file; give a new folder")
     if path.is_dir() and any(path.iterdir()):
         remedy = "give a new folder"
-        if (path / "config.json").exists():
+        # A finished run has no checkpoint to continue from.
+        if (path / "checkpoint").is_dir():
             remedy += f", or continue that run with `lambdanets train --resume {path}`"
         raise ValueError(f"the output folder {path} is not empty; {remedy}")
 

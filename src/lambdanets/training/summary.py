@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from shlex import quote
 
 from rich.console import Console
@@ -66,10 +65,11 @@ def print_training(console: Console, result: TrainingResult) -> None:
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The scores, the most frequent mistakes and the files."""
     scores = evaluation.scores
-    table = Table(title=f"{scores.images:,} {evaluation.part} images of {evaluation.spec}", title_justify="left")
+    table = Table()
     for heading in ("top-1", "top-5", "loss"):
         table.add_column(heading, justify="right")
     table.add_row(f"{scores.top1:.2%}", f"{scores.top5:.2%}", f"{scores.loss:.4f}")
+    _print(console, f"{scores.images:,} {evaluation.part} images of {evaluation.spec}")
     console.print(table)
     for true, guess, count in evaluation.mistakes:
         _print(console, f"  {count} × {true} taken for {guess}")
@@ -78,15 +78,8 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 def print_predictions(console: Console, predictions: Sequence[Prediction]) -> None:
-    """A table: one image a block, its classes with their probabilities."""
-    table = Table("image", "class")
-    table.add_column("probability", justify="right")
+    """Each image with its most probable classes, a line each; names are whole, whatever the width."""
     for prediction in predictions:
-        for row, (name, probability) in enumerate(prediction.classes):
-            table.add_row(_image(prediction.image) if row == 0 else "", name, f"{probability:.2%}")
-        table.add_section()
-    console.print(table)
-
-
-def _image(path: Path) -> str:
-    return path.name or str(path)
+        _print(console, str(prediction.image))
+        for name, probability in prediction.classes:
+            _print(console, f"  {probability:7.2%}  {name}")
