@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from lambdanets import cli
-from lambdanets.interop import export
+from lambdanets.interop.export import export
 from lambdanets.models import lambda_resnet
 from lambdanets.training import Recipe, Run, predict_images
 from lambdanets.training.data import ImageData
@@ -186,7 +186,7 @@ def test_wrong_words_are_one_message(command, run_folder, tmp_path, monkeypatch,
 
 
 def test_missing_packages_are_one_message(command, run_folder, tmp_path, monkeypatch):
-    from lambdanets.interop import formats
+    from lambdanets.interop.export import formats
 
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     code, _, error = command("export", run_folder, "--output", tmp_path / "model.onnx")

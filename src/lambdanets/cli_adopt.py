@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lambdanets.interop.migrate import Migration
+    from lambdanets.interop.adopt.migrate import Migration
 
 __all__ = ["adopt"]
 
@@ -65,7 +65,7 @@ def adopt(
     """
     from rich.console import Console
 
-    from lambdanets.interop.migrate import migrate
+    from lambdanets.interop.adopt.migrate import migrate
 
     if not origin:
         raise ValueError("--from must name the model of the weights, for example --from timm:lambda_resnet26t")

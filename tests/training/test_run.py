@@ -34,9 +34,7 @@ def test_model_is_ready_for_inference(trained, weights):
 
 def test_missing_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"none does not exist\. Give .* `lambdanets train` wrote\.$"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"none does not exist\. Give .* `lambdanets train` wrote\.$"):
         Run.open(tmp_path / "none")
 
 

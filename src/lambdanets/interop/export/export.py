@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.files import replacing
-from lambdanets.interop.formats import FORMATS, INPUT_NAME, Format
-from lambdanets.interop.preprocessing import channels_of, preprocessing_of
-from lambdanets.interop.tracing import switch_kernels, trace
+from lambdanets.interop.export.formats import FORMATS, INPUT_NAME, Format
+from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
+from lambdanets.interop.export.tracing import switch_kernels, trace
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
@@ -67,7 +67,7 @@ class Export:
         format: ``"onnx"`` or ``"torch-export"``.
         metadata: what the file says about itself.
         switched: the kernel that each lambda layer had (None: the fastest) before it was switched to the portable
-            one for the file, by the layer's name; those of :class:`TokenLambda` too.
+            one for the file, by the layer's name; those of :class:`lambdanets.interop.TokenLambda` too.
         checks: file against model.
     """
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lambdanets.interop.dry_run import DryRun, DryRunError, check_after, dry_run, example_for
-from lambdanets.interop.plan import Change, Kept, Plan, make_plan
-from lambdanets.interop.stages import is_spatial, lambda_blocks, modules_of_block
-from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
+from lambdanets.interop.replace.dry_run import DryRun, DryRunError, check_after, dry_run, example_for
+from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.replace.stages import is_spatial, lambda_blocks, modules_of_block
+from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
 from lambdanets.layers import LambdaLayer
 from lambdanets.models.options import check_lambda_args
 

@@ -8,7 +8,7 @@ from timm.models.densenet import DenseNet
 from torch import nn
 
 from lambdanets import LambdaLayer, plan_convs, replace_convs
-from lambdanets.interop.stages import find_stages
+from lambdanets.interop.replace.stages import find_stages
 
 SMALL = {"scope": 7}
 

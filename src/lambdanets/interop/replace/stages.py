@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lambdanets.interop.tree import is_lambda
+from lambdanets.interop.replace.tree import is_lambda
 from lambdanets.models.placement import place_blocks
 
 __all__ = ["Stage", "find_stages", "is_spatial", "lambda_blocks"]

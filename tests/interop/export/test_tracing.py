@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lambdanets import LambdaLayer
-from lambdanets.interop import tracing
+from lambdanets.interop.export import tracing
 
 
 @pytest.mark.parametrize("forgets", [True, False])

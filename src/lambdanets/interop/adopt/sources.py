@@ -19,7 +19,7 @@ leaderj1001  queries, keys, values  (k, u)      see below   embedding (k, u, 1, 
 
 leaderj1001's content term reads the value channels as (v, u), and so does its position term where the embedding is
 (k, u). Its position convolution reads them as (u, v). With u = 1 there is no difference; with u > 1 no one order of
-our values gives both, see :class:`lambdanets.interop.faithful.TwoOrderLambdaLayer`.
+our values gives both, see :class:`lambdanets.interop.TwoOrderLambdaLayer`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import nn
 import lambdanets
 from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_attention
 from lambdanets.interop import ExportDifferenceError
-from lambdanets.interop import formats as formats_module
+from lambdanets.interop.export import formats as formats_module
 
 EXAMPLE = torch.zeros(1, 3, 16, 12)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from lambdanets.interop.tree import parameters_of, swap
+from lambdanets.interop.replace.tree import parameters_of, swap
 
 __all__ = ["Change", "Kept", "Plan"]
 

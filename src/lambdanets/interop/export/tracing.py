@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lambdanets.interop.quiet import quiet
-from lambdanets.interop.token_lambda import TokenLambda
+from lambdanets.interop.export.quiet import quiet
+from lambdanets.interop.replace.token_lambda import TokenLambda
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 
 # Seconds to import, so it is imported where it is used.

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 
-from lambdanets.interop.stages import is_spatial
+from lambdanets.interop.replace.stages import is_spatial
 
 __all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for"]
 

@@ -4,7 +4,7 @@ import torch
 from timm.data.transforms_factory import create_transform
 from torch import nn
 
-from lambdanets.interop.preprocessing import channels_of, describe_preprocessing, preprocessing_of
+from lambdanets.interop.export.preprocessing import channels_of, describe_preprocessing, preprocessing_of
 
 
 def test_of_a_model_of_the_registry():

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
-from lambdanets.interop.adopt import Adoption, adopt
-from lambdanets.interop.checkpoints import read_checkpoint
-from lambdanets.interop.weights import LoadedWeights, copy_weights, load_weights
+from lambdanets.interop.adopt.adopt import Adoption, adopt
+from lambdanets.interop.adopt.checkpoints import read_checkpoint
+from lambdanets.interop.adopt.weights import LoadedWeights, copy_weights, load_weights
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["Comparison", "Migration", "build_origin", "migrate"]

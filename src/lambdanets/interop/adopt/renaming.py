@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lambdanets.interop.sources import Source
+from lambdanets.interop.adopt.sources import Source
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["Renamed", "to_our_names"]

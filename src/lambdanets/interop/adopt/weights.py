@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lambdanets.interop.checkpoints import Checkpoint, read_checkpoint
-from lambdanets.interop.faithful import TwoOrderLambdaLayer
-from lambdanets.interop.renaming import Renamed, to_our_names
-from lambdanets.interop.sources import SOURCES, Source, UnfitError, describe_sources, recognise
+from lambdanets.interop.adopt.checkpoints import Checkpoint, read_checkpoint
+from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
+from lambdanets.interop.adopt.renaming import Renamed, to_our_names
+from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["LoadedWeights", "copy_weights", "load_weights"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from lambdanets.interop.convert import Converter
-from lambdanets.interop.faithful import TwoOrderLambdaLayer
-from lambdanets.interop.sources import SOURCES, Source, UnfitError, describe_sources, recognise
+from lambdanets.interop.adopt.convert import Converter
+from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
+from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["AdoptedLayer", "Adoption", "SkippedLayer", "adopt"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lambdanets.interop.faithful import TwoOrderLambdaLayer
-from lambdanets.interop.sources import Layout, Piece, Source, UnfitError
+from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
+from lambdanets.interop.adopt.sources import Layout, Piece, Source, UnfitError
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["Converted", "Converter"]

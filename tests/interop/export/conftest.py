@@ -1,4 +1,4 @@
-"""What the tests of interop share."""
+"""What the tests of exports share."""
 
 import logging
 

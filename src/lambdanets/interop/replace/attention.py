@@ -12,11 +12,11 @@ from rich.console import Console
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lambdanets.interop.dry_run import DryRunError, check_after, dry_run, example_for
-from lambdanets.interop.plan import Change, Kept, Plan, make_plan
-from lambdanets.interop.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.token_lambda import POSITIONS, TokenLambda
-from lambdanets.interop.tree import Candidate, choose, find, hooks_of, parameters_of
+from lambdanets.interop.replace.dry_run import DryRunError, check_after, dry_run, example_for
+from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
+from lambdanets.interop.replace.token_lambda import POSITIONS, TokenLambda
+from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, parameters_of
 from lambdanets.models.options import nearest
 
 __all__ = ["plan_attention", "replace_attention"]

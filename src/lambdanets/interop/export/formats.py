@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lambdanets.interop.quiet import quiet
-from lambdanets.interop.tracing import layer_of_node
+from lambdanets.interop.export.quiet import quiet
+from lambdanets.interop.export.tracing import layer_of_node
 
 # Seconds to import, so it is imported where it is used.
 if TYPE_CHECKING:
