@@ -109,9 +109,18 @@ def test_the_package_brings_constants_for_every_kernel_and_names_the_machine():
             assert any(constants)
 
 
-@pytest.mark.parametrize(("least", "expected"), [(1, 1), (11, 12), (13, 14), (27, 27), (111, 112), (121, 125)])
-def test_good_lengths_have_small_factors(least, expected):
-    assert good_length(least) == expected
+@pytest.mark.parametrize("least", [1, 7, 11, 13, 27, 45, 67, 111, 121, 729, 3969, 12321])
+def test_good_lengths_have_small_factors_and_are_little_more_than_the_least(least):
+    length = good_length(least)
+    assert least <= length < max(least + 2, 1.4 * least)
+    for prime in (2, 3, 5, 7):
+        while length % prime == 0:
+            length //= prime
+    assert length == 1
+
+
+def test_good_lengths_are_even_where_that_is_faster():
+    assert [good_length(least) for least in (27, 63, 729, 3969)] == [32, 64, 768, 4000]
 
 
 def test_only_reachable_offsets_are_kept():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lambdanets import LambdaLayer
-from lambdanets.layers.projection import is_plain
+from lambdanets.layers.projection import PRODUCT_POSITIONS, is_plain
 
 
 def test_a_subclass_is_not_plain():
@@ -84,6 +84,36 @@ def test_norms_kept_in_float32_beside_a_half_projection(dtype, training):
     layer.norm_query.float()
     layer.norm_value.float()
     assert layer(torch.randn(2, 8, 5, 5, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("ndim", "grid"), [(1, (PRODUCT_POSITIONS,)), (2, (9, 16)), (3, (4, 6, 7))])
+def test_products_are_the_convolution(ndim, grid, bias, training):
+    layer = LambdaLayer(8, ndim=ndim, scope=3, dim_key=4, qkv_bias=bias, dtype=torch.float64).train(training)
+    if bias:
+        nn.init.normal_(layer.qkv.bias)
+    x = torch.randn(2, 8, *grid, dtype=torch.float64, requires_grad=True)
+    out = layer(x)
+    leaves = [x, *layer.parameters()]
+    grads = torch.autograd.grad(out.square().sum(), leaves)
+    # A hook is one of those who wait for the convolution.
+    layer.qkv.register_forward_hook(lambda module, inputs, output: None)
+    by_convolution = layer(x)
+    torch.testing.assert_close(out, by_convolution, rtol=1e-12, atol=1e-12)
+    for grad, expected in zip(grads, torch.autograd.grad(by_convolution.square().sum(), leaves), strict=True):
+        torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_who_watches_a_large_input_sees_the_convolution():
+    layer, x = LambdaLayer(8, scope=3, dim_key=4).eval(), torch.randn(2, 8, 16, 16)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.no_grad():
+        layer(x)
+    assert "aten::conv2d" not in {event.key for event in profile.key_averages()}
+    seen = []
+    layer.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    layer(x)
+    assert len(seen) == 1
 
 
 class Wrapped(nn.Module):

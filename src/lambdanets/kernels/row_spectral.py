@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding, fold
-from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work, good_length
+from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
 
@@ -42,9 +42,12 @@ def check(problem: GridProblem) -> str | None:
 
 
 def _length(image: GridProblem) -> int:
-    """Points of the transform along the first axis: no offset may wrap around into the grid."""
+    """Points of the transform along the first axis: no offset may wrap around into the grid.
+
+    Any number will do, since the transform is a matrix product.
+    """
     before = image.origin[0]
-    return good_length(image.grid[0] + max(before, image.extents[0] - 1 - before))
+    return image.grid[0] + max(before, image.extents[0] - 1 - before)
 
 
 def _chunk(image: GridProblem) -> int:

@@ -1,10 +1,14 @@
-"""Spectral: E depends on m - n, so λp is a correlation of V with the table, done with FFTs along every axis.
+"""Spectral: E depends on m - n, so λp is a correlation of V with the table, done with FFTs.
 
     λ̂p[k] = Σ_u conj(table^[u, k]) · V̂[u],      y_n = Σ_k q_n[k] · λp_n[k].
 
 A few k at a time are transformed back, applied to the queries and dropped: λp is never there as a whole. The spectra
 of all u are summed before the inverse transform. Transforms are only as long as the reachable offsets need, rounded
 up to a product of 2, 3, 5 and 7.
+
+A transform along each axis copies between the axes. Where a grid is small it is one line instead: rows stand behind
+one another with as many zeros between them as the table reaches over, so that the offset of two positions is one number
+and a transform of one axis does it all.
 
 Operations: about 2.5 · b·k·v · L log2 L for the inverse transforms of L points; kept for backward: the inputs.
 Backward is spectral as well: λp once more, and the gradient of λp transformed forth.
@@ -15,7 +19,7 @@ Axes in names: b batch, h heads, n positions, k query depth, v value depth, u in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,8 @@ __all__ = ["backward", "check", "forward", "work"]
 
 # Elements of padded λp that one chunk of k may have.
 BLOCK_ELEMENTS = 1 << 18
+# Points up to which a grid is one line: longer ones leave the innermost cache, and less arithmetic counts for more.
+LINE_POINTS = 1 << 13
 
 
 def check(problem: GridProblem) -> str | None:
@@ -34,12 +40,29 @@ def check(problem: GridProblem) -> str | None:
     return None
 
 
+def _reach(problem: GridProblem) -> tuple[int, ...]:
+    """The largest offset along each axis."""
+    return tuple(max(o, extent - 1 - o) for extent, o in zip(problem.extents, problem.origin, strict=True))
+
+
 def _lengths(problem: GridProblem) -> tuple[int, ...]:
-    """Points of the transform along each axis: no offset may wrap around into the grid."""
-    return tuple(
-        good_length(size + max(origin, extent - 1 - origin))
-        for size, extent, origin in zip(problem.grid, problem.extents, problem.origin, strict=True)
-    )
+    """Points of the transform along each axis, or those of one line: no offset may wrap around into the grid."""
+    sizes = [size + reach for size, reach in zip(problem.grid, _reach(problem), strict=True)]
+    line = good_length(_line_points(problem, sizes[1:]))
+    return (line,) if line <= LINE_POINTS else tuple(map(good_length, sizes))
+
+
+def _line_points(problem: GridProblem, rows: Sequence[int]) -> int:
+    """Points that one line needs, its rows with the zeros behind them being of the sizes ``rows``."""
+    strides = _strides(rows)
+    last = sum((size - 1) * stride for size, stride in zip(problem.grid, strides, strict=True))
+    before = sum(o * stride for o, stride in zip(problem.origin, strides, strict=True))
+    span = sum((extent - 1) * stride for extent, stride in zip(problem.extents, strides, strict=True))
+    return last + 1 + max(before, span - before)
+
+
+def _strides(rows: Sequence[int]) -> list[int]:
+    return [math.prod(rows[axis:]) for axis in range(len(rows) + 1)]
 
 
 def _chunk(problem: GridProblem) -> int:
@@ -62,23 +85,36 @@ def work(problem: GridProblem, backward: bool) -> Work:
 
 
 class _Layout:
-    """Transforms of one call and the way there and back."""
+    """Transforms of one call and the way there and back.
+
+    On one line (see the module) all axes but the first are filled up with zeros to ``rows``.
+    """
 
     def __init__(self, problem: GridProblem):
-        self.grid, self.origin, self.extents = list(problem.grid), list(problem.origin), list(problem.extents)
-        self.axes = list(range(-len(self.grid), 0))
+        self.grid, self.extents = list(problem.grid), list(problem.extents)
         self.lengths = list(_lengths(problem))
+        self.axes = list(range(-len(self.lengths), 0))
         self.dim_key, self.chunk = problem.dim_key, _chunk(problem)
+        self.is_line = len(self.lengths) < len(self.grid)
+        self.rows = [size + reach for size, reach in zip(problem.grid, _reach(problem), strict=True)][1:]
+        strides = _strides(self.rows)
+        origin = list(problem.origin)
+        self.shifts = [sum(o * s for o, s in zip(origin, strides, strict=True))] if self.is_line else origin
 
     def to_grid(self, rows: Tensor) -> Tensor:
         """(..., n, depth) -> (..., depth, *grid)."""
         return rows.transpose(-1, -2).unflatten(-1, self.grid)
 
     def transform(self, planes: Tensor) -> Tensor:
+        """(..., *grid) -> (..., *frequencies)."""
+        if self.is_line:
+            planes = self._to_line(planes)
         return torch.fft.rfftn(planes, s=self.lengths, dim=self.axes)
 
     def back(self, spectrum: Tensor) -> Tensor:
         """Inverse transform, cut to the grid. Rows outside it are dropped before the last axis is done."""
+        if self.is_line:
+            return self._from_line(torch.fft.irfft(spectrum, n=self.lengths[0]), self.grid)
         *front, _ = self.axes
         for axis, size in zip(front, self.grid, strict=False):
             spectrum = torch.fft.ifft(spectrum, dim=axis).narrow(axis, 0, size)
@@ -86,20 +122,39 @@ class _Layout:
 
     def table_spectrum(self, table: Tensor) -> Tensor:
         """(u, k, f): offset o of the table stands at o modulo the length."""
+        if self.is_line:
+            table = self._to_line(table)
         pads = [
             pad
-            for length, extent in reversed(list(zip(self.lengths, self.extents, strict=True)))
-            for pad in (0, length - extent)
+            for axis, length in zip(reversed(self.axes), reversed(self.lengths), strict=True)
+            for pad in (0, length - table.shape[axis])
         ]
-        shifts = [-o for o in self.origin]
-        return self.transform(F.pad(table, pads).roll(shifts, self.axes))
+        shifts = [-shift for shift in self.shifts]
+        return torch.fft.rfftn(F.pad(table, pads).roll(shifts, self.axes), s=self.lengths, dim=self.axes)
 
     def table_gradient(self, spectrum: Tensor) -> Tensor:
         """Undo :meth:`table_spectrum`."""
-        table = torch.fft.irfftn(spectrum, s=self.lengths, dim=self.axes).roll(self.origin, self.axes)
+        table = torch.fft.irfftn(spectrum, s=self.lengths, dim=self.axes).roll(self.shifts, self.axes)
+        if self.is_line:
+            return self._from_line(table, self.extents)
         for axis, extent in zip(self.axes, self.extents, strict=True):
             table = table.narrow(axis, 0, extent)
         return table
+
+    def _to_line(self, planes: Tensor) -> Tensor:
+        """(..., *sizes) -> (..., points), up to the last that is not filled up."""
+        rank = len(self.grid)
+        sizes = planes.shape[-rank:]
+        pads = [
+            pad for row, size in zip(reversed(self.rows), reversed(sizes[1:]), strict=True) for pad in (0, row - size)
+        ]
+        points = sum((size - 1) * stride for size, stride in zip(sizes, _strides(self.rows), strict=True)) + 1
+        return F.pad(planes, pads).flatten(-rank)[..., :points]
+
+    def _from_line(self, line: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Undo :meth:`_to_line`: a view."""
+        strides = [stride * line.stride(-1) for stride in _strides(self.rows)]
+        return line.as_strided((*line.shape[:-1], *sizes), (*line.stride()[:-1], *strides))
 
     def chunks(self) -> Iterator[slice]:
         for first in range(0, self.dim_key, self.chunk):

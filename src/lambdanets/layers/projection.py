@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.nn.modules.conv import _ConvNd
 
+from lambdanets.functional import is_readable
+
 __all__ = ["is_plain", "project"]
+
+# Positions from which a product for each example is faster than a convolution.
+PRODUCT_POSITIONS = 128
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: nn.functional.conv1d,
@@ -48,7 +54,8 @@ def _projected(
     qkv: nn.Module, widths: Sequence[int], x: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     if context is None:
-        return qkv(x).split(list(widths), dim=1)
+        y = _product(qkv, x) if isinstance(qkv, _ConvNd) and _is_product(qkv, x) else qkv(x)
+        return y.split(list(widths), dim=1)
     if not isinstance(qkv, _ConvNd) or not is_plain(qkv):
         # What it computes is its own affair: all of it twice, and a part of each.
         _, key, value = qkv(context).split(list(widths), dim=1)
@@ -57,6 +64,34 @@ def _projected(
     bias = (None, None) if qkv.bias is None else (qkv.bias[:first], qkv.bias[first:])
     key_value = function(context, weight[first:], bias[1])
     return (function(x, weight[:first], bias[0]), *key_value.split(list(widths[1:]), dim=1))
+
+
+def _is_product(qkv: _ConvNd, x: Tensor) -> bool:
+    """Whether :func:`_product` may stand for ``qkv(x)`` and is faster: on a CPU in eager mode."""
+    is_pointwise = qkv.groups == 1 and qkv.weight.shape[2:].numel() == 1
+    is_in_place = all(stride == 1 for stride in qkv.stride) and qkv.padding in ("same", "valid", (0,) * (x.ndim - 2))
+    return (
+        x.device.type == "cpu"
+        and x.shape[2:].numel() >= PRODUCT_POSITIONS
+        and x.is_contiguous()
+        and x.dtype == qkv.weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and is_pointwise
+        and is_in_place
+        and is_plain(qkv)
+        and is_readable(x)
+        and is_readable(qkv.weight)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _product(qkv: _ConvNd, x: Tensor) -> Tensor:
+    """A 1x1 convolution as a product for each example: without the convolution's rearrangements of its input."""
+    weight = qkv.weight.flatten(1).expand(len(x), -1, -1)
+    y = torch.bmm(weight, x.flatten(2))
+    if qkv.bias is not None:
+        y = y + qkv.bias[:, None]
+    return y.unflatten(2, x.shape[2:])
 
 
 def is_plain(module: nn.Module) -> bool:
