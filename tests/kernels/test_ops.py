@@ -32,13 +32,13 @@ def test_compiles_without_graph_breaks_for_any_size():
 
 
 def test_compiled_gradients_are_the_eager_ones():
-    layer = LambdaLayer(8, scope=3, dim_key=4)
-    x = torch.randn(2, 8, 6, 5)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64)
+    x = torch.randn(2, 8, 6, 5, dtype=torch.float64)
     expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     actual = torch.autograd.grad(compiled(x).square().sum(), list(layer.parameters()))
     for a, e in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, e)
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
 
 
 def test_exports_with_dynamic_batch_height_and_width():

@@ -68,19 +68,18 @@ def _projected(
 
 def _is_product(qkv: _ConvNd, x: Tensor) -> bool:
     """Whether :func:`_product` may stand for ``qkv(x)`` and is faster: on a CPU in eager mode."""
+    if not (is_readable(x) and is_readable(qkv.weight) and is_plain(qkv)):  # first: sizes may be symbols
+        return False
     is_pointwise = qkv.groups == 1 and qkv.weight.shape[2:].numel() == 1
     is_in_place = all(stride == 1 for stride in qkv.stride) and qkv.padding in ("same", "valid", (0,) * (x.ndim - 2))
     return (
         x.device.type == "cpu"
-        and x.shape[2:].numel() >= PRODUCT_POSITIONS
-        and x.is_contiguous()
         and x.dtype == qkv.weight.dtype
         and x.dtype in (torch.float32, torch.float64)
+        and x.is_contiguous()
+        and x.shape[2:].numel() >= PRODUCT_POSITIONS
         and is_pointwise
         and is_in_place
-        and is_plain(qkv)
-        and is_readable(x)
-        and is_readable(qkv.weight)
         and not torch.is_autocast_enabled("cpu")
     )
 
