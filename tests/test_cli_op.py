@@ -36,7 +36,9 @@ def test_kernels_shows_all_with_reasons_and_the_choice():
     [
         (["--shape", "8,14"], "--shape must be B,LENGTH,DIM.*got '8,14'; for example --shape 8,14,14,256"),
         (["--shape", "8,a,3"], "got '8,a,3'"),
-        (["--scope", "4"], "--scope must be odd and positive, got 4"),
+        (["--scope", "4"], "--scope must be odd and positive, one number or one for each of the 2 axes of --shape"),
+        (["--scope", "3,5,7"], "got '3,5,7'"),
+        (["--scope", "wide"], "got 'wide'"),
         (["--heads", "7"], "--heads must divide the channels 256 of --shape, got 7"),
         (["--device", "tpu"], "--device must be cpu or cuda, got 'tpu'"),
         (["--dtype", "int8"], "--dtype must be one of float32.*got 'int8'"),

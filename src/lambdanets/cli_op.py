@@ -36,11 +36,25 @@ def _numbers(shape: str) -> tuple[int, ...]:
     return numbers
 
 
+def _scopes(scope: str, rank: int) -> tuple[int, ...]:
+    try:
+        scopes = tuple(int(part) for part in scope.replace("x", ",").split(","))
+    except ValueError:
+        scopes = ()
+    if len(scopes) not in (1, rank) or any(s < 1 or s % 2 == 0 for s in scopes):
+        raise ValueError(
+            f"--scope must be odd and positive, one number or one for each of the {rank} axes of --shape, got {scope!r}"
+        )
+    return scopes * rank if len(scopes) == 1 else scopes
+
+
 def kernels(
     shape: Annotated[
         str, typer.Option(help="Batch, grid (one to three sizes) and channels, for example 8,14,14,256.")
     ] = "8,14,14,256",
-    scope: Annotated[int | None, typer.Option(help="Odd scope of a local context.  \\[default: global]")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Odd scope of a local context, or one for each axis.  \\[default: global]")
+    ] = None,
     heads: Annotated[int, typer.Option(help="Number of heads.", min=1)] = 4,
     dim_key: Annotated[int, typer.Option(help="Depth of the queries.", min=1)] = 16,
     intra_depth: Annotated[int, typer.Option(help="Intra-depth u.", min=1)] = 1,
@@ -73,14 +87,13 @@ def kernels(
     batch, *grid, dim = _numbers(shape)
     if dtype not in _DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    if scope is not None and (scope < 1 or scope % 2 == 0):
-        raise ValueError(f"--scope must be odd and positive, got {scope}")
+    scopes = None if scope is None else _scopes(scope, len(grid))
     if dim % heads:
         raise ValueError(f"--heads must divide the channels {dim} of --shape, got {heads}")
     if device not in (None, "cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    extents = tuple(2 * size - 1 if scope is None else scope for size in grid)
+    extents = scopes or tuple(2 * size - 1 for size in grid)
     window = reachable_window(extents, tuple(grid), causal)
     problem = GridProblem(
         batch,

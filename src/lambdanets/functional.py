@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.dispatch import dispatch
+from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.library import is_watched
 from lambdanets.kernels.planner import require
-from lambdanets.kernels.segments import segment_content_term, segment_softmax
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
 
 __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]
@@ -66,7 +65,11 @@ def lambda_apply(
             give the same numbers.
 
     Returns:
-        (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
+        (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32, and their total is
+        rounded once; on CUDA devices with GridPositions each term is.
+
+        Derivatives of every order, in reverse and in forward mode; the content term in causal order has first
+        derivatives in reverse mode only, but with ``kernel="portable"`` or ``"reference"``.
 
     Raises:
         TypeError: if an argument is not a floating-point tensor (``mask``: a bool tensor), dtypes differ, or
@@ -91,11 +94,18 @@ def lambda_apply(
     return dispatch(query, key, value, positions, mask, causal, kernel)
 
 
-def lambda_apply_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
-    """Apply to each node of many graphs the content lambda of its own graph.
+def lambda_apply_by_graph(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    batch: Tensor,
+    num_graphs: int,
+    positions: EdgePositions | None = None,
+) -> Tensor:
+    """Apply to each node of many graphs the content lambda of its own graph plus the position lambda of its edges.
 
-    What :func:`lambda_apply` without positions does for one graph, for all of them at once by segment sums; the
-    position term of edges needs nothing of its own, since edges stay within their graph.
+    What :func:`lambda_apply` does for one graph, for all of them at once: the content term by segment sums; the
+    position term needs nothing of its own, since edges stay within their graph.
 
     Args:
         query: (b, h, nodes, k).
@@ -103,6 +113,7 @@ def lambda_apply_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tens
         value: (b, u, nodes, v).
         batch: (nodes,) int64 in [0, num_graphs), the graph of each node, in any order; its values are not checked.
         num_graphs: how many graphs there are, those without nodes included.
+        positions: the edges of all graphs; None (default) for the content term alone.
 
     Returns:
         (b, h, nodes, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
@@ -113,7 +124,8 @@ def lambda_apply_by_graph(query: Tensor, key: Tensor, value: Tensor, batch: Tens
     """
     query, key, value = _one_dtype(query, key, value)  # type: ignore[assignment]
     _check_shapes(query, key, value)
-    return segment_content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
+    _check_positions(query, value, positions)
+    return dispatch_by_graph(query, key, value, positions, batch, num_graphs)
 
 
 def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

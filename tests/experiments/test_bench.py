@@ -69,6 +69,9 @@ def test_cases_are_chosen_by_pattern():
         "scope9-14x14-d256-b8",
         "scope9-28x28-d128-b4",
         "scope9-56x56-d64-b2",
+        "scope9-14x14-d256-b8-u4",
+        "scope9-28x28-d128-b4-u4",
+        "scope9-56x56-d64-b2-u4",
     ]
     assert len({case.name for case in CASES}) == len(CASES)
     with pytest.raises(ValueError, match=r"cases must match at least one of global-7x7.*got 'nothing'"):

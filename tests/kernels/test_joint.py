@@ -115,9 +115,11 @@ def test_lambda_apply_joins_in_eager_mode_only(monkeypatch):
     assert len(called) == 1
     torch.testing.assert_close(lambda_apply(q, k, v, positions, kernel="reference"), expected)
     torch.testing.assert_close(torch.vmap(lambda q: lambda_apply(q, k, v, positions))(q[None])[0], expected)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        lambda_apply(q, k, v, positions)
-    lambda_apply(q.bfloat16(), k.bfloat16(), v.bfloat16(), positions)
     lambda_apply(q, k, v, positions, causal=True)
     lambda_apply(q, None, v, positions)
     assert len(called) == 1
+    # In half precision as well, which comes here as float32.
+    lambda_apply(q.bfloat16(), k.bfloat16(), v.bfloat16(), positions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lambda_apply(q, k, v, positions)
+    assert len(called) == 3

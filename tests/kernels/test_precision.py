@@ -42,13 +42,51 @@ def lambda_tensors(scope, u):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("u", [1, 4])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("kernel", "scope"), [*((kernel, 5) for kernel in kernels_for("cpu")), (None, 2 * SIZE - 1)])
+@pytest.mark.parametrize(
+    ("kernel", "scope"),
+    [*((kernel, 5) for kernel in (*kernels_for("cpu"), "portable", "reference")), (None, 2 * SIZE - 1)],
+)
 def test_errors_are_within_twice_those_of_attention(kernel, scope, causal, u, dtype):
     def op(query, key, value, table):
         return lambda_apply(query, key, value, GridPositions(table, (SIZE, SIZE)), causal=causal, kernel=kernel)
 
     limit = attention_errors(dtype)
     actual = errors(op, lambda_tensors(scope, u), dtype)
+    assert actual[0] < 2 * limit[0]
+    assert max(actual[1:]) < 2 * max(limit[1:])
+
+
+def opposed(*shape):
+    """Embeddings whose terms nearly cancel the content term of values around 2: about -1/n each."""
+    return torch.randn(*shape) / 280 - 1 / N
+
+
+EVERY_EDGE = torch.cartesian_prod(torch.arange(N), torch.arange(N)).T
+OPPOSED_CALLS = {
+    "grid": (lambda: opposed(1, DIM_KEY, 17, 17), lambda *t: lambda_apply(*t[:3], GridPositions(t[3], (9, 9)))),
+    "causal": (
+        lambda: opposed(1, DIM_KEY, 17, 17),
+        lambda *t: lambda_apply(*t[:3], GridPositions(t[3], (9, 9)), causal=True),
+    ),
+    "dense": (lambda: opposed(N, N, DIM_KEY, 1), lambda *t: lambda_apply(*t[:3], DensePositions(t[3]))),
+    "edges": (
+        lambda: opposed(N * N, DIM_KEY, 1),
+        lambda *t: lambda_apply(*t[:3], EdgePositions(EVERY_EDGE, t[3])),
+    ),
+    "graphs": (
+        lambda: opposed(N * N, DIM_KEY, 1),
+        lambda *t: lambda_apply_by_graph(*t[:3], torch.zeros(N, dtype=torch.int64), 1, EdgePositions(EVERY_EDGE, t[3])),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OPPOSED_CALLS)
+def test_terms_that_oppose_each_other_are_rounded_once(name, dtype):
+    make, op = OPPOSED_CALLS[name]
+    query, key = torch.randn(2, HEADS, N, DIM_KEY), torch.randn(2, 1, N, DIM_KEY)
+    value = torch.randn(2, 1, N, DIM_VALUE) + 2
+    actual, limit = errors(op, [query, key, value, make()], dtype), attention_errors(dtype)
     assert actual[0] < 2 * limit[0]
     assert max(actual[1:]) < 2 * max(limit[1:])
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lambdanets.experiments.cases import Case
-from lambdanets.experiments.contenders import contenders
+from lambdanets.experiments.contenders import contenders, grid_problem
 from lambdanets.experiments.measure import (
     check_outputs,
     interleaved,
@@ -18,6 +18,7 @@ from lambdanets.experiments.measure import (
     peak_bytes,
     saved_bytes,
 )
+from lambdanets.kernels.planner import GRID_KERNELS
 from lambdanets.provenance import package_version, processor, source_commit
 
 __all__ = ["Row", "environment", "matrix_rate", "measure_case", "run"]
@@ -50,13 +51,16 @@ def matrix_rate(seconds: float = 0.3) -> float:
     return 2048**3 / timing.low
 
 
-def _floor_operations(case: Case) -> float:
-    """Multiply-adds of a layer's forward pass in query-first order: projections, scores and sums."""
+def _floor_operations(case: Case, backward: bool) -> float:
+    """Multiply-adds of a layer's pass: projections, content term, and the order that needs the fewest for positions."""
     n, value = case.positions, case.dim // case.num_heads
     widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + value)
-    context = n if case.scope is None else min(case.scope ** len(case.grid), n)
-    projections = case.batch * n * case.dim * widths
-    return projections + case.batch * case.num_heads * n * context * case.intra_depth * (case.dim_key + value)
+    both = case.batch * n * (case.dim * widths + case.dim_key * value * (case.num_heads + case.intra_depth))
+    problem = grid_problem(case)
+    able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
+    passes_done = (False, True) if backward else (False,)
+    least = (min(kernel.work(problem, way).multiply_adds for kernel in able) for way in passes_done)
+    return (3 if backward else 1) * both + sum(least)
 
 
 def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> list[Row]:
@@ -76,7 +80,8 @@ def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> l
     saved = {contender.name: saved_bytes(contender.module, contender.x) for contender in group}
     calls = [passes(contender.module, contender.x) for contender in group]
     rows = []
-    for way, factor in (("forward", 1), ("forward+backward", 3)):
+    for way in ("forward", "forward+backward"):
+        floor = _floor_operations(case, way != "forward") / rate
         timings = interleaved([call[way] for call in calls], seconds=seconds)
         for contender, call, timing in zip(group, calls, timings, strict=True):
             rows.append(
@@ -89,7 +94,7 @@ def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> l
                     "q1_ms": round(timing.low * 1e3, 4),
                     "q3_ms": round(timing.high * 1e3, 4),
                     "repeats": timing.repeats,
-                    "floor_ms": round(factor * _floor_operations(case) / rate * 1e3, 4),
+                    "floor_ms": round(floor * 1e3, 4),
                     "saved_bytes": saved[contender.name],
                     "peak_bytes": peak_bytes(call[way]),
                     "note": contender.note,

@@ -49,14 +49,16 @@ class Case:
 _IMAGES = [(8, 7, 512), (8, 14, 256), (8, 16, 256), (4, 28, 128), (4, 32, 128), (2, 56, 64), (1, 64, 64)]
 _LOCAL = [(8, 14, 256), (4, 28, 128), (2, 56, 64)]
 
-CASES: tuple[Case, ...] = (
-    *(Case(batch, (size, size), dim) for batch, size, dim in _IMAGES),
-    Case(2, (1024,), 256),
-    Case(1, (4096,), 256),
-    *(Case(batch, (size, size), dim, scope) for scope in (7, 9, 23) for batch, size, dim in _LOCAL),
-    Case(8, (14, 14), 256, None, 4),
-    Case(4, (28, 28), 128, None, 4),
-    *(Case(batch, (size, size), dim, 7, 4) for batch, size, dim in _LOCAL),
+_SEQUENCES = [(2, 1024, 256), (1, 4096, 256)]
+
+CASES: tuple[Case, ...] = tuple(
+    case
+    for u in (1, 4)
+    for case in (
+        *(Case(batch, (size, size), dim, None, u) for batch, size, dim in _IMAGES),
+        *(Case(batch, (length,), dim, None, u) for batch, length, dim in _SEQUENCES),
+        *(Case(batch, (size, size), dim, scope, u) for scope in (7, 9, 23) for batch, size, dim in _LOCAL),
+    )
 )
 
 QUICK: tuple[Case, ...] = (

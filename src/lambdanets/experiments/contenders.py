@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,13 +116,21 @@ def _timm(case: Case, ours: LambdaLayer) -> nn.Module:
     return layer if len(case.grid) == 2 else _Reshaped(layer)
 
 
-def contenders(case: Case, kernels: bool = True, skip: Sequence[str] = ()) -> Iterator[Contender]:
-    """All contenders for a case; those that cannot do it are left out.
+# A peer whose n x n tables would pass this is not asked: it would need more memory than most machines have.
+LARGEST_TABLE_BYTES = 3 << 30
+
+
+def _peer_fits(case: Case) -> bool:
+    """Whether the three n x n x k x u tables that a peer's global layer makes in a training step have room."""
+    return case.scope is not None or 3 * case.positions**2 * case.dim_key * case.intra_depth * 4 <= LARGEST_TABLE_BYTES
+
+
+def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
+    """All contenders for a case; those that cannot do it, or have no room for it, are left out.
 
     Args:
         case: the shape.
         kernels: whether each of our kernels is one too, beside the one that the planner chooses.
-        skip: names of other implementations that are not built.
     """
     torch.manual_seed(0)
     ours = _ours(case)
@@ -140,9 +148,9 @@ def contenders(case: Case, kernels: bool = True, skip: Sequence[str] = ()) -> It
             layer = _ours(case, name)
             layer.load_state_dict(ours.state_dict())
             yield Contender(f"lambdanets:{name}", layer, x, True)
-    if len(case.grid) == 2 and "lucidrains" not in skip:
+    if len(case.grid) == 2 and _peer_fits(case):
         yield Contender("lucidrains", _lucidrains(case, ours), x, True)
-    if case.intra_depth == 1 and "timm" not in skip:
+    if case.intra_depth == 1 and _peer_fits(case):
         yield Contender("timm", _timm(case, ours), x, True)
     qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
     yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")

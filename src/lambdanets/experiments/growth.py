@@ -18,13 +18,6 @@ __all__ = ["SIZES", "exponents", "run"]
 # Side of a square image: n from 49 to 16,384.
 SIZES = (7, 10, 14, 20, 28, 40, 56, 80, 112, 128)
 DIM = 64
-# A peer whose n x n tables would pass this is not asked: it would need more memory than most machines have.
-LARGEST_TABLE_BYTES = 3 << 30
-
-
-def _fits(name: str, positions: int) -> bool:
-    tables = {"lucidrains": 3, "timm": 3}.get(name, 0)
-    return tables * positions**2 * 16 * 4 <= LARGEST_TABLE_BYTES
 
 
 def run(
@@ -48,7 +41,7 @@ def run(
         case = Case(1, (size, size), DIM)
         group = [
             contender
-            for contender in _without_large_tables(case)
+            for contender in _contenders(case)
             if contender.name in ("lambdanets", "lucidrains", "timm", "attention")
         ]
         calls = [passes(contender.module, contender.x) for contender in group]
@@ -75,10 +68,9 @@ def run(
     return rows
 
 
-def _without_large_tables(case: Case) -> list:
-    skip = [name for name in ("lucidrains", "timm") if not _fits(name, case.positions)]
+def _contenders(case: Case) -> list:
     with torch.no_grad():
-        return list(contenders(case, kernels=False, skip=skip))
+        return list(contenders(case, kernels=False))
 
 
 def exponents(rows: Sequence[Row], least_positions: int = 700) -> dict[tuple[str, str], float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.derivatives import is_transformed
-from lambdanets.kernels.library import without_autocast
+from lambdanets.kernels.library import HALF, without_autocast
 
 __all__ = ["add_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
@@ -18,9 +18,10 @@ def normalise(key: Tensor) -> Tensor:
     """K̄ from keys (b, u, m, k): their softmax over m, (b, u, k, m).
 
     Depth stands in front of the positions, as a layer's projection has laid them out: a softmax over contiguous memory.
-    Of float16 it is float32: a share of many positions, 1/m, is below float16's normal numbers from m = 16,384 on.
+    Of half precision it is float32: shares lose digits that their sums need, and those of many positions, 1/m, are
+    below float16's normal numbers from m = 16,384 on.
     """
-    return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype == torch.float16 else None)
+    return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
 
 
 def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
     b, h, n, _ = query.shape
-    if value.dtype == torch.float16:
+    if value.dtype in HALF:
         with without_autocast(value.device.type):
             lambda_bkv = (keys @ value.float()).sum(1).to(value.dtype)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,12 @@ from lambdanets.kernels.dense import dense_term
 from lambdanets.kernels.edges import edges_term
 from lambdanets.kernels.finite import set_apart
 from lambdanets.kernels.joint import can_join, joint_term
+from lambdanets.kernels.library import HALF, without_autocast
 from lambdanets.kernels.ops import grid_term
 from lambdanets.kernels.portable import portable
 from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
+from lambdanets.kernels.segments import segment_content_term, segment_softmax
 from lambdanets.positions import (
     DensePositions,
     EdgePositions,
@@ -24,7 +28,7 @@ from lambdanets.positions import (
     lexicographic_past,
 )
 
-__all__ = ["dispatch"]
+__all__ = ["dispatch", "dispatch_by_graph"]
 
 
 def dispatch(
@@ -41,6 +45,45 @@ def dispatch(
         _require(kernel, positions)
     if torch.jit.is_tracing():
         kernel = _traceable(kernel)
+
+    def compute(query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
+        return _masked_terms(query, key, value, positions, mask, causal, kernel)
+
+    if isinstance(positions, GridPositions) and planner.takes_half(kernel, query.device.type):
+        return compute(query, key, value)
+    return _rounded_once(compute, query, key, value)
+
+
+def dispatch_by_graph(
+    query: Tensor, key: Tensor, value: Tensor, positions: EdgePositions | None, batch: Tensor, num_graphs: int
+) -> Tensor:
+    """Compute the nodes of many graphs; see ``lambdanets.functional.lambda_apply_by_graph``."""
+
+    def compute(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = segment_content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
+        return out if positions is None else out + _position_term(query, value, positions, causal=False)
+
+    return _rounded_once(compute, query, key, value)
+
+
+def _rounded_once(compute: Callable[..., Tensor], query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
+    """Terms of half precision in float32: where they oppose each other, each one's rounding is more than the sum's."""
+    if query.dtype not in HALF:
+        return compute(query, key, value)
+    with without_autocast(query.device.type):
+        out = compute(query.float(), None if key is None else key.float(), value.float())
+    return out.to(query.dtype)
+
+
+def _masked_terms(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    positions: Positions | None,
+    mask: Tensor | None,
+    causal: bool,
+    kernel: str | None,
+) -> Tensor:
     if kernel == planner.REFERENCE or 0 in (query.shape[2], value.shape[2]):  # nothing to be fast at
         return reference(query, key, value, positions, mask, causal)
     if mask is not None:
@@ -92,7 +135,9 @@ def _content_term(
 
 
 def _position_term(query: Tensor, value: Tensor, positions: DensePositions | EdgePositions, causal: bool) -> Tensor:
-    embedding = positions.embedding.to(query.dtype)
+    embedding = positions.embedding
+    if embedding.dtype not in HALF or query.dtype != torch.float32:  # half precision: the op widens a part at a time
+        embedding = embedding.to(query.dtype)
     if isinstance(positions, EdgePositions):
         if causal:
             future = positions.index[1] > positions.index[0]

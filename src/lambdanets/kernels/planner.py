@@ -20,7 +20,17 @@ from lambdanets.kernels.costs import calibration, cost_of
 from lambdanets.kernels.problem import GridProblem, Work
 from lambdanets.kernels.triton import query_first as query_first_triton
 
-__all__ = ["GRID_KERNELS", "GridKernel", "Verdict", "choose", "explain", "kernels_for", "require", "seconds"]
+__all__ = [
+    "GRID_KERNELS",
+    "GridKernel",
+    "Verdict",
+    "choose",
+    "explain",
+    "kernels_for",
+    "require",
+    "seconds",
+    "takes_half",
+]
 
 REFERENCE, PORTABLE = "reference", "portable"
 # In plain operations and for every call: they are chosen by name only, and have no costs.
@@ -86,6 +96,18 @@ GRID_KERNELS: dict[str, GridKernel] = {
 def kernels_for(device: str) -> list[str]:
     """Names of the kernels that run on a type of device, whatever the problem."""
     return [name for name, kernel in GRID_KERNELS.items() if kernel.device in (None, device)]
+
+
+def takes_half(name: str | None, device: str) -> bool:
+    """Whether tensors in half precision should reach a kernel as they are, for tensor cores, which sum in float32.
+
+    Args:
+        name: of the kernel; None for the planner's choice.
+        device: the type of device.
+    """
+    if name is not None:
+        return name in GRID_KERNELS and GRID_KERNELS[name].half
+    return any(kernel.half and kernel.device == device for kernel in GRID_KERNELS.values())
 
 
 def seconds(kernel: GridKernel, problem: GridProblem, backward: bool) -> float:

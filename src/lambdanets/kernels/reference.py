@@ -6,10 +6,12 @@ b batch, h heads, n queries, m context positions, k query depth, v value depth, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from lambdanets.positions import EdgePositions, Positions
+from lambdanets.positions import EdgePositions, GridPositions, Positions
 
 __all__ = ["reference"]
 
@@ -57,10 +59,12 @@ def reference(
 
     if positions is not None:
         # λp_n = Σ_mu E_nmu V_muᵀ.
+        # First in the dtype of the sums: what stands in E more than once adds up in its gradient.
+        name = "table" if isinstance(positions, GridPositions) else "embedding"
+        positions = replace(positions, **{name: getattr(positions, name).to(value_bumv.dtype)})
         dense_nmku = positions.dense(n, m) if isinstance(positions, EdgePositions) else positions.dense()
         if causal:
             dense_nmku = dense_nmku * torch.ones(n, m, device=dense_nmku.device).tril()[:, :, None, None]
-        dense_nmku = dense_nmku.to(value_bumv.dtype)
         lambda_bnkv = lambda_bnkv + torch.einsum("nmku,bumv->bnkv", dense_nmku, values_bumv)
 
     # y_n^h = (λc + λp_n)ᵀ q_n^h: the same lambda for every head.

@@ -157,7 +157,7 @@ class GraphLambdaLayer(nn.Module):
         if batch is None:
             out = lambda_apply(query, key, value, edges)
         else:
-            out = lambda_apply(query, None, value, edges) + lambda_apply_by_graph(query, key, value, batch, graphs)
+            out = lambda_apply_by_graph(query, key, value, batch, graphs, edges)
         return out[0].transpose(0, 1).flatten(1)
 
     def _embedding(self, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
