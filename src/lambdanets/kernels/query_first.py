@@ -7,7 +7,8 @@ of the Toeplitz operand (see ``toeplitz.py``), a batch for each place x of the r
 
 One copy puts the examples in front, and one more batched product with V finishes the row: y = S·V. The content term
 q·λc is added while the row is in the cache, then one copy takes it to its place in the output. Backward makes S again.
-A sequence is folded into an image; a small grid of any rank goes through as one row.
+A sequence is folded into an image; a small grid of any rank goes through as one row. A large batch goes through some
+examples at a time, so that S of a row stays small whatever the batch is.
 
 Multiply-adds: b·h·n·m·u·(k + v); kept for backward: the inputs.
 
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +36,8 @@ __all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "w
 
 # Elements of the operand up to which a grid goes through as one row.
 ONE_ROW_ELEMENTS = 1 << 16
+# Elements that S of a row may have, unless a single example has more.
+SCORE_ELEMENTS = 1 << 21
 
 
 def _fits_one_row(problem: GridProblem) -> bool:
@@ -49,8 +53,29 @@ def check(problem: GridProblem) -> str | None:
     return check_size(_arrange(problem))
 
 
+@functools.lru_cache(maxsize=1024)
+def _examples(problem: GridProblem) -> int:
+    """How many examples go through at a time."""
+    image = _arrange(problem)
+    rows = image.grid[0]
+    seen = min(image.extents[0], rows) * image.intra_depth * (image.num_positions // rows) ** 2
+    return max(1, min(problem.batch, SCORE_ELEMENTS // max(1, problem.heads * seen)))
+
+
+def _parts(problem: GridProblem) -> Iterator[tuple[slice, GridProblem]]:
+    """Examples that go through together, and their problem."""
+    step = _examples(problem)
+    if step == problem.batch:
+        yield slice(None), problem
+        return
+    for first in range(0, problem.batch, step):
+        part = slice(first, min(first + step, problem.batch))
+        yield part, replace(problem, batch=part.stop - part.start)
+
+
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds, elements of S and of the Toeplitz operand, and calls."""
+    parts = math.ceil(problem.batch / _examples(problem))
     problem = _arrange(problem)
     rows = problem.grid[0]
     context = min(problem.extents[0], rows) * problem.num_positions // rows * problem.intra_depth
@@ -58,8 +83,8 @@ def work(problem: GridProblem, backward: bool) -> Work:
     operand = elements(problem)
     both = problem.dim_key + problem.dim_value
     if backward:
-        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 4 * operand, 20 + rows * 14)
-    return Work(scores * both, 2 * scores + operand, 14 + rows * 6)
+        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 4 * operand * parts, (20 + rows * 14) * parts)
+    return Work(scores * both, 2 * scores + operand * parts, (14 + rows * 6) * parts)
 
 
 @dataclass(frozen=True)
@@ -217,10 +242,19 @@ def backward(
 
 def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
     """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
+    out = empty_in_order(query, problem.dim_value)
+    for part, some in _parts(problem):
+        _forward_into(out[part], query[part], value[part], table, some, None if content is None else content[part])
+    return out
+
+
+def _forward_into(
+    out: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+) -> None:
     layout = _layout(problem)
     operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
     by_example = None if content is None else layout.queries_by_example(query)
-    out, scores = empty_in_order(query, layout.dim_value), _Scores(layout, value)
+    scores = _Scores(layout, value)
     row_bav = value.new_empty(layout.batch, layout.heads * layout.row_size, layout.dim_value)
     for step in layout.steps:
         y = step.row
@@ -230,13 +264,31 @@ def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProb
             row_bav.baddbmm_(by_example[y], content)
         target = out[:, :, step.span]
         target.copy_(row_bav.unflatten(1, (layout.heads, -1))[:, :, : target.shape[2]])
-    return out
 
 
 def joint_backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, value, table and content for :func:`joint_forward`."""
+    parts = [
+        _part_gradients(grad[part], query[part], value[part], table, some, None if content is None else content[part])
+        for part, some in _parts(problem)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    queries, values, tables, contents = zip(*parts, strict=True)
+    grad_content = None if content is None else torch.cat(contents)
+    return _together(queries), _together(values), torch.stack(tables).sum(0), grad_content
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    """Examples that went through apart, (b, c, n, depth), in the memory order of the parts."""
+    return torch.cat([part.transpose(2, 3) for part in parts]).transpose(2, 3)
+
+
+def _part_gradients(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     layout = _layout(problem)
     operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
     grad_by_place, grad_operand = torch.empty_like(by_place), torch.zeros_like(operand)
