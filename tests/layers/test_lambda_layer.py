@@ -222,3 +222,13 @@ def test_masks_in_both_shapes_and_no_other():
         layer(x, mask=mask.transpose(1, 2))
     with pytest.raises(TypeError, match=r"mask must be a bool tensor .* got list"):
         layer(x, mask=[True])
+
+
+def test_strided_volumes_shorter_than_the_pooling_window():
+    layer = LambdaLayer(8, ndim=3, scope=3, stride=2, dim_key=4).eval()
+    x = torch.randn(1, 8, 2, 1, 5)
+    full = LambdaLayer(8, ndim=3, scope=3, dim_key=4).eval()
+    full.load_state_dict(layer.state_dict())
+    expected = torch.nn.functional.avg_pool3d(torch.nn.functional.pad(full(x), (1,) * 6), 3, 2)
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x).shape == torch.nn.Conv3d(8, 8, 3, stride=2, padding=1)(x).shape

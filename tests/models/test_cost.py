@@ -111,3 +111,8 @@ def test_refuses():
         model_cost("lambda_resnet_tiny", (3,))
     with pytest.raises(ValueError, match=r"grid of \(40, 40\), larger than size=\(32, 32\)"):
         model_cost("lambda_resnet_tiny", 40, lambda_args={"scope": None}, img_size=32)
+
+
+def test_unknown_models_give_the_nearest_name():
+    with pytest.raises(ValueError, match=r"got 'lambda_resnet51'; did you mean 'lambda_resnet\d+'\?"):
+        model_cost("lambda_resnet51")

@@ -118,7 +118,10 @@ def compact_table(rows: Sequence[Row]) -> str:
     for case, found in cases.items():
         both = [table[case].get(way, {}) for way in PASSES]
         ours = " / ".join(f"{float(found['lambdanets', way]['median_ms']):.1f}" for way in PASSES)
-        cells = [" / ".join(_times(way.get(name)) for way in both) for name in ("peers", "attention", "convolution")]
+        cells = [
+            " / ".join(_times(way[name]) for way in both if way.get(name) is not None)
+            for name in ("peers", "attention", "convolution")
+        ]
         kept = [int(found[name, PASSES[0]]["saved_bytes"]) for name in PEERS if (name, PASSES[0]) in found]
         own = int(found["lambdanets", PASSES[0]]["saved_bytes"])
         lines.append([f"`{case}`", ours, *cells, f"{min(kept) / own:.1f}x" if kept else ""])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanets.functional import check_kernel, lambda_apply
@@ -18,7 +19,17 @@ __all__ = ["LambdaLayer"]
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+class _AvgPool3d(nn.AvgPool3d):
+    """PyTorch's refuses axes shorter than the window, which its others pad first: padded before, it takes them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, *grid) -> (b, c, *strided grid)."""
+        return F.avg_pool3d(F.pad(x, (1,) * 6), self.kernel_size, self.stride)
+
+
+_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: _AvgPool3d}
 
 
 class LambdaLayer(nn.Module):

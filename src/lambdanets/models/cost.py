@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registr
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.options import nearest
 from lambdanets.models.resnet import LambdaResNet
 
 __all__ = ["ModelCost", "PartCost", "model_cost"]
@@ -86,8 +87,10 @@ def model_cost(
         Its cost.
 
     Raises:
-        ValueError: if ``image_size`` is not positive, or the model does not take such images.
+        ValueError: if there is no such model, ``image_size`` is not positive, or the model does not take such images.
     """
+    if not timm.is_model(name):
+        raise ValueError(f"name must be a model of timm's registry, got {name!r}; {nearest(name, timm.list_models())}")
     if image_size is not None:
         image_size = _image_size(image_size)
         if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):

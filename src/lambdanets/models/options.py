@@ -11,6 +11,9 @@ from lambdanets.layers import LambdaLayer
 
 __all__ = ["check_lambda_args", "nearest"]
 
+# Of known names that a message lists.
+MOST_NAMES = 40
+
 # What the place of a layer decides.
 _DECIDED = {"dim", "dim_out", "ndim", "stride", "device", "dtype"}
 
@@ -38,4 +41,7 @@ def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, 
 def nearest(name: str, known: Collection[str]) -> str:
     """The known name that is nearest to a wrong one, as a question, or all of them."""
     near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    some = sorted(known)[:MOST_NAMES]
+    return f"known are {', '.join(some)}{', ...' if len(some) < len(known) else ''}"

@@ -353,6 +353,14 @@ class Doubling(DLi14Layer):
         return 2 * super().forward(x)
 
 
+def test_weights_that_are_not_finite_are_not_said_to_agree():
+    model = nn.Sequential(TimmLayer(16, r=3, dim_head=4))
+    model[0].qkv.weight.data[0, 0] = float("nan")
+    (layer,) = lambdanets.adopt(model).adopted
+    assert layer.difference is None
+    assert "not finite" in layer.notes[0]
+
+
 class TestLookAlikes:
     """What ours has no equal for stays, with its reason."""
 

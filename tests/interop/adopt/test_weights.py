@@ -282,6 +282,24 @@ class TestBadInput:
             lambdanets.load_weights(ours(), tmp_path / "trap.pth")
         assert not ran.exists()
 
+    @pytest.mark.parametrize("text", ["<!DOCTYPE html>not found", "import torch", "hello"])
+    def test_text_is_no_untrusted_pickle(self, tmp_path, text):
+        (tmp_path / "page.pth").write_text(text)
+        with pytest.raises(ValueError, match=r"page.pth is damaged or no file of weights") as error:
+            lambdanets.load_weights(ours(), tmp_path / "page.pth")
+        assert "pickle" not in str(error.value)
+
+    def test_a_pointer_is_no_file(self, tmp_path):
+        (tmp_path / "model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        )
+        with pytest.raises(ValueError, match=r"pointer of Git LFS.*git lfs pull"):
+            lambdanets.load_weights(ours(), tmp_path / "model.safetensors")
+
+    def test_a_model_without_memory_is_refused(self, peers):
+        with pytest.raises(ValueError, match=r"on the meta device.*to_empty"):
+            lambdanets.load_weights(ours().to("meta"), peers["d-li14"].state_dict())
+
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     @pytest.mark.parametrize("cut", [0, 5, 1000, -1000])
     def test_damaged_files(self, peers, tmp_path, suffix, cut):

@@ -239,3 +239,9 @@ def test_a_given_example_with_masks_is_run():
 def test_not_a_module():
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
         replace_attention("vit")
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "cait_xxs24_224"])
+def test_attention_over_channels_and_talking_heads_are_not_taken_for_plain_attention(name):
+    with pytest.raises(ValueError, match="has no"):
+        plan_attention(timm.create_model(name), positions=None, prefix_tokens=0)

@@ -356,6 +356,14 @@ def test_trains_on():
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_wider_convolutions_in_the_stages_are_told():
+    plan = plan_convs(timm.create_model("efficientnet_b0"), stages="CCCCLLL")
+    assert [change.name for change in plan.changes] == ["blocks.6.0.conv_dw"]
+    assert len(plan.kept) == 7
+    assert all("5x5" in kept.old and "names=" in kept.reason for kept in plan.kept)
+    assert "blocks.4.0.conv_dw" in str(plan)
+
+
 class ReadsWeight(nn.Module):
     """Calls one convolution, and reads the weight of the other."""
 

@@ -65,6 +65,8 @@ def read_checkpoint(weights: str | Path | Mapping[str, object] | Checkpoint) -> 
 def _read(path: Path) -> Mapping[str, object]:
     with open(path, "rb") as file:
         start = file.read(9)
+    if start == b"version h":
+        raise ValueError(f"the checkpoint {path} is a pointer of Git LFS, not the file; get that by 'git lfs pull'")
     try:
         # A safetensors file opens with the length of a JSON header; what torch.save wrote never has { there.
         if start[8:] == b"{":
@@ -73,9 +75,12 @@ def _read(path: Path) -> Mapping[str, object]:
     except SafetensorError as error:
         raise ValueError(f"the checkpoint {path} is damaged: {error}") from error
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+        # A zip file or a pickle; text and the like stop the unpickler too, but hold no code.
+        is_pickle = start.startswith((b"PK", b"\x80"))
+        if is_pickle and ("weights_only" in str(error).lower() or "Unsupported" in str(error)):
             raise _untrusted(path, error) from error
-        raise ValueError(f"the checkpoint {path} is damaged or no file of weights: {error}") from error
+        what = f": {error}" if is_pickle else ""
+        raise ValueError(f"the checkpoint {path} is damaged or no file of weights{what}") from error
     except (RuntimeError, EOFError, KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"the checkpoint {path} is damaged or no file of weights ({_say(error)})") from error
     if not isinstance(read, Mapping):

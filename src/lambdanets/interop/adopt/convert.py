@@ -220,6 +220,8 @@ def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[s
         raise UnfitError(f"it gives {tuple(expected.shape)} where ours gives {tuple(actual.shape)}")
     if expected.numel() == 0:
         return 0.0, ()
+    if not expected.isfinite().all():
+        return None, ("not compared: its output is not finite, and so its weights may not be",)
     worst = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
     if worst > _TOLERANCE.get(weight.dtype, _HALF_TOLERANCE):
         raise UnfitError(

@@ -272,7 +272,16 @@ class _Plan:
 
     @torch.no_grad()
     def carry_out(self) -> int:
-        """Change the model, and count the tensors that were copied."""
+        """Change the model, and count the tensors that were copied.
+
+        Raises:
+            ValueError: the model has no memory to copy into; nothing was changed.
+        """
+        if empty := [name for name in self.common if self.state[name].is_meta]:
+            raise ValueError(
+                f"model must have memory for its weights, got {len(empty)} tensors on the meta device, {empty[0]} the "
+                "first; call model.to_empty(device='cpu') before"
+            )
         for path, bias in self.biases.items():
             layer = _layer(self.model, path)
             layer.position_bias = nn.Parameter(bias.to(layer.qkv.weight, copy=True))

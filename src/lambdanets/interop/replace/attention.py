@@ -166,9 +166,15 @@ def _is_attention(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or _is_vit_attention(module)
 
 
+_VIT_PARTS = {"qkv", "proj", "q_norm", "k_norm", "norm", "attn_drop", "proj_drop"}
+
+
 def _is_vit_attention(module: Any) -> bool:
     """By structure: timm's class has moved between its modules, and others are built like it."""
     if not all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj")):
+        return False
+    # What has more parts computes something else: attention over channels, talking heads, gates, tables of biases.
+    if set(dict(module.named_parameters(recurse=False))) or not set(dict(module.named_children())) <= _VIT_PARTS:
         return False
     # Windows, shared biases or rotary positions are arguments of their own.
     arguments = list(inspect.signature(module.forward).parameters)

@@ -120,7 +120,7 @@ def plan_convs(
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
     options = check_lambda_args(lambda_args, "each convolution")
-    chosen = _choose(model, stages, where, names)
+    chosen, left = _choose(model, stages, where, names)
     before, arguments = _run_before(model, chosen, options, example, img_size)
 
     changes, kept, builders = {}, [], {}
@@ -140,7 +140,7 @@ def plan_convs(
         more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
         raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
     check = None if arguments is None else check_after(before, arguments, "convolutions")
-    return make_plan(model, changes, tuple(kept), builders, check)
+    return make_plan(model, changes, (*kept, *left), builders, check)
 
 
 def _choose(
@@ -148,7 +148,8 @@ def _choose(
     stages: str | Sequence[str] | None,
     where: Callable[[str, nn.Module], bool] | None,
     names: str | Iterable[str] | None,
-) -> list[Candidate]:
+) -> tuple[list[Candidate], list[Kept]]:
+    """What is to be replaced, and what the stages have beside it."""
     given = {"stages": stages, "where": where, "names": names}
     if sum(value is not None for value in given.values()) != 1:
         said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None) or "none"
@@ -160,10 +161,12 @@ def _choose(
         raise ValueError(f"{type(model).__name__} has no {_KIND}{already}")
     if stages is not None:
         return _by_stages(model, candidates, stages)
-    return choose(model, candidates, _KIND, names, where)
+    return choose(model, candidates, _KIND, names, where), []
 
 
-def _by_stages(model: nn.Module, candidates: list[Candidate], stages: str | Sequence[str]) -> list[Candidate]:
+def _by_stages(
+    model: nn.Module, candidates: list[Candidate], stages: str | Sequence[str]
+) -> tuple[list[Candidate], list[Kept]]:
     blocks = lambda_blocks(model, stages)
     if not blocks:
         raise ValueError(f"stages={stages!r} has no L, so that nothing would be replaced")
@@ -173,7 +176,9 @@ def _by_stages(model: nn.Module, candidates: list[Candidate], stages: str | Sequ
     wide = [c for c in candidates if c.module in inside and len(_kernel(c.module)) == len(_kernel(first))]
     chosen = [c for c in wide if set(_kernel(c.module)) == {3}]
     if chosen:
-        return chosen
+        left = [c for c in wide if set(_kernel(c.module)) != {3}]
+        reason = "stages= is for 3x3 convolutions; choose it with names=..."
+        return chosen, [Kept(c.name, _describe(c.module), reason) for c in left]
     others = ", ".join(f"{c.name} ({_describe(c.module)})" for c in wide[:3])
     lambdas = sum(is_lambda(module) for module in inside)
     found = f"; wider than 1x1 are {others}: choose them with names=..." if others else ""
