@@ -241,3 +241,9 @@ def test_a_scripted_model_with_global_layers_and_biases():
 def test_a_causal_layer_cannot_be_scripted():
     with pytest.raises(ValueError, match="must be for images and not causal, got ndim=2 and causal=True"):
         timm.create_model("lambda_resnet50", **NARROW, lambda_args={"causal": True}, scriptable=True)
+
+
+def test_arguments_of_layers_add_to_those_of_the_variant():
+    model = timm.create_model("lambda_resnet50_llll_u4", **NARROW, lambda_args={"dim_key": 8})
+    layer = next(module for module in model.modules() if isinstance(module, LambdaLayer))
+    assert (layer.dim_key, layer.intra_depth, layer.scope) == (8, 4, (7, 7))

@@ -10,6 +10,7 @@ others here are those of ResNet-RS, whose networks have the same blocks a stage 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -26,9 +27,11 @@ register_notrace_module(LambdaLayer)
 
 
 def _create(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> LambdaResNet:
-    return build_model_with_cfg(
-        LambdaResNet, variant, pretrained, pretrained_filter_fn=fit_positions, **{**defaults, **given}
-    )
+    args = {**defaults, **given}
+    own = given.get("lambda_args")
+    if isinstance(own, Mapping):  # adds to the variant's
+        args["lambda_args"] = {**defaults.get("lambda_args", {}), **own}
+    return build_model_with_cfg(LambdaResNet, variant, pretrained, pretrained_filter_fn=fit_positions, **args)
 
 
 def _family(variant: str, layers: tuple[int, ...], pretrained: bool, given: dict[str, Any]) -> LambdaResNet:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from lambdanets.layers import LambdaLayer
 
-__all__ = ["check_lambda_args", "nearest"]
+__all__ = ["check_lambda_args", "nearest", "note_argument"]
 
 # Of known names that a message lists.
 MOST_NAMES = 40
@@ -36,6 +38,26 @@ def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, 
         if name not in free:
             raise ValueError(f"lambda_args has {name!r}, which LambdaLayer does not take; {nearest(name, free)}")
     return options
+
+
+def note_argument(model: nn.Module, name: str, value: Any) -> None:
+    """Note that a model is now as if it had been made with an argument.
+
+    timm keeps what a model was made with, and its export for the hub writes that down. A mapping adds to what is noted,
+    to each of a sequence.
+    """
+    for facts in ("_model_args", "_traits"):
+        noted = getattr(model, facts, None)
+        if isinstance(noted, dict) and not (facts == "_traits" and name not in noted):
+            setattr(model, facts, {**noted, name: _added(noted.get(name), value)})
+
+
+def _added(noted: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(noted, Sequence):
+        return [_added(each, value) for each in noted]
+    return {**(noted or {}), **value}
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.options import note_argument
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
 
 __all__ = ["fit_positions", "resize_positions"]
@@ -98,10 +99,7 @@ def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
 def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     model.img_size = (height, width)
-    # Where timm keeps what a model was made with; its export for the hub writes them down.
-    for facts in ("_model_args", "_traits"):
-        if hasattr(model, facts):
-            setattr(model, facts, {**getattr(model, facts), "img_size": model.img_size})
+    note_argument(model, "img_size", model.img_size)
 
 
 def _resample(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

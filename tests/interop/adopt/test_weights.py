@@ -8,6 +8,7 @@ import timm
 import torch
 from lambda_networks import LambdaLayer as LucidrainsLayer
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from torch import nn
 
 import lambdanets
@@ -179,6 +180,17 @@ class TestAdjustments:
         assert told.startswith("layers that have a position bias now, as the weights do: 5 (layer1.0.conv2, ")
         (told,) = lambdanets.load_weights(ours(), peers["leaderj1001"].state_dict()).adjusted
         assert told.endswith("average pool of stride 1 behind them now, as there: 1 (layer1.0.conv2)")
+
+    def test_a_model_that_took_biases_can_be_saved_and_made_again(self, tmp_path):
+        model = timm.create_model("lambda_resnet_tiny", num_classes=5)
+        biased = timm.create_model("lambda_resnet_tiny", num_classes=5, lambda_args={"position_bias": True})
+        for layer in biased.modules():
+            if isinstance(layer, LambdaLayer):
+                nn.init.normal_(layer.position_bias)
+        lambdanets.load_weights(model, dict(biased.state_dict()))
+        save_for_hf(model, tmp_path, model_args=model._model_args)
+        again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+        assert_untouched(again, biased.state_dict())
 
     def test_dtype_and_names_stay(self, peers):
         model = ours().float()

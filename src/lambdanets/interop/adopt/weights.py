@@ -15,6 +15,7 @@ from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.options import note_argument
 
 __all__ = ["LoadedWeights", "copy_weights", "load_weights"]
 
@@ -285,6 +286,9 @@ class _Plan:
         for path, bias in self.biases.items():
             layer = _layer(self.model, path)
             layer.position_bias = nn.Parameter(bias.to(layer.qkv.weight, copy=True))
+        layers = [module for module in self.model.modules() if isinstance(module, LambdaLayer)]
+        if self.biases and all(layer.position_bias is not None for layer in layers):
+            note_argument(self.model, "lambda_args", {"position_bias": True})
         for path in self.pools:
             _layer(self.model, path).pool = nn.AvgPool2d(3, 1, padding=1)
         for name in self.common:
