@@ -61,7 +61,7 @@ def _added(noted: Any, value: Any) -> Any:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """The known name that is nearest to a wrong one, as a question, or all of them."""
+    """The known name that is nearest to a wrong one, as a question, or the first of them."""
     near = difflib.get_close_matches(name, sorted(known), n=1)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -174,7 +174,8 @@ def _is_vit_attention(module: Any) -> bool:
     if not all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj")):
         return False
     # What has more parts computes something else: attention over channels, talking heads, gates, tables of biases.
-    if set(dict(module.named_parameters(recurse=False))) or not set(dict(module.named_children())) <= _VIT_PARTS:
+    has_own = any(True for _ in module.parameters(recurse=False))
+    if has_own or any(name not in _VIT_PARTS for name, _ in module.named_children()):
         return False
     # Windows, shared biases or rotary positions are arguments of their own.
     arguments = list(inspect.signature(module.forward).parameters)
