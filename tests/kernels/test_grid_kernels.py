@@ -88,11 +88,12 @@ def test_exact_on_any_shape(kernel, data):
     assert_exact(kernel, grid_call(grid, extents, **sizes))
 
 
+@pytest.mark.parametrize("elements", [1, 2000, 9000])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_blocks_join_without_seams(kernel, monkeypatch):
-    """Blocks of one row and one example give what one large block gives."""
+def test_blocks_join_without_seams(kernel, elements, monkeypatch):
+    """Blocks of one row and one example, or of a few with fewer in the last, give what one large block gives."""
     module = __import__(f"lambdanets.kernels.{kernel}", fromlist=["forward"])
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1, raising=False)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", elements, raising=False)
     assert_exact(kernel, grid_call((9, 6), (5, 7), u=2, b=3))
     assert_exact(kernel, grid_call((9, 6), (17, 11), u=2, b=3))
     assert_exact(kernel, grid_call((4, 3, 5), (3, 3, 3), b=3))

@@ -11,7 +11,8 @@ V is copied once into strips, T + r - 1 wide, one for each column of tiles, and 
 as many rows of zeros between them as the table reaches over. Then the windows of all tiles overlap and stand one row
 apart in memory: a batched product reads them where they are, for any number of tiles. Nothing is indexed or scattered.
 The rows of zeros are tiles too, without queries; their part in the work is small where a scope is. Backward recomputes
-S, and adds to all windows of a block row by row of theirs.
+S and lays it down as the rows of the strips see it: the tiles that see a row overlap and stand one tile apart in
+memory as well, so that the gradient of a row is one product too, over all of them.
 
 Multiply-adds: b·h·n·c·(k + v) with c = u · rows · (T + r - 1) window places, and the same for the rows of zeros; kept
 for backward: the inputs.
@@ -37,14 +38,14 @@ from lambdanets.kernels.problem import GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
 
-# Elements that the scores of a block, and in backward the gradients of its windows, may have: they stay in the cache.
+# Elements that the scores of a block may have: a few times that stays in the last cache, and calls are few.
 BLOCK_ELEMENTS = 1 << 18
 
 
 def tile_width(width: int, extent: int) -> int:
     """T: wide tiles multiply more zeros, narrow ones make small products; even tiles waste no queries."""
-    tiles = math.ceil(width / max(4, min(8, extent // 3)))
-    return math.ceil(width / tiles)
+    wanted = 2 if extent <= 7 else 4 if extent <= 15 else 8
+    return math.ceil(width / math.ceil(width / wanted))
 
 
 def check(problem: GridProblem) -> str | None:
@@ -84,7 +85,7 @@ class _Layout:
 
     def blocks(self) -> Iterator[slice]:
         """All lines, some at a time."""
-        each = self.places * max(self.heads * self.tile, self.dim_value)
+        each = self.places * self.heads * self.tile
         # Even ones: the last is as large as the others.
         count = math.ceil(self.lines * each / BLOCK_ELEMENTS)
         step = math.ceil(self.lines / min(count, self.lines))
@@ -112,13 +113,14 @@ class _Layout:
         stride = view.stride()
         return view.as_strided((*view.shape[:-1], self.extent), (stride[0] + 1, *stride[1:]))
 
-    def to_tiles(self, tensor: Tensor) -> Tensor:
-        """(b, h, n, depth) -> (l, h, x, depth), the last tile and the lines between strips filled with zeros."""
+    def to_tiles(self, tensor: Tensor, margin: int = 0) -> Tensor:
+        """(b, h, n, depth) -> (l, h, x, depth), zero in the last tile's rest, between strips and in a margin of l."""
         depth = tensor.shape[-1]
         tensor = tensor.reshape(self.batch, self.heads, -1, self.rows, self.width, depth)
-        out = tensor.new_zeros(self.batch, tensor.shape[2], self.tiles, self.stride, self.heads, self.tile, depth)
-        self._copy_tiles(tensor, out.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=True)
-        return out.view(self.lines, self.heads, self.tile, depth)
+        out = tensor.new_zeros(self.lines + 2 * margin, self.heads, self.tile, depth)
+        lines = out.narrow(0, margin, self.lines).unflatten(0, (self.batch, -1, self.tiles, self.stride))
+        self._copy_tiles(tensor, lines.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=True)
+        return out
 
     def _copy_tiles(self, grid: Tensor, tiles: Tensor, to_tiles: bool) -> None:
         """Between (b, h, leads, y, columns, depth) and (b, h, leads, y, tiles, x, depth), whichever way."""
@@ -153,11 +155,15 @@ class _Layout:
         view = view.permute(0, *leads, 3 + rank, 2 + rank, *lead_extents, 1, -1, 4 + rank)
         strips = self.empty_strips(value)
         self.inside(strips).copy_(view)
+        below = self.above + self.lines
+        strips[: self.above] = 0
+        strips[self.above : below].unflatten(0, (self.strips, self.stride))[:, self.rows :] = 0
+        strips[below:] = 0
         return strips
 
     def empty_strips(self, like: Tensor) -> Tensor:
-        """Zeros, (rows, a, v): as many rows as all windows need."""
-        return like.new_zeros(self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
+        """(rows, a, v), uninitialised: as many rows as all windows need."""
+        return like.new_empty(self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
 
     def inside(self, strips: Tensor) -> Tensor:
         """The rows of the grid in the strips, (b, *leads, tiles, rows, *lead extents, u, window, v): a view."""
@@ -197,10 +203,16 @@ class _Layout:
         shape = (block.stop - block.start, self.places, self.dim_value)
         return strips[block.start :].as_strided(shape, (self.row_places * self.dim_value, self.dim_value, 1))
 
-    def add_to_windows(self, strips: Tensor, block: slice, left_lca: Tensor, right_lav: Tensor) -> None:
-        """Add products, (l, c, a) by (l, a, v), to the windows of some lines; they overlap, so row by row of theirs."""
-        for row, left in enumerate(left_lca.split(self.row_places, dim=1)):
-            strips[block.start + row : block.stop + row].baddbmm_(left, right_lav)
+    def seen_from(self, tiles: Tensor, block: slice) -> Tensor:
+        """The lines that see each row of the strips, of those that a block sees: (rows, R h x, depth), a view.
+
+        Args:
+            tiles: of :meth:`to_tiles` with a margin of R - 1 lines.
+            block: some lines.
+        """
+        rows, depth = block.stop - block.start + self.row_extent - 1, tiles.shape[-1]
+        line = self.heads * self.tile * depth
+        return tiles[block.start :].as_strided((rows, self.row_extent * line // depth, depth), (line, depth, 1))
 
 
 # Geometry alone, so calls of one shape share it.
@@ -215,38 +227,56 @@ def work(problem: GridProblem, backward: bool) -> Work:
     blocks = max(1, scores // BLOCK_ELEMENTS)
     both = problem.dim_key + problem.dim_value
     if backward:
-        windows = layout.lines * layout.places * layout.dim_value
-        calls = 30 + blocks * (12 + layout.row_extent)
-        return Work(scores * (2 * both + problem.dim_key), 4 * scores + 2 * windows + 3 * strips, calls)
+        return Work(scores * (2 * both + problem.dim_key), 5 * scores + 5 * strips, 30 + blocks * 16)
     return Work(scores * both, 2 * scores + 2 * strips, 16 + blocks * 8)
 
 
 class _Scores:
     """S of one block after the other, in memory that all of them share."""
 
-    def __init__(self, layout: _Layout, like: Tensor):
-        lines = max(block.stop - block.start for block in layout.blocks())
-        count = lines * layout.heads * layout.tile * layout.places
-        self.by_place, self.by_tile = like.new_empty(count), like.new_empty(count)
+    def __init__(self, layout: _Layout, like: Tensor, backward: bool):
+        self.layout = layout
+        self.lines = max(block.stop - block.start for block in layout.blocks())
+        each = layout.heads * layout.tile * layout.places
+        self.by_place, self.by_tile = like.new_empty(self.lines * each), like.new_empty(self.lines * each)
+        # What none of the lines writes, those that see a row and are outside of the block, stays zero.
+        self.by_row = like.new_zeros((self.lines + layout.row_extent - 1) * each if backward else 0)
 
     def make(self, queries: Tensor, bands: Tensor) -> Tensor:
         """(l, h x, c) from queries (l, h, x, k) and bands (x, k, c)."""
-        lines, heads, tile = queries.shape[:3]
-        by_place, by_tile = self._views(lines, heads, tile, bands.shape[2])
-        torch.bmm(queries.flatten(0, 1).transpose(0, 1), bands, out=by_place)
-        by_tile.copy_(by_place.transpose(0, 1))
-        return by_tile.view(lines, -1, bands.shape[2])
+        by_tile = self._of_tiles(len(queries))
+        by_tile.copy_(self._make(queries, bands).transpose(0, 1))
+        return by_tile.view(len(queries), -1, self.layout.places)
 
-    def make_gradient(self, grad_lav: Tensor, windows_lcv: Tensor, heads: int) -> Tensor:
-        """(x, l h, c) from the gradient, (l, h x, v), and windows; S is overwritten."""
-        lines, places = windows_lcv.shape[:2]
-        by_place, by_tile = self._views(lines, heads, grad_lav.shape[1] // heads, places)
-        torch.bmm(grad_lav, windows_lcv.transpose(1, 2), out=by_tile.view(lines, -1, places))
-        return by_place.copy_(by_tile.transpose(0, 1))
+    def make_by_row(self, queries: Tensor, bands: Tensor) -> Tensor:
+        """S by the rows of the strips, (rows, R h x, a): each row with the R lines that see it, its own the last."""
+        lines, layout = len(queries), self.layout
+        if lines < self.lines:
+            self.by_row.zero_()
+        places, extent = layout.row_places, layout.row_extent
+        line = layout.heads * layout.tile * places
+        # (x, l, h, R, a): each row that a line sees is one further on, and has the line one further ahead among its R.
+        shape = (layout.tile, lines, layout.heads, extent, places)
+        stride = (places, extent * line, layout.tile * places, (extent - 1) * line, 1)
+        target = self.by_row.as_strided(shape, stride, (extent - 1) * line)
+        target.copy_(self._make(queries, bands).view(shape))
+        return room(self.by_row, (lines + extent - 1, extent * line // places, places))
 
-    def _views(self, lines: int, heads: int, tile: int, places: int) -> tuple[Tensor, Tensor]:
-        by_place = room(self.by_place, (tile, lines * heads, places))
-        return by_place, room(self.by_tile, (lines * heads, tile, places))
+    def make_gradient(self, grad_lav: Tensor, windows_lcv: Tensor) -> Tensor:
+        """(x, l h, c) from the gradient, (l, h x, v), and windows; S by place is overwritten."""
+        by_tile = self._of_tiles(len(windows_lcv))
+        torch.bmm(grad_lav, windows_lcv.transpose(1, 2), out=by_tile.view(*grad_lav.shape[:2], -1))
+        return self._of_places(len(windows_lcv)).copy_(by_tile.transpose(0, 1))
+
+    def _make(self, queries: Tensor, bands: Tensor) -> Tensor:
+        by_place = self._of_places(len(queries))
+        return torch.bmm(queries.flatten(0, 1).transpose(0, 1), bands, out=by_place)
+
+    def _of_places(self, lines: int) -> Tensor:
+        return room(self.by_place, (self.layout.tile, lines * self.layout.heads, self.layout.places))
+
+    def _of_tiles(self, lines: int) -> Tensor:
+        return room(self.by_tile, (lines * self.layout.heads, self.layout.tile, self.layout.places))
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
@@ -254,7 +284,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
     layout = _layout(problem)
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
     out = value.new_empty(layout.lines, layout.heads * layout.tile, layout.dim_value)
-    scores = _Scores(layout, value)
+    scores = _Scores(layout, value, backward=False)
     for block in layout.blocks():
         torch.bmm(scores.make(queries[block], bands), layout.windows(strips, block), out=out[block])
     return layout.from_tiles(out, query)
@@ -266,18 +296,20 @@ def backward(
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
     layout = _layout(problem)
     queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
-    grads = layout.to_tiles(grad).flatten(1, 2)
+    padded = layout.to_tiles(grad, margin=layout.row_extent - 1)
+    grads = padded[layout.row_extent - 1 :].flatten(1, 2)
     grad_queries, grad_strips, grad_bands = (
         torch.empty_like(queries),
-        layout.empty_strips(value),
+        layout.empty_strips(value).zero_(),
         torch.zeros_like(bands),
     )
-    scores = _Scores(layout, value)
+    scores = _Scores(layout, value, backward=True)
     for block in layout.blocks():
         query_lhxk, grad_lav = queries[block], grads[block]
-        scores_lac = scores.make(query_lhxk, bands)
-        layout.add_to_windows(grad_strips, block, scores_lac.transpose(1, 2), grad_lav)
-        grad_xac = scores.make_gradient(grad_lav, layout.windows(strips, block), layout.heads)
+        scores_rca = scores.make_by_row(query_lhxk, bands)
+        rows = slice(block.start, block.stop + layout.row_extent - 1)
+        grad_strips[rows].baddbmm_(scores_rca.transpose(1, 2), layout.seen_from(padded, block))
+        grad_xac = scores.make_gradient(grad_lav, layout.windows(strips, block))
         by_place = torch.bmm(grad_xac, bands.transpose(1, 2))
         grad_queries[block].flatten(0, 1).copy_(by_place.transpose(0, 1))
         grad_bands.baddbmm_(query_lhxk.flatten(0, 1).permute(1, 2, 0), grad_xac)
