@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.experiments.contenders import Contender
+from lambdanets.kernels.memory import release
 
 __all__ = ["Timing", "check_outputs", "interleaved", "passes", "peak_bytes", "saved_bytes"]
 
@@ -106,7 +107,11 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """The most memory that a call has allocated at once, by the profiler's record of allocations."""
+    """The most memory that a call has allocated at once, by the profiler's record of allocations.
+
+    Kernels start without memory from calls before, so that what they use counts.
+    """
+    release()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     result = profiler.profiler.kineto_results if profiler.profiler else None

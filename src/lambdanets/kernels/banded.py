@@ -28,18 +28,20 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.memory import empty_in_order, room
-from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.memory import empty_in_order, padded, room, scratch, workspace
+from lambdanets.kernels.problem import GridProblem, Work, in_parts
 
 __all__ = ["backward", "check", "forward", "work"]
 
 # Elements that the scores of a block may have: a few times that stays in the last cache, and calls are few.
-BLOCK_ELEMENTS = 1 << 18
+BLOCK_ELEMENTS = 1 << 19
+# Elements of V's strips that the examples of one step may have.
+STRIP_ELEMENTS = 1 << 20
 
 
 def tile_width(width: int, extent: int) -> int:
@@ -95,7 +97,7 @@ class _Layout:
     def bands(self, table: Tensor) -> Tensor:
         """band_x for each place of a tile, (x, k, c)."""
         source = table.view(self.intra_depth, self.dim_key, *self.lead_extents, self.row_extent, self.extent)
-        bands = table.new_zeros(self.tile, self.dim_key, self.row_extent, self.row_places)
+        bands = scratch(table, self.tile, self.dim_key, self.row_extent, self.row_places).zero_()
         self._shifted(bands).copy_(source.permute(1, -2, *range(2, source.ndim - 2), 0, -1))
         return bands.flatten(2)
 
@@ -117,7 +119,7 @@ class _Layout:
         """(b, h, n, depth) -> (l, h, x, depth), zero in the last tile's rest, between strips and in a margin of l."""
         depth = tensor.shape[-1]
         tensor = tensor.reshape(self.batch, self.heads, -1, self.rows, self.width, depth)
-        out = tensor.new_zeros(self.lines + 2 * margin, self.heads, self.tile, depth)
+        out = scratch(tensor, self.lines + 2 * margin, self.heads, self.tile, depth).zero_()
         lines = out.narrow(0, margin, self.lines).unflatten(0, (self.batch, -1, self.tiles, self.stride))
         self._copy_tiles(tensor, lines.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=True)
         return out
@@ -134,18 +136,15 @@ class _Layout:
             else:
                 in_grid.copy_(in_tiles)
 
-    def from_tiles(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """Undo :meth:`to_tiles`, in the memory order of ``like``, (b, h, n, any depth)."""
-        depth = tensor.shape[-1]
-        tensor = tensor.view(self.batch, -1, self.tiles, self.stride, self.heads, self.tile, depth)
-        out = empty_in_order(like, depth)
+    def from_tiles(self, tensor: Tensor, out: Tensor) -> None:
+        """Undo :meth:`to_tiles`, into (b, h, n, depth)."""
+        tensor = tensor.view(self.batch, -1, self.tiles, self.stride, self.heads, self.tile, out.shape[-1])
         grid = out.unflatten(2, (-1, self.rows, self.width))
         self._copy_tiles(grid, tensor.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=False)
-        return out
 
     def to_strips(self, value: Tensor) -> Tensor:
         """(b, u, n, v) -> (rows, a, v): those of :meth:`inside` and the zeros around them."""
-        view = F.pad(value.reshape(*value.shape[:2], *self.leads, self.rows, self.width, self.dim_value), self.pads)
+        view = padded(value.reshape(*value.shape[:2], *self.leads, self.rows, self.width, self.dim_value), self.pads)
         for axis, extent in enumerate(self.lead_extents, start=2):
             view = view.unfold(axis, extent, 1)
         rank = len(self.leads)
@@ -163,7 +162,7 @@ class _Layout:
 
     def empty_strips(self, like: Tensor) -> Tensor:
         """(rows, a, v), uninitialised: as many rows as all windows need."""
-        return like.new_empty(self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
+        return scratch(like, self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
 
     def inside(self, strips: Tensor) -> Tensor:
         """The rows of the grid in the strips, (b, *leads, tiles, rows, *lead extents, u, window, v): a view."""
@@ -173,8 +172,8 @@ class _Layout:
         places = rows.unflatten(2, (*self.lead_extents, self.intra_depth, self.window))
         return places.unflatten(0, (self.batch, *self.leads, self.tiles))
 
-    def strips_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`to_strips`: tiles overlap, so one tile's width of all windows at a time."""
+    def strips_gradient(self, grad: Tensor, out: Tensor) -> None:
+        """Undo :meth:`to_strips`, into (b, u, n, v): tiles overlap, so one tile's width of all windows at a time."""
         rank = len(self.leads)
         # (b, *lead extents, u, *leads, rows, tiles, window, v)
         order = [0, *range(rank + 3, 2 * rank + 3), 2 * rank + 3, *range(1, rank + 1), rank + 2, rank + 1]
@@ -182,9 +181,8 @@ class _Layout:
         pieces = math.ceil(self.window / self.tile)
         padded_leads = [size + extent - 1 for size, extent in zip(self.leads, self.lead_extents, strict=True)]
         columns = self.tiles + pieces - 1
-        total = grad.new_zeros(
-            self.batch, self.intra_depth, *padded_leads, grad.shape[-4], columns, self.tile, self.dim_value
-        )
+        shape = (self.batch, self.intra_depth, *padded_leads, grad.shape[-4], columns, self.tile, self.dim_value)
+        total = scratch(grad, *shape).zero_()
         for offsets in itertools.product(*(range(extent) for extent in self.lead_extents)):
             target, source = total, grad
             for axis, (o, size) in enumerate(zip(offsets, self.leads, strict=True), start=2):
@@ -196,7 +194,7 @@ class _Layout:
         starts, sizes = [*self.origin[:-2], 0, self.origin[-1]], [*self.leads, self.rows, self.width]
         for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), 2):
             total = total.narrow(axis, start, size)
-        return total.reshape(self.batch, self.intra_depth, -1, self.dim_value)
+        out.unflatten(2, sizes).copy_(total)
 
     def windows(self, strips: Tensor, block: slice) -> Tensor:
         """Windows of V of some lines, (l, c, v), one row apart: a view."""
@@ -213,6 +211,38 @@ class _Layout:
         rows, depth = block.stop - block.start + self.row_extent - 1, tiles.shape[-1]
         line = self.heads * self.tile * depth
         return tiles[block.start :].as_strided((rows, self.row_extent * line // depth, depth), (line, depth, 1))
+
+
+@functools.lru_cache(maxsize=1024)
+def _examples(problem: GridProblem) -> int:
+    """How many examples go through at a time."""
+    layout = _layout(replace(problem, batch=1))
+    return max(1, min(problem.batch, STRIP_ELEMENTS // (layout.lines * layout.row_places * layout.dim_value)))
+
+
+# Geometry alone, so calls of one shape share it.
+_layout = functools.lru_cache(maxsize=256)(_Layout)
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds, elements of S and of V's strips, and calls."""
+    layout = _layout(problem)
+    scores = layout.lines * layout.heads * layout.tile * layout.places
+    strips = layout.lines * layout.row_places * layout.dim_value
+    parts = math.ceil(problem.batch / _examples(problem))
+    blocks = max(parts, math.ceil(scores / BLOCK_ELEMENTS))
+    both = problem.dim_key + problem.dim_value
+    if backward:
+        calls = 10 + parts * 40 + blocks * 16
+        return Work(scores * (2 * both + problem.dim_key), 5 * scores + 5 * strips, calls)
+    return Work(scores * both, 2 * scores + 2 * strips, 8 + parts * 16 + blocks * 8)
+
+
+@functools.lru_cache(maxsize=1024)
+def _examples(problem: GridProblem) -> int:
+    """How many examples go through at a time."""
+    layout = _layout(replace(problem, batch=1))
+    return max(1, min(problem.batch, STRIP_ELEMENTS // (layout.lines * layout.row_places * layout.dim_value)))
 
 
 # Geometry alone, so calls of one shape share it.
@@ -238,9 +268,9 @@ class _Scores:
         self.layout = layout
         self.lines = max(block.stop - block.start for block in layout.blocks())
         each = layout.heads * layout.tile * layout.places
-        self.by_place, self.by_tile = like.new_empty(self.lines * each), like.new_empty(self.lines * each)
+        self.by_place, self.by_tile = scratch(like, self.lines * each), scratch(like, self.lines * each)
         # What none of the lines writes, those that see a row and are outside of the block, stays zero.
-        self.by_row = like.new_zeros((self.lines + layout.row_extent - 1) * each if backward else 0)
+        self.by_row = scratch(like, (self.lines + layout.row_extent - 1) * each if backward else 0).zero_()
 
     def make(self, queries: Tensor, bands: Tensor) -> Tensor:
         """(l, h x, c) from queries (l, h, x, k) and bands (x, k, c)."""
@@ -258,7 +288,7 @@ class _Scores:
         # (x, l, h, R, a): each row that a line sees is one further on, and has the line one further ahead among its R.
         shape = (layout.tile, lines, layout.heads, extent, places)
         stride = (places, extent * line, layout.tile * places, (extent - 1) * line, 1)
-        target = self.by_row.as_strided(shape, stride, (extent - 1) * line)
+        target = self.by_row[(extent - 1) * line :].as_strided(shape, stride)
         target.copy_(self._make(queries, bands).view(shape))
         return room(self.by_row, (lines + extent - 1, extent * line // places, places))
 
@@ -281,13 +311,20 @@ class _Scores:
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    layout = _layout(problem)
-    queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
-    out = value.new_empty(layout.lines, layout.heads * layout.tile, layout.dim_value)
+    out, bands = empty_in_order(query, problem.dim_value), _layout(problem).bands(table)
+    for part, some in in_parts(problem, _examples(problem)):
+        with workspace():
+            _forward_into(out[part], query[part], value[part], bands, _layout(some))
+    return out
+
+
+def _forward_into(out: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _Layout) -> None:
+    queries, strips = layout.to_tiles(query), layout.to_strips(value)
+    tiles = scratch(value, layout.lines, layout.heads * layout.tile, layout.dim_value)
     scores = _Scores(layout, value, backward=False)
     for block in layout.blocks():
-        torch.bmm(scores.make(queries[block], bands), layout.windows(strips, block), out=out[block])
-    return layout.from_tiles(out, query)
+        torch.bmm(scores.make(queries[block], bands), layout.windows(strips, block), out=tiles[block])
+    layout.from_tiles(tiles, out)
 
 
 def backward(
@@ -295,26 +332,34 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
     layout = _layout(problem)
-    queries, strips, bands = layout.to_tiles(query), layout.to_strips(value), layout.bands(table)
-    padded = layout.to_tiles(grad, margin=layout.row_extent - 1)
-    grads = padded[layout.row_extent - 1 :].flatten(1, 2)
-    grad_queries, grad_strips, grad_bands = (
-        torch.empty_like(queries),
-        layout.empty_strips(value).zero_(),
-        torch.zeros_like(bands),
-    )
+    grad_query, grad_value = empty_in_order(query, layout.dim_key), empty_in_order(value, layout.dim_value)
+    bands = layout.bands(table)
+    grad_bands = scratch(bands, *bands.shape).zero_()
+    for part, some in in_parts(problem, _examples(problem)):
+        grads = grad_query[part], grad_value[part], grad_bands
+        with workspace():
+            _gradients_into(grads, grad[part], query[part], value[part], bands, _layout(some))
+    return grad_query, grad_value, layout.bands_gradient(grad_bands).reshape(table.shape)
+
+
+def _gradients_into(
+    grads: tuple[Tensor, Tensor, Tensor], grad: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _Layout
+) -> None:
+    """Those of query and value; that of the bands is added."""
+    grad_query, grad_value, grad_bands = grads
+    queries, strips = layout.to_tiles(query), layout.to_strips(value)
+    with_margin = layout.to_tiles(grad, margin=layout.row_extent - 1)
+    grad_tiles = with_margin[layout.row_extent - 1 :].flatten(1, 2)
+    grad_queries, grad_strips = scratch(queries, *queries.shape), layout.empty_strips(value).zero_()
     scores = _Scores(layout, value, backward=True)
     for block in layout.blocks():
-        query_lhxk, grad_lav = queries[block], grads[block]
+        query_lhxk, grad_lav = queries[block], grad_tiles[block]
         scores_rca = scores.make_by_row(query_lhxk, bands)
         rows = slice(block.start, block.stop + layout.row_extent - 1)
-        grad_strips[rows].baddbmm_(scores_rca.transpose(1, 2), layout.seen_from(padded, block))
+        grad_strips[rows].baddbmm_(scores_rca.transpose(1, 2), layout.seen_from(with_margin, block))
         grad_xac = scores.make_gradient(grad_lav, layout.windows(strips, block))
         by_place = torch.bmm(grad_xac, bands.transpose(1, 2))
         grad_queries[block].flatten(0, 1).copy_(by_place.transpose(0, 1))
         grad_bands.baddbmm_(query_lhxk.flatten(0, 1).permute(1, 2, 0), grad_xac)
-    return (
-        layout.from_tiles(grad_queries, query),
-        layout.strips_gradient(grad_strips),
-        layout.bands_gradient(grad_bands).reshape(table.shape),
-    )
+    layout.from_tiles(grad_queries, grad_query)
+    layout.strips_gradient(grad_strips, grad_value)

@@ -1,13 +1,101 @@
-"""How tensors lie in memory."""
+"""How tensors lie in memory, and memory that a kernel needs while it runs.
+
+Fresh memory costs as much as what is computed into it: a system gives it out page by page, at the first touch of each,
+and an allocator gives back what is freed. So kernels keep theirs on CPUs: much of what a call needs beyond its inputs
+and outputs comes out of one buffer of the thread, which the next call finds again.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
-__all__ = ["empty_in_order", "room"]
+__all__ = ["contiguous", "empty_in_order", "padded", "release", "room", "scratch", "workspace"]
+
+# The most bytes that a thread keeps.
+LARGEST_BUFFER = 64 << 20
+# Pieces start where vector instructions want them.
+_ALIGNMENT = 64
+
+
+class _Workspace(threading.local):
+    """A thread's buffer: its bytes, how many are given out, and the most that were asked for at once."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+        self.depth = self.used = self.wanted = 0
+
+
+_workspace = _Workspace()
+
+
+def release() -> None:
+    """Give back what this thread keeps."""
+    _workspace.buffer, _workspace.wanted = None, 0
+
+
+@contextmanager
+def workspace() -> Iterator[None]:
+    """In here :func:`scratch` may be called; at the end what it gave is anybody's again."""
+    space = _workspace
+    used, space.depth = space.used, space.depth + 1
+    try:
+        yield
+    finally:
+        space.used, space.depth = used, space.depth - 1
+        if space.depth == 0:
+            _grow(space)
+
+
+def _grow(space: _Workspace) -> None:
+    size = min(space.wanted, LARGEST_BUFFER)
+    if size > (0 if space.buffer is None else space.buffer.numel()):
+        space.buffer = None
+        with torch.inference_mode(False):
+            space.buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+def scratch(like: Tensor, *shape: int) -> Tensor:
+    """Uninitialised memory until the :func:`workspace` ends: nothing that a kernel returns may lie in it.
+
+    Args:
+        like: of the dtype and on the device wanted.
+        shape: of the result.
+    """
+    space = _workspace
+    if space.depth == 0 or like.device.type != "cpu" or type(like) not in (Tensor, torch.nn.Parameter):
+        return like.new_empty(shape)
+    start, item = space.used, like.element_size()
+    space.used += -(-math.prod(shape) * item // _ALIGNMENT) * _ALIGNMENT
+    space.wanted = max(space.wanted, space.used)
+    if space.buffer is None or space.used > space.buffer.numel():
+        return like.new_empty(shape)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return torch.empty(0, dtype=like.dtype, device="cpu").set_(
+        space.buffer.untyped_storage(), start // item, shape, strides
+    )
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    """The tensor, or a contiguous copy in :func:`scratch`."""
+    return tensor if tensor.is_contiguous() else scratch(tensor, *tensor.shape).copy_(tensor)
+
+
+def padded(tensor: Tensor, pads: Sequence[int]) -> Tensor:
+    """``torch.nn.functional.pad`` with zeros, none of ``pads`` below zero, into :func:`scratch`."""
+    axes = range(tensor.ndim - 1, tensor.ndim - 1 - len(pads) // 2, -1)
+    sides = dict(zip(axes, zip(pads[::2], pads[1::2], strict=True), strict=True))
+    out = scratch(tensor, *(size + sum(sides.get(axis, ())) for axis, size in enumerate(tensor.shape))).zero_()
+    inside = out
+    for axis, (before, _) in sides.items():
+        inside = inside.narrow(axis, before, tensor.shape[axis])
+    inside.copy_(tensor)
+    return out
 
 
 def empty_in_order(like: Tensor, depth: int) -> Tensor:

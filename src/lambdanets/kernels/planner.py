@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lambdanets.kernels import banded, convolution, lambda_first, query_first, row_spectral, spectral
 from lambdanets.kernels.costs import calibration, cost_of
+from lambdanets.kernels.memory import workspace
 from lambdanets.kernels.problem import GridProblem, Work
 from lambdanets.kernels.triton import query_first as query_first_triton
 
@@ -68,12 +69,12 @@ class GridKernel:
 def _kernel(name: str, module: ModuleType, device: str | None = None, half: bool = False) -> GridKernel:
     return GridKernel(
         name,
-        module.forward,
-        module.backward,
+        workspace()(module.forward),
+        workspace()(module.backward),
         module.check,
         module.work,
-        getattr(module, "joint_forward", None),
-        getattr(module, "joint_backward", None),
+        workspace()(module.joint_forward) if hasattr(module, "joint_forward") else None,
+        workspace()(module.joint_backward) if hasattr(module, "joint_backward") else None,
         device,
         half,
     )

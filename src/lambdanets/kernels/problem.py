@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["SMALL_PRODUCT", "GridProblem", "Work", "good_length", "problem_of", "reachable_window"]
+__all__ = ["SMALL_PRODUCT", "GridProblem", "Work", "good_length", "in_parts", "problem_of", "reachable_window"]
 
 
 # What one small product in a batch of them costs beside its multiply-adds, in moved elements.
@@ -80,6 +80,13 @@ class GridProblem:
     def is_global(self) -> bool:
         """Whether every position reaches every other (or, causal, every earlier one)."""
         return all(o == size - 1 for o, size in zip(self.origin, self.grid, strict=True))
+
+
+def in_parts(problem: GridProblem, examples: int) -> Iterator[tuple[slice, GridProblem]]:
+    """Some examples at a time, and the problem that they are."""
+    for first in range(0, problem.batch, examples):
+        part = slice(first, min(first + examples, problem.batch))
+        yield part, replace(problem, batch=part.stop - part.start)
 
 
 @dataclass(frozen=True)

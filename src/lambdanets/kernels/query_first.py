@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lambdanets.kernels.folding import fold, in_one_row
-from lambdanets.kernels.memory import empty_in_order, room
-from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.memory import contiguous, empty_in_order, room, scratch
+from lambdanets.kernels.problem import GridProblem, Work, in_parts
 from lambdanets.kernels.toeplitz import RowLayout, RowWindow, check_size, elements
 
 __all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
@@ -60,17 +60,6 @@ def _examples(problem: GridProblem) -> int:
     rows = image.grid[0]
     seen = min(image.extents[0], rows) * image.intra_depth * (image.num_positions // rows) ** 2
     return max(1, min(problem.batch, SCORE_ELEMENTS // max(1, problem.heads * seen)))
-
-
-def _parts(problem: GridProblem) -> Iterator[tuple[slice, GridProblem]]:
-    """Examples that go through together, and their problem."""
-    step = _examples(problem)
-    if step == problem.batch:
-        yield slice(None), problem
-        return
-    for first in range(0, problem.batch, step):
-        part = slice(first, min(first + step, problem.batch))
-        yield part, replace(problem, batch=part.stop - part.start)
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
@@ -115,11 +104,11 @@ class _Layout(RowLayout):
 
     def queries_by_place(self, query: Tensor) -> Tensor:
         """(b, h, n, k) -> (y, x, b h, k)."""
-        return self._by_row(query).permute(2, 3, 0, 1, 4).contiguous().flatten(2, 3)
+        return contiguous(self._by_row(query).permute(2, 3, 0, 1, 4)).flatten(2, 3)
 
     def queries_by_example(self, query: Tensor) -> Tensor:
         """(b, h, n, k) -> (y, b, h x, k)."""
-        return self._by_row(query).permute(2, 0, 1, 3, 4).contiguous().flatten(2, 3)
+        return contiguous(self._by_row(query).permute(2, 0, 1, 3, 4)).flatten(2, 3)
 
     def queries_gradient(self, by_place: Tensor, by_example: Tensor | None, query: Tensor) -> Tensor:
         """Undo both, in the query's memory order."""
@@ -135,7 +124,7 @@ class _Layout(RowLayout):
         """(b, u, n, v) -> (b, y u x, v), as it lies in memory where that is possible."""
         if self.intra_depth == 1:
             return self.folding.padded(value)[:, 0]
-        return self._by_row(value).transpose(1, 2).flatten(1, 3)
+        return contiguous(self._by_row(value).transpose(1, 2)).flatten(1, 3)
 
     def values_gradient(self, grad_bvc: Tensor) -> Tensor:
         """Undo :meth:`values`, from (b, v, y u x)."""
@@ -168,7 +157,7 @@ class _Scores:
     def __init__(self, layout: _Layout, like: Tensor):
         self.places = (layout.row_size, layout.batch, layout.heads)
         count = math.prod(self.places) * layout.most_context
-        self.by_place, self.by_example = like.new_empty(count), like.new_empty(count)
+        self.by_place, self.by_example = scratch(like, count), scratch(like, count)
 
     def make(self, query_xak: Tensor, operand_xck: Tensor) -> Tensor:
         """(b, h x, c)."""
@@ -203,7 +192,7 @@ class _ContentGradients:
         self.queries = self.content = None
         if content is not None:
             self.given = layout.queries_by_example(query)
-            self.queries, self.content = torch.empty_like(self.given), torch.zeros_like(content)
+            self.queries, self.content = scratch(query, *self.given.shape), torch.zeros_like(content)
 
     def add(self, row: int, grad_bav: Tensor) -> None:
         """Those of a row."""
@@ -243,7 +232,7 @@ def backward(
 def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
     """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
     out = empty_in_order(query, problem.dim_value)
-    for part, some in _parts(problem):
+    for part, some in in_parts(problem, _examples(problem)):
         _forward_into(out[part], query[part], value[part], table, some, None if content is None else content[part])
     return out
 
@@ -255,7 +244,7 @@ def _forward_into(
     operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
     by_example = None if content is None else layout.queries_by_example(query)
     scores = _Scores(layout, value)
-    row_bav = value.new_empty(layout.batch, layout.heads * layout.row_size, layout.dim_value)
+    row_bav = scratch(value, layout.batch, layout.heads * layout.row_size, layout.dim_value)
     for step in layout.steps:
         y = step.row
         scores_bac = scores.make(by_place[y], operand[:, step.offsets].flatten(1, 3))
@@ -272,7 +261,7 @@ def joint_backward(
     """Gradients of query, value, table and content for :func:`joint_forward`."""
     parts = [
         _part_gradients(grad[part], query[part], value[part], table, some, None if content is None else content[part])
-        for part, some in _parts(problem)
+        for part, some in in_parts(problem, _examples(problem))
     ]
     if len(parts) == 1:
         return parts[0]
@@ -291,10 +280,10 @@ def _part_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     layout = _layout(problem)
     operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
-    grad_by_place, grad_operand = torch.empty_like(by_place), torch.zeros_like(operand)
+    grad_by_place, grad_operand = scratch(by_place, *by_place.shape), scratch(operand, *operand.shape).zero_()
     grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
     part, scores = _ContentGradients(layout, query, content), _Scores(layout, value)
-    row_bhxv = value.new_zeros(layout.batch, layout.heads, layout.row_size, layout.dim_value)
+    row_bhxv = scratch(value, layout.batch, layout.heads, layout.row_size, layout.dim_value)
     for step in layout.steps:
         y, length = step.row, step.span.stop - step.span.start
         operand_xck, value_bcv = operand[:, step.offsets].flatten(1, 3), values[:, step.context]

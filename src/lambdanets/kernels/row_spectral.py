@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding, fold
+from lambdanets.kernels.memory import contiguous, room, scratch
 from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
@@ -130,7 +131,7 @@ class _Layout:
 
     def per_example(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (b, y x, h, depth)."""
-        return self.folding.rows(tensor).flatten(2, 3).transpose(1, 2).contiguous()
+        return contiguous(self.folding.rows(tensor).flatten(2, 3).transpose(1, 2))
 
     def from_per_example(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`per_example`."""
@@ -139,17 +140,22 @@ class _Layout:
     def values_by_frequency(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, each (f, p u x', b v)."""
         rows = self.folding.rows(value).permute(2, 1, 3, 0, 4).flip(2)  # (y, u, x', b, v)
-        real, imaginary = (self.to_frequency @ rows.reshape(self.rows, -1)).view(
-            2, self.frequencies, self.intra_depth * self.columns, -1
-        )
-        return torch.cat([real, -imaginary], dim=1), torch.cat([imaginary, real], dim=1)
+        places = self.intra_depth * self.columns
+        parts = scratch(value, 2, self.frequencies, places, self.batch * self.dim_value)
+        torch.mm(self.to_frequency, contiguous(rows).view(self.rows, -1), out=parts.view(2 * self.frequencies, -1))
+        real, imaginary = parts
+        for_real, for_imaginary = scratch(value, 2, self.frequencies, 2 * places, parts.shape[3])
+        torch.cat([real, imaginary.neg()], dim=1, out=for_real)
+        torch.cat([imaginary, real], dim=1, out=for_imaginary)
+        return for_real, for_imaginary
 
     def values_gradient(self, grad_real: Tensor, grad_imaginary: Tensor) -> Tensor:
         """Undo :meth:`values_by_frequency`: (b, u, n, v)."""
         half = self.intra_depth * self.columns
-        real = grad_real[:, :half] + grad_imaginary[:, half:]
-        imaginary = grad_imaginary[:, :half] - grad_real[:, half:]
-        rows = self.to_frequency.T @ torch.stack([real, imaginary]).view(2 * self.frequencies, -1)
+        parts = scratch(grad_real, 2, self.frequencies, half, grad_real.shape[2])
+        torch.add(grad_real[:, :half], grad_imaginary[:, half:], out=parts[0])
+        torch.sub(grad_imaginary[:, :half], grad_real[:, half:], out=parts[1])
+        rows = self.to_frequency.T @ parts.view(2 * self.frequencies, -1)
         shape = (self.rows, self.intra_depth, self.columns, self.batch, self.dim_value)
         rows = rows.view(shape).flip(2).permute(3, 1, 0, 2, 4).flatten(2, 3)
         return self.folding.cut(rows)
@@ -158,7 +164,9 @@ class _Layout:
         """Transformed table, columns in reverse: (p, f, u, k, 2 · columns - 1)."""
         image = F.pad(self.folding.table(table), self.pads).flip(3).movedim(2, 0)
         shape = (2, self.frequencies, self.intra_depth, self.dim_key, self.offset_columns)
-        return (self.table_to_frequency @ image.reshape(len(image), -1)).view(shape)
+        out = scratch(table, *shape)
+        torch.mm(self.table_to_frequency, image.reshape(len(image), -1), out=out.view(2 * self.frequencies, -1))
+        return out
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`table_by_frequency`."""
@@ -171,7 +179,15 @@ class _Layout:
         """[Re T̂, Im T̂] for a chunk of k: (f, x k, p u x')."""
         view = table_pf[:, :, :, keys].unfold(4, self.columns, 1)  # (p, f, u, k, x, x')
         view = view.permute(1, 4, 3, 0, 2, 5)
-        return view.reshape(self.frequencies, -1, 2 * self.intra_depth * self.columns)
+        self.room("toeplitz", *view.shape, like=table_pf).copy_(view)
+        return self.room("toeplitz", *self._toeplitz_shape(keys), like=table_pf)
+
+    def _toeplitz_shape(self, keys: slice) -> tuple[int, int, int]:
+        return self.frequencies, self.columns * (keys.stop - keys.start), 2 * self.intra_depth * self.columns
+
+    def toeplitz_zeros(self, keys: slice, like: Tensor) -> Tensor:
+        """For the gradient of :meth:`toeplitz`."""
+        return self.room("toeplitz gradient", *self._toeplitz_shape(keys), like=like).zero_()
 
     def add_toeplitz(self, grad_table_pf: Tensor, grad: Tensor, keys: slice) -> None:
         """Add the gradient of :meth:`toeplitz` to where each entry came from."""
@@ -206,11 +222,10 @@ class _Layout:
             yield slice(first, min(first + self.chunk, self.dim_key))
 
     def room(self, name: str, *shape: int, like: Tensor) -> Tensor:
-        """Memory that all chunks share: fresh memory costs as much as what is written to it."""
-        count = math.prod(shape)
+        """Memory that all chunks share."""
         if name not in self.rooms:
-            self.rooms[name] = like.new_empty(count)
-        return self.rooms[name][:count].view(shape)
+            self.rooms[name] = scratch(like, math.prod(shape))
+        return room(self.rooms[name], shape)
 
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
@@ -233,11 +248,11 @@ def backward(
     layout = _Layout(problem, query.device)
     queries, grads = layout.per_example(query), layout.per_example(grad)
     values, table_pf = layout.values_by_frequency(value), layout.table_by_frequency(table)
-    grad_queries, grad_table_pf = torch.empty_like(queries), torch.zeros_like(table_pf)
-    grad_values = tuple(torch.zeros_like(part) for part in values)
+    grad_queries, grad_table_pf = torch.empty_like(queries), scratch(table_pf, *table_pf.shape).zero_()
+    grad_values = tuple(scratch(part, *part.shape).zero_() for part in values)
     for keys in layout.chunks():
         toeplitz = layout.toeplitz(table_pf, keys)
-        grad_toeplitz = torch.zeros_like(toeplitz)
+        grad_toeplitz = layout.toeplitz_zeros(keys, table_pf)
         for example, grad_nhv in enumerate(grads):
             query_nhk = queries[example, ..., keys]
             # λp gives the gradient of q, then makes place for its own.

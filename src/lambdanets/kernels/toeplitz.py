@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding
+from lambdanets.kernels.memory import scratch
 from lambdanets.kernels.problem import GridProblem
 
 __all__ = ["MAX_ELEMENTS", "RowLayout", "RowWindow", "Toeplitz", "check_size", "elements"]
@@ -106,7 +107,9 @@ class Toeplitz:
             entries = F.pad(entries, [0, 0, *self.pads])
         k = table.shape[1]
         entries = entries.reshape(-1, k).contiguous()  # vectors side by side are picked ten times faster
-        return entries.index_select(0, self._entries(table.device).index).view(*self.shape, k)
+        out, index = scratch(table, *self.shape, k), self._entries(table.device).index
+        torch.index_select(entries, 0, index, out=out.view(-1, k))
+        return out
 
     def collect(self, grad: Tensor) -> Tensor:
         """The table's gradient, (u, k, o, *extents), from that of the operand."""
