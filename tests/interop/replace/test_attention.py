@@ -82,16 +82,6 @@ def test_a_vision_transformer_trains_on():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_other_image_sizes():
-    model = quiet(vit(dynamic_img_size=True), scope=3)
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
-    with pytest.raises(ValueError, match=r"8 tokens behind 1 prefix tokens .*layer.grid"):
-        model(torch.randn(1, 3, 32, 64))
-    for tokens in tokens_of(model).values():
-        tokens.grid = (2, 4)
-    assert model(torch.randn(1, 3, 32, 64)).shape == (1, 5)
-
-
 def test_choice_by_name_and_dtype_mode_and_heads():
     model = vit().double().eval()
     quiet(model, names="blocks.[13].attn", lambda_args={"dim_key": 8, "num_heads": 2})

@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize
 from lambdanets.interop.replace.dry_run import DryRunError, check_after, dry_run, example_for
 from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.replace.token_lambda import POSITIONS, TokenLambda
 from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, parameters_of
+from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
 from lambdanets.models.options import nearest
+from lambdanets.models.patches import patches_around
 
 __all__ = ["plan_attention", "replace_attention"]
 
@@ -230,7 +231,8 @@ def _why_not(model: nn.Module, candidate: Candidate, request: _Request) -> str |
 
 def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dict[str, Any]:
     """Arguments of the layer for one attention: the caller's, else those of the vision transformer it is in."""
-    grid, prefix = _grid_around(model, candidate.name)
+    patches = patches_around(model, candidate.name)
+    grid, prefix = (patches.grid, patches.prefix_tokens) if patches else (None, 0)
     positions = request.positions or ("2d" if grid else "1d")
     size = request.size
     if positions == "2d" and size is None:
@@ -252,20 +254,6 @@ def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dic
         "dtype": weight.dtype,
         **request.options,
     }
-
-
-def _grid_around(model: nn.Module, name: str) -> tuple[tuple[int, int] | None, int]:
-    """Grid and number of prefix tokens of the innermost vision transformer around a module, timm's or torchvision's."""
-    parts = name.split(".") if name else []
-    for depth in range(len(parts), -1, -1):
-        around: Any = model.get_submodule(".".join(parts[:depth]))
-        grid = getattr(getattr(around, "patch_embed", None), "grid_size", None)
-        if isinstance(grid, tuple) and len(grid) == 2:
-            return grid, int(getattr(around, "num_prefix_tokens", 0))
-        if isinstance(getattr(around, "class_token", None), nn.Parameter) and hasattr(around, "conv_proj"):
-            side = around.image_size // around.patch_size
-            return (side, side), 1
-    return None, 0
 
 
 def _tokens(attention: Any, arguments: dict[str, Any]) -> TokenLambda:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lambdanets.interop.replace.token_lambda import TokenLambda
+from lambdanets.layers.token_lambda import TokenLambda
 
 __all__ = ["LambdaMultiheadAttention", "LambdaViTAttention"]
 
