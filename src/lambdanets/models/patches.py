@@ -16,12 +16,12 @@ class Patches:
 
     Args:
         transformer: the vision transformer.
-        grid: height and width in patches of the images that it is for.
+        grid: height and width in patches of the images that it is for; None if it is for all sizes.
         prefix_tokens: how many tokens, class tokens and registers, are in front of the patches.
     """
 
     transformer: nn.Module
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     prefix_tokens: int
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
@@ -31,7 +31,7 @@ class Patches:
             ValueError: if not one patch fits into the image.
         """
         transformer: Any = self.transformer
-        embed: Any = getattr(transformer, "patch_embed", None)
+        embed: Any = _embed(transformer)
         if hasattr(embed, "dynamic_feat_size"):
             rows, columns = embed.dynamic_feat_size((height, width))
         else:
@@ -51,10 +51,18 @@ def patches_around(model: nn.Module, name: str) -> Patches | None:
     parts = name.split(".") if name else []
     for depth in range(len(parts), -1, -1):
         around: Any = model.get_submodule(".".join(parts[:depth]))
-        grid = getattr(getattr(around, "patch_embed", None), "grid_size", None)
+        embed, prefix = _embed(around), getattr(around, "num_prefix_tokens", None)
+        grid = getattr(embed, "grid_size", None)
         if isinstance(grid, tuple) and len(grid) == 2:
-            return Patches(around, grid, int(getattr(around, "num_prefix_tokens", 0)))
+            return Patches(around, grid, int(prefix or 0))
+        if isinstance(prefix, int) and hasattr(embed, "patch_size"):
+            return Patches(around, None, prefix)
         if isinstance(getattr(around, "class_token", None), nn.Parameter) and hasattr(around, "conv_proj"):
             side = around.image_size // around.patch_size
             return Patches(around, (side, side), 1)
     return None
+
+
+def _embed(transformer: Any) -> Any:
+    """Timm's module that makes patches of images; NaFlexVit has another name for it."""
+    return getattr(transformer, "patch_embed", None) or getattr(transformer, "embeds", None)

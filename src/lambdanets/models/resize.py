@@ -82,8 +82,10 @@ def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer | 
     """Each layer that knows its grid, as all global ones do, with the grid that it is to have."""
     targets: dict[LambdaLayer | TokenLambda, tuple[int, ...]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, TokenLambda) and module.size is not None:
-            targets[module] = _token_grid(model, name, module, size)
+        if isinstance(module, TokenLambda):
+            grid = _token_grid(model, name, module, size)
+            if grid is not None:
+                targets[module] = grid
             continue
         if isinstance(module, LambdaBottleneck) and module.reduction is not None:
             layer, reduction = module.conv2, module.reduction
@@ -95,8 +97,11 @@ def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer | 
     return targets
 
 
-def _token_grid(model: nn.Module, name: str, layer: TokenLambda, size: int | Sequence[int]) -> tuple[int, ...]:
+def _token_grid(model: nn.Module, name: str, layer: TokenLambda, size: int | Sequence[int]) -> tuple[int, ...] | None:
+    """The grid that the tokens are to have; None where the layer need not know it."""
     patches = patches_around(model, name)
+    if layer.size is None and (patches is None or layer.ndim < 2):
+        return None
     if patches is None:
         return _sides(size, layer.ndim, name)
     height, width = _sides(size, 2, name)

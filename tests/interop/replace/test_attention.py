@@ -97,7 +97,13 @@ def test_table_tells_what_was_replaced(capsys):
     assert "1 module replaced" in text
     assert "2,224 → " in text
     (change,) = plan_attention(encoder(1, dropout=0.1), size=12, causal=True).changes
-    assert change.notes == ("causal", "dropout 0.1 of weights dropped")
+    assert change.notes == (
+        "causal",
+        "bias of queries, keys and values dropped",
+        "dropout 0.1 of weights dropped",
+    )
+    (change, *_) = plan_attention(vit(qkv_bias=False, qk_norm=True)).changes
+    assert change.notes == ("prefix tokens 1", "q_norm and k_norm dropped")
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
