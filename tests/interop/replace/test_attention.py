@@ -193,15 +193,25 @@ def test_masks_of_timms_attention():
     model = quiet(vit())
     attention, x = model.blocks[0].attn, torch.randn(1, 5, model.embed_dim)
     torch.testing.assert_close(attention(x, attn_mask=torch.ones(5, 5, dtype=torch.bool)), attention(x))
-    with pytest.raises(ValueError, match="cannot mask pairs"):
+    torch.testing.assert_close(attention(x, attn_mask=torch.zeros(1, 1, 5, 5)), attention(x))
+    with pytest.raises(ValueError, match=r"cannot mask pairs of tokens.*replacement, other masks need attention"):
         attention(x, attn_mask=torch.eye(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="is_causal=True needs a causal layer"):
+        attention(x, is_causal=True)
+
+
+def test_is_causal_does_not_hide_a_mask_of_timms_attention():
+    attention = quiet(vit(class_token=False, global_pool="avg"), positions="1d", causal=True).blocks[0].attn
+    x, causal = torch.randn(1, 4, 64), torch.ones(4, 4, dtype=torch.bool).tril()
+    torch.testing.assert_close(attention(x, attn_mask=causal, is_causal=True), attention(x))
+    with pytest.raises(ValueError, match="which is causal order"):
+        attention(x, attn_mask=torch.eye(4, dtype=torch.bool), is_causal=True)
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (lambda: timm.create_model("resnet18"), {}, "ResNet has no attention that can be replaced"),
-        (lambda: timm.create_model("swin_tiny_patch4_window7_224"), {}, r"layers.0.blocks.0.attn \(WindowAttention\)"),
         (vit, {"names": "block.*.attn"}, "matches no module; the nearest are blocks"),
         (vit, {"names": "blocks.0.mlp"}, "blocks.0.mlp is a Mlp"),
         (vit, {"where": lambda *_: False}, "false for all"),
@@ -237,7 +247,15 @@ def test_not_a_module():
         replace_attention("vit")
 
 
-@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "cait_xxs24_224"])
-def test_attention_over_channels_and_talking_heads_are_not_taken_for_plain_attention(name):
-    with pytest.raises(ValueError, match="has no"):
-        plan_attention(timm.create_model(name), positions=None, prefix_tokens=0)
+@pytest.mark.parametrize("make", [lambda: vit(depth=2), torchvision_vit], ids=["timm", "torchvision"])
+@pytest.mark.parametrize("options", [{}, {"scope": 3}], ids=["global", "local"])
+def test_compiled_in_one_graph(make, options):
+    model = quiet(make(), **options).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    weights = list(model.parameters())
+    actual, expected = compiled(images), model(images)
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual.square().sum(), weights), torch.autograd.grad(expected.square().sum(), weights)
+    )
