@@ -24,6 +24,11 @@ class Patches:
     grid: tuple[int, int] | None
     prefix_tokens: int
 
+    @property
+    def any_size(self) -> bool:
+        """Whether it takes images of any size as they come."""
+        return self.grid is None or bool(getattr(self.transformer, "dynamic_img_size", False))
+
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in patches of images of another size.
 

@@ -102,7 +102,7 @@ def test_table_tells_what_was_replaced(capsys):
         "bias of queries, keys and values dropped",
         "dropout 0.1 of weights dropped",
     )
-    (change, *_) = plan_attention(vit(qkv_bias=False, qk_norm=True)).changes
+    (change, *_) = plan_attention(vit(qkv_bias=False, qk_norm=True, dynamic_img_size=False)).changes
     assert change.notes == ("prefix tokens 1", "q_norm and k_norm dropped")
 
 

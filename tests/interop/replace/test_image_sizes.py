@@ -6,16 +6,18 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import nn
 
-from lambdanets import LambdaLayer, replace_attention, resize_positions
+from lambdanets import LambdaLayer, plan_attention, replace_attention, resize_positions
 from lambdanets.interop import TokenLambda
 
 TABLES = ("prefix_keys", "prefix_queries", "prefix_pairs")
 
 
-def vit(size=32, replace=None, **options):
-    model = timm.create_model("test_vit", img_size=size, num_classes=5, **options)
+def vit(size=32, replace=None, dynamic_img_size=False, **options):
+    options = {"num_classes": 5, "dynamic_img_size": dynamic_img_size, **options}
+    model = timm.create_model("test_vit", img_size=size, **options)
     return replace_attention(model, verbose=False, **(replace or {}))
 
 
@@ -118,6 +120,23 @@ def test_other_images_with_dynamic_sizes_need_to_be_told(replace):
     for tokens, table in zip(tokens_of(model), tables, strict=True):
         assert tokens.grid == (2, 4)
         assert torch.equal(tokens.positions, table) == ("scope" in replace)
+
+
+def test_naflexvit_which_is_for_no_size():
+    config = NaFlexVitCfg(patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=2, global_pool="avg")
+    model = replace_attention(NaFlexVit(config, num_classes=3), scope=3, verbose=False)
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+    with pytest.raises(ValueError, match="24 tokens behind 2 prefix tokens"):
+        model(torch.randn(1, 3, 32, 48))
+    assert resize_positions(model, (32, 48))(torch.randn(1, 3, 32, 48)).shape == (1, 3)
+    assert tokens_of(model)[0].grid == (4, 6)
+
+
+def test_the_table_tells_which_images_need_a_call():
+    note = "resize_positions before images that are no square"
+    for dynamic in (False, True):
+        plan = plan_attention(timm.create_model("test_vit", img_size=32, dynamic_img_size=dynamic))
+        assert all((note in change.notes) == dynamic for change in plan.changes)
 
 
 def test_the_grid_can_be_set_by_hand():

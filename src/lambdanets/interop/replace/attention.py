@@ -17,7 +17,7 @@ from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, Lambd
 from lambdanets.interop.replace.tree import Candidate, parameters_of
 from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
 from lambdanets.models.options import nearest
-from lambdanets.models.patches import patches_around
+from lambdanets.models.patches import Patches, patches_around
 
 __all__ = ["plan_attention", "replace_attention"]
 
@@ -136,9 +136,10 @@ def plan_attention(
         if reason is not None:
             kept.append(Kept(candidate.name, old, reason))
             continue
-        arguments = _arguments(model, candidate, request)
+        patches = patches_around(model, candidate.name)
+        arguments = _arguments(attention, request, patches)
         builders[attention] = partial(_stand_in, attention, arguments)
-        changes[attention] = _change(candidate, arguments)
+        changes[attention] = _change(candidate, arguments, patches is not None and patches.any_size)
     if not changes:
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         raise ValueError(f"none of the {len(kept)} chosen attentions can be replaced: {reasons}")
@@ -164,9 +165,8 @@ def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dict[str, Any]:
+def _arguments(attention: Any, request: _Request, patches: Patches | None) -> dict[str, Any]:
     """Arguments of the layer for one attention: the caller's, else those of the vision transformer it is in."""
-    patches = patches_around(model, candidate.name)
     grid, prefix = (patches.grid, patches.prefix_tokens) if patches else (None, 0)
     positions = request.positions or ("2d" if patches else "1d")
     size = request.size
@@ -176,7 +176,6 @@ def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dic
         size = grid[0] * grid[1]
     if request.prefix_tokens is not None:
         prefix = request.prefix_tokens
-    attention: Any = candidate.module
     weight = (attention.out_proj if isinstance(attention, nn.MultiheadAttention) else attention.qkv).weight
     return {
         "num_heads": attention.num_heads,
@@ -210,7 +209,7 @@ def _stand_in(attention: Any, arguments: dict[str, Any]) -> nn.Module:
     return made
 
 
-def _change(candidate: Candidate, arguments: dict[str, Any]) -> Change:
+def _change(candidate: Candidate, arguments: dict[str, Any], any_size: bool) -> Change:
     attention: Any = candidate.module
     try:
         tokens = _tokens(attention, {**arguments, "device": "meta"})
@@ -224,6 +223,7 @@ def _change(candidate: Candidate, arguments: dict[str, Any]) -> Change:
     norms = [name for name in ("q_norm", "k_norm") if parameters_of(getattr(attention, name, None) or nn.Identity())]
     notes = [f"prefix tokens {tokens.prefix_tokens}"] if tokens.prefix_tokens else []
     notes += ["causal"] if tokens.causal else []
+    notes += ["resize_positions before images that are no square"] if any_size and tokens.ndim == 2 else []
     notes += ["bias of queries, keys and values dropped"] if bias is not None else []
     notes += [f"{' and '.join(norms)} dropped"] if norms else []
     notes += [f"dropout {dropout} of weights dropped"] if dropout else []

@@ -26,7 +26,7 @@ _BY_NAME = {
     "window": "it is windowed attention: its positions are inside of windows, where a lambda layer has one grid or "
     "sequence. Take a vision transformer with one grid (vit_*, deit_*), or write lambdanets.interop.TokenLambda("
     'dim, positions="2d", scope=..., size=grid) over the whole map into the blocks by hand',
-    "channel": "it attends over channels, not over tokens",
+    "channelatt": "it attends over channels, not over tokens",
     "covariance": "it attends over channels, not over tokens",
     "xca": "it attends over channels, not over tokens",
 }
