@@ -139,9 +139,10 @@ def test_local_layers_stay_as_they_are():
     [
         (nn.Linear(2, 2), 7, "model has no global lambda layers to resize, got Linear"),
         (LambdaLayer(8, scope=3), 7, "no global lambda layers.*layers with scope= take any grid"),
-        (layer_of(2), 0, "size must be positive, got 0"),
-        (layer_of(2), (7, -1), r"size must be positive, got \(7, -1\)"),
-        (layer_of(2), 7.5, r"size must be .*got 7\.5"),
+        (layer_of(2), 0, "size must be positive ints, got 0"),
+        (layer_of(2), (7, -1), r"size must be positive ints, got \(7, -1\)"),
+        (layer_of(2), 64.0, r"size must be positive ints, got 64\.0"),
+        (layer_of(2), (7, True), r"size must be positive ints, got \(7, True\)"),
         (nn.Sequential(layer_of(1)), (7, 7), r"size must be an int or 1 of them.*layer '0', got \(7, 7\)"),
     ],
 )

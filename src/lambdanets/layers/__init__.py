@@ -1,6 +1,7 @@
-"""Layers: the lambda layer for grids and for graphs."""
+"""Layers: the lambda layer for grids, for graphs and for tokens."""
 
 from lambdanets.layers.graph_lambda_layer import GraphLambdaLayer
 from lambdanets.layers.lambda_layer import LambdaLayer
+from lambdanets.layers.token_lambda import TokenLambda
 
-__all__ = ["GraphLambdaLayer", "LambdaLayer"]
+__all__ = ["GraphLambdaLayer", "LambdaLayer", "TokenLambda"]

@@ -1,4 +1,4 @@
-"""Position tables of global lambda layers for other grids than they were made for."""
+"""Lambda layers for other grids than they were made for: the position tables of global ones, resampled."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdanets.layers import LambdaLayer
+from lambdanets.layers import LambdaLayer, TokenLambda
+from lambdanets.layers.arguments import per_axis
 from lambdanets.models.options import note_argument
+from lambdanets.models.patches import patches_around
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
 
 __all__ = ["fit_positions", "resize_positions"]
@@ -28,12 +30,17 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
     for values that are independent from position to position, whatever the interpolation has smoothed: a table as
     initialised (variance 1 / (k · u · context positions)) gets the scale of one that is initialised at the new size.
 
+    Where :func:`lambdanets.replace_attention` has put layers into a vision transformer, give that its size first
+    (timm: ``model.set_input_size(img_size=size)``), then resample; or make it with ``dynamic_img_size=True``. The
+    vectors of class tokens and registers stay as they are: they stand at no position. A local layer keeps its table
+    and is told the new grid, which its tokens do not tell if it is not a square.
+
     Args:
-        model: any module tree with :class:`lambdanets.LambdaLayer` made by ``size=``; layers made by ``scope=``
-            take any grid and stay as they are.
-        size: an int, or one for each axis. For layers in the blocks of a :class:`lambdanets.LambdaResNet` it is
-            the size of the images, and each layer gets the size of the map that it sees; for any other layer the
-            size of its grid.
+        model: any module tree with :class:`lambdanets.LambdaLayer` or :class:`lambdanets.interop.TokenLambda` made by
+            ``size=``; other layers made by ``scope=`` take any grid and stay as they are.
+        size: an int, or one for each axis. For layers in the blocks of a :class:`lambdanets.LambdaResNet` or in a
+            vision transformer of timm or torchvision it is the size of the images, and each layer gets the size of
+            the map or the grid of patches that it sees; for any other layer the size of its grid.
 
     Returns:
         The model. Parameters stay the same objects with the same dtype, device and ``requires_grad``, so that tables
@@ -41,8 +48,8 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
         has the old shapes. Nothing is changed where the size is the same.
 
     Raises:
-        ValueError: if no layer is global, or ``size`` is not positive or has another rank than a layer's grid;
-            the model is unchanged then.
+        ValueError: if no layer is global, or ``size`` is not of positive whole numbers or has another rank than a
+            layer's grid; the model is unchanged then.
 
     Example:
         >>> layer = lambdanets.LambdaLayer(16, size=(7, 7))
@@ -57,12 +64,12 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
         )
     resized: dict[nn.Parameter, Tensor] = {}
     for layer, grid in targets.items():
-        table = layer.positions
-        if layer.size == grid:
-            continue
-        if table not in resized:
-            resized[table] = _resample(table, layer.size or grid, grid)
+        table, old = layer.positions, layer.size
         layer.size = grid
+        if isinstance(layer, TokenLambda) and layer.ndim == 2:
+            layer.grid = grid
+        if table is not None and old is not None and old != grid and layer.scope is None and table not in resized:
+            resized[table] = _resample(table, old, grid)
     for table, values in resized.items():
         table.data, table.grad = values, None
     for module in model.modules():
@@ -71,10 +78,15 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
     return model
 
 
-def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer, tuple[int, ...]]:
-    """Each global layer with the grid that it is to have."""
-    targets: dict[LambdaLayer, tuple[int, ...]] = {}
+def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer | TokenLambda, tuple[int, ...]]:
+    """Each layer that knows its grid, as all global ones do, with the grid that it is to have."""
+    targets: dict[LambdaLayer | TokenLambda, tuple[int, ...]] = {}
     for name, module in model.named_modules():
+        if isinstance(module, TokenLambda):
+            grid = _token_grid(model, name, module, size)
+            if grid is not None:
+                targets[module] = grid
+            continue
         if isinstance(module, LambdaBottleneck) and module.reduction is not None:
             layer, reduction = module.conv2, module.reduction
         else:
@@ -85,19 +97,28 @@ def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer, t
     return targets
 
 
+def _token_grid(model: nn.Module, name: str, layer: TokenLambda, size: int | Sequence[int]) -> tuple[int, ...] | None:
+    """The grid that the tokens are to have; None where the layer need not know it."""
+    patches = patches_around(model, name)
+    if layer.size is None and (patches is None or layer.ndim < 2):
+        return None
+    if patches is None:
+        return _sides(size, layer.ndim, name)
+    height, width = _sides(size, 2, name)
+    grid = patches.grid_of(height, width)
+    return grid if layer.ndim == 2 else (math.prod(grid),)
+
+
 def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
-    sides = tuple(size) if isinstance(size, Sequence) else (size,) * ndim
-    if len(sides) != ndim:
+    if isinstance(size, Sequence) and len(size) != ndim:
         raise ValueError(
             f"size must be an int or {ndim} of them for the grid of rank {ndim} of layer {name!r}, got {size!r}"
         )
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise ValueError(f"size must be positive, got {size!r}")
-    return sides
+    return per_axis("size", size, ndim, odd=False)
 
 
 def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = per_axis("size", size, 2, odd=False)
     model.img_size = (height, width)
     note_argument(model, "img_size", model.img_size)
 

@@ -82,16 +82,6 @@ def test_a_vision_transformer_trains_on():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_other_image_sizes():
-    model = quiet(vit(dynamic_img_size=True), scope=3)
-    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
-    with pytest.raises(ValueError, match=r"8 tokens behind 1 prefix tokens .*layer.grid"):
-        model(torch.randn(1, 3, 32, 64))
-    for tokens in tokens_of(model).values():
-        tokens.grid = (2, 4)
-    assert model(torch.randn(1, 3, 32, 64)).shape == (1, 5)
-
-
 def test_choice_by_name_and_dtype_mode_and_heads():
     model = vit().double().eval()
     quiet(model, names="blocks.[13].attn", lambda_args={"dim_key": 8, "num_heads": 2})
@@ -107,7 +97,13 @@ def test_table_tells_what_was_replaced(capsys):
     assert "1 module replaced" in text
     assert "2,224 → " in text
     (change,) = plan_attention(encoder(1, dropout=0.1), size=12, causal=True).changes
-    assert change.notes == ("causal", "dropout 0.1 of weights dropped")
+    assert change.notes == (
+        "causal",
+        "bias of queries, keys and values dropped",
+        "dropout 0.1 of weights dropped",
+    )
+    (change, *_) = plan_attention(vit(qkv_bias=False, qk_norm=True, dynamic_img_size=False)).changes
+    assert change.notes == ("prefix tokens 1", "q_norm and k_norm dropped")
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -197,15 +193,25 @@ def test_masks_of_timms_attention():
     model = quiet(vit())
     attention, x = model.blocks[0].attn, torch.randn(1, 5, model.embed_dim)
     torch.testing.assert_close(attention(x, attn_mask=torch.ones(5, 5, dtype=torch.bool)), attention(x))
-    with pytest.raises(ValueError, match="cannot mask pairs"):
+    torch.testing.assert_close(attention(x, attn_mask=torch.zeros(1, 1, 5, 5)), attention(x))
+    with pytest.raises(ValueError, match=r"cannot mask pairs of tokens.*replacement, other masks need attention"):
         attention(x, attn_mask=torch.eye(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="is_causal=True needs a causal layer"):
+        attention(x, is_causal=True)
+
+
+def test_is_causal_does_not_hide_a_mask_of_timms_attention():
+    attention = quiet(vit(class_token=False, global_pool="avg"), positions="1d", causal=True).blocks[0].attn
+    x, causal = torch.randn(1, 4, 64), torch.ones(4, 4, dtype=torch.bool).tril()
+    torch.testing.assert_close(attention(x, attn_mask=causal, is_causal=True), attention(x))
+    with pytest.raises(ValueError, match="which is causal order"):
+        attention(x, attn_mask=torch.eye(4, dtype=torch.bool), is_causal=True)
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (lambda: timm.create_model("resnet18"), {}, "ResNet has no attention that can be replaced"),
-        (lambda: timm.create_model("swin_tiny_patch4_window7_224"), {}, r"layers.0.blocks.0.attn \(WindowAttention\)"),
         (vit, {"names": "block.*.attn"}, "matches no module; the nearest are blocks"),
         (vit, {"names": "blocks.0.mlp"}, "blocks.0.mlp is a Mlp"),
         (vit, {"where": lambda *_: False}, "false for all"),
@@ -241,7 +247,15 @@ def test_not_a_module():
         replace_attention("vit")
 
 
-@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "cait_xxs24_224"])
-def test_attention_over_channels_and_talking_heads_are_not_taken_for_plain_attention(name):
-    with pytest.raises(ValueError, match="has no"):
-        plan_attention(timm.create_model(name), positions=None, prefix_tokens=0)
+@pytest.mark.parametrize("make", [lambda: vit(depth=2), torchvision_vit], ids=["timm", "torchvision"])
+@pytest.mark.parametrize("options", [{}, {"scope": 3}], ids=["global", "local"])
+def test_compiled_in_one_graph(make, options):
+    model = quiet(make(), **options).double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    weights = list(model.parameters())
+    actual, expected = compiled(images), model(images)
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual.square().sum(), weights), torch.autograd.grad(expected.square().sum(), weights)
+    )

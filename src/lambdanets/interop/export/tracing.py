@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.interop.export.quiet import quiet
-from lambdanets.interop.replace.token_lambda import TokenLambda
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer
+from lambdanets.layers.token_lambda import TokenLambda
 
 # Seconds to import, so it is imported where it is used.
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from lambdanets.interop.replace.attention import plan_attention, replace_attenti
 from lambdanets.interop.replace.convs import plan_convs, replace_convs
 from lambdanets.interop.replace.plan import Change, Kept, Plan
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.replace.token_lambda import TokenLambda
+from lambdanets.layers.token_lambda import TokenLambda
 
 __all__ = [
     "Change",

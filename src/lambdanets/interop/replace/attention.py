@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,18 +9,18 @@ from typing import Any
 
 from rich.console import Console
 from torch import nn
-from torch.nn.utils import parametrize
 
 from lambdanets.interop.replace.dry_run import DryRunError, check_after, dry_run, example_for
 from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.replace.recognise import choose_attentions, why_not
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.replace.token_lambda import POSITIONS, TokenLambda
-from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, parameters_of
+from lambdanets.interop.replace.tree import Candidate, parameters_of
+from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
 from lambdanets.models.options import nearest
+from lambdanets.models.patches import Patches, patches_around
 
 __all__ = ["plan_attention", "replace_attention"]
 
-_KIND = "self-attention"
 _OPTIONS = {"num_heads", "dim_key", "intra_depth", "norm_layer", "kernel"}
 
 
@@ -46,6 +45,9 @@ def replace_attention(
     does all else in the model. The stand-in is called as the attention was (batch first or not, padding masks,
     inside ``nn.TransformerEncoderLayer`` and torchvision's ``VisionTransformer``); what a lambda layer cannot answer
     is an error when it is asked: attention weights, masks of pairs, another sequence as the context.
+
+    Attention that has positions of its own (relative, rotary), attends over channels or inside of windows, or computes
+    something else is left alone, and listed in the table with the reason.
 
     A class token and registers have no place on the grid of patches: towards them, from them and among them E is a
     learnt vector each, see :class:`lambdanets.interop.TokenLambda`. Dropout of attention weights has no counterpart.
@@ -122,7 +124,7 @@ def plan_attention(
     if positions is not None and positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
     request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))
-    chosen = _choose(model, where, names)
+    chosen, similar = choose_attentions(model, where, names)
     check = _check(model, example)
 
     changes: dict[nn.Module, Change] = {}
@@ -130,17 +132,18 @@ def plan_attention(
     kept: list[Kept] = []
     for candidate in chosen:
         attention, old = candidate.module, _describe(candidate.module)
-        reason = _why_not(model, candidate, request)
+        reason = why_not(model, candidate, request.positions)
         if reason is not None:
             kept.append(Kept(candidate.name, old, reason))
             continue
-        arguments = _arguments(model, candidate, request)
+        patches = patches_around(model, candidate.name)
+        arguments = _arguments(attention, request, patches)
         builders[attention] = partial(_stand_in, attention, arguments)
-        changes[attention] = _change(candidate, arguments)
+        changes[attention] = _change(candidate, arguments, patches is not None and patches.any_size)
     if not changes:
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         raise ValueError(f"none of the {len(kept)} chosen attentions can be replaced: {reasons}")
-    return make_plan(model, changes, tuple(kept), builders, check, _nested_tensors(model, builders))
+    return make_plan(model, changes, (*kept, *similar), builders, check, _nested_tensors(model, builders))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,76 +165,10 @@ def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _is_attention(module: nn.Module) -> bool:
-    return isinstance(module, nn.MultiheadAttention) or _is_vit_attention(module)
-
-
-_VIT_PARTS = {"qkv", "proj", "q_norm", "k_norm", "norm", "attn_drop", "proj_drop"}
-
-
-def _is_vit_attention(module: Any) -> bool:
-    """By structure: timm's class has moved between its modules, and others are built like it."""
-    if not all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj")):
-        return False
-    # What has more parts computes something else: attention over channels, talking heads, gates, tables of biases.
-    has_own = any(True for _ in module.parameters(recurse=False))
-    if has_own or any(name not in _VIT_PARTS for name, _ in module.named_children()):
-        return False
-    # Windows, shared biases or rotary positions are arguments of their own.
-    arguments = list(inspect.signature(module.forward).parameters)
-    return (
-        isinstance(getattr(module, "num_heads", None), int)
-        and arguments[0] == "x"
-        and not (set(arguments[1:]) - {"attn_mask", "is_causal"})
-    )
-
-
-def _choose(
-    model: nn.Module, where: Callable[[str, nn.Module], bool] | None, names: str | Iterable[str] | None
-) -> list[Candidate]:
-    if where is not None and names is not None:
-        raise ValueError("where and names must not both be given")
-    candidates = find(model, _is_attention)
-    if not candidates:
-        similar = [
-            f"{name} ({type(module).__name__})"
-            for name, module in model.named_modules()
-            if any(word in type(module).__name__.lower() for word in ("attention", "attn"))
-        ]
-        hint = f"; it has {', '.join(similar[:3])}, whose call is another" if similar else ""
-        raise ValueError(
-            f"{type(model).__name__} has no attention that can be replaced: nn.MultiheadAttention, or modules like "
-            f"timm's ViT Attention (qkv, proj, forward(x, attn_mask)){hint}"
-        )
-    return candidates if where is None and names is None else choose(model, candidates, _KIND, names, where)
-
-
-def _why_not(model: nn.Module, candidate: Candidate, request: _Request) -> str | None:
-    """Why an attention cannot become a lambda layer; None if it can."""
-    attention: Any = candidate.module
-    if hooks_of(attention):
-        return "it has hooks, which would be lost; remove them first"
-    if any(parametrize.is_parametrized(module) for module in attention.modules()):
-        return "its weights are parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
-    if not isinstance(attention, nn.MultiheadAttention):
-        return "it has an output gate, which a lambda layer has not" if getattr(attention, "gate", None) else None
-    if type(attention).__module__.startswith("torch.ao."):
-        return "it is prepared for quantisation; replace before preparing"
-    if attention.bias_k is not None or attention.add_zero_attn:
-        return "it adds a key of its own (add_bias_kv or add_zero_attn), which stands at no position"
-    if not attention._qkv_same_embed_dim:
-        return "its keys or values have other channels than its queries: it attends to another sequence"
-    parent, _, last = candidate.name.rpartition(".")
-    crosses = last == "multihead_attn" and isinstance(model.get_submodule(parent), nn.TransformerDecoderLayer)
-    if crosses and request.positions != "none":
-        return 'it attends to the encoder\'s sequence, where the tokens have no positions; positions="none" would do'
-    return None
-
-
-def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dict[str, Any]:
+def _arguments(attention: Any, request: _Request, patches: Patches | None) -> dict[str, Any]:
     """Arguments of the layer for one attention: the caller's, else those of the vision transformer it is in."""
-    grid, prefix = _grid_around(model, candidate.name)
-    positions = request.positions or ("2d" if grid else "1d")
+    grid, prefix = (patches.grid, patches.prefix_tokens) if patches else (None, 0)
+    positions = request.positions or ("2d" if patches else "1d")
     size = request.size
     if positions == "2d" and size is None:
         size = grid
@@ -239,7 +176,6 @@ def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dic
         size = grid[0] * grid[1]
     if request.prefix_tokens is not None:
         prefix = request.prefix_tokens
-    attention: Any = candidate.module
     weight = (attention.out_proj if isinstance(attention, nn.MultiheadAttention) else attention.qkv).weight
     return {
         "num_heads": attention.num_heads,
@@ -252,20 +188,6 @@ def _arguments(model: nn.Module, candidate: Candidate, request: _Request) -> dic
         "dtype": weight.dtype,
         **request.options,
     }
-
-
-def _grid_around(model: nn.Module, name: str) -> tuple[tuple[int, int] | None, int]:
-    """Grid and number of prefix tokens of the innermost vision transformer around a module, timm's or torchvision's."""
-    parts = name.split(".") if name else []
-    for depth in range(len(parts), -1, -1):
-        around: Any = model.get_submodule(".".join(parts[:depth]))
-        grid = getattr(getattr(around, "patch_embed", None), "grid_size", None)
-        if isinstance(grid, tuple) and len(grid) == 2:
-            return grid, int(getattr(around, "num_prefix_tokens", 0))
-        if isinstance(getattr(around, "class_token", None), nn.Parameter) and hasattr(around, "conv_proj"):
-            side = around.image_size // around.patch_size
-            return (side, side), 1
-    return None, 0
 
 
 def _tokens(attention: Any, arguments: dict[str, Any]) -> TokenLambda:
@@ -287,7 +209,7 @@ def _stand_in(attention: Any, arguments: dict[str, Any]) -> nn.Module:
     return made
 
 
-def _change(candidate: Candidate, arguments: dict[str, Any]) -> Change:
+def _change(candidate: Candidate, arguments: dict[str, Any], any_size: bool) -> Change:
     attention: Any = candidate.module
     try:
         tokens = _tokens(attention, {**arguments, "device": "meta"})
@@ -297,8 +219,13 @@ def _change(candidate: Candidate, arguments: dict[str, Any]) -> Change:
     kept = [getattr(attention, name, None) for name in (("out_proj",) if multihead else ("norm", "proj"))]
     stays = sum(parameters_of(module) for module in kept if module is not None)
     dropout = attention.dropout if multihead else getattr(getattr(attention, "attn_drop", None), "p", 0.0)
+    bias = attention.in_proj_bias if multihead else attention.qkv.bias
+    norms = [name for name in ("q_norm", "k_norm") if parameters_of(getattr(attention, name, None) or nn.Identity())]
     notes = [f"prefix tokens {tokens.prefix_tokens}"] if tokens.prefix_tokens else []
     notes += ["causal"] if tokens.causal else []
+    notes += ["resize_positions before images that are no square"] if any_size and tokens.ndim == 2 else []
+    notes += ["bias of queries, keys and values dropped"] if bias is not None else []
+    notes += [f"{' and '.join(norms)} dropped"] if norms else []
     notes += [f"dropout {dropout} of weights dropped"] if dropout else []
     notes += [f"also {', '.join(candidate.names[1:])}"] if len(candidate.names) > 1 else []
     return Change(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lambdanets.interop.replace.token_lambda import TokenLambda
+from lambdanets.layers.token_lambda import TokenLambda
 
 __all__ = ["LambdaMultiheadAttention", "LambdaViTAttention"]
 
@@ -113,7 +113,9 @@ class LambdaViTAttention(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Tokens (b, t, dim) to (b, t, dim); ``attn_mask`` must be what the layer computes anyway."""
-        check_attn_mask(attn_mask, is_causal, self.tokens, masked=False)
+        # Here is_causal adds to the mask, and does not say that the mask is causal.
+        check_attn_mask(None, is_causal, self.tokens, masked=False)
+        check_attn_mask(attn_mask, False, self.tokens, masked=False)
         return self.proj_drop(self.proj(self.norm(self.tokens(x))))
 
 
@@ -121,7 +123,7 @@ def check_attn_mask(attn_mask: Tensor | None, is_causal: bool, tokens: TokenLamb
     """Refuse masks between pairs of tokens: a lambda layer sums its context before it meets the queries.
 
     Args:
-        attn_mask: (t, t); float, added to the scores, or bool.
+        attn_mask: (..., t, t); float, added to the scores, or bool.
         is_causal: the caller says that it is causal.
         tokens: the lambda layer.
         masked: what True means in a bool mask, left out (``nn.MultiheadAttention``) or takes part (timm).
@@ -134,19 +136,23 @@ def check_attn_mask(attn_mask: Tensor | None, is_causal: bool, tokens: TokenLamb
     if attn_mask is None or is_causal:
         return
     if torch.compiler.is_compiling():
-        raise ValueError("attn_mask cannot be checked in a compiled graph; leave it out, or give is_causal=True too")
+        raise ValueError(
+            "attn_mask cannot be checked in a compiled graph; leave it out, or give nn.MultiheadAttention's "
+            "is_causal=True too"
+        )
     if not _has_numbers(attn_mask):
         return
     visible = attn_mask if attn_mask.dtype == torch.bool and not masked else _visible(attn_mask)
     expected = torch.ones(visible.shape[-2:], dtype=torch.bool, device=visible.device)
     if tokens.causal:
         expected = expected.tril()
-    if visible.ndim != 2 or not torch.equal(visible, expected):
+    if visible.ndim < 2 or not torch.equal(visible, expected.expand_as(visible)):
         order = "causal" if tokens.causal else "without any"
+        padding = "padding goes into key_padding_mask, and other masks need" if masked else "other masks need"
         raise ValueError(
             f"attn_mask of shape {tuple(attn_mask.shape)} is not what this layer computes, which is {order} order: a "
-            "lambda layer cannot mask pairs of tokens. A causal mask needs causal=True at the replacement, padding "
-            "goes into key_padding_mask, and other masks need attention: leave it in place with where=..."
+            f"lambda layer cannot mask pairs of tokens. A causal mask needs causal=True at the replacement, {padding} "
+            "attention: leave it in place with where=..."
         )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lambdanets.layers import LambdaLayer
 
-__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "parameters_of", "swap"]
+__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "matches", "parameters_of", "swap"]
 
 # Class names of other people's lambda layers: what is inside one is not the model's own convolution.
 _LAMBDA = re.compile(r"lambda_?(layer|conv|module)", re.IGNORECASE)
@@ -62,6 +62,7 @@ def choose(
     kind: str,
     names: str | Iterable[str] | None,
     where: Callable[[str, nn.Module], bool] | None,
+    others: Mapping[str, str] | None = None,
 ) -> list[Candidate]:
     """The candidates whose name one of the globs matches, or for which ``where(name, module)`` is true.
 
@@ -71,6 +72,7 @@ def choose(
         kind: what they are, for messages: "spatial convolution".
         names: glob or globs over module names, as "layer4.*.conv2"; None for ``where``.
         where: called with each name and module.
+        others: names of modules that are no candidates though one might think so, with the reasons, for the message.
 
     Raises:
         ValueError: if a glob matches none of the candidates, or ``where`` is true for none.
@@ -87,20 +89,24 @@ def choose(
     for glob in globs:
         if not isinstance(glob, str):
             raise TypeError(f"names must be a glob or several of them, got {glob!r}")
-        if not any(_matches(c, glob) for c in candidates):
-            raise ValueError(_no_match(model, candidates, kind, glob))
-    return [c for c in candidates if any(_matches(c, glob) for glob in globs)]
+        if not any(matches(c, glob) for c in candidates):
+            raise ValueError(_no_match(model, candidates, kind, glob, others or {}))
+    return [c for c in candidates if any(matches(c, glob) for glob in globs)]
 
 
-def _matches(candidate: Candidate, glob: str) -> bool:
+def matches(candidate: Candidate, glob: str) -> bool:
+    """Whether one of a module's names is of that form."""
     return any(fnmatchcase(name, glob) for name in candidate.names)
 
 
-def _no_match(model: nn.Module, candidates: Sequence[Candidate], kind: str, glob: str) -> str:
-    others = [(name, module) for name, module in model.named_modules() if fnmatchcase(name, glob)]
-    if others:
-        name, module = others[0]
-        found = f"names={glob!r} matches no {kind}: {name} is a {type(module).__name__}"
+def _no_match(
+    model: nn.Module, candidates: Sequence[Candidate], kind: str, glob: str, others: Mapping[str, str]
+) -> str:
+    matching = [(name, module) for name, module in model.named_modules() if fnmatchcase(name, glob)]
+    if matching:
+        name, module = next((pair for pair in matching if pair[0] in others), matching[0])
+        why = f", which cannot be replaced: {others[name]}" if name in others else ""
+        found = f"names={glob!r} matches no {kind}: {name} is a {type(module).__name__}{why}"
     else:
         found = f"names={glob!r} matches no module"
     all_names = [name for c in candidates for name in c.names]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply
+from lambdanets.layers.arguments import per_axis
 from lambdanets.positions import GridPositions
 
 __all__ = ["POSITIONS", "TokenLambda"]
@@ -227,13 +228,15 @@ class TokenLambda(nn.Module):
             if side * side != tokens or tokens == 0:
                 raise ValueError(
                     f"{tokens} tokens behind {self.prefix_tokens} prefix tokens are not the grid {self.grid} of this "
-                    "layer, nor a square one; set layer.grid = (height, width), or make it with other prefix_tokens"
+                    "layer, nor a square one; call lambdanets.resize_positions(model, image size) before, set "
+                    "layer.grid = (height, width), or make it with other prefix_tokens"
                 )
             grid = (side, side)
         if self.scope is None and any(g > s for g, s in zip(grid, self.size or (), strict=True)):
             raise ValueError(
-                f"the tokens form a grid of {grid}, larger than size={self.size} of this global layer; make it with a "
-                "larger size, or a local one with scope=..."
+                f"the tokens form a grid of {grid}, larger than size={self.size} of this global layer; call "
+                "lambdanets.resize_positions(model, size) before, make it with a larger size, or a local one with "
+                "scope=..."
             )
         return grid
 
@@ -248,10 +251,7 @@ class TokenLambda(nn.Module):
 def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:
     if given is None:
         return None
-    # Without axes (positions="none") whatever was given is kept, for the message that refuses it.
-    sizes = (given,) * max(ndim, 1) if isinstance(given, int) else tuple(given)
-    if ndim and len(sizes) != ndim:
-        raise ValueError(f"{name} must be an int or {ndim} of them, one for each axis, got {given!r}")
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
-        raise ValueError(f"{name} must be positive, got {given!r}")
-    return sizes
+    if ndim == 0:
+        # positions="none": whatever was given is kept, for the message that refuses it.
+        return tuple(given) if isinstance(given, Sequence) else (given,)
+    return per_axis(name, given, ndim, odd=False)
