@@ -134,3 +134,42 @@ def test_another_context_goes_through_a_wrapped_projection(training):
     x = torch.randn(2, 8, 5, 5)
     torch.testing.assert_close(layer(x, context=x), layer(x))
     assert "LambdaLayer" in repr(layer)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_have_derivatives_of_every_order(bias):
+    layer = LambdaLayer(4, ndim=1, scope=3, dim_key=2, num_heads=2, qkv_bias=bias, dtype=torch.float64).eval()
+    x = torch.randn(1, 4, PRODUCT_POSITIONS, dtype=torch.float64, requires_grad=True)
+    leaves = (x, *layer.qkv.parameters())
+
+    def hessian_product(x):
+        """What the second derivatives make of one direction."""
+        grads = torch.autograd.grad(layer(x).square().mean(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(grad.square().mean() for grad in grads), leaves)
+
+    actual = hessian_product(x)
+    layer.qkv.register_forward_hook(lambda module, inputs, output: None)
+    for grad, expected in zip(actual, hessian_product(x), strict=True):
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_products_take_many_gradients_at_once():
+    layer = LambdaLayer(4, ndim=1, scope=3, dim_key=2, num_heads=2).double().eval()
+    x = torch.randn(2, 4, PRODUCT_POSITIONS, dtype=torch.float64, requires_grad=True)
+    out, grads = layer(x), torch.randn(3, 2, 4, PRODUCT_POSITIONS, dtype=torch.float64)
+    together = torch.autograd.grad(out, (x, layer.qkv.weight), grads, is_grads_batched=True, retain_graph=True)
+    for i, grad in enumerate(grads):
+        alone = torch.autograd.grad(out, (x, layer.qkv.weight), grad, retain_graph=True)
+        torch.testing.assert_close([t[i] for t in together], list(alone), rtol=1e-10, atol=1e-10)
+
+
+def test_products_of_a_frozen_projection():
+    layer = LambdaLayer(4, ndim=1, scope=3, dim_key=2, num_heads=2)
+    layer.qkv.requires_grad_(False)
+    x = torch.randn(2, 4, PRODUCT_POSITIONS)
+    layer(x).sum().backward()
+    assert layer.positions.grad is not None
+    layer.qkv.requires_grad_(True)
+    layer(x).sum().backward()
+    assert layer.qkv.weight.grad is not None
+    assert x.grad is None

@@ -238,29 +238,6 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(scores * both, 2 * scores + 2 * strips, 8 + parts * 16 + blocks * 8)
 
 
-@functools.lru_cache(maxsize=1024)
-def _examples(problem: GridProblem) -> int:
-    """How many examples go through at a time."""
-    layout = _layout(replace(problem, batch=1))
-    return max(1, min(problem.batch, STRIP_ELEMENTS // (layout.lines * layout.row_places * layout.dim_value)))
-
-
-# Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=256)(_Layout)
-
-
-def work(problem: GridProblem, backward: bool) -> Work:
-    """Multiply-adds, elements of S and of V's strips, and calls."""
-    layout = _layout(problem)
-    scores = layout.lines * layout.heads * layout.tile * layout.places
-    strips = layout.lines * layout.row_places * layout.dim_value
-    blocks = max(1, scores // BLOCK_ELEMENTS)
-    both = problem.dim_key + problem.dim_value
-    if backward:
-        return Work(scores * (2 * both + problem.dim_key), 5 * scores + 5 * strips, 30 + blocks * 16)
-    return Work(scores * both, 2 * scores + 2 * strips, 16 + blocks * 8)
-
-
 class _Scores:
     """S of one block after the other, in memory that all of them share."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn.modules import module as nn_module
 from torch.nn.modules.conv import _ConvNd
 
 from lambdanets.functional import is_readable
+from lambdanets.kernels.derivatives import is_batched, is_transformed
 
 __all__ = ["is_plain", "project"]
 
@@ -54,8 +56,9 @@ def _projected(
     qkv: nn.Module, widths: Sequence[int], x: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     if context is None:
-        y = _product(qkv, x) if isinstance(qkv, _ConvNd) and _is_product(qkv, x) else qkv(x)
-        return y.split(list(widths), dim=1)
+        if isinstance(qkv, _ConvNd) and _is_product(qkv, x):
+            return _products(qkv, widths, x)
+        return qkv(x).split(list(widths), dim=1)
     if not isinstance(qkv, _ConvNd) or not is_plain(qkv):
         # What it computes is its own affair: all of it twice, and a part of each.
         _, key, value = qkv(context).split(list(widths), dim=1)
@@ -67,8 +70,10 @@ def _projected(
 
 
 def _is_product(qkv: _ConvNd, x: Tensor) -> bool:
-    """Whether :func:`_product` may stand for ``qkv(x)`` and is faster: on a CPU in eager mode."""
+    """Whether :func:`_products` may stand for ``qkv(x)`` and is faster: on a CPU in eager mode."""
     if not (is_readable(x) and is_readable(qkv.weight) and is_plain(qkv)):  # first: sizes may be symbols
+        return False
+    if is_transformed():
         return False
     is_pointwise = qkv.groups == 1 and qkv.weight.shape[2:].numel() == 1
     is_in_place = all(stride == 1 for stride in qkv.stride) and qkv.padding in ("same", "valid", (0,) * (x.ndim - 2))
@@ -84,13 +89,48 @@ def _is_product(qkv: _ConvNd, x: Tensor) -> bool:
     )
 
 
-def _product(qkv: _ConvNd, x: Tensor) -> Tensor:
-    """A 1x1 convolution as a product for each example: without the convolution's rearrangements of its input."""
-    weight = qkv.weight.flatten(1).expand(len(x), -1, -1)
-    y = torch.bmm(weight, x.flatten(2))
-    if qkv.bias is not None:
-        y = y + qkv.bias[:, None]
-    return y.unflatten(2, x.shape[2:])
+def _products(qkv: _ConvNd, widths: Sequence[int], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A 1x1 convolution as products for each example: without the convolution's rearrangements of its input."""
+    parts = _PartedProduct.apply(x.flatten(2), qkv.weight.flatten(1), qkv.bias, *widths)
+    query, key, value = (part.unflatten(2, x.shape[2:]) for part in parts)
+    return query, key, value
+
+
+class _PartedProduct(torch.autograd.Function):
+    """(b, d, n) to (b, width, n) for each width: parts that need not be copied to stand apart, and whose gradients
+    need not be put together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *widths: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+        ctx.save_for_backward(x, weight)
+        ctx.widths = widths
+        weights = _for_each(weight.split(widths), len(x))
+        if bias is None:
+            return tuple(torch.bmm(part, x) for part in weights)
+        biases = bias[:, None].split(widths)
+        return tuple(torch.baddbmm(start, part, x) for start, part in zip(biases, weights, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            # Many gradients at once may be of one batch in one part and of none in another.
+            add = torch.Tensor.baddbmm if any(map(is_batched, grads)) else torch.Tensor.baddbmm_
+            first, *others = zip(_for_each(weight.T.split(ctx.widths, dim=1), len(x)), grads, strict=True)
+            grad_x = torch.bmm(*first)
+            for part, grad in others:
+                grad_x = add(grad_x, part, grad)
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.cat([torch.bmm(grad, x.transpose(1, 2)).sum(0) for grad in grads])
+        if ctx.needs_input_grad[2]:
+            grad_bias = torch.cat([grad.sum((0, 2)) for grad in grads])
+        return (grad_x, grad_weight, grad_bias, *[None] * len(ctx.widths))
+
+
+def _for_each(parts: Sequence[Tensor], examples: int) -> list[Tensor]:
+    return [part.expand(examples, -1, -1) for part in parts]
 
 
 def is_plain(module: nn.Module) -> bool:
