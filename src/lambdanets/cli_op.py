@@ -150,8 +150,8 @@ def bench(
 ) -> None:
     """Measure the layer beside lucidrains' and timm's, attention and convolution, turn by turn in one run.
 
-    The outputs of all lambda layers are compared first. Writes a CSV that names machine, versions, threads and
-    precision, a table and a plot.
+    The outputs and gradients of all lambda layers are compared first. Writes a CSV that names machine, versions,
+    threads and precision, a table and a plot.
 
     For example:
 

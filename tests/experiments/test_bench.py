@@ -7,7 +7,7 @@ from torch import nn
 from lambdanets.experiments import bench, calibrate, growth, report
 from lambdanets.experiments.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.contenders import Contender, contenders
-from lambdanets.experiments.measure import check_outputs, interleaved, peak_bytes, saved_bytes
+from lambdanets.experiments.measure import check_results, interleaved, peak_bytes, saved_bytes
 from lambdanets.experiments.results import read_rows, table_of, write_bench, write_cuda
 from lambdanets.kernels.planner import kernels_for
 from lambdanets.training.files import write_csv
@@ -20,7 +20,7 @@ def test_all_lambda_layers_of_a_case_compute_the_same(case):
     if case.scope is None and len(case.grid) == 2 and case.grid[0] != case.grid[1]:
         pytest.fail("the peers' global layers are square")
     group = list(contenders(case))
-    check_outputs(group)
+    check_results(group)
     names = {contender.name for contender in group}
     assert "lambdanets" in names
     assert {"attention", "convolution"} <= names
@@ -31,8 +31,29 @@ def test_all_lambda_layers_of_a_case_compute_the_same(case):
 def test_a_contender_that_computes_something_else_stops_the_benchmark():
     x = torch.randn(2, 4)
     group = [Contender("ours", nn.Identity(), x, True), Contender("theirs", nn.Hardtanh(), 3 * x, True)]
-    with pytest.raises(RuntimeError, match="theirs differs from ours by"):
-        check_outputs(group)
+    with pytest.raises(RuntimeError, match="theirs differs from ours in its output by"):
+        check_results(group)
+
+
+class WrongGradient(nn.Module):
+    """The identity, whose gradient is another's."""
+
+    def forward(self, x):
+        return x.detach() + 2 * x - 2 * x.detach()
+
+
+def test_a_contender_with_another_gradient_stops_the_benchmark():
+    x = torch.randn(2, 4)
+    group = [Contender("ours", nn.Identity(), x, True), Contender("theirs", WrongGradient(), x, True)]
+    with pytest.raises(RuntimeError, match="theirs differs from ours in its gradient of the input by"):
+        check_results(group)
+
+
+def test_checking_leaves_the_running_statistics_alone():
+    norm, x = nn.BatchNorm1d(4), torch.randn(8, 4)
+    check_results([Contender("ours", norm, x, True)])
+    assert torch.equal(norm.running_mean, torch.zeros(4))
+    assert norm.num_batches_tracked == 0
 
 
 def test_calls_are_interleaved():

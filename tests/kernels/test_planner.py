@@ -1,6 +1,7 @@
 """The choice of a kernel: it runs what can run, takes the cheapest, and says why not."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -133,3 +134,9 @@ def test_float64_costs_more():
     single, double = (problem((14, 14), dtype=dtype) for dtype in (torch.float32, torch.float64))
     kernel = GRID_KERNELS["query_first"]
     assert planner.seconds(kernel, double, False) > planner.seconds(kernel, single, False)
+
+
+def test_row_spectral_says_where_its_matrices_are_too_large():
+    problem = GridProblem(1, 1, 4, 4, 1, grid=(16, 4000), extents=(3, 7999), origin=(1, 3999))
+    reason = GRID_KERNELS["row_spectral"].check(problem)
+    assert re.fullmatch(r"its matrices for one k would have 304,000,000 elements, more than 67,108,864", reason)

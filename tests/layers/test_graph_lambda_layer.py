@@ -96,6 +96,12 @@ ACROSS = torch.tensor([[0, 1, 5, 4], [1, 0, 4, 3]])
 BAD_INPUTS = {
     "no tensor": ({"x": [1.0]}, TypeError, r"x must be a torch.Tensor of shape \(nodes, 8\), got list"),
     "integer nodes": ({"x": torch.ones(6, 8).long()}, TypeError, r"x must be a floating-point.*int64.*\.float\(\)"),
+    "half nodes": ({"x": torch.ones(6, 8).half()}, TypeError, r"x must have the dtype .*float64, got torch.float16"),
+    "double edges": (
+        {"edge_attr": torch.ones(9, 3).float()},
+        TypeError,
+        r"edge_attr must have the dtype .*float64, got torch.float32; convert it with edge_attr.to\(",
+    ),
     "other channels": ({"x": torch.ones(6, 7)}, ValueError, r"x must have shape \(nodes, 8\).*got \(6, 7\)"),
     "three axes": ({"x": torch.ones(2, 3, 8)}, ValueError, r"in one axis, got \(2, 3, 8\); use x.flatten\(0, 1\)"),
     "one axis": ({"x": torch.ones(8)}, ValueError, r"x must have shape \(nodes, 8\).*got \(8,\)"),

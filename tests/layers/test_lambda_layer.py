@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.kernels.planner import kernels_for
 
 
 def by_hand(layer, x):
@@ -194,6 +195,12 @@ def test_bad_arguments_are_named_at_construction(options, message):
         ),
         (torch.ones(2, 8, 4), ValueError, r"got \(2, 8, 4\)"),
         (torch.ones(2, 8, 5, 9), ValueError, r"grid of \(5, 9\), larger than size=\(6, 6\)"),
+        (
+            torch.ones(2, 8, 4, 4).half(),
+            TypeError,
+            r"x must have the dtype of the layer's weights, torch.float32, got torch.float16; convert it with x.to\(",
+        ),
+        (torch.ones(2, 8, 4, 4).double(), TypeError, r"got torch.float64; .* the layer with layer.to\(torch.float64\)"),
     ],
 )
 def test_bad_inputs_are_named(x, error, message):
@@ -232,3 +239,24 @@ def test_strided_volumes_shorter_than_the_pooling_window():
     expected = torch.nn.functional.avg_pool3d(torch.nn.functional.pad(full(x), (1,) * 6), 3, 2)
     torch.testing.assert_close(layer(x), expected)
     assert layer(x).shape == torch.nn.Conv3d(8, 8, 3, stride=2, padding=1)(x).shape
+
+
+@pytest.mark.parametrize("kernel", [None, "reference", "portable", *kernels_for("cpu")])
+@pytest.mark.parametrize(
+    ("grid", "options"), [((4, 3), {"size": (4, 3)}), ((4, 3), {"scope": 3}), ((3, 2, 2), {"size": 3})]
+)
+@pytest.mark.parametrize("u", [1, 2])
+def test_gradients_of_a_single_example(kernel, grid, options, u):
+    """PyTorch's batch-norms of images misread a batch of one whose strides are almost those of channels last."""
+    options = {"dim_key": 2, "num_heads": 2, "intra_depth": u, "ndim": len(grid), "kernel": kernel, **options}
+    norm = (nn.BatchNorm2d if len(grid) == 2 else nn.BatchNorm3d)(4)
+    try:
+        model = nn.Sequential(LambdaLayer(4, **options), norm).double().eval()
+        model(torch.randn(1, 4, *grid, dtype=torch.float64))
+    except ValueError as error:
+        assert "cannot run here" in str(error)  # noqa: PT017
+        return
+    x = torch.randn(1, 4, *grid, dtype=torch.float64, requires_grad=True)
+    for layout in (torch.contiguous_format, torch.channels_last if len(grid) == 2 else torch.channels_last_3d):
+        assert torch.autograd.gradcheck(model, x.detach().to(memory_format=layout).requires_grad_())
+    assert torch.autograd.gradcheck(model.train(), x)

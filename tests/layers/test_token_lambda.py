@@ -124,6 +124,15 @@ def test_other_grids():
         layer(torch.randn(1, 26, 8))
 
 
+def test_another_dtype_than_the_weights():
+    layer = TokenLambda(8, positions="none")
+    x = torch.randn(2, 5, 8)
+    with pytest.raises(TypeError, match=r"x must have the dtype of the layer's weights, torch.float32, got .*bfloat16"):
+        layer(x.bfloat16())
+    with pytest.raises(TypeError, match=r"context must have the dtype .* convert it with context.to\(torch.float32\)"):
+        layer(x, x.double())
+
+
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_bfloat16_autocast(prefix):
     layer = TokenLambda(8, positions="2d", size=4, prefix_tokens=prefix)

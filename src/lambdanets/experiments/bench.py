@@ -12,7 +12,7 @@ import torch
 from lambdanets.experiments.cases import Case
 from lambdanets.experiments.contenders import contenders, grid_problem
 from lambdanets.experiments.measure import (
-    check_outputs,
+    check_results,
     interleaved,
     passes,
     peak_bytes,
@@ -64,7 +64,7 @@ def _floor_operations(case: Case, backward: bool) -> float:
 
 
 def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> list[Row]:
-    """All contenders of a case in both passes; outputs are compared before anything is timed.
+    """All contenders of a case in both passes; outputs and gradients are compared before anything is timed.
 
     Args:
         case: the shape.
@@ -76,7 +76,7 @@ def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> l
         A row for each contender and pass: times in milliseconds, memory in bytes.
     """
     group = list(contenders(case, kernels))
-    check_outputs(group)
+    check_results(group)
     saved = {contender.name: saved_bytes(contender.module, contender.x) for contender in group}
     calls = [passes(contender.module, contender.x) for contender in group]
     rows = []

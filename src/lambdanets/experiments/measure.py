@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lambdanets.experiments.contenders import Contender
 from lambdanets.kernels.memory import release
 
-__all__ = ["Timing", "check_outputs", "interleaved", "passes", "peak_bytes", "saved_bytes"]
+__all__ = ["Timing", "check_results", "interleaved", "passes", "peak_bytes", "saved_bytes"]
 
 
 @dataclass(frozen=True)
@@ -123,23 +123,48 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
-@torch.no_grad()
-def check_outputs(group: Sequence[Contender]) -> None:
-    """Stop unless every contender that computes the same function gives the same numbers.
+def check_results(group: Sequence[Contender]) -> None:
+    """Stop unless every contender that computes the same function gives the same numbers: outputs, the gradients of
+    the input and, among layers of one class, those of the parameters.
 
     Raises:
-        RuntimeError: naming the contender and the difference.
+        RuntimeError: naming the contender, what differs and by how much.
     """
-    expected = None
+    expected: dict[str, Tensor] = {}
     for contender in group:
         if not contender.checked:
             continue
-        out = contender.module.eval()(contender.x)
-        if expected is None:
-            expected = out
-        error = ((out - expected).abs().max() / expected.abs().max()).item()
-        if not error < 1e-4:
-            raise RuntimeError(
-                f"{contender.name} differs from {group[0].name} by {error:.1e} of the largest output; "
-                "a benchmark of different functions would mean nothing"
-            )
+        results = _results(contender)
+        if not expected:
+            expected = results
+        for name, result in results.items():
+            if name not in expected or (type(contender.module) is not type(group[0].module) and "parameter" in name):
+                continue
+            error = ((result - expected[name]).abs().max() / expected[name].abs().max()).item()
+            if not error < 1e-4:
+                raise RuntimeError(
+                    f"{contender.name} differs from {group[0].name} in its {name} by {error:.1e} of the largest; "
+                    "a benchmark of different functions would mean nothing"
+                )
+
+
+def _results(contender: Contender) -> dict[str, Tensor]:
+    """What a contender computes, with the parameters and running statistics that it has and keeps.
+
+    A single example is taken twice: of one alone PyTorch's batch-norms on CPUs misread the strides in backward, and the
+    gradients of the peers are wrong by themselves.
+    """
+    module, x = contender.module, contender.x if len(contender.x) > 1 else torch.cat([contender.x] * 2)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with torch.no_grad():
+        results = {"output": module.eval()(x)}
+    x = x.clone().requires_grad_()
+    out = module.train()(x)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+    parameters = dict(module.named_parameters())
+    gradients = torch.autograd.grad(out, [x, *parameters.values()], direction)
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(before[name])
+    names = ["gradient of the input", *(f"gradient of parameter {name}" for name in parameters)]
+    return results | dict(zip(names, gradients, strict=True))

@@ -33,12 +33,17 @@ __all__ = ["backward", "check", "forward", "work"]
 
 # Elements of one example's λ̂ that one chunk of k may have.
 BLOCK_ELEMENTS = 1 << 20
+# Elements that it may have for one k: the square of a row's places, for each frequency.
+MAX_ELEMENTS = 1 << 26
 
 
 def check(problem: GridProblem) -> str | None:
     """Why this kernel cannot run on ``problem``, or None."""
     if len(problem.grid) > 2:
         return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
+    count = _elements(fold(problem))
+    if count > MAX_ELEMENTS:
+        return f"its matrices for one k would have {count:,} elements, more than {MAX_ELEMENTS:,}"
     return None
 
 
@@ -51,11 +56,15 @@ def _length(image: GridProblem) -> int:
     return image.grid[0] + max(before, image.extents[0] - 1 - before)
 
 
+def _elements(image: GridProblem) -> int:
+    """Elements of one example's λ̂ or of T̂, whichever has more, for one k."""
+    columns = image.grid[1]
+    return (_length(image) + 2) * columns * max(image.dim_value, image.intra_depth * columns)
+
+
 def _chunk(image: GridProblem) -> int:
     """How many k at a time, in even chunks."""
-    columns = image.grid[1]
-    each = (_length(image) + 2) * columns * max(image.dim_value, image.intra_depth * columns)
-    chunks = math.ceil(image.dim_key * each / BLOCK_ELEMENTS)
+    chunks = math.ceil(image.dim_key * _elements(image) / BLOCK_ELEMENTS)
     return math.ceil(image.dim_key / chunks)
 
 

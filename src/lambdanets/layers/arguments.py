@@ -5,7 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
-__all__ = ["check_heads", "per_axis", "positive_int"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["check_dtype", "check_heads", "per_axis", "positive_int"]
+
+# Others' projections may take another dtype than that of their weights.
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def positive_int(name: str, given: object) -> int:
@@ -21,6 +27,20 @@ def positive_int(name: str, given: object) -> int:
     if isinstance(given, bool) or number < 1:
         raise ValueError(f"{name} must be a positive int, got {given!r}")
     return number
+
+
+def check_dtype(name: str, x: Tensor, projection: nn.Module) -> None:
+    """Raise a TypeError unless the input has the dtype of the projection's weight, or autocast is on."""
+    if type(projection) not in _PLAIN or x.dtype == projection.weight.dtype:  # type: ignore[union-attr]
+        return
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return
+    dtype = projection.weight.dtype  # type: ignore[union-attr]
+    raise TypeError(
+        f"{name} must have the dtype of the layer's weights, {dtype}, got {x.dtype}; convert it with "
+        f"{name}.to({dtype}) or the layer with layer.to({x.dtype}), or run it under torch.autocast"
+    )
 
 
 def check_heads(num_heads: int, dim_out: int) -> None:

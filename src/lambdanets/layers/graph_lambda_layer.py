@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
-from lambdanets.layers.arguments import check_heads, positive_int
+from lambdanets.layers.arguments import check_dtype, check_heads, positive_int
 from lambdanets.layers.graph_arguments import (
     check_edges,
     check_ends,
@@ -49,7 +49,8 @@ class GraphLambdaLayer(nn.Module):
 
     Raises:
         ValueError: if arguments or inputs do not fit each other; the message says which and what would do.
-        TypeError: if ``x`` or ``edge_attr`` are not floating-point tensors, or indices are not int64.
+        TypeError: if ``x`` or ``edge_attr`` are not floating-point tensors or of another dtype than the weights without
+            autocast, or indices are not int64.
 
     Note:
         ``torch.compile(fullgraph=True)`` and ``torch.export`` take the layer for any number of nodes, edges and
@@ -145,6 +146,9 @@ class GraphLambdaLayer(nn.Module):
         check_nodes(x, self.dim)
         check_graphs(x, batch, num_graphs)
         check_edges(x, edge_index, edge_attr, self.dim_edge)
+        check_dtype("x", x, self.qkv)
+        if edge_attr is not None:
+            check_dtype("edge_attr", edge_attr, self.edge)
         look = may_look(edge_index, num_graphs)
         graphs = count_graphs(batch, num_graphs, look)
         if look:

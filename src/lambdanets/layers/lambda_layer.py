@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanets.functional import check_kernel, lambda_apply
-from lambdanets.layers.arguments import check_heads, per_axis, positive_int
+from lambdanets.functional import check_kernel, is_readable, lambda_apply
+from lambdanets.layers.arguments import check_dtype, check_heads, per_axis, positive_int
 from lambdanets.layers.projection import project
 from lambdanets.positions import GridPositions
 
@@ -70,7 +70,7 @@ class LambdaLayer(nn.Module):
 
     Raises:
         ValueError: if the arguments do not fit each other, or an input does not fit the layer.
-        TypeError: if an input is not a floating-point tensor.
+        TypeError: if an input is not a floating-point tensor, or of another dtype than the weights without autocast.
 
     Example:
         >>> layer = LambdaLayer(64, scope=7)
@@ -202,7 +202,9 @@ class LambdaLayer(nn.Module):
         out = out.transpose(2, 3)  # (b, h, v, n)
         if self.position_bias is not None:
             out = out + torch.einsum("bhkn,k->bhn", query, self.position_bias.to(query.dtype))[:, :, None]
-        return self.pool(out.reshape(b, self.dim_out, *grid))
+        out = out.reshape(b, self.dim_out, *grid)
+        # A batch-norm behind the layer would misread a single example too: see projection.py.
+        return self.pool(out.contiguous() if is_readable(out) and b == 1 else out)
 
     def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
         if not isinstance(mask, Tensor):
@@ -236,6 +238,7 @@ class LambdaLayer(nn.Module):
                 f"{name} must have shape (batch, {self.dim}, {axes}) for LambdaLayer(dim={self.dim}, "
                 f"ndim={self.ndim}), got {tuple(x.shape)}"
             )
+        check_dtype(name, x, self.qkv)
         if self.size is not None and any(g > s for g, s in zip(x.shape[2:], self.size, strict=True)):
             raise ValueError(
                 f"{name} has a grid of {tuple(x.shape[2:])}, larger than size={self.size} of this global layer; "

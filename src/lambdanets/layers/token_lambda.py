@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply
-from lambdanets.layers.arguments import per_axis
+from lambdanets.layers.arguments import check_dtype, per_axis
 from lambdanets.positions import GridPositions
 
 __all__ = ["POSITIONS", "TokenLambda"]
@@ -179,6 +179,7 @@ class TokenLambda(nn.Module):
         """Queries (b, h, t, k), keys (b, u, m, k) and values (b, u, m, v)."""
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"x must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
+        check_dtype("x", x, self.qkv)
         widths = self._widths()
         if context is None:
             query, key, value = self.qkv(x).split(widths, dim=2)
@@ -188,6 +189,7 @@ class TokenLambda(nn.Module):
                     "context is another sequence, in which the tokens of x have no positions; it needs a layer with "
                     'positions="none"'
                 )
+            check_dtype("context", context, self.qkv)
             of_query, of_context = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
             query = nn.functional.linear(x, of_query)
             key, value = nn.functional.linear(context, of_context).split(widths[1:], dim=2)
