@@ -397,10 +397,40 @@ def test_a_model_that_cannot_be_traced_names_the_module():
     message = r"cannot trace Sequential: in module '1' \(LooksAtNumbers\): .*depends on the numbers.*give the size"
     with pytest.raises(ValueError, match=message):
         replace_convs(model, names="1.conv", lambda_args={"size": "auto"})
-    # A local layer needs no tracing.
-    replace_convs(model, names="1.conv", verbose=False)
+
+
+def told(plan):
+    """The printed plan as one line."""
+    return " ".join(str(plan).split())
+
+
+def test_a_model_that_is_not_run_says_so():
+    """A local layer needs no run: the change is made, and that nobody checked it is told."""
+    plan = plan_convs(nn.Sequential(nn.Identity(), LooksAtNumbers()), names="1.conv")
+    assert plan.not_run is not None
+    assert "in module '1' (LooksAtNumbers)" in plan.not_run
+    assert "guessed input of 2x3x224x224" in plan.not_run
+    assert f"not run: {plan.not_run}; give example=... to check it" in told(plan)
+    model = plan.apply()
     assert lambda_names(model) == ["1.conv"]
     assert model(torch.randn(2, 3, 5, 5)).shape == (2, 4, 5, 5)
+
+
+def test_a_model_that_is_run_says_nothing():
+    plan = plan_convs(tiny_resnet(), stages="CCLL")
+    assert plan.not_run is None
+    assert "not run" not in str(plan)
+
+
+def test_a_video_model_for_which_no_size_can_be_guessed(capfd, caplog):
+    """Its own pooling refuses the guess; PyTorch's log of that, with a traceback, is none of the user's concern."""
+    choice = {"names": "features.15.branch1.1.0.0", "lambda_args": {"scope": 3}}
+    plan = plan_convs(meta(torchvision.models.video.s3d), **choice)
+    assert "in module 'avgpool' (AvgPool3d)" in plan.not_run
+    assert not caplog.records
+    assert "Traceback" not in capfd.readouterr().err
+    clip = torch.empty(1, 3, 16, 224, 224, device="meta")
+    assert plan_convs(plan.model, example=clip, **choice).not_run is None
 
 
 def parametrised():
@@ -439,7 +469,7 @@ def test_what_cannot_be_replaced_says_why(conv, reason):
     plan = plan_convs(nn.Sequential(conv, nn.Conv2d(4, 4, 3, padding=1)), names=["0", "1"])
     assert [change.name for change in plan.changes] == ["1"]
     assert plan.kept[0].name == "0"
-    assert plan.kept[0].reason in " ".join(str(plan).split())
+    assert plan.kept[0].reason in told(plan)
 
 
 def resnet():

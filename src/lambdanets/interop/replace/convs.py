@@ -49,9 +49,10 @@ def replace_convs(
 
     Convolutions that cannot be replaced are kept, and the table says why: padding that changes the map's size,
     strides that differ along the axes, weights that are parametrised, quantised or not made yet, hooks that would be
-    lost, a forward that takes more than one input, channels that the given ``num_heads`` does not divide. Where it
-    is known what the model takes, it is run before and after without numbers; if it does not run with the new
-    layers, all convolutions are put back and the error names the module.
+    lost, a forward that takes more than one input, channels that the given ``num_heads`` does not divide. The model is
+    run before and after without numbers; if it does not run with the new layers, all convolutions are put back and
+    the error names the module. A model that does not run before on an example that was guessed is changed unchecked;
+    the table says so, and why.
 
     Exactly one of ``stages``, ``where`` and ``names`` chooses the convolutions. Make the optimiser afterwards, and
     train before evaluating: normalisations that follow have the statistics of the convolution until then.
@@ -121,7 +122,7 @@ def plan_convs(
         raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
     options = check_lambda_args(lambda_args, "each convolution")
     chosen, left = _choose(model, stages, where, names)
-    before, arguments = _run_before(model, chosen, options, example, img_size)
+    before, check, not_run = _run_before(model, chosen, options, example, img_size)
 
     changes, kept, builders = {}, [], {}
     for candidate in chosen:
@@ -139,8 +140,7 @@ def plan_convs(
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
         raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
-    check = None if arguments is None else check_after(before, arguments, "convolutions")
-    return make_plan(model, changes, (*kept, *left), builders, check)
+    return make_plan(model, changes, (*kept, *left), builders, check, not_run=not_run)
 
 
 def _choose(
@@ -296,19 +296,20 @@ def _short(sizes: Sequence[int]) -> str:
 
 def _run_before(
     model: nn.Module, chosen: list[Candidate], options: Mapping[str, Any], example: Any, img_size: Any
-) -> tuple[DryRun, tuple[Any, ...] | None]:
-    """Shapes of the chosen convolutions' inputs, and the arguments that the model runs on; none if it need not run."""
+) -> tuple[DryRun, Callable[[nn.Module], None] | None, str | None]:
+    """Shapes of the chosen convolutions' inputs, the check for afterwards, and why there is none if there is none."""
     needed = options.get("size") == "auto"
     arguments = example_for(model, example, img_size)
     if arguments is None:
         if needed:
             raise ValueError('lambda_args={"size": "auto"} needs an example input: give example=...')
-        return DryRun({}, ()), None
+        return DryRun({}, ()), None, "what the model takes is not known"
     try:
-        return dry_run(model, arguments, [c.name for c in chosen]), arguments
+        before = dry_run(model, arguments, [c.name for c in chosen])
     except DryRunError as error:
         if not needed and example is None and img_size is None:
             # Nobody asked for it to run on the input that was guessed.
-            return DryRun({}, ()), None
+            return DryRun({}, ()), None, f"{error} (on a guessed input of {_by(arguments[0].shape)})"
         remedy = ' (or give the size itself, as lambda_args={"size": 14}, or a scope)' if needed else ""
         raise DryRunError(f"{error}; give an example=... that the model runs on{remedy}") from error
+    return before, check_after(before, arguments, "convolutions"), None
