@@ -74,6 +74,7 @@ def test_a_segmentation_model_with_dilation():
     model = meta(torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None)
     plan = plan_convs(model, stages="CCCL")
     assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512→512, dilation 4"] * 2
+    assert [change.notes for change in plan.changes][1:] == [("dilation 4 dropped",)] * 2
     plan.apply()
     assert model(torch.empty(2, 3, 64, 64, device="meta"))["out"].shape == (2, 21, 64, 64)
 
@@ -206,6 +207,7 @@ def test_notes_of_what_has_no_counterpart():
     (change,) = plan_convs(model, names="0", lambda_args={"scope": 3}).changes
     assert change.notes == (
         "mixes all channels",
+        "dilation 4 dropped",
         "sees less than the convolution's 9",
         "bias dropped",
         "padding mode reflect dropped",

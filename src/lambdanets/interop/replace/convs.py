@@ -262,6 +262,8 @@ def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any])
     notes = []
     if conv.groups > 1:
         notes.append("mixes all channels")
+    if max(conv.dilation) > 1:
+        notes.append(f"dilation {_short(conv.dilation)} dropped")
     reach = max(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     if layer.scope and min(layer.scope) < reach:
         notes.append(f"sees less than the convolution's {reach}")
