@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
 from torchvision.models import detection, segmentation
 
-from lambdanets import LambdaLayer, replace_convs
+from lambdanets import LambdaLayer, plan_convs, replace_convs
 from lambdanets.interop.replace.stages import find_stages
 
 SMALL = {"scope": 7}
@@ -190,3 +191,38 @@ def test_grouped_and_depthwise_convolutions_train(name):
     replace_convs(model, stages="C" * (count - 1) + "L", lambda_args=SMALL, verbose=False)
     model(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_features_only_and_nested_models():
+    features = timm.create_model("resnet18", features_only=True)
+    model = nn.Sequential(nn.ModuleDict({"encoder": features}), nn.Identity())
+    replace_convs(model, stages=("C", "C", "C", "CL"), verbose=False)
+    assert lambda_names(model) == ["0.encoder.layer4.1.conv1", "0.encoder.layer4.1.conv2"]
+    assert [f.shape[1] for f in features(torch.randn(1, 3, 64, 64))] == [64, 64, 128, 256, 512]
+
+
+def test_a_segmentation_model_with_dilation():
+    model = meta(torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None)
+    plan = plan_convs(model, stages="CCCL")
+    assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512→512, dilation 4"] * 2
+    assert [change.notes for change in plan.changes][1:] == [("dilation 4 dropped",)] * 2
+    plan.apply()
+    assert model(torch.empty(2, 3, 64, 64, device="meta"))["out"].shape == (2, 21, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0"])
+def test_blocks_that_merge_their_branches(name):
+    """They run with lambda layers among the branches; what merges convolutions afterwards cannot, and is noted."""
+    model = timm.create_model(name).eval()
+    merged = timm.utils.reparameterize_model(model)
+    plan = plan_convs(model, stages="CCCL", lambda_args=SMALL)
+    block = type(model.stages[3][0]).__name__
+    assert all(f"{block}.reparameterize() may no longer run" in change.notes for change in plan.changes)
+    images = torch.randn(2, 3, 64, 64)
+    assert plan.apply()(images).shape == (2, 1000)
+    with pytest.raises(AttributeError, match="LambdaLayer"):
+        timm.utils.reparameterize_model(model)
+    # The other way round there is one convolution, which can be replaced.
+    replace_convs(merged, stages="CCCL", lambda_args=SMALL, verbose=False)
+    assert lambda_names(merged)[-1].endswith(".reparam_conv")
+    assert merged(images).shape == (2, 1000)

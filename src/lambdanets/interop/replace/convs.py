@@ -25,6 +25,8 @@ _KIND = "spatial convolution"
 # The paper's scope of images; a volume's table of 23^3 offsets would be larger than most models.
 _SCOPE = {1: 23, 2: 23, 3: 7}
 _HEADS = 4
+# What timm.utils.reparameterize_model calls: a block's branches become one convolution, from their weights.
+_MERGERS = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 def replace_convs(
@@ -45,7 +47,9 @@ def replace_convs(
     starts with an output of variance about 1 in training, and is trainable even where the convolution was frozen.
     What has no counterpart is told in the table: *groups* (a lambda layer mixes all channels: ResNeXt's and
     MobileNet's grouped and depthwise convolutions become ordinary lambda layers), *dilation* (the scope covers
-    it), a *bias* (dropped: the paper's layer has none) and a *padding mode* (outside of the map is nothing).
+    it), a *bias* (dropped: the paper's layer has none), a *padding mode* (outside of the map is nothing) and *merging*:
+    a RepVGG's or MobileOne's block with a lambda layer among its branches trains, but what makes one convolution of
+    them for inference (``timm.utils.reparameterize_model``) fails on it. Merge before replacing where that is wanted.
 
     Convolutions that cannot be replaced are kept, and the table says why: padding that changes the map's size,
     strides that differ along the axes, weights that are parametrised, quantised or not made yet, hooks that would be
@@ -134,7 +138,7 @@ def plan_convs(
             kept.append(Kept(candidate.name, _describe(conv), reason))
             continue
         make = partial(_lambda_for, conv, options, before.inputs.get(candidate.name))
-        changes[conv] = _change(candidate, make, options)
+        changes[conv] = _change(model, candidate, make, options)
         builders[conv] = make
     if not changes:
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
@@ -240,7 +244,9 @@ def _heads(channels: int) -> int:
     return next(heads for heads in range(_HEADS, 0, -1) if channels % heads == 0)
 
 
-def _change(candidate: Candidate, make: Callable[..., LambdaLayer], options: Mapping[str, Any]) -> Change:
+def _change(
+    model: nn.Module, candidate: Candidate, make: Callable[..., LambdaLayer], options: Mapping[str, Any]
+) -> Change:
     conv: Any = candidate.module
     try:
         layer = make(meta=True)
@@ -253,11 +259,11 @@ def _change(candidate: Candidate, make: Callable[..., LambdaLayer], options: Map
         f"LambdaLayer {layer.dim}→{layer.dim_out}, h {layer.num_heads}, k {layer.dim_key}, {context}",
         parameters_of(conv),
         parameters_of(layer),
-        _notes(candidate, layer, options),
+        _notes(model, candidate, layer, options),
     )
 
 
-def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(model: nn.Module, candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any]) -> tuple[str, ...]:
     conv: Any = candidate.module
     notes = []
     if conv.groups > 1:
@@ -275,9 +281,22 @@ def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any])
         notes.append("was frozen, is trainable")
     if "num_heads" not in options and layer.num_heads != _HEADS:
         notes.append(f"{layer.num_heads} heads divide {layer.dim_out}")
+    if merger := _merger(model, candidate.name):
+        notes.append(f"{merger} may no longer run")
     if len(candidate.names) > 1:
         notes.append(f"also {', '.join(candidate.names[1:])}")
     return tuple(notes)
+
+
+def _merger(model: nn.Module, name: str) -> str | None:
+    """The method of the innermost block around a module that merges convolutions, as "RepVggBlock.reparameterize()"."""
+    while name:
+        name = name.rpartition(".")[0]
+        block = model.get_submodule(name)
+        for method in _MERGERS:
+            if callable(getattr(block, method, None)):
+                return f"{type(block).__name__}.{method}()"
+    return None
 
 
 def _describe(conv: Any) -> str:
