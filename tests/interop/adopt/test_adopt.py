@@ -399,7 +399,7 @@ class TestLookAlikes:
 def test_nothing_found():
     with pytest.raises(ValueError, match=r"Sequential has no lambda layer.*Looked for.*conv_lambda.*to_k.*lambda_conv"):
         lambdanets.adopt(nn.Sequential(nn.Conv2d(3, 3, 1)))
-    with pytest.raises(ValueError, match="It has 1 of this library's already"):
+    with pytest.raises(ValueError, match="It has 1 of this library's already, and needs no adopting"):
         lambdanets.adopt(LambdaLayer(16, scope=3))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got str"):
         lambdanets.adopt("lambda_resnet26t")
