@@ -47,21 +47,6 @@ def test_all_lambda_has_the_weights_of_our_own_model():
     assert {n: t.shape for n, t in swapped.items()} == {n: t.shape for n, t in ours.items()}
 
 
-@pytest.mark.parametrize(
-    ("wrap", "prefix"),
-    [
-        (torch.fx.symbolic_trace, ""),
-        (nn.DataParallel, "module."),
-    ],
-    ids=["fx", "parallel"],
-)
-def test_wrapped_models(wrap, prefix):
-    model = wrap(torchvision.models.resnet18())
-    replace_convs(model, stages=("C", "C", "C", "CL"), lambda_args=SMALL, verbose=False)
-    assert lambda_names(model) == [f"{prefix}layer4.1.conv1", f"{prefix}layer4.1.conv2"]
-    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
-
-
 def test_a_pattern_within_a_stage_repeats_over_its_blocks():
     model = meta(timm.create_model, "resnet50")
     replace_convs(model, stages="C-C-CL-L", verbose=False)

@@ -226,3 +226,18 @@ def test_blocks_that_merge_their_branches(name):
     replace_convs(merged, stages="CCCL", lambda_args=SMALL, verbose=False)
     assert lambda_names(merged)[-1].endswith(".reparam_conv")
     assert merged(images).shape == (2, 1000)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        (torch.fx.symbolic_trace, ""),
+        (nn.DataParallel, "module."),
+    ],
+    ids=["fx", "parallel"],
+)
+def test_wrapped_models(wrap, prefix):
+    model = wrap(torchvision.models.resnet18())
+    replace_convs(model, stages=("C", "C", "C", "CL"), lambda_args=SMALL, verbose=False)
+    assert lambda_names(model) == [f"{prefix}layer4.1.conv1", f"{prefix}layer4.1.conv2"]
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
