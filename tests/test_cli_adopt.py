@@ -1,5 +1,6 @@
 """``lambdanets adopt`` as a user types it."""
 
+import copy
 import sys
 
 import pytest
@@ -135,6 +136,14 @@ def test_a_size_that_the_model_does_not_take(run, timm_model, tmp_path):
     code, output, error = run("weights.pth", "--from", "timm:lambda_resnet26t", "--image-size", 100)
     assert (code, error.count("\n"), "Traceback" in output) == (2, 1, False)
     assert "timm:lambda_resnet26t does not take images of 100x100, give another image_size (--image-size)" in error
+
+
+def test_weights_that_are_adopted_already(run, timm_model, tmp_path):
+    adopted = lambdanets.adopt(copy.deepcopy(timm_model)).model
+    save_file(adopted.state_dict(), tmp_path / "adopted.safetensors")
+    code, _, error = run("adopted.safetensors", "--from", "timm:lambda_resnet26t")
+    assert code == 2
+    assert "in this library's form already, adopt the model alone" in error
 
 
 def test_a_model_of_ones_own_code(run, own_module, images, tmp_path):

@@ -78,6 +78,8 @@ def test_other_models_of_timm():
         (["--stages", "CCLL"], "--stages is for one model, got 'CCLL' without NAME"),
         (["resnet18", "--stages", "CCLL"], "--stages is for LambdaResNets, and resnet18 is none"),
         (["lambda_resnet_tiny", "--stages", "CXLL"], "stages must be one letter a stage.*got 'CXLL'"),
+        (["--csv", "nofolder/x.csv"], "--csv nofolder/x.csv is in nofolder, which is no folder; make it first"),
+        (["--csv", "."], "--csv . is a folder; name a file in it"),
         (["inception_v3", "--image-size", "8"], "inception_v3 does not take images of 8x8"),
     ],
 )

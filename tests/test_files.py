@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdanets.files import replacing
+from lambdanets.files import check_file, check_folder, replacing
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -79,3 +79,21 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path, name, error):
         temporary.write_text("new")
     assert str(told.value).endswith(f"directory: {str(path)!r}")
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_places_for_files(tmp_path):
+    check_file(tmp_path / "new.csv", "--csv")
+    with pytest.raises(ValueError, match=r"--csv .*no/new\.csv is in .*no, which is no folder; make it first"):
+        check_file(tmp_path / "no" / "new.csv", "--csv")
+    with pytest.raises(ValueError, match=r"--csv .* is a folder; name a file in it"):
+        check_file(tmp_path, "--csv")
+
+
+def test_places_for_folders(tmp_path):
+    (tmp_path / "file").touch()
+    check_folder(tmp_path)
+    check_folder(tmp_path / "no" / "new")
+    with pytest.raises(ValueError, match=r"the output .*file is a file; give a folder"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"the output .*file/new is inside .*file, which is a file; give a folder"):
+        check_folder(tmp_path / "file" / "new")

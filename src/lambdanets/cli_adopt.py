@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lambdanets.files import check_file
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -95,10 +97,7 @@ def adopt(
 def _check_output(output: Path, checkpoint: Path | None, overwrite: bool) -> None:
     if output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {str(output)!r}")
-    if not output.parent.is_dir():
-        raise ValueError(f"--output is in {output.parent}, which is no folder; make it first")
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder; name a file in it")
+    check_file(output, "--output")
     if output.exists() and not overwrite:
         raise ValueError(f"--output {output} exists already; give another name, or --overwrite to replace it")
     if checkpoint is not None and output.exists() and checkpoint.exists() and output.samefile(checkpoint):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lambdanets.files import check_file
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -58,6 +60,8 @@ def models(
     from lambdanets.training.files import write_csv
 
     size = _size(image_size)
+    if csv is not None:
+        check_file(csv, "--csv")
     if name is None:
         if stages is not None:
             raise ValueError(f"--stages is for one model, got {stages!r} without NAME: lambdanets models NAME --stages")

@@ -1,4 +1,4 @@
-"""Writing files so that a full disk, a crash or a kill never leaves a half-written one."""
+"""Writing files: refused early where they cannot be, and never left half-written by a full disk, a crash or a kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["check_file", "check_folder", "replacing"]
+
+
+def check_file(path: Path, name: str) -> None:
+    """Refuse a path where no file can be written, before work is done for it.
+
+    Args:
+        path: the file to write.
+        name: what gave it, for messages: "--csv".
+
+    Raises:
+        ValueError: its folder does not exist, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise ValueError(f"{name} {path} is in {path.parent}, which is no folder; make it first")
+    if path.is_dir():
+        raise ValueError(f"{name} {path} is a folder; name a file in it")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path where no folder is or can be made, before work is done for it.
+
+    Raises:
+        ValueError: it is a file, or inside of one.
+    """
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            inside = "" if part == path else f"inside {part}, which is "
+            raise ValueError(f"the output {path} is {inside}a file; give a folder")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from lambdanets.experiments import report
 from lambdanets.experiments.bench import Row
+from lambdanets.files import check_folder
 from lambdanets.kernels import costs
 from lambdanets.training.files import write_csv, write_json, write_text
 
@@ -28,11 +29,10 @@ def open_folder(folder: Path) -> None:
     """Makes the folder of the results and tries it, so that no measurement is lost for want of a place.
 
     Raises:
-        ValueError: if it is a file.
+        ValueError: if it is a file, or inside of one.
         OSError: if it cannot be made or written into.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the output {folder} is a file; give a folder")
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tempfile.TemporaryFile(dir=folder).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lambdanets.files import check_folder
 from lambdanets.training.data import load_data
 from lambdanets.training.files import write_csv, write_json
 from lambdanets.training.fit import computing_threads, make_accelerator
@@ -65,8 +66,7 @@ def evaluate_run(
     batch_size = run.recipe.batch_size if batch_size is None else batch_size
     workers = run.recipe.workers if workers is None else workers
     folder = run.path if output is None else Path(output)
-    if folder.is_file():
-        raise ValueError(f"the output {folder} is a file; give a folder")
+    check_folder(folder)
     images = load_data(data or run.data_spec, batch_size=batch_size)
     run.check_classes(images.class_names, images.spec)
     part, held_out = images.held_out

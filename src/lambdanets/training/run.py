@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from lambdanets.files import check_folder
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.files import write_json
@@ -193,8 +194,7 @@ class Run:
 
 def check_new(path: Path) -> None:
     """Raises a ValueError if ``path`` cannot become a new run folder."""
-    if path.is_file():
-        raise ValueError(f"the output {path} is a file; give a new folder")
+    check_folder(path)
     if path.is_dir() and any(path.iterdir()):
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.

@@ -231,6 +231,7 @@ class TestWrongWeights:
         before = snapshot(model)
         with pytest.raises(ValueError, match=message) as error:
             lambdanets.load_weights(model, peers["d-li14"].state_dict())
+        assert "already" not in str(error.value)
         assert "the weights of another model" in str(error.value)
         assert "Nothing was loaded" in str(error.value)
         assert_untouched(model, before)
@@ -238,6 +239,18 @@ class TestWrongWeights:
     def test_a_model_that_is_not_adopted_yet(self, peers):
         with pytest.raises(ValueError, match=r"call lambdanets.adopt\(model\) first"):
             lambdanets.load_weights(DLi14ResNet(BLOCKS, 5, dk=4, r=5), peers["d-li14"].state_dict())
+
+    @pytest.mark.parametrize(
+        ("model", "remedy"),
+        [
+            (lambda: DLi14ResNet(BLOCKS, 5, dk=4, r=5), r"lambdanets.load_weights\(lambdanets.adopt\(model\).model"),
+            (lambda: timm.create_model("resnet18"), "the model has no lambda layer"),
+        ],
+        ids=["theirs", "without lambda layers"],
+    )
+    def test_weights_that_are_adopted_already(self, model, remedy):
+        with pytest.raises(ValueError, match=f"in this library's form already, .*{remedy}"):
+            lambdanets.load_weights(model(), ours().state_dict())
 
     def test_not_strict(self, peers):
         state = peers["leaderj1001"].state_dict()

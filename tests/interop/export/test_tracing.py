@@ -27,6 +27,24 @@ def test_guards_of_strides_are_forgotten_and_bounds_stay(monkeypatch, forgets):
         program(torch.randn(2, 8, 14, 10))
 
 
+@pytest.mark.parametrize(("kernel", "least"), [(None, 3), ("banded", 5), ("convolution", 5)])
+def test_a_strided_layer_with_a_kernel_by_name(kernel, least):
+    """PyTorch's export takes the maps that the kernel takes; switched for a file the layer takes smaller ones too."""
+    layer = LambdaLayer(8, stride=2, scope=7, kernel=kernel).eval()
+    sides = {axis: torch.export.Dim(name, min=least) for axis, name in ((2, "height"), (3, "width"))}
+    program = torch.export.export(layer, (torch.randn(2, 8, 14, 12),), dynamic_shapes=(sides,)).module()
+    for size in ((least, least), (9, 10), (20, 31)):
+        images = torch.randn(2, 8, *size)
+        torch.testing.assert_close(program(images), layer(images))
+    with tracing.switch_kernels(layer) as switched:
+        everywhere = tracing.trace(layer, torch.zeros(2, 8, 14, 12), fixed_size=False).module()
+    assert switched == {"": kernel}
+    layer.kernel = None
+    for size in ((2, 1), (4, 4), (9, 10)):
+        images = torch.randn(1, 8, *size)
+        torch.testing.assert_close(everywhere(images), layer(images))
+
+
 def test_a_release_of_pytorch_that_keeps_them_elsewhere():
     program = SimpleNamespace()
     tracing._forget_strides(program)

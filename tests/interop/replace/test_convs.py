@@ -4,11 +4,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.models.densenet import DenseNet
 from torch import nn
 
 from lambdanets import LambdaLayer, plan_convs, replace_convs
-from lambdanets.interop.replace.stages import find_stages
 
 SMALL = {"scope": 7}
 
@@ -47,130 +45,6 @@ def test_all_lambda_has_the_weights_of_our_own_model():
     ours = meta(timm.create_model, "lambda_resnet50_llll").state_dict()
     swapped = replace_convs(meta(timm.create_model, "resnet50"), stages="LLLL", verbose=False).state_dict()
     assert {n: t.shape for n, t in swapped.items()} == {n: t.shape for n, t in ours.items()}
-
-
-def timms(name, **options):
-    return lambda: meta(timm.create_model, name, **options)
-
-
-def torchvisions(name):
-    return lambda: meta(getattr(torchvision.models, name), weights=None)
-
-
-def places(template, numbers):
-    return [template.format(number) for number in numbers]
-
-
-RESNET = "layer1:3 layer2:4 layer3:6 layer4:3"
-EFFICIENTNET = [1, 2, 2, 3, 3, 4, 1]
-# What a stage is in each family, by its name and number of blocks, and where the last one's layers come to stand.
-FAMILIES = {
-    "resnet18": (
-        timms("resnet18", down_kernel_size=3),  # 3x3 convolutions in the shortcuts, which stay
-        "layer1:2 layer2:2 layer3:2 layer4:2",
-        [f"layer4.{block}.conv{i}" for block in (0, 1) for i in (1, 2)],
-    ),
-    "resnext50": (timms("resnext50_32x4d"), RESNET, places("layer4.{}.conv2", range(3))),
-    "resnetaa50": (timms("resnetaa50"), RESNET, places("layer4.{}.conv2", range(3))),  # blurs instead of strides
-    "ecaresnet26t": (  # one-dimensional convolutions over channels, which stay
-        timms("ecaresnet26t"),
-        "layer1:2 layer2:2 layer3:2 layer4:2",
-        places("layer4.{}.conv2", range(2)),
-    ),
-    "nf_resnet26": (  # standardised weights
-        timms("nf_resnet26"),
-        "stages.0:2 stages.1:2 stages.2:2 stages.3:2",
-        places("stages.3.{}.conv2", range(2)),
-    ),
-    "regnety_002": (timms("regnety_002"), "s1:1 s2:1 s3:4 s4:7", places("s4.b{}.conv2.conv", range(1, 8))),
-    "densenet": (
-        lambda: DenseNet(growth_rate=8, block_config=(2, 3, 2, 2)),
-        "features.denseblock1:2 features.denseblock2:3 features.denseblock3:2 features.denseblock4:2",
-        places("features.denseblock4.denselayer{}.conv2", (1, 2)),
-    ),
-    "mobilenetv2": (
-        timms("mobilenetv2_050"),
-        "blocks.0:1 blocks.1:2 blocks.2:3 blocks.3:4 blocks.4:3 blocks.5:3 blocks.6:1",
-        ["blocks.6.0.conv_dw"],
-    ),
-    "tf_efficientnet": (  # padding that is computed at run time, as TensorFlow does
-        timms("tf_efficientnet_b0"),
-        " ".join(f"blocks.{i}:{n}" for i, n in enumerate(EFFICIENTNET)),
-        ["blocks.6.0.conv_dw"],
-    ),
-    "torchvision-regnet": (
-        lambda: torchvision.models.regnet_y_400mf(weights=None).to("meta"),
-        "trunk_output.block1:1 trunk_output.block2:3 trunk_output.block3:6 trunk_output.block4:6",
-        places("trunk_output.block4.block4-{}.f.b.0", range(6)),
-    ),
-    "torchvision-mobilenet_v2": (
-        torchvisions("mobilenet_v2"),
-        "features.1:1 features.2 to 3:2 features.4 to 6:3 features.7 to 13:7 features.14 to 17:4",
-        places("features.{}.conv.1.0", range(14, 18)),
-    ),
-    "torchvision-efficientnet": (
-        torchvisions("efficientnet_b0"),
-        " ".join(f"features.{i}:{n}" for i, n in enumerate(EFFICIENTNET, 1)),
-        ["features.7.0.block.1.0"],
-    ),
-    "torchvision-vgg": (
-        torchvisions("vgg11"),
-        "features.3:1 features.6 to 8:2 features.11 to 13:2 features.16 to 18:2",
-        ["features.16", "features.18"],
-    ),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_of_timm_and_torchvision(family):
-    make, stages, last = FAMILIES[family]
-    model = make()
-    found = find_stages(model)
-    assert " ".join(f"{stage.name}:{len(stage.blocks)}" for stage in found) == stages
-    replace_convs(model, stages="C" * (len(found) - 1) + "L", lambda_args=SMALL, verbose=False)
-    assert lambda_names(model) == last
-    device = next(model.parameters()).device
-    assert model(torch.empty(2, 3, 64, 96, device=device)).shape == (2, 1000)
-
-
-@pytest.mark.parametrize("name", ["resnext26ts", "mobilenetv2_050"])
-def test_grouped_and_depthwise_convolutions_train(name):
-    model = timm.create_model(name, num_classes=3)
-    count = len(find_stages(model))
-    replace_convs(model, stages="C" * (count - 1) + "L", lambda_args=SMALL, verbose=False)
-    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_features_only_and_nested_models():
-    features = timm.create_model("resnet18", features_only=True)
-    model = nn.Sequential(nn.ModuleDict({"encoder": features}), nn.Identity())
-    replace_convs(model, stages=("C", "C", "C", "CL"), verbose=False)
-    assert lambda_names(model) == ["0.encoder.layer4.1.conv1", "0.encoder.layer4.1.conv2"]
-    assert [f.shape[1] for f in features(torch.randn(1, 3, 64, 64))] == [64, 64, 128, 256, 512]
-
-
-@pytest.mark.parametrize(
-    ("wrap", "prefix"),
-    [
-        (torch.fx.symbolic_trace, ""),
-        (nn.DataParallel, "module."),
-    ],
-    ids=["fx", "parallel"],
-)
-def test_wrapped_models(wrap, prefix):
-    model = wrap(torchvision.models.resnet18())
-    replace_convs(model, stages=("C", "C", "C", "CL"), lambda_args=SMALL, verbose=False)
-    assert lambda_names(model) == [f"{prefix}layer4.1.conv1", f"{prefix}layer4.1.conv2"]
-    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 1000)
-
-
-def test_a_segmentation_model_with_dilation():
-    model = meta(torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None)
-    plan = plan_convs(model, stages="CCCL")
-    assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512→512, dilation 4"] * 2
-    plan.apply()
-    assert model(torch.empty(2, 3, 64, 64, device="meta"))["out"].shape == (2, 21, 64, 64)
 
 
 def test_a_pattern_within_a_stage_repeats_over_its_blocks():
@@ -301,6 +175,7 @@ def test_notes_of_what_has_no_counterpart():
     (change,) = plan_convs(model, names="0", lambda_args={"scope": 3}).changes
     assert change.notes == (
         "mixes all channels",
+        "dilation 4 dropped",
         "sees less than the convolution's 9",
         "bias dropped",
         "padding mode reflect dropped",
@@ -397,10 +272,40 @@ def test_a_model_that_cannot_be_traced_names_the_module():
     message = r"cannot trace Sequential: in module '1' \(LooksAtNumbers\): .*depends on the numbers.*give the size"
     with pytest.raises(ValueError, match=message):
         replace_convs(model, names="1.conv", lambda_args={"size": "auto"})
-    # A local layer needs no tracing.
-    replace_convs(model, names="1.conv", verbose=False)
+
+
+def told(plan):
+    """The printed plan as one line."""
+    return " ".join(str(plan).split())
+
+
+def test_a_model_that_is_not_run_says_so():
+    """A local layer needs no run: the change is made, and that nobody checked it is told."""
+    plan = plan_convs(nn.Sequential(nn.Identity(), LooksAtNumbers()), names="1.conv")
+    assert plan.not_run is not None
+    assert "in module '1' (LooksAtNumbers)" in plan.not_run
+    assert "guessed input of 2x3x224x224" in plan.not_run
+    assert f"not run: {plan.not_run}; give example=... to check it" in told(plan)
+    model = plan.apply()
     assert lambda_names(model) == ["1.conv"]
     assert model(torch.randn(2, 3, 5, 5)).shape == (2, 4, 5, 5)
+
+
+def test_a_model_that_is_run_says_nothing():
+    plan = plan_convs(tiny_resnet(), stages="CCLL")
+    assert plan.not_run is None
+    assert "not run" not in str(plan)
+
+
+def test_a_video_model_for_which_no_size_can_be_guessed(capfd, caplog):
+    """Its own pooling refuses the guess; PyTorch's log of that, with a traceback, is none of the user's concern."""
+    choice = {"names": "features.15.branch1.1.0.0", "lambda_args": {"scope": 3}}
+    plan = plan_convs(meta(torchvision.models.video.s3d), **choice)
+    assert "in module 'avgpool' (AvgPool3d)" in plan.not_run
+    assert not caplog.records
+    assert "Traceback" not in capfd.readouterr().err
+    clip = torch.empty(1, 3, 16, 224, 224, device="meta")
+    assert plan_convs(plan.model, example=clip, **choice).not_run is None
 
 
 def parametrised():
@@ -439,7 +344,7 @@ def test_what_cannot_be_replaced_says_why(conv, reason):
     plan = plan_convs(nn.Sequential(conv, nn.Conv2d(4, 4, 3, padding=1)), names=["0", "1"])
     assert [change.name for change in plan.changes] == ["1"]
     assert plan.kept[0].name == "0"
-    assert plan.kept[0].reason in " ".join(str(plan).split())
+    assert plan.kept[0].reason in told(plan)
 
 
 def resnet():

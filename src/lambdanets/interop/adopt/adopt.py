@@ -171,7 +171,7 @@ def _nothing(model: nn.Module, skipped: list[SkippedLayer]) -> ValueError:
         )
     modules = list(model.modules())
     ours = sum(isinstance(module, LambdaLayer) for module in modules)
-    already = f" It has {ours} of this library's already." if ours else ""
+    already = f" It has {ours} of this library's already, and needs no adopting." if ours else ""
     return ValueError(
         f"{kind} has no lambda layer of another implementation among its {len(modules)} modules.{already} "
         f"Looked for modules that contain, by name: {describe_sources()}"

@@ -260,8 +260,11 @@ class _Plan:
             )
 
     def _remedy(self, shapes: list[str], translated: bool) -> str:
-        if translated and not any(isinstance(module, LambdaLayer) for module in self.model.modules()):
-            return "; the model has no lambda layer of this library, call lambdanets.adopt(model) first"
+        if not any(isinstance(module, LambdaLayer) for module in self.model.modules()):
+            if translated:
+                return "; the model has no lambda layer of this library, call lambdanets.adopt(model) first"
+            if _ours(self.tensors):
+                return f"; the weights are in this library's form already, {self._how_to_fit()}"
         if shapes and len(shapes) <= 2 and all("fc." in name or "head" in name for name in shapes):
             return f"; build the model with num_classes={self.tensors[shapes[0]].shape[0]}"
         if shapes and all(name.endswith("positions") for name in shapes):
@@ -270,6 +273,12 @@ class _Plan:
                 "lambdanets.resize_positions changes global tables afterwards"
             )
         return ""
+
+    def _how_to_fit(self) -> str:
+        """What to do with weights of this library's form and a model that has none of its layers."""
+        if _find_layers(self.state, list(SOURCES.values())):
+            return "adopt the model alone: lambdanets.load_weights(lambdanets.adopt(model).model, weights)"
+        return "but the model has no lambda layer"
 
     @torch.no_grad()
     def carry_out(self) -> int:

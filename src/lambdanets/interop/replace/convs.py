@@ -25,6 +25,8 @@ _KIND = "spatial convolution"
 # The paper's scope of images; a volume's table of 23^3 offsets would be larger than most models.
 _SCOPE = {1: 23, 2: 23, 3: 7}
 _HEADS = 4
+# What timm.utils.reparameterize_model calls: a block's branches become one convolution, from their weights.
+_MERGERS = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 def replace_convs(
@@ -45,13 +47,16 @@ def replace_convs(
     starts with an output of variance about 1 in training, and is trainable even where the convolution was frozen.
     What has no counterpart is told in the table: *groups* (a lambda layer mixes all channels: ResNeXt's and
     MobileNet's grouped and depthwise convolutions become ordinary lambda layers), *dilation* (the scope covers
-    it), a *bias* (dropped: the paper's layer has none) and a *padding mode* (outside of the map is nothing).
+    it), a *bias* (dropped: the paper's layer has none), a *padding mode* (outside of the map is nothing) and *merging*:
+    a RepVGG's or MobileOne's block with a lambda layer among its branches trains, but what makes one convolution of
+    them for inference (``timm.utils.reparameterize_model``) fails on it. Merge before replacing where that is wanted.
 
     Convolutions that cannot be replaced are kept, and the table says why: padding that changes the map's size,
     strides that differ along the axes, weights that are parametrised, quantised or not made yet, hooks that would be
-    lost, a forward that takes more than one input, channels that the given ``num_heads`` does not divide. Where it
-    is known what the model takes, it is run before and after without numbers; if it does not run with the new
-    layers, all convolutions are put back and the error names the module.
+    lost, a forward that takes more than one input, channels that the given ``num_heads`` does not divide. The model is
+    run before and after without numbers; if it does not run with the new layers, all convolutions are put back and
+    the error names the module. A model that does not run before on an example that was guessed is changed unchecked;
+    the table says so, and why.
 
     Exactly one of ``stages``, ``where`` and ``names`` chooses the convolutions. Make the optimiser afterwards, and
     train before evaluating: normalisations that follow have the statistics of the convolution until then.
@@ -121,7 +126,7 @@ def plan_convs(
         raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
     options = check_lambda_args(lambda_args, "each convolution")
     chosen, left = _choose(model, stages, where, names)
-    before, arguments = _run_before(model, chosen, options, example, img_size)
+    before, check, not_run = _run_before(model, chosen, options, example, img_size)
 
     changes, kept, builders = {}, [], {}
     for candidate in chosen:
@@ -133,14 +138,13 @@ def plan_convs(
             kept.append(Kept(candidate.name, _describe(conv), reason))
             continue
         make = partial(_lambda_for, conv, options, before.inputs.get(candidate.name))
-        changes[conv] = _change(candidate, make, options)
+        changes[conv] = _change(model, candidate, make, options)
         builders[conv] = make
     if not changes:
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
         raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
-    check = None if arguments is None else check_after(before, arguments, "convolutions")
-    return make_plan(model, changes, (*kept, *left), builders, check)
+    return make_plan(model, changes, (*kept, *left), builders, check, not_run=not_run)
 
 
 def _choose(
@@ -240,7 +244,9 @@ def _heads(channels: int) -> int:
     return next(heads for heads in range(_HEADS, 0, -1) if channels % heads == 0)
 
 
-def _change(candidate: Candidate, make: Callable[..., LambdaLayer], options: Mapping[str, Any]) -> Change:
+def _change(
+    model: nn.Module, candidate: Candidate, make: Callable[..., LambdaLayer], options: Mapping[str, Any]
+) -> Change:
     conv: Any = candidate.module
     try:
         layer = make(meta=True)
@@ -253,15 +259,17 @@ def _change(candidate: Candidate, make: Callable[..., LambdaLayer], options: Map
         f"LambdaLayer {layer.dim}→{layer.dim_out}, h {layer.num_heads}, k {layer.dim_key}, {context}",
         parameters_of(conv),
         parameters_of(layer),
-        _notes(candidate, layer, options),
+        _notes(model, candidate, layer, options),
     )
 
 
-def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any]) -> tuple[str, ...]:
+def _notes(model: nn.Module, candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any]) -> tuple[str, ...]:
     conv: Any = candidate.module
     notes = []
     if conv.groups > 1:
         notes.append("mixes all channels")
+    if max(conv.dilation) > 1:
+        notes.append(f"dilation {_short(conv.dilation)} dropped")
     reach = max(d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     if layer.scope and min(layer.scope) < reach:
         notes.append(f"sees less than the convolution's {reach}")
@@ -273,9 +281,22 @@ def _notes(candidate: Candidate, layer: LambdaLayer, options: Mapping[str, Any])
         notes.append("was frozen, is trainable")
     if "num_heads" not in options and layer.num_heads != _HEADS:
         notes.append(f"{layer.num_heads} heads divide {layer.dim_out}")
+    if merger := _merger(model, candidate.name):
+        notes.append(f"{merger} may no longer run")
     if len(candidate.names) > 1:
         notes.append(f"also {', '.join(candidate.names[1:])}")
     return tuple(notes)
+
+
+def _merger(model: nn.Module, name: str) -> str | None:
+    """The method of the innermost block around a module that merges convolutions, as "RepVggBlock.reparameterize()"."""
+    while name:
+        name = name.rpartition(".")[0]
+        block = model.get_submodule(name)
+        for method in _MERGERS:
+            if callable(getattr(block, method, None)):
+                return f"{type(block).__name__}.{method}()"
+    return None
 
 
 def _describe(conv: Any) -> str:
@@ -296,19 +317,20 @@ def _short(sizes: Sequence[int]) -> str:
 
 def _run_before(
     model: nn.Module, chosen: list[Candidate], options: Mapping[str, Any], example: Any, img_size: Any
-) -> tuple[DryRun, tuple[Any, ...] | None]:
-    """Shapes of the chosen convolutions' inputs, and the arguments that the model runs on; none if it need not run."""
+) -> tuple[DryRun, Callable[[nn.Module], None] | None, str | None]:
+    """Shapes of the chosen convolutions' inputs, the check for afterwards, and why there is none if there is none."""
     needed = options.get("size") == "auto"
     arguments = example_for(model, example, img_size)
     if arguments is None:
         if needed:
             raise ValueError('lambda_args={"size": "auto"} needs an example input: give example=...')
-        return DryRun({}, ()), None
+        return DryRun({}, ()), None, "what the model takes is not known"
     try:
-        return dry_run(model, arguments, [c.name for c in chosen]), arguments
+        before = dry_run(model, arguments, [c.name for c in chosen])
     except DryRunError as error:
         if not needed and example is None and img_size is None:
             # Nobody asked for it to run on the input that was guessed.
-            return DryRun({}, ()), None
+            return DryRun({}, ()), None, f"{error} (on a guessed input of {_by(arguments[0].shape)})"
         remedy = ' (or give the size itself, as lambda_args={"size": 14}, or a scope)' if needed else ""
         raise DryRunError(f"{error}; give an example=... that the model runs on{remedy}") from error
+    return before, check_after(before, arguments, "convolutions"), None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for"]
 
 # Of sequences, images and volumes.
 _USUAL_SIZE = {1: 224, 2: 224, 3: 32}
+_LOG_OF_FAKE_TENSORS = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 class DryRunError(ValueError):
@@ -107,7 +110,7 @@ def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] =
     inputs: dict[str, tuple[int, ...]] = {}
     _watch(fake, set(watch), running, inputs)
     try:
-        with torch.no_grad(), mode:
+        with torch.no_grad(), _without_log(), mode:
             outputs = fake(*pytree.tree_map_only(Tensor, mode.from_tensor, arguments))
     except Exception as error:
         name = running[-1] if running else ""
@@ -140,6 +143,17 @@ def check_after(before: DryRun, arguments: tuple[Any, ...], what: str) -> Callab
             )
 
     return check
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Within the block an operation that refuses a shape raises alone; PyTorch logs it with a traceback, too."""
+    before = _LOG_OF_FAKE_TENSORS.disabled
+    _LOG_OF_FAKE_TENSORS.disabled = True
+    try:
+        yield
+    finally:
+        _LOG_OF_FAKE_TENSORS.disabled = before
 
 
 def _watch(model: nn.Module, watched: set[str], running: list[str], inputs: dict[str, tuple[int, ...]]) -> None:

@@ -56,6 +56,8 @@ class Plan:
         kept: what was asked for and cannot be replaced.
         parameters_before: of the whole model.
         parameters_after: of the whole model with the changes.
+        not_run: why :meth:`apply` does not run the model to check the changes, where :func:`lambdanets.plan_convs`
+            could not run it before.
     """
 
     model: nn.Module = field(repr=False)
@@ -63,6 +65,7 @@ class Plan:
     kept: tuple[Kept, ...]
     parameters_before: int
     parameters_after: int
+    not_run: str | None = field(default=None, kw_only=True)
     _builders: Mapping[nn.Module, Callable[[], nn.Module]] = field(repr=False)
     _check: Callable[[nn.Module], None] | None = field(repr=False, default=None)
     _settings: Sequence[tuple[nn.Module, str, Any]] = field(repr=False, default=())
@@ -105,8 +108,10 @@ class Plan:
             numbers = f"{change.parameters_before:,} → {change.parameters_after:,}"
             row = [change.name or "(model)", change.old, change.new, numbers]
             table.add_row(*map(escape, row), *([escape("; ".join(change.notes))] if len(table.columns) > 4 else []))
-        kept = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
-        return Group(table, *map(escape, kept))
+        lines = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
+        if self.not_run is not None:
+            lines.append(f"not run: {self.not_run}; give example=... to check it, or run the model yourself")
+        return Group(table, *map(escape, lines))
 
     def __str__(self) -> str:
         console = Console(width=160, color_system=None)
@@ -135,8 +140,9 @@ def make_plan(
     builders: Mapping[nn.Module, Callable[[], nn.Module]],
     check: Callable[[nn.Module], None] | None,
     settings: Sequence[tuple[nn.Module, str, Any]] = (),
+    not_run: str | None = None,
 ) -> Plan:
     """A plan with the whole model's parameters counted."""
     before = parameters_of(model)
-    difference = sum(c.parameters_after - c.parameters_before for c in changes.values())
-    return Plan(model, tuple(changes.values()), kept, before, before + difference, builders, check, settings)
+    after = before + sum(c.parameters_after - c.parameters_before for c in changes.values())
+    return Plan(model, tuple(changes.values()), kept, before, after, builders, check, settings, not_run=not_run)

@@ -78,8 +78,8 @@ def find_stages(model: nn.Module) -> list[Stage]:
     """The model's stages, the outermost that look like some; empty if there are none.
 
     In this order: numbered children (layer1, s1, ...), a container named stages, blocks, layers or features, any
-    other container of containers, any other sequence. A sequence of blocks is cut where the stride is above 1; the
-    block with the model's first convolution is its stem.
+    other container of containers, any other sequence. A sequence of blocks is cut where the stride is above 1 or the
+    dilation grows; the block with the model's first convolution is its stem.
     """
     for look in (_numbered, _named_container, _nested, _flat):
         queue = deque([("", model)])
@@ -124,7 +124,7 @@ def _named_container(name: str, module: nn.Module, model: nn.Module) -> list[Sta
 
 def _nested(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
     """Children that are sequences of blocks themselves."""
-    if not isinstance(module, nn.Sequential | nn.ModuleList):
+    if not isinstance(module, nn.Sequential | nn.ModuleList) or _is_cut_up(module, model):
         return []
     children = [child for child in _mixing_children(name, module) if type(child[1]) in (nn.Sequential, nn.ModuleList)]
     # A sequence of convolutions is a block, not a stage of blocks.
@@ -133,19 +133,49 @@ def _nested(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
 
 
 def _flat(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
-    """A sequence of blocks, cut at the strides."""
-    if not isinstance(module, nn.Sequential):
+    """A sequence of blocks, cut at the strides and at the dilations that stand for some."""
+    if not _is_sequence(module):
         return []
-    first = next((inner for inner in model.modules() if is_spatial(inner)), None)
     groups: list[list[tuple[str, nn.Module]]] = [[]]
-    for child_name, child in module.named_children():
-        if any(inner is first for inner in child.modules()):
+    dilation = 1
+    for child_name, child in _steps(module, model):
+        if _has_first_conv(child, model):
             continue
-        if _strides(child):
+        before, dilation = dilation, max(dilation, _largest("dilation", child))
+        if _largest("stride", child) > 1 or dilation > before:
             groups.append([])
         if _mixes(child):
             groups[-1].append((_join(name, child_name), child))
     return [_flat_stage(group) for group in groups if group]
+
+
+def _is_sequence(module: nn.Module) -> bool:
+    """Whether the children run in order: torchvision's backbones are dictionaries of a sequence's numbered parts."""
+    numbered = isinstance(module, nn.ModuleDict) and all(name.isdecimal() for name in module)
+    return isinstance(module, nn.Sequential) or numbered
+
+
+def _steps(module: nn.Module, model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a sequence; those of its parts where it is cut up."""
+    cut_up = _is_cut_up(module, model)
+    for name, child in module.named_children():
+        if cut_up:
+            yield from ((_join(name, inner_name), inner) for inner_name, inner in child.named_children())
+        else:
+            yield name, child
+
+
+def _is_cut_up(module: nn.Module, model: nn.Module) -> bool:
+    """Whether a sequence's parts are no stages: the first has the stem and several strides, as in SSDlite."""
+    parts = list(module.children())
+    if not parts or any(type(part) is not nn.Sequential for part in parts) or not _has_first_conv(parts[0], model):
+        return False
+    return sum(_largest("stride", block) > 1 for block in parts[0].children()) > 1
+
+
+def _has_first_conv(module: nn.Module, model: nn.Module) -> bool:
+    first = next((inner for inner in model.modules() if is_spatial(inner)), None)
+    return any(inner is first for inner in module.modules())
 
 
 def _flat_stage(blocks: list[tuple[str, nn.Module]]) -> Stage:
@@ -153,12 +183,11 @@ def _flat_stage(blocks: list[tuple[str, nn.Module]]) -> Stage:
     return Stage(first if first == last else f"{first} to {last.rpartition('.')[2]}", tuple(blocks))
 
 
-def _strides(module: nn.Module) -> bool:
-    for inner in module.modules():
-        stride = getattr(inner, "stride", 1)
-        if max(stride if isinstance(stride, tuple) else (stride if isinstance(stride, int) else 1,)) > 1:
-            return True
-    return False
+def _largest(attribute: str, module: nn.Module) -> int:
+    """The largest stride or dilation of the modules inside."""
+    found = (getattr(inner, attribute, 1) for inner in module.modules())
+    sizes = [size for each in found for size in (each if isinstance(each, tuple) else (each,))]
+    return max((size for size in sizes if isinstance(size, int)), default=1)
 
 
 def _stage(name: str, module: nn.Module) -> Stage:
