@@ -259,3 +259,11 @@ def test_compiled_in_one_graph(make, options):
     torch.testing.assert_close(
         torch.autograd.grad(actual.square().sum(), weights), torch.autograd.grad(expected.square().sum(), weights)
     )
+
+
+def test_a_model_that_is_not_run_says_so():
+    plan = plan_attention(encoder(), scope=5)
+    assert plan.not_run == "what the model takes is not known"
+    assert "not run: what the model takes is not known; give example=... to check it" in " ".join(str(plan).split())
+    assert plan_attention(encoder(), scope=5, example=torch.randn(2, 9, 16)).not_run is None
+    assert plan_attention(vit()).not_run is None

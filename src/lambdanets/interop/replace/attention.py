@@ -125,7 +125,7 @@ def plan_attention(
         raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
     request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))
     chosen, similar = choose_attentions(model, where, names)
-    check = _check(model, example)
+    check, not_run = _check(model, example)
 
     changes: dict[nn.Module, Change] = {}
     builders: dict[nn.Module, Callable[[], nn.Module]] = {}
@@ -143,7 +143,8 @@ def plan_attention(
     if not changes:
         reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
         raise ValueError(f"none of the {len(kept)} chosen attentions can be replaced: {reasons}")
-    return make_plan(model, changes, (*kept, *similar), builders, check, _nested_tensors(model, builders))
+    settings = _nested_tensors(model, builders)
+    return make_plan(model, changes, (*kept, *similar), builders, check, settings, not_run=not_run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,15 +261,16 @@ def _nested_tensors(model: nn.Module, replaced: Mapping[nn.Module, Any]) -> list
     ]
 
 
-def _check(model: nn.Module, example: Any) -> Callable[[nn.Module], None] | None:
+def _check(model: nn.Module, example: Any) -> tuple[Callable[[nn.Module], None] | None, str | None]:
+    """The check for afterwards, and why there is none if there is none."""
     arguments = example_for(model, example, None)
     if arguments is None:
-        return None
+        return None, "what the model takes is not known"
     try:
         before = dry_run(model, arguments)
     except DryRunError as error:
         if example is None:
             # Nobody asked for it to run on the input that was guessed.
-            return None
+            return None, f"{error} (on a guessed input of {'x'.join(map(str, arguments[0].shape))})"
         raise DryRunError(f"{error}; give an example=... that the model runs on") from error
-    return check_after(before, arguments, "attentions")
+    return check_after(before, arguments, "attentions"), None

@@ -56,8 +56,8 @@ class Plan:
         kept: what was asked for and cannot be replaced.
         parameters_before: of the whole model.
         parameters_after: of the whole model with the changes.
-        not_run: why :meth:`apply` does not run the model to check the changes, where :func:`lambdanets.plan_convs`
-            could not run it before.
+        not_run: why :meth:`apply` does not run the model to check the changes, where it could not be run
+            before; None where it is run.
     """
 
     model: nn.Module = field(repr=False)
