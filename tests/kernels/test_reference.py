@@ -94,3 +94,16 @@ def test_parallel_edges_add_up():
     one = lambda_apply(*call.args, kernel="reference")
     two = lambda_apply(*call.args[:3], twice, kernel="reference")
     torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "portable"])
+def test_causal_order_under_another_default_dtype(kernel):
+    args = [torch.randn(2, 2, 6, 4), torch.randn(2, 1, 6, 4), torch.randn(2, 1, 6, 3)]
+    positions = DensePositions(torch.randn(6, 6, 4, 1))
+    expected = lambda_apply(*args, positions, causal=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = lambda_apply(*args, positions, causal=True, kernel=kernel)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

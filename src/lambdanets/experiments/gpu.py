@@ -244,6 +244,7 @@ def _measure(case: Case, entry: _Entry, machine: Rates, timer: Timer, device: st
     kept = saved_bytes(module, x)
     for way, call in passes(module, x).items():
         backward = way != "forward"
+        call()  # what is tuned and compiled at the first call is not the call's memory
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         call()

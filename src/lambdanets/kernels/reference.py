@@ -64,7 +64,8 @@ def reference(
         positions = replace(positions, **{name: getattr(positions, name).to(value_bumv.dtype)})
         dense_nmku = positions.dense(n, m) if isinstance(positions, EdgePositions) else positions.dense()
         if causal:
-            dense_nmku = dense_nmku * torch.ones(n, m, device=dense_nmku.device).tril()[:, :, None, None]
+            past_nm = torch.ones(n, m, dtype=dense_nmku.dtype, device=dense_nmku.device).tril()
+            dense_nmku = dense_nmku * past_nm[:, :, None, None]
         lambda_bnkv = lambda_bnkv + torch.einsum("nmku,bumv->bnkv", dense_nmku, values_bumv)
 
     # y_n^h = (λc + λp_n)ᵀ q_n^h: the same lambda for every head.

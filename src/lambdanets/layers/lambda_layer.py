@@ -203,7 +203,7 @@ class LambdaLayer(nn.Module):
         if self.position_bias is not None:
             out = out + torch.einsum("bhkn,k->bhn", query, self.position_bias.to(query.dtype))[:, :, None]
         out = out.reshape(b, self.dim_out, *grid)
-        # A batch-norm behind the layer would misread a single example too: see projection.py.
+        # A batch-norm behind the layer would misread a single example too: see single_example.py.
         return self.pool(out.contiguous() if is_readable(out) and b == 1 else out)
 
     def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lambdanets.functional import is_readable
 from lambdanets.kernels.derivatives import is_batched, is_transformed
+from lambdanets.layers.single_example import guarded
 
 __all__ = ["is_plain", "project"]
 
@@ -49,19 +50,7 @@ def project(
     query, key, value = _projected(qkv, widths, x, context)
     # A batch-norm of a slice takes twice as long as that of its copy with the copying; folding it into the
     # projection's weight takes as long at small sizes and saves nothing that can be measured at large ones.
-    return _guarded(norm_query(query.contiguous())), key, _guarded(norm_value(value.contiguous()))
-
-
-def _guarded(normalised: Tensor) -> Tensor:
-    """The same, the gradient of a single example being made contiguous.
-
-    PyTorch's batch-norms of images and volumes on CPUs take a batch of one for channels last where its channels are the
-    innermost axis, whatever the stride of the batch is, in one place, and look at that stride in another: the gradient
-    is wrong then, without a word (2.11 to 2.14 at least).
-    """
-    if is_readable(normalised) and len(normalised) == 1 and normalised.requires_grad:
-        normalised.register_hook(lambda grad: None if grad is None else grad.contiguous())
-    return normalised
+    return guarded(norm_query, query.contiguous()), key, guarded(norm_value, value.contiguous())
 
 
 def _projected(

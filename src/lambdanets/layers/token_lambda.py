@@ -92,6 +92,8 @@ class TokenLambda(nn.Module):
             raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
         if dim_out % num_heads:
             raise ValueError(f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}")
+        if not isinstance(prefix_tokens, int) or isinstance(prefix_tokens, bool) or prefix_tokens < 0:
+            raise ValueError(f"prefix_tokens must be a whole number from 0 on, got {prefix_tokens!r}")
         if causal and prefix_tokens:
             raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")
         self.dim, self.dim_out, self.ndim = dim, dim_out, POSITIONS[positions]

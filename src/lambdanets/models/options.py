@@ -28,8 +28,11 @@ def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, 
         place: what decides channels and stride, for the message: "each convolution".
 
     Raises:
+        TypeError: if they are no mapping.
         ValueError: if the layer does not take one of them, or its place decides it.
     """
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"lambda_args must be a mapping of names to values, got {given!r}")
     options = dict(given or {})
     free = set(inspect.signature(LambdaLayer).parameters) - _DECIDED
     for name in options:

@@ -27,6 +27,8 @@ def place_blocks(stages: str | Sequence[str], layers: Sequence[int]) -> tuple[st
         ValueError: if there is another number of patterns than of stages, one is empty or has other letters than
             C and L.
     """
+    if not isinstance(stages, Sequence):
+        raise ValueError(f"{_HOW}; got {stages!r}")
     patterns = stages.split("-") if isinstance(stages, str) and "-" in stages else list(stages)
     if len(patterns) != len(layers):
         raise ValueError(f"{_HOW}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")

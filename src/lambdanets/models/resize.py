@@ -48,6 +48,7 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
         has the old shapes. Nothing is changed where the size is the same.
 
     Raises:
+        TypeError: if ``model`` is not a module.
         ValueError: if no layer is global, or ``size`` is not of positive whole numbers or has another rank than a
             layer's grid; the model is unchanged then.
 
@@ -56,6 +57,8 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
         >>> lambdanets.resize_positions(layer, 14).size
         (14, 14)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     targets = _targets(model, size)
     if not targets:
         raise ValueError(

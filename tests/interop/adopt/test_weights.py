@@ -353,3 +353,49 @@ class TestBadInput:
             lambdanets.load_weights(ours(), 3)
         with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
             lambdanets.load_weights("lambda_resnet50_llll", {})
+
+
+class Trainer(nn.Module):
+    """As training frameworks wrap a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+@pytest.mark.parametrize(
+    "wrap", [Trainer, nn.DataParallel, torch.compile, lambda model: Trainer(nn.DataParallel(model))]
+)
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+def test_models_whose_names_all_have_a_prefix(wrap, prefix):
+    source, target = ours(), ours()
+    weights = {
+        prefix + name: torch.rand_like(t) if t.is_floating_point() else t for name, t in source.state_dict().items()
+    }
+    loaded = lambdanets.load_weights(wrap(target), weights)
+    assert loaded.loaded == len(weights)
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, weights[prefix + name]), name
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
+        lambda t: t.to_sparse(),
+        lambda t: t.to("meta"),
+    ],
+    ids=["quantised", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore:.*quantize", "ignore:.*[Ss]parse")
+def test_weights_that_cannot_be_copied_change_nothing(spoil):
+    model = ours()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
+    weights["fc.weight"] = spoil(weights["fc.weight"])
+    with pytest.raises(
+        ValueError, match=r"has 1 tensors that are quantised, sparse or without memory, fc.weight the first"
+    ):
+        lambdanets.load_weights(model, weights)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

@@ -95,7 +95,7 @@ def test_table_tells_what_was_replaced(capsys):
     replace_attention(encoder(1, dropout=0.1), size=12, causal=True)
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "1 module replaced" in text
-    assert "2,224 → " in text
+    assert "2,224 -> " in text
     (change,) = plan_attention(encoder(1, dropout=0.1), size=12, causal=True).changes
     assert change.notes == (
         "causal",
@@ -218,6 +218,8 @@ def test_is_causal_does_not_hide_a_mask_of_timms_attention():
         (vit, {"where": lambda *_: True, "names": "*"}, "must not both"),
         (vit, {"positions": "3d"}, "'none', '1d', '2d', got '3d'"),
         (vit, {"size": 1}, r"put back: .*module 'blocks.0.attn.tokens' .*larger than size=\(1, 1\)"),
+        (vit, {"names": ()}, "names must be a glob or several of them, got none"),
+        (vit, {"prefix_tokens": -1}, "prefix_tokens must be a whole number from 0 on, got -1"),
         (vit, {"prefix_tokens": 2}, "3 tokens behind 2 prefix tokens"),
         (vit, {"lambda_args": {"heads": 2}}, "'heads'; did you mean 'num_heads'"),
         (vit, {"lambda_args": {"num_heads": 7}}, "blocks.0.attn cannot be made: num_heads must divide"),

@@ -204,7 +204,7 @@ def test_features_only_and_nested_models():
 def test_a_segmentation_model_with_dilation():
     model = meta(torchvision.models.segmentation.deeplabv3_resnet50, weights=None, weights_backbone=None)
     plan = plan_convs(model, stages="CCCL")
-    assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512→512, dilation 4"] * 2
+    assert [change.old for change in plan.changes][1:] == ["Conv2d 3x3 512->512, dilation 4"] * 2
     assert [change.notes for change in plan.changes][1:] == [("dilation 4 dropped",)] * 2
     plan.apply()
     assert model(torch.empty(2, 3, 64, 64, device="meta"))["out"].shape == (2, 21, 64, 64)

@@ -1,9 +1,12 @@
 """Lambda layers in place of convolutions: which, with what, and what stays as it was."""
 
+import io
+
 import pytest
 import timm
 import torch
 import torchvision
+from rich.console import Console
 from torch import nn
 
 from lambdanets import LambdaLayer, plan_convs, replace_convs
@@ -34,7 +37,7 @@ def tiny_resnet(**options):
 def test_the_papers_models_are_one_line(stages, expected, capsys):
     model = replace_convs(meta(timm.create_model, "resnet50"), stages=stages)
     assert millions(model) == pytest.approx(expected, abs=1e-6 if stages == "LLLL" else 0.005)
-    assert f"25.56 M → {expected:.2f} M" in capsys.readouterr().out
+    assert f"25.56 M -> {expected:.2f} M" in capsys.readouterr().out
 
 
 def test_torchvisions_resnet_counts_the_same():
@@ -182,7 +185,7 @@ def test_notes_of_what_has_no_counterpart():
         "was frozen, is trainable",
         "3 heads divide 6",
     )
-    assert change.old == "Conv2d 3x3 6→6, dilation 4, groups 6"
+    assert change.old == "Conv2d 3x3 6->6, dilation 4, groups 6"
     assert change.parameters_before == 6 * 9 + 6
 
 
@@ -351,6 +354,28 @@ def resnet():
     return meta(timm.create_model, "resnet18")
 
 
+def test_ctrl_c_during_the_check_puts_all_back():
+    model = timm.create_model("resnet18")
+    plan = plan_convs(model, stages="CCLL", lambda_args=SMALL)
+
+    def interrupted(changed):
+        raise KeyboardInterrupt
+
+    object.__setattr__(plan, "_check", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.apply()
+    assert not any(isinstance(module, LambdaLayer) for module in model.modules())
+
+
+def test_the_table_needs_no_more_than_ascii(monkeypatch):
+    plan = plan_convs(timm.create_model("resnet18"), stages="CCLL", lambda_args=SMALL)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    Console(width=160).print(plan)
+    out.flush()
+    assert b"->" in out.buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -358,6 +383,10 @@ def resnet():
         (resnet, {"stages": "CCLL", "names": "*"}, r"exactly one .* got stages='CCLL', names='\*'"),
         (resnet, {"stages": "CCL"}, r"'CCL', which has 3 stages, not 4; ResNet has 4 stages: layer1 \(2 blocks\)"),
         (resnet, {"stages": "CCXL"}, "got 'CCXL'"),
+        (resnet, {"stages": 5}, "stages must be one letter a stage.* got 5"),
+        (resnet, {"names": []}, "names must be a glob or several of them, got none; .*are conv1"),
+        (resnet, {"stages": "CCLL", "img_size": -5}, "img_size must be positive ints, got -5"),
+        (resnet, {"stages": "CCLL", "img_size": (1, 2, 3)}, r"img_size must be an int or 2 of them.*got \(1, 2, 3\)"),
         (resnet, {"stages": "CCCC"}, "has no L"),
         (resnet, {"names": "layer5.*.conv2"}, "matches no module; the nearest are layer4.1.conv2"),
         (resnet, {"names": "layer4.0.bn2"}, "layer4.0.bn2 is a BatchNorm2d; the nearest are layer4.0.conv2"),
@@ -387,5 +416,7 @@ def test_bad_input(make, options, message):
 def test_not_a_module_or_not_open():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         replace_convs("resnet50", stages="CCLL")
+    with pytest.raises(TypeError, match="lambda_args must be a mapping of names to values, got 'scope'"):
+        replace_convs(resnet(), stages="CCLL", lambda_args="scope")
     with pytest.raises(TypeError, match="where must be a function"):
         replace_convs(resnet(), where="layer4")

@@ -9,6 +9,7 @@ import torch
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.planner import GRID_KERNELS, choose, explain
 from lambdanets.kernels.problem import GridProblem
+from lambdanets.kernels.triton.query_first import _addressable, check
 
 KERNEL = "query_first_triton"
 PROBLEM = GridProblem(128, 4, 16, 64, 1, (28, 28), (55, 55), (27, 27), torch.bfloat16, "cuda")
@@ -66,3 +67,16 @@ def test_more_positions_are_never_cheaper(backward):
     ]
     assert works == sorted(works)
     assert works[0] > 0
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_examples_with_more_elements_than_32_bits_count():
+    problem = GridProblem(1, 4, 16, 64, 1, (3000, 3000), (7, 7), (3, 3), torch.bfloat16, "cuda")
+    assert "an example has tensors of 2,304,000,000 elements, and it counts up to 2,147,483,648" in check(problem)
+
+
+def test_views_whose_elements_are_too_far_apart_are_copied():
+    near = torch.empty(2, 3, 40, 4, device="meta")
+    assert _addressable(near) is near
+    far = torch.empty(1, device="meta").as_strided((2, 3, 40, 4), (12, 4, 1 << 26, 1))
+    assert _addressable(far).is_contiguous()

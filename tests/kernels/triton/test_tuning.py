@@ -1,5 +1,7 @@
 """The choice of a configuration: the fastest, kept for a shape; the first that fits where nothing can be timed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,14 +35,37 @@ def test_the_fastest_is_kept_for_a_shape(tuning, monkeypatch):
 
     def bench(call, **kwargs):
         tried.append(1)
-        return {1: 3.0, 2: 1.0, 3: 2.0}[len(tried)]
+        return {1: 3.0, 2: 1.0}[len(tried)]
 
     monkeypatch.setattr(tuning, "do_bench", bench)
-    for batch in (100, 100, 128):  # one power of 2
-        problem = type(PROBLEM)(**{**vars(PROBLEM), "batch": batch})
+    for batch, grid in ((100, (14, 14)), (100, (14, 14)), (128, (14, 14)), (100, (16, 15))):  # one power of 2, sixteens
+        problem = replace(PROBLEM, batch=batch, grid=grid)
         tuning.run_best("output", problem, CANDIDATES, launched.append)
-    assert len(tried) == 3
-    assert launched == [CANDIDATES[1]] * 3
+    assert len(tried) == 2  # another width of the tile would be another order of the sums
+    assert launched == [CANDIDATES[1]] * 4
+
+
+def test_another_precision_of_products_is_tried_again(tuning, monkeypatch):
+    tried = []
+    monkeypatch.setattr(tuning, "do_bench", lambda call, **kwargs: tried.append(1) or 1.0)
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for precision in ("ieee", "tf32"):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            tuning.run_best("output", PROBLEM, CANDIDATES, lambda config: None)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert len(tried) == 4
+
+
+def test_deterministic_algorithms_leave_out_the_clock(monkeypatch):
+    from lambdanets.kernels.triton import tuning
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    on_cuda = replace(PROBLEM, device="cuda")
+    assert tuning._can_time(on_cuda)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert not tuning._can_time(on_cuda)
 
 
 def test_what_the_device_has_no_room_for_is_passed_over(tuning, monkeypatch):

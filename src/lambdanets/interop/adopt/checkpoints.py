@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "named_as", "read_checkpoint"]
 
 # Where training scripts put the weights beside their optimiser; moving averages first, as timm does.
 _ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
@@ -121,3 +121,11 @@ def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
         entry.append(prefix)
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return Checkpoint(tensors, origin, tuple(entry))
+
+
+def named_as(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:
+    """The checkpoint with the prefix in front that training scripts leave and all of ``names`` have, a model's own."""
+    names, prefix = list(names), ""
+    while names and (more := next((p for p in _PREFIXES if all(n.startswith(prefix + p) for n in names)), None)):
+        prefix += more
+    return replace(checkpoint, tensors={prefix + name: tensor for name, tensor in checkpoint.tensors.items()})

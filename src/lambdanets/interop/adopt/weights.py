@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lambdanets.interop.adopt.checkpoints import Checkpoint, read_checkpoint
+from lambdanets.interop.adopt.checkpoints import Checkpoint, named_as, read_checkpoint
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
@@ -99,7 +99,7 @@ def load_weights(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sources = _chosen(source)
-    checkpoint = read_checkpoint(weights)
+    checkpoint = named_as(read_checkpoint(weights), model.state_dict())
     found = _find_layers(checkpoint.tensors, sources)
     if sources and source != "auto" and not found:
         raise _not_of(checkpoint, source)
@@ -129,7 +129,7 @@ def copy_weights(model: nn.Module, checkpoint: Checkpoint) -> int:
     Raises:
         ValueError: the checkpoint is one of another model; nothing was loaded.
     """
-    plan = _Plan(model, Renamed(checkpoint.tensors))
+    plan = _Plan(model, Renamed(named_as(checkpoint, model.state_dict()).tensors))
     plan.check(checkpoint.origin, strict=True, translated=False)
     return plan.carry_out()
 
@@ -240,6 +240,12 @@ class _Plan:
 
     def check(self, origin: str, strict: bool, translated: bool) -> None:
         """Raise a ValueError that names the first differences and counts them."""
+        odd = [name for name in self.common if not _is_copyable(self.tensors[name])]
+        if odd:
+            raise ValueError(
+                f"{origin} has {len(odd)} tensors that are quantised, sparse or without memory, {odd[0]} the first; "
+                "nothing was loaded. Write them as plain tensors: dequantize(), to_dense()"
+            )
         shapes = [name for name in self.common if self.state[name].shape != self.tensors[name].shape]
         problems = []
         if shapes:
@@ -303,6 +309,10 @@ class _Plan:
         for name in self.common:
             self.state[name].copy_(self.tensors[name])
         return len(self.common) + len(self.biases)
+
+
+def _is_copyable(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _module(model: nn.Module, path: str) -> nn.Module | None:

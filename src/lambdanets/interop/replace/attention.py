@@ -160,6 +160,8 @@ class _Request:
 
 
 def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"lambda_args must be a mapping of names to values, got {given!r}")
     for name in given or {}:
         if name not in _OPTIONS:
             raise ValueError(f"lambda_args has {name!r}; {nearest(name, _OPTIONS)}")

@@ -256,7 +256,7 @@ def _change(
     return Change(
         candidate.name,
         _describe(conv),
-        f"LambdaLayer {layer.dim}→{layer.dim_out}, h {layer.num_heads}, k {layer.dim_key}, {context}",
+        f"LambdaLayer {layer.dim}->{layer.dim_out}, h {layer.num_heads}, k {layer.dim_key}, {context}",
         parameters_of(conv),
         parameters_of(layer),
         _notes(model, candidate, layer, options),
@@ -300,7 +300,7 @@ def _merger(model: nn.Module, name: str) -> str | None:
 
 
 def _describe(conv: Any) -> str:
-    parts = [f"{type(conv).__name__} {_by(conv.kernel_size)} {conv.in_channels}→{conv.out_channels}"]
+    parts = [f"{type(conv).__name__} {_by(conv.kernel_size)} {conv.in_channels}->{conv.out_channels}"]
     parts += [f"stride {_short(conv.stride)}"] if max(conv.stride) > 1 else []
     parts += [f"dilation {_short(conv.dilation)}"] if max(conv.dilation) > 1 else []
     parts += [f"groups {conv.groups}"] if conv.groups > 1 else []

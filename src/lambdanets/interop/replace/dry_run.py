@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import _pytree as pytree
 
 from lambdanets.interop.replace.stages import is_spatial
+from lambdanets.layers.arguments import per_axis
 
 __all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for"]
 
@@ -59,7 +60,7 @@ def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | 
         The arguments; None where none can be made: a model without a convolution.
 
     Raises:
-        ValueError: if both are given.
+        ValueError: if both are given, or ``img_size`` is not of positive ints.
     """
     if example is not None:
         if img_size is not None:
@@ -71,7 +72,7 @@ def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | 
     ndim = len(conv.kernel_size)  # type: ignore[arg-type]
     if img_size is None:
         img_size = (_size_of(model) if ndim == 2 else None) or _USUAL_SIZE[ndim]
-    size = (img_size,) * ndim if isinstance(img_size, int) else tuple(img_size)
+    size = per_axis("img_size", img_size, ndim, odd=False)
     weight = next(iter(conv.parameters()))
     channels: int = conv.in_channels  # type: ignore[assignment]
     return (torch.empty(2, channels, *size, dtype=weight.dtype, device=weight.device),)

@@ -89,7 +89,7 @@ class Plan:
         if self._check is not None:
             try:
                 self._check(changed)
-            except ValueError:
+            except BaseException:  # Ctrl-C too
                 swap(changed, {layer: old for old, layer in new.items()})
                 _set(settings_before)
                 raise
@@ -105,7 +105,7 @@ class Plan:
         if any(change.notes for change in self.changes):
             table.add_column("notes", overflow="fold")
         for change in self.changes:
-            numbers = f"{change.parameters_before:,} → {change.parameters_after:,}"
+            numbers = f"{change.parameters_before:,} -> {change.parameters_after:,}"
             row = [change.name or "(model)", change.old, change.new, numbers]
             table.add_row(*map(escape, row), *([escape("; ".join(change.notes))] if len(table.columns) > 4 else []))
         lines = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
@@ -123,8 +123,8 @@ class Plan:
         count = len(self.changes)
         return (
             f"{count} module{'s' * (count != 1)} replaced, "
-            f"{self.parameters_before:,} → {self.parameters_after:,} parameters "
-            f"({self.parameters_before / 1e6:.2f} M → {self.parameters_after / 1e6:.2f} M)"
+            f"{self.parameters_before:,} -> {self.parameters_after:,} parameters "
+            f"({self.parameters_before / 1e6:.2f} M -> {self.parameters_after / 1e6:.2f} M)"
         )
 
 

@@ -86,6 +86,8 @@ def choose(
             raise ValueError(f"where(name, module) was false for all {len(candidates)} {kind}s: {_some(candidates)}")
         return chosen
     globs = [names] if isinstance(names, str) else list(names)
+    if not globs:
+        raise ValueError(f"names must be a glob or several of them, got none; those of {kind}s are {_some(candidates)}")
     for glob in globs:
         if not isinstance(glob, str):
             raise TypeError(f"names must be a glob or several of them, got {glob!r}")

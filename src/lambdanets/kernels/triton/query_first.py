@@ -24,6 +24,8 @@ from lambdanets.kernels.triton.tiling import Config, Tiling, candidates, tile
 __all__ = ["backward", "check", "forward", "work"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Within an example elements are counted in 32 bits.
+ADDRESSES = 1 << 31
 # Programs of the table gradient at least, where there are examples enough: two for each of 132 processors.
 PROGRAMS = 264
 
@@ -47,6 +49,14 @@ def check(problem: GridProblem) -> str | None:
     if problem.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return f"it computes in {names}, and these tensors are {str(problem.dtype).removeprefix('torch.')}"
+    widths = (
+        problem.heads * problem.dim_key,
+        problem.heads * problem.dim_value,
+        problem.intra_depth * problem.dim_value,
+    )
+    count = problem.num_positions * max(widths)
+    if count >= ADDRESSES:
+        return f"an example has tensors of {count:,} elements, and it counts up to {ADDRESSES:,} within one"
     return None
 
 
@@ -71,7 +81,7 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
         problem: the shape of the call.
     """
     with _current(query):
-        return _output(query, _depth_last(value), _offsets_first(table), problem)
+        return _output(_addressable(query), _depth_last(value), _offsets_first(table), problem)
 
 
 def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
@@ -211,6 +221,7 @@ def _current(tensor: Tensor) -> AbstractContextManager[Any]:
 def _laid_out_like(like: Tensor, depth: int) -> Tensor:
     """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that nobody has to transpose it."""
     b, c, n, _ = like.shape
+    like = _addressable(like)
     if like.stride(3) != 1:
         return like.new_empty(b, c, depth, n).transpose(2, 3)
     if like.stride(1) < like.stride(2):
@@ -219,7 +230,13 @@ def _laid_out_like(like: Tensor, depth: int) -> Tensor:
 
 
 def _depth_last(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(3) == 1 else tensor.contiguous()
+    return _addressable(tensor if tensor.stride(3) == 1 else tensor.contiguous())
+
+
+def _addressable(tensor: Tensor) -> Tensor:
+    """A copy where an example's elements lie too far apart to be counted in 32 bits, as in a view with n in front."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+    return tensor if last < ADDRESSES else tensor.contiguous()
 
 
 def _offsets_first(table: Tensor) -> Tensor:
