@@ -1,10 +1,10 @@
-"""Random calls of the op and the naive loop that the reference itself is held against."""
+"""Random calls of the op, and what models need for their outputs to be worth comparing."""
 
 import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lambdanets import DensePositions, EdgePositions, GridPositions
 
@@ -119,3 +119,19 @@ def assert_same(actual, expected, atol=1e-10, rtol=1e-10):
     assert len(actual) == len(expected)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, atol=atol, rtol=rtol)
+
+
+def random_norms(model, generator=None):
+    """Random batch-norms: the last one of a fresh block has the weight 0, under which no lambda layer counts."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.2, generator=generator)
+            nn.init.normal_(module.running_mean, std=0.2, generator=generator)
+            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    return model
+
+
+def assert_same_weights(model, expected):
+    """Every parameter and buffer, bit for bit."""
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), atol=0, rtol=0)

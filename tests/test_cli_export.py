@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helpers import random_norms
 from lambdanets import cli
 from lambdanets.interop.export import export
 from lambdanets.models import lambda_resnet
@@ -26,10 +27,7 @@ CLASSES = ("blue", "grün", "red")
 def random_weights(model, seed):
     """Weights under which the lambda layers count: fresh models start with scales of zero."""
     generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=generator)
+    random_norms(model, generator)
     nn.init.normal_(model.fc.weight, std=0.5, generator=generator)
     return model.state_dict()
 

@@ -4,6 +4,7 @@ import pytest
 import timm
 
 import lambdanets  # noqa: F401  (registers the models)
+from helpers import random_norms
 
 NAMES = timm.list_models(module="lambda_resnet")
 # A few narrow blocks in place of many wide ones: all else of a registered model stays as it is.
@@ -16,6 +17,12 @@ def name(request):
 
 
 @pytest.fixture
-def build(name):
-    """Makes the model ``name`` with few narrow blocks; keyword arguments as for timm.create_model."""
+def build_fresh(name):
+    """Makes the model ``name`` with few narrow blocks, as timm initialises it: its lambda layers do not count yet."""
     return lambda **kwargs: timm.create_model(name, **{**FEW, **kwargs})
+
+
+@pytest.fixture
+def build(build_fresh):
+    """The same with random batch-norms, under which outputs depend on the lambda layers."""
+    return lambda **kwargs: random_norms(build_fresh(**kwargs))

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import timm
 import torch
-from torch import nn
 
+from helpers import random_norms
 from lambdanets import GraphLambdaLayer, LambdaLayer
 
 DYNAMIC = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
@@ -39,11 +39,7 @@ def _fresh_compiler():
 
 def small_model(name):
     kind, options = MODELS[name]
-    model = timm.create_model(kind, num_classes=5, **options)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)  # the last scale of a fresh block is 0: it would hide the layer
-    return model
+    return random_norms(timm.create_model(kind, num_classes=5, **options))
 
 
 def outputs_and_gradients(run, module, x):

@@ -9,6 +9,7 @@ from timm.layers import BlurPool2d
 from timm.models import is_model
 
 import lambdanets
+from helpers import assert_same_weights, random_norms
 from lambdanets import LambdaLayer, LambdaResNet
 from lambdanets.models import LambdaBottleneck
 
@@ -130,18 +131,22 @@ def test_a_global_model_through_a_folder(tmp_path):
 
     model = timm.create_model(
         "lambda_resnet50", **NARROW, stages="C-C-CL-L", lambda_args={"scope": None}, img_size=64, num_classes=3
-    ).eval()
+    )
+    random_norms(model).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
     _, architecture, arguments = load_model_config_from_path(tmp_path)
     assert architecture == "lambda_resnet50"
     assert arguments["stages"] == "C-C-CL-L"
     x = torch.randn(2, 3, 64, 64)
     back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert_same_weights(back, model)
     assert torch.equal(back(x), model(x))
     # At another size timm's loading resamples the tables, as resize_positions does.
     larger = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=96).eval()
+    lambdanets.resize_positions(model, 96)
     x = torch.randn(2, 3, 96, 96)
-    assert torch.equal(larger(x), lambdanets.resize_positions(model, 96)(x))
+    assert_same_weights(larger, model)
+    assert torch.equal(larger(x), model(x))
 
 
 def test_the_hub(tmp_path, monkeypatch):
@@ -171,11 +176,12 @@ def test_the_hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr(_hub, "HfApi", Hub)
     monkeypatch.setattr(_hub, "hf_hub_download", download)
-    model = timm.create_model("lambda_resnet_tiny", in_chans=1).eval()
+    model = random_norms(timm.create_model("lambda_resnet_tiny", in_chans=1)).eval()
     timm.models.push_to_hf_hub(model, "someone/digits", safe_serialization=True)
     assert timm.models.load_model_config_from_hf("someone/digits")[1] == "lambda_resnet_tiny"
     back = timm.create_model("hf-hub:someone/digits", pretrained=True).eval()
     x = torch.randn(2, 1, 16, 16)
+    assert_same_weights(back, model)
     assert torch.equal(back(x), model(x))
 
 

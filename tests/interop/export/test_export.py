@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import lambdanets
+from helpers import random_norms
 from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_attention
 from lambdanets.interop import ExportDifferenceError
 from lambdanets.interop.export import formats as formats_module
@@ -23,12 +24,7 @@ EXAMPLE = torch.zeros(1, 3, 16, 12)
 
 def wake(model):
     """Random batch-norms and a large head: fresh ones hide the lambda layers and give equal probabilities."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for module in random_norms(model).modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=1.0)
     return model.eval()
