@@ -16,6 +16,7 @@ from torch import nn
 import lambdanets
 from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_attention
 from lambdanets.interop import ExportDifferenceError
+from lambdanets.interop.export import export as export_module
 from lambdanets.interop.export import formats as formats_module
 
 EXAMPLE = torch.zeros(1, 3, 16, 12)
@@ -167,6 +168,32 @@ def test_one_size_for_models_that_take_one(tmp_path):
     images = torch.randn(5, 3, 16, 12)
     expected = model(images).softmax(1).detach().numpy()
     np.testing.assert_allclose(open_torch_export(tmp_path / "model.pt2")(images), expected, atol=1e-5)
+
+
+class Strided(nn.Module):
+    """Takes multiples of 32 up to ``largest``, as networks with global tables that add up feature maps."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, x):
+        if max(x.shape[2:]) > self.largest or x.shape[2] % 32 or x.shape[3] % 32:
+            raise ValueError("not a size of this model")
+        return x.mean(dim=(2, 3))
+
+
+def test_smaller_sizes_are_checked_of_a_model_that_takes_none_larger():
+    sizes = export_module._checked_sizes(Strided(256), torch.zeros(2, 3, 256, 256))
+    assert sizes == [(256, 256), (192, 256), (224, 256)]
+
+
+def test_only_refused_sizes_are_called_refused():
+    with pytest.raises(ValueError, match="takes images of") as error:
+        export_module._checked_sizes(Strided(32), torch.zeros(2, 3, 32, 32))
+    taken, refused = str(error.value).split(", but not of ")
+    assert taken.endswith(" 32 x 32")
+    assert refused.startswith("32 x 48, 24 x 32, 32 x 22, 24 x 22, 32 x 64 and 64 x 32;")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -263,16 +263,23 @@ def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
     height, width = _size(images)
     low, lower = max(1, height - max(1, height // 4)), max(1, width - max(1, width // 3))
     candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
-    # Some models add up feature maps that agree only where the size is a multiple of their stride.
-    candidates += [(height, width + 32), (height + 32, width)]
-    taken = [size for size in dict.fromkeys(candidates) if _takes(model, images.new_zeros(1, images.shape[1], *size))]
+    # Some models add up feature maps that agree only where the size is a multiple of their stride, and some of these
+    # take no larger images than their own.
+    candidates += [(height, width + 32), (height + 32, width), (height - 32, width), (height, width - 32)]
+    taken, refused = [], []
+    for size in dict.fromkeys(size for size in candidates if min(size) > 0):
+        (taken if _takes(model, images.new_zeros(1, images.shape[1], *size)) else refused).append(size)
     if len(taken) < _SIZES:
-        listed = " and ".join(f"{h} x {w}" for h, w in taken)
         raise ValueError(
-            f"the model takes images of {listed}, but not of {low} x {width} and the like; fixed_size=True "
+            f"the model takes images of {_listed(taken)}, but not of {_listed(refused)}; fixed_size=True "
             "(--fixed-size) exports it for one size"
         )
     return taken[:_SIZES]
+
+
+def _listed(sizes: Sequence[tuple[int, int]]) -> str:
+    *rest, last = [f"{height} x {width}" for height, width in sizes]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 @torch.inference_mode()
