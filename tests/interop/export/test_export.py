@@ -170,6 +170,21 @@ def test_one_size_for_models_that_take_one(tmp_path):
     np.testing.assert_allclose(open_torch_export(tmp_path / "model.pt2")(images), expected, atol=1e-5)
 
 
+def test_example_is_of_the_size_that_the_model_was_built_for(tmp_path):
+    vit = wake(timm.create_model("test_vit", img_size=32, depth=1, num_classes=5))
+    result = export_model(vit, tmp_path / "model.pt2", fixed_size=True)
+    assert {(check.height, check.width) for check in result.checks} == {(32, 32)}
+    model = timm.create_model("lambda_resnet_tiny", lambda_args={"scope": None}, img_size=(64, 48))
+    assert export_module._example(model, None).shape[2:] == (64, 48)
+
+
+def test_default_example_that_the_model_refuses_is_called_a_default(tmp_path):
+    model = Strided(32)
+    model.pretrained_cfg = {"input_size": (3, 64, 64)}
+    with pytest.raises(ValueError, match=r"example must be given, .* the default, 64 x 64 with 3 channels: not a size"):
+        export_model(model, tmp_path / "model.pt2")
+
+
 class Strided(nn.Module):
     """Takes multiples of 32 up to ``largest``, as networks with global tables that add up feature maps."""
 
