@@ -185,6 +185,7 @@ def test_training_tells_its_choices(run, colours, tmp_path):
         ("train --recipe digit", "unknown recipe 'digit'. Did you mean 'digits'?"),
         ("train --model lambda_resnet_tny", "Did you mean 'lambda_resnet_tiny'"),
         ("train --model typo", "unknown model 'typo'. Known: lambda_resnet50, "),
+        ("train --model a:boom:b", "unknown model 'a:boom:b'. Known"),
         ("train --model vit_tiny_patch16_224", "the model 'vit_tiny_patch16_224' does not take images of 8x8 pixels"),
         ("train --data no/where", "the data folder no/where does not exist"),
         ("train --recipe imagenet-90", "give --data"),

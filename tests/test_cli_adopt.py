@@ -236,6 +236,7 @@ class TestOutput:
         ("own.pth --from hub:thing", "must be timm:NAME (as timm:lambda_resnet26t) or python:MODULE:FUNCTION"),
         ("own.pth --from timm:resnet18", "the weights of another model than this ResNet"),
         ("own.pth --from python:no_such:thing", "python:no_such:thing cannot be imported"),
+        ("own.pth --from python:boom:thing", "python:boom:thing cannot be imported"),
         ("own.pth --from python:their_models:smal", "cannot be imported: module 'their_models' has no attribute"),
         ("own.pth --from python:their_models:three", "made a int, not a torch.nn.Module"),
         ("--pretrained --from python:their_models:small", "has no published weights; give a checkpoint"),

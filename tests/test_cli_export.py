@@ -183,6 +183,13 @@ def test_wrong_words_are_one_message(command, run_folder, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+def test_names_with_colons_are_printed_as_they_are(command):
+    code, output, error = command("export", "no/:boom:run")
+    assert code == 2
+    assert "Exporting no/:boom:run: " in output
+    assert "the run folder no/:boom:run does not exist" in error
+
+
 def test_missing_packages_are_one_message(command, run_folder, tmp_path, monkeypatch):
     from lambdanets.interop.export import formats
 

@@ -131,7 +131,7 @@ def train(
     from lambdanets.training.data import recipe_for_data
     from lambdanets.training.summary import print_training
 
-    console = Console()
+    console = Console(emoji=False)
     choices = {
         "data": data,
         "model": model,
@@ -194,7 +194,7 @@ def evaluate(
     if as_json:
         print(json.dumps({"part": result.part, **result.scores.to_dict()}, indent=2))
     else:
-        print_evaluation(Console(), result)
+        print_evaluation(Console(emoji=False), result)
 
 
 def predict(
@@ -226,7 +226,7 @@ def predict(
     if as_json:
         print(json.dumps([prediction.to_dict() for prediction in predictions], indent=2, ensure_ascii=False))
     else:
-        print_predictions(Console(), predictions)
+        print_predictions(Console(emoji=False), predictions)
 
 
 def _paragraphs(function: Callable[..., None]) -> str:
@@ -286,7 +286,7 @@ def main() -> None:
             raise
         from rich.console import Console
 
-        Console(stderr=True).print(
+        Console(stderr=True, emoji=False).print(
             f"Error: {_message(error)}", style="bold red", highlight=False, markup=False, soft_wrap=True
         )
         sys.exit(1 if diverged else 2)

@@ -76,7 +76,7 @@ def adopt(
         raise ValueError(f"exactly one of CHECKPOINT and --pretrained must be given, got {given}")
     if output is not None:
         _check_output(output, checkpoint, overwrite)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     migration = migrate(
         checkpoint, origin, num_classes=num_classes, image_size=image_size, faithful=True if faithful else None
     )
@@ -84,7 +84,7 @@ def adopt(
     _print_comparison(console, migration)
     if not migration.equal:
         what = "differ" if migration.finite else "are not finite numbers, which nothing can be compared with"
-        Console(stderr=True, soft_wrap=True).print(
+        Console(stderr=True, soft_wrap=True, emoji=False).print(
             f"Error: the outputs {what}; nothing was written", style="bold red", highlight=False
         )
         raise typer.Exit(1)

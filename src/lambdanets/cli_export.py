@@ -55,7 +55,7 @@ def export(
     from lambdanets.interop.export import ExportDifferenceError
     from lambdanets.training.export import export_run
 
-    console = Console()
+    console = Console(emoji=False)
     console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", highlight=False, soft_wrap=True)
     try:
         result = export_run(

@@ -78,7 +78,7 @@ def models(
     if as_json:
         print(json.dumps(content, indent=2))
         return
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     if name is None:
         console.print("[bold]lambdanets models NAME[/] shows a model's stages.")

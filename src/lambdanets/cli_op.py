@@ -120,7 +120,7 @@ def kernels(
             f"{verdict.backward_seconds * 1e3:.2f} ms",
             f"[bold green]chosen for {' and '.join(marks)}[/]" if marks else "",
         )
-    console = Console()
+    console = Console(emoji=False)
     where = "global" if scope is None else f"scope {scope}"
     shape = f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}"
     threads = torch.get_num_threads()
@@ -184,7 +184,7 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     from lambdanets.experiments.results import open_folder, table_of
 
-    console = Console()
+    console = Console(emoji=False)
     if table is not None:
         print(table_of(table))
     elif calibrate:

@@ -17,6 +17,7 @@ import lambdanets
 from helpers import random_norms
 from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_attention
 from lambdanets.interop import ExportDifferenceError
+from lambdanets.interop.export import export as export_module
 from lambdanets.interop.export import formats as formats_module
 
 EXAMPLE = torch.zeros(1, 3, 16, 12)
@@ -163,6 +164,47 @@ def test_one_size_for_models_that_take_one(tmp_path):
     images = torch.randn(5, 3, 16, 12)
     expected = model(images).softmax(1).detach().numpy()
     np.testing.assert_allclose(open_torch_export(tmp_path / "model.pt2")(images), expected, atol=1e-5)
+
+
+def test_example_is_of_the_size_that_the_model_was_built_for(tmp_path):
+    vit = wake(timm.create_model("test_vit", img_size=32, depth=1, num_classes=5))
+    result = export_model(vit, tmp_path / "model.pt2", fixed_size=True)
+    assert {(check.height, check.width) for check in result.checks} == {(32, 32)}
+    model = timm.create_model("lambda_resnet_tiny", lambda_args={"scope": None}, img_size=(64, 48))
+    assert export_module._example(model, None).shape[2:] == (64, 48)
+
+
+def test_default_example_that_the_model_refuses_is_called_a_default(tmp_path):
+    model = Strided(32)
+    model.pretrained_cfg = {"input_size": (3, 64, 64)}
+    with pytest.raises(ValueError, match=r"example must be given, .* the default, 64 x 64 with 3 channels: not a size"):
+        export_model(model, tmp_path / "model.pt2")
+
+
+class Strided(nn.Module):
+    """Takes multiples of 32 up to ``largest``, as networks with global tables that add up feature maps."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, x):
+        if max(x.shape[2:]) > self.largest or x.shape[2] % 32 or x.shape[3] % 32:
+            raise ValueError("not a size of this model")
+        return x.mean(dim=(2, 3))
+
+
+def test_smaller_sizes_are_checked_of_a_model_that_takes_none_larger():
+    sizes = export_module._checked_sizes(Strided(256), torch.zeros(2, 3, 256, 256))
+    assert sizes == [(256, 256), (192, 256), (224, 256)]
+
+
+def test_only_refused_sizes_are_called_refused():
+    with pytest.raises(ValueError, match="takes images of") as error:
+        export_module._checked_sizes(Strided(32), torch.zeros(2, 3, 32, 32))
+    taken, refused = str(error.value).split(", but not of ")
+    assert taken.endswith(" 32 x 32")
+    assert refused.startswith("32 x 48, 24 x 32, 32 x 22, 24 x 22, 32 x 64 and 64 x 32;")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -127,8 +127,8 @@ def export_model(
         format: ``"onnx"`` or ``"torch-export"``; default: by the suffix of ``path``.
         output: ``"probabilities"`` (default): a softmax over axis 1 is put behind the model; or ``"logits"``, what
             the model gives.
-        example: (b, channels, height, width); its size is the first to be checked. Default: the input of the model's
-            timm configuration.
+        example: (b, channels, height, width); its size is the first to be checked. Default: the
+            size that the model was built for (``img_size``), else that of its timm configuration.
         fixed_size: height and width are those of ``example``, for models that take one size only. Default False.
         opset: of ONNX, 18 or higher; default PyTorch's.
         preprocessing: plain values to record; default: what the model's timm configuration asks for, if it has one.
@@ -154,7 +154,7 @@ def export_model(
     images = _example(model, example)
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     classifier = _Classifier(plain, output == "probabilities").eval()
-    _check_output(plain, images, output)
+    _check_output(plain, images, output, given=example is not None)
     metadata = {
         "producer": f"lambdanets {_version()}",
         "model": _model_name(model),
@@ -213,21 +213,34 @@ def _example(model: nn.Module, given: Tensor | None) -> Tensor:
                 "example must be given for a model without a timm configuration: a batch of images, "
                 "(batch, channels, height, width)"
             )
-        return torch.zeros(2, channels_of(model), *config["input_size"][1:])
+        return torch.zeros(2, channels_of(model), *(_built_size(model) or config["input_size"][1:]))
     if not isinstance(given, Tensor) or given.ndim != 4:
         shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"example must be a tensor of shape (batch, channels, height, width), got {shown}")
     return torch.zeros(2, *given.shape[1:])
 
 
-def _check_output(model: nn.Module, images: Tensor, output: str) -> None:
+def _built_size(model: nn.Module) -> tuple[int, ...] | None:
+    """Height and width that the model says it was built for; its timm configuration tells those of its weights."""
+    for owner in (model, getattr(model, "patch_embed", None)):
+        size = getattr(owner, "img_size", None)
+        if isinstance(size, int):
+            return (size, size)
+        if isinstance(size, Sequence) and len(size) == 2:
+            return tuple(size)
+    return None
+
+
+def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) -> None:
     try:
         with torch.inference_mode():
             out = model(images[:1])
     except Exception as error:
+        shown = f"{_size(images)[0]} x {_size(images)[1]} with {images.shape[1]} channels"
+        if given:
+            raise ValueError(f"example must be images that the model takes, got {shown}: {error}") from error
         raise ValueError(
-            f"example must be images that the model takes, got {_size(images)[0]} x {_size(images)[1]} with "
-            f"{images.shape[1]} channels: {error}"
+            f"example must be given, images that the model takes: it does not take the default, {shown}: {error}"
         ) from error
     if not isinstance(out, Tensor):
         raise ValueError(f"the model must give one tensor, got {type(out).__name__}; wrap it in one that picks")
@@ -263,16 +276,24 @@ def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
     height, width = _size(images)
     low, lower = max(1, height - max(1, height // 4)), max(1, width - max(1, width // 3))
     candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
-    # Some models add up feature maps that agree only where the size is a multiple of their stride.
-    candidates += [(height, width + 32), (height + 32, width)]
-    taken = [size for size in dict.fromkeys(candidates) if _takes(model, images.new_zeros(1, images.shape[1], *size))]
+    # Some models add up feature maps that agree only where the size is a multiple of their stride, and some of these
+    # take no larger images than their own.
+    candidates += [(height, width + 32), (height + 32, width), (height - 32, width), (height, width - 32)]
+    taken: list[tuple[int, int]] = []
+    refused: list[tuple[int, int]] = []
+    for size in dict.fromkeys(size for size in candidates if min(size) > 0):
+        (taken if _takes(model, images.new_zeros(1, images.shape[1], *size)) else refused).append(size)
     if len(taken) < _SIZES:
-        listed = " and ".join(f"{h} x {w}" for h, w in taken)
         raise ValueError(
-            f"the model takes images of {listed}, but not of {low} x {width} and the like; fixed_size=True "
+            f"the model takes images of {_listed(taken)}, but not of {_listed(refused)}; fixed_size=True "
             "(--fixed-size) exports it for one size"
         )
     return taken[:_SIZES]
+
+
+def _listed(sizes: Sequence[tuple[int, int]]) -> str:
+    *rest, last = [f"{height} x {width}" for height, width in sizes]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 @torch.inference_mode()
