@@ -1,8 +1,8 @@
 """How tensors lie in memory, and memory that a kernel needs while it runs.
 
 Fresh memory has a price at every call: a system gives it out page by page, at the first touch of each, and an allocator
-gives back what is freed. So kernels keep theirs on CPUs: much of what a call needs beyond its inputs
-and outputs comes out of one buffer of the thread, which the next call finds again.
+gives back what is freed. So kernels keep theirs on CPUs: much of what a call needs beyond its inputs and outputs comes
+out of one buffer of the thread, which the next call finds again.
 """
 
 from __future__ import annotations
