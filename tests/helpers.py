@@ -1,8 +1,11 @@
 """Random calls of the op, and what models need for their outputs to be worth comparing."""
 
+import importlib
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -103,6 +106,22 @@ def context_call(name, causal, masked, u):
         call.mask[:, :2] = False
         call.mask[:, 2] = True
     return call
+
+
+@contextmanager
+def small_blocks(kernel, **sizes):
+    """A kernel with other sizes of blocks, where it has these names, and nothing cached from before or for later."""
+    module = importlib.import_module(f"lambdanets.kernels.{kernel}")
+    cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            if hasattr(module, name):
+                patch.setattr(module, name, size)
+        for function in cached:
+            function.cache_clear()
+        yield
+    for function in cached:
+        function.cache_clear()
 
 
 def outputs_and_gradients(apply, call, seed=1):

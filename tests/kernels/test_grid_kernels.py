@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import assert_same, grid_call, outputs_and_gradients
+from helpers import assert_same, grid_call, outputs_and_gradients, small_blocks
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.ops import GRID_OP, grid_term
 from lambdanets.kernels.planner import GRID_KERNELS, kernels_for
@@ -90,13 +90,21 @@ def test_exact_on_any_shape(kernel, data):
 
 @pytest.mark.parametrize("elements", [1, 2000, 9000])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_blocks_join_without_seams(kernel, elements, monkeypatch):
+def test_blocks_join_without_seams(kernel, elements):
     """Blocks of one row and one example, or of a few with fewer in the last, give what one large block gives."""
-    module = __import__(f"lambdanets.kernels.{kernel}", fromlist=["forward"])
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", elements, raising=False)
-    assert_exact(kernel, grid_call((9, 6), (5, 7), u=2, b=3))
-    assert_exact(kernel, grid_call((9, 6), (17, 11), u=2, b=3))
-    assert_exact(kernel, grid_call((4, 3, 5), (3, 3, 3), b=3))
+    with small_blocks(kernel, BLOCK_ELEMENTS=elements, COLUMNS=10, ONE_ROW_ELEMENTS=0, SCORE_ELEMENTS=elements):
+        assert_exact(kernel, grid_call((9, 6), (5, 7), u=2, b=3))
+        assert_exact(kernel, grid_call((9, 6), (17, 11), u=2, b=3))
+        assert_exact(kernel, grid_call((4, 3, 5), (3, 3, 3), b=3))
+
+
+@pytest.mark.parametrize("u", [1, 3])
+@pytest.mark.parametrize(("grid", "extents"), SHAPES)
+@pytest.mark.parametrize("kernel", ["query_first", "row_spectral"])
+def test_exact_row_by_row(kernel, grid, extents, u):
+    """Grids that would go through as one row, or in one step, go through as large ones do."""
+    with small_blocks(kernel, BLOCK_ELEMENTS=1, ONE_ROW_ELEMENTS=0):
+        assert_exact(kernel, grid_call(grid, extents, u=u))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

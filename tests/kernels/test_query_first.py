@@ -3,19 +3,17 @@
 import pytest
 import torch
 
-from helpers import assert_same, grid_call, outputs_and_gradients
+from helpers import assert_same, grid_call, outputs_and_gradients, small_blocks
 from lambdanets import lambda_apply
 from lambdanets.kernels import query_first
 from lambdanets.kernels.problem import GridProblem
 
 
-@pytest.fixture
-def few_scores(monkeypatch):
+@pytest.fixture(params=[0, 1 << 20], ids=["rows", "one row"])
+def few_scores(request):
     """Room for the scores of two examples of 5x6 positions, or one of 17x11."""
-    monkeypatch.setattr(query_first, "SCORE_ELEMENTS", 4000)
-    query_first._examples.cache_clear()
-    yield
-    query_first._examples.cache_clear()
+    with small_blocks("query_first", SCORE_ELEMENTS=4000, ONE_ROW_ELEMENTS=request.param):
+        yield
 
 
 @pytest.mark.parametrize(("grid", "extents"), [((5, 6), (9, 11)), ((17, 11), (5, 5)), ((63,), (125,))])

@@ -28,7 +28,19 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
+        self.views: dict[torch.dtype, Tensor] = {}
         self.depth = self.used = self.wanted = 0
+
+    def keep(self, buffer: Tensor | None) -> None:
+        """From now on, the pieces come out of ``buffer``."""
+        self.buffer, self.views = buffer, {}
+
+    def of_dtype(self, dtype: torch.dtype) -> Tensor:
+        """The buffer as elements of ``dtype``."""
+        if dtype not in self.views and self.buffer is not None:
+            with torch.inference_mode(False):
+                self.views[dtype] = self.buffer.view(dtype)
+        return self.views[dtype]
 
 
 _workspace = _Workspace()
@@ -36,7 +48,8 @@ _workspace = _Workspace()
 
 def release() -> None:
     """Give back what this thread keeps."""
-    _workspace.buffer, _workspace.wanted = None, 0
+    _workspace.keep(None)
+    _workspace.wanted = 0
 
 
 @contextmanager
@@ -55,9 +68,9 @@ def workspace() -> Iterator[None]:
 def _grow(space: _Workspace) -> None:
     size = min(space.wanted, LARGEST_BUFFER)
     if size > (0 if space.buffer is None else space.buffer.numel()):
-        space.buffer = None
+        space.keep(None)
         with torch.inference_mode(False):
-            space.buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+            space.keep(torch.empty(size, dtype=torch.uint8, device="cpu"))
 
 
 def scratch(like: Tensor, *shape: int) -> Tensor:
@@ -75,10 +88,11 @@ def scratch(like: Tensor, *shape: int) -> Tensor:
     space.wanted = max(space.wanted, space.used)
     if space.buffer is None or space.used > space.buffer.numel():
         return like.new_empty(shape)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return torch.empty(0, dtype=like.dtype, device="cpu").set_(
-        space.buffer.untyped_storage(), start // item, shape, strides
-    )
+    stride, strides = 1, []
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= size
+    return space.of_dtype(like.dtype).as_strided(shape, strides[::-1], start // item)
 
 
 def contiguous(tensor: Tensor) -> Tensor:

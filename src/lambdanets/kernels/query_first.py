@@ -35,7 +35,7 @@ __all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "w
 
 
 # Elements of the operand up to which a grid goes through as one row.
-ONE_ROW_ELEMENTS = 1 << 16
+ONE_ROW_ELEMENTS = 1 << 20
 # Elements that S of a row may have, unless a single example has more.
 SCORE_ELEMENTS = 1 << 21
 

@@ -1,18 +1,20 @@
-"""Spectral along the first axis of an image, exact Toeplitz products along the second: all of it matrix products.
+"""Spectral along the second axis of an image, exact Toeplitz products along the first: all of it matrix products.
 
-E depends on m - n, so λp is a correlation of V with the table. Along y it is done in frequencies f, where a
-correlation is a product; along x it stays a Toeplitz matrix T̂_f of complex numbers, one for each f:
+E depends on m - n, so λp is a correlation of V with the table. Along x it is done in frequencies f, where a
+correlation is a product; along y it stays a Toeplitz matrix T̂_f of complex numbers, one for each f:
 
-    λ̂_f = T̂_f V̂_f,       T̂_f[(x, k), (u, x')] = table^_f[u, k, x' - x].
+    λ̂_f = T̂_f V̂_f,       T̂_f[(y, k), (u, y')] = table^_f[u, k, y' - y].
 
-Transforms of a few dozen points are matrix products too. λp is made for one example at a time, and a few k where
-that is much, applied to the queries and dropped. A sequence is folded into an image.
+Transforms of a few dozen points are matrix products too. λp is made for some rows y and some examples at a time,
+applied to their queries and dropped; of T̂_f those rows have only the columns y' that they see. A sequence is folded
+into an image.
 
-Multiply-adds for H x W: 2·L·k·W²·u·b·v in the products with L >= 2H - 1 points, and L·H·k·W·b·v in the inverse
-transform: H / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as well.
+Multiply-adds for H x W, L >= 2W - 1 points and M <= H the rows seen: 2·L·k·H·M·u·b·v in the products, and L·W·k·H·b·v
+in the inverse transform: W / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as
+well.
 
-Axes in names: f frequencies, p real and imaginary part, y and x places, b batch, h heads, k query depth, v value
-depth, u intra-depth, o offsets.
+Axes in names: f frequencies, p real and imaginary part, y rows, z rows of the context in reverse, x places of a row,
+b batch, h heads, k query depth, v value depth, u intra-depth, o offsets along y in reverse.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.folding import Folding, fold
@@ -31,9 +33,11 @@ from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work
 
 __all__ = ["backward", "check", "forward", "work"]
 
-# Elements of one example's λ̂ that one chunk of k may have.
+# Elements of λ̂ that some rows of some examples may have, unless one row of one example has more.
 BLOCK_ELEMENTS = 1 << 20
-# Elements that it may have for one k: the square of a row's places, for each frequency.
+# Columns from which products are not faster for more: so many examples' values go through at a time.
+COLUMNS = 128
+# Elements that λ̂ of one row and example, the table in frequencies or the matrix of a transform may have.
 MAX_ELEMENTS = 1 << 26
 
 
@@ -41,76 +45,132 @@ def check(problem: GridProblem) -> str | None:
     """Why this kernel cannot run on ``problem``, or None."""
     if len(problem.grid) > 2:
         return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
-    count = _elements(fold(problem))
+    image = fold(problem)
+    table = sum(_reach(image)) + 1
+    depth = max(image.dim_key * image.dim_value, image.dim_key * image.intra_depth * table, 2 * image.grid[1])
+    count = 2 * _frequencies(image) * depth
     if count > MAX_ELEMENTS:
-        return f"its matrices for one k would have {count:,} elements, more than {MAX_ELEMENTS:,}"
+        return f"its largest matrix would have {count:,} elements, more than {MAX_ELEMENTS:,}"
     return None
 
 
 def _length(image: GridProblem) -> int:
-    """Points of the transform along the first axis: no offset may wrap around into the grid.
+    """Points of the transform along the second axis: no offset may wrap around into the grid.
 
     Any number will do, since the transform is a matrix product.
     """
-    before = image.origin[0]
-    return image.grid[0] + max(before, image.extents[0] - 1 - before)
+    return image.grid[1] + max(_sides(image, 1))
 
 
-def _elements(image: GridProblem) -> int:
-    """Elements of one example's λ̂ or of T̂, whichever has more, for one k."""
-    columns = image.grid[1]
-    return (_length(image) + 2) * columns * max(image.dim_value, image.intra_depth * columns)
+def _frequencies(image: GridProblem) -> int:
+    return _length(image) // 2 + 1
 
 
-def _chunk(image: GridProblem) -> int:
-    """How many k at a time, in even chunks."""
-    chunks = math.ceil(image.dim_key * _elements(image) / BLOCK_ELEMENTS)
-    return math.ceil(image.dim_key / chunks)
+def _group(image: GridProblem) -> int:
+    """How many examples at a time."""
+    return max(1, min(image.batch, COLUMNS // max(1, image.dim_value)))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Some rows of queries and what they see.
+
+    Args:
+        rows: of the queries.
+        seen: rows of the context, in reverse order.
+    """
+
+    rows: slice
+    seen: slice
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @property
+    def num_seen(self) -> int:
+        return self.seen.stop - self.seen.start
+
+
+def _step_size(image: GridProblem) -> int:
+    """Rows of a step; the last may have fewer."""
+    rows, each = image.grid[0], 2 * _frequencies(image) * image.dim_key * image.dim_value * _group(image)
+    steps = math.ceil(rows / max(1, min(rows, BLOCK_ELEMENTS // max(1, each))))
+    return math.ceil(rows / steps)
+
+
+def _sides(image: GridProblem, axis: int) -> tuple[int, int]:
+    """The largest offsets back and ahead along an axis."""
+    return image.origin[axis], image.extents[axis] - 1 - image.origin[axis]
+
+
+def _reach(image: GridProblem) -> tuple[int, int]:
+    """How far back and ahead the rows of a step see together, counted from any of them."""
+    back, ahead = (min(image.grid[0] - 1, side + _step_size(image) - 1) for side in _sides(image, 0))
+    return back, ahead
+
+
+@functools.lru_cache(maxsize=1024)
+def _steps(image: GridProblem) -> tuple[_Step, ...]:
+    rows, size = image.grid[0], _step_size(image)
+    back, ahead = _sides(image, 0)
+    steps = []
+    for first in range(0, rows, size):
+        last = min(first + size, rows)
+        seen = slice(rows - min(rows, last + ahead), rows - max(0, first - back))
+        steps.append(_Step(slice(first, last), seen))
+    return tuple(steps)
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds, elements of λp and of the Toeplitz matrices, and calls."""
-    problem = fold(problem)
-    rows, columns = problem.grid
-    values = problem.batch * problem.dim_value
-    points = 2 * (_length(problem) // 2 + 1)
-    toeplitz = 2 * points * problem.dim_key * columns * columns * problem.intra_depth
-    inverse = points * rows * problem.dim_key * columns
-    apply = problem.num_positions * problem.heads * problem.dim_key
-    lambdas = points * problem.dim_key * columns * values
-    products = SMALL_PRODUCT * problem.num_positions * problem.batch
-    steps = math.ceil(problem.dim_key / _chunk(problem)) * problem.batch
+    image = fold(problem)
+    columns, steps, groups = image.grid[1], _steps(image), math.ceil(image.batch / _group(image))
+    values, points = image.batch * image.dim_value, 2 * _frequencies(image)
+    seen = sum(step.num_rows * step.num_seen for step in steps)
+    toeplitz = points * image.dim_key * seen * 2 * image.intra_depth
+    inverse = points * columns * image.dim_key * image.grid[0]
+    apply = image.num_positions * image.heads * image.dim_key
+    lambdas = points * image.dim_key * image.grid[0] * values
+    products = SMALL_PRODUCT * image.num_positions * image.batch
+    calls = len(steps) * groups
     if backward:
         return Work(
             (3 * toeplitz + 2 * inverse + 2 * apply) * values,
-            4 * lambdas + 4 * toeplitz + 2 * products,
-            60 + 14 * steps,
+            4 * lambdas + 2 * toeplitz + 2 * products,
+            60 + calls * 16 + len(steps) * image.batch * 5 + image.grid[0] * 2,
         )
-    return Work((toeplitz + inverse + apply) * values, 2 * lambdas + toeplitz + products, 30 + 5 * steps)
+    return Work(
+        (toeplitz + inverse + apply) * values,
+        2 * lambdas + toeplitz // 2 + products,
+        30 + calls * 8 + len(steps) * image.batch * 3,
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _transforms(
-    length: int, rows: int, before: int, after: int, dtype: torch.dtype, device: torch.device
+    length: int, columns: int, before: int, after: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Transforms of ``length`` points as matrices of real and imaginary parts, made in float64.
+    """Transforms of ``length`` points as matrices, made in float64.
 
     Returns:
-        Of rows, (p f, y); of the table's offsets, conjugate, (p f, o); and back to rows, (y, p f).
+        Of places, what [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂: real, -imaginary, imaginary and real
+        parts, (4 f, x); of the table's offsets, conjugate, (p f, offsets); and back to places, (x, p f).
     """
     with torch.inference_mode(False), torch.no_grad():
         f = torch.arange(length // 2 + 1, dtype=torch.float64, device=device)[:, None]
-        y = torch.arange(rows, dtype=torch.float64, device=device)
+        x = torch.arange(columns, dtype=torch.float64, device=device)
         o = torch.arange(-before, after + 1, dtype=torch.float64, device=device)
         # Angles are reduced to one turn first: large products of integers keep their digits.
-        angle_y, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (y, o))
+        angle_x, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (x, o))
         weight = torch.full_like(f, 2 / length)
         weight[0] = 1 / length
         if length % 2 == 0:
             weight[-1] = 1 / length
-        to_frequency = torch.cat([angle_y.cos(), -angle_y.sin()])
+        real, imaginary = angle_x.cos(), -angle_x.sin()
+        to_frequency = torch.cat([real, -imaginary, imaginary, real])
         table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()])
-        from_frequency = torch.cat([weight * angle_y.cos(), -weight * angle_y.sin()]).T
+        from_frequency = torch.cat([weight * real, weight * imaginary]).T
         return to_frequency.to(dtype), table_to_frequency.to(dtype), from_frequency.to(dtype)
 
 
@@ -123,115 +183,123 @@ class _Layout:
         self.batch, self.dim_key = problem.batch, problem.dim_key
         self.intra_depth, self.dim_value = problem.intra_depth, problem.dim_value
         self.rows, self.columns = image.grid
-        self.before, self.after = image.origin[0], image.extents[0] - 1 - image.origin[0]
-        # Zeros for the offsets along x that the table lacks.
-        behind = image.extents[1] - 1 - image.origin[1]
-        self.pads = (self.columns - 1 - image.origin[1], self.columns - 1 - behind)
-        self.chunk = _chunk(image)
-        self.offset_columns = 2 * self.columns - 1
-        length = _length(image)
-        self.frequencies = length // 2 + 1
+        self.extents = image.extents
+        self.steps, self.group = _steps(image), _group(image)
+        self.frequencies = _frequencies(image)
+        back, ahead = _reach(image)
+        self.offsets = back + ahead + 1
+        # Where the table stands among them, and the offset 0 of the first row.
+        first = ahead + 1 + image.origin[0] - image.extents[0]
+        self.inside, self.zero = slice(first, first + image.extents[0]), ahead + 1 - self.rows
+        self.most_seen = max(step.num_rows * step.num_seen for step in self.steps)
         self.rooms: dict[str, Tensor] = {}
         # On a GPU what is kept would belong to one stream or graph.
         make = _transforms if device.type == "cpu" else _transforms.__wrapped__
         self.to_frequency, self.table_to_frequency, self.from_frequency = make(
-            length, self.rows, self.before, self.after, problem.dtype, device
+            _length(image), self.columns, *_sides(image, 1), problem.dtype, device
         )
 
     def per_example(self, tensor: Tensor) -> Tensor:
-        """(b, h, n, depth) -> (b, y x, h, depth)."""
-        return contiguous(self.folding.rows(tensor).flatten(2, 3).transpose(1, 2))
+        """(b, h, n, depth) -> (b, y, x, h, depth)."""
+        return contiguous(self.folding.rows(tensor).permute(0, 2, 3, 1, 4))
 
     def from_per_example(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`per_example`."""
-        return self.folding.cut(tensor.transpose(1, 2))
+        return self.folding.cut(tensor.flatten(1, 2).transpose(1, 2))
 
-    def values_by_frequency(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, each (f, p u x', b v)."""
-        rows = self.folding.rows(value).permute(2, 1, 3, 0, 4).flip(2)  # (y, u, x', b, v)
-        places = self.intra_depth * self.columns
-        parts = scratch(value, 2, self.frequencies, places, self.batch * self.dim_value)
-        torch.mm(self.to_frequency, contiguous(rows).view(self.rows, -1), out=parts.view(2 * self.frequencies, -1))
-        real, imaginary = parts
-        for_real, for_imaginary = scratch(value, 2, self.frequencies, 2 * places, parts.shape[3])
-        torch.cat([real, imaginary.neg()], dim=1, out=for_real)
-        torch.cat([imaginary, real], dim=1, out=for_imaginary)
-        return for_real, for_imaginary
+    def groups(self) -> Iterator[slice]:
+        """Examples that go through together."""
+        for first in range(0, self.batch, self.group):
+            yield slice(first, min(first + self.group, self.batch))
 
-    def values_gradient(self, grad_real: Tensor, grad_imaginary: Tensor) -> Tensor:
+    def values_by_frequency(self, value: Tensor) -> Tensor:
+        """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, (2, f, z, p, u, b, v)."""
+        rows = self.folding.rows(value).permute(3, 2, 1, 0, 4).flip(1)  # (x, z, u, b, v)
+        parts = scratch(value, 2, 2, self.frequencies, *rows.shape[1:])
+        torch.mm(self.to_frequency, contiguous(rows).view(self.columns, -1), out=parts.view(4 * self.frequencies, -1))
+        return contiguous(parts.permute(0, 2, 3, 1, 4, 5, 6))
+
+    def values_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`values_by_frequency`: (b, u, n, v)."""
-        half = self.intra_depth * self.columns
-        parts = scratch(grad_real, 2, self.frequencies, half, grad_real.shape[2])
-        torch.add(grad_real[:, :half], grad_imaginary[:, half:], out=parts[0])
-        torch.sub(grad_imaginary[:, :half], grad_real[:, half:], out=parts[1])
-        rows = self.to_frequency.T @ parts.view(2 * self.frequencies, -1)
-        shape = (self.rows, self.intra_depth, self.columns, self.batch, self.dim_value)
-        rows = rows.view(shape).flip(2).permute(3, 1, 0, 2, 4).flatten(2, 3)
-        return self.folding.cut(rows)
+        parts = contiguous(grad.permute(0, 3, 1, 2, 4, 5, 6))
+        rows = self.to_frequency.T @ parts.view(4 * self.frequencies, -1)
+        rows = rows.view(self.columns, *parts.shape[3:]).flip(1).permute(3, 2, 1, 0, 4)
+        return self.folding.cut(rows.flatten(2, 3))
 
     def table_by_frequency(self, table: Tensor) -> Tensor:
-        """Transformed table, columns in reverse: (p, f, u, k, 2 · columns - 1)."""
-        image = F.pad(self.folding.table(table), self.pads).flip(3).movedim(2, 0)
-        shape = (2, self.frequencies, self.intra_depth, self.dim_key, self.offset_columns)
-        out = scratch(table, *shape)
-        torch.mm(self.table_to_frequency, image.reshape(len(image), -1), out=out.view(2 * self.frequencies, -1))
+        """Transformed table with zeros for the offsets along y that it lacks: (f, k, o, p, u)."""
+        image = self.folding.table(table).flip(2).permute(3, 1, 2, 0)  # (offsets along x, k, o, u)
+        parts = scratch(table, 2, self.frequencies, *image.shape[1:])
+        torch.mm(self.table_to_frequency, image.reshape(len(image), -1), out=parts.view(2 * self.frequencies, -1))
+        out = scratch(table, self.frequencies, self.dim_key, self.offsets, 2, self.intra_depth).zero_()
+        out[:, :, self.inside] = parts.permute(1, 2, 3, 0, 4)
         return out
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`table_by_frequency`."""
-        image = self.table_to_frequency.T @ grad.view(2 * self.frequencies, -1)
-        image = image.view(-1, *grad.shape[2:]).movedim(0, 2).flip(3)
-        before, behind = self.pads
-        return self.folding.table_gradient(image[..., before : self.offset_columns - behind])
+        parts = contiguous(grad[:, :, self.inside].permute(3, 0, 1, 2, 4))
+        image = self.table_to_frequency.T @ parts.view(2 * self.frequencies, -1)
+        image = image.view(self.extents[1], *parts.shape[2:]).permute(3, 1, 2, 0).flip(2)
+        return self.folding.table_gradient(image)
 
-    def toeplitz(self, table_pf: Tensor, keys: slice) -> Tensor:
-        """[Re T̂, Im T̂] for a chunk of k: (f, x k, p u x')."""
-        view = table_pf[:, :, :, keys].unfold(4, self.columns, 1)  # (p, f, u, k, x, x')
-        view = view.permute(1, 4, 3, 0, 2, 5)
-        self.room("toeplitz", *view.shape, like=table_pf).copy_(view)
-        return self.room("toeplitz", *self._toeplitz_shape(keys), like=table_pf)
+    def toeplitz(self, table_f: Tensor, step: _Step) -> Tensor:
+        """[Re T̂, Im T̂] for some rows: (f, y k, z p u).
 
-    def _toeplitz_shape(self, keys: slice) -> tuple[int, int, int]:
-        return self.frequencies, self.columns * (keys.stop - keys.start), 2 * self.intra_depth * self.columns
+        A row's entries stand side by side in the table, and a place further on for the next row.
+        """
+        each = 2 * self.intra_depth
+        by_frequency, by_key = table_f.stride()[:2]
+        shape = (self.frequencies, step.num_rows, self.dim_key, step.num_seen * each)
+        strides = (by_frequency, each, by_key, 1)
+        first = table_f.storage_offset() + (self.zero + step.rows.start + step.seen.start) * each
+        out = self._toeplitz_room("toeplitz", step, table_f)
+        out.view(shape).copy_(table_f.as_strided(shape, strides, first))
+        return out
 
-    def toeplitz_zeros(self, keys: slice, like: Tensor) -> Tensor:
+    def toeplitz_zeros(self, step: _Step, like: Tensor) -> Tensor:
         """For the gradient of :meth:`toeplitz`."""
-        return self.room("toeplitz gradient", *self._toeplitz_shape(keys), like=like).zero_()
+        return self._toeplitz_room("toeplitz gradient", step, like).zero_()
 
-    def add_toeplitz(self, grad_table_pf: Tensor, grad: Tensor, keys: slice) -> None:
+    def _toeplitz_room(self, name: str, step: _Step, like: Tensor) -> Tensor:
+        each = 2 * self.intra_depth
+        most = self.frequencies * self.dim_key * self.most_seen * each
+        shape = (self.frequencies, step.num_rows * self.dim_key, step.num_seen * each)
+        return room(self.room(name, most, like=like), shape)
+
+    def add_toeplitz(self, grad_table_f: Tensor, grad: Tensor, step: _Step) -> None:
         """Add the gradient of :meth:`toeplitz` to where each entry came from."""
-        target = grad_table_pf[:, :, :, keys]
-        grad = grad.view(self.frequencies, self.columns, -1, 2, self.intra_depth, self.columns)
-        grad = grad.permute(1, 3, 0, 4, 2, 5)  # (x, p, f, u, k, x')
-        for x in range(self.columns):
-            target[..., x : x + self.columns] += grad[x]
+        grad = grad.view(self.frequencies, step.num_rows, self.dim_key, step.num_seen, 2, self.intra_depth)
+        for row in range(step.num_rows):
+            first = self.zero + step.rows.start + row + step.seen.start
+            grad_table_f[:, :, first : first + step.num_seen] += grad[:, row]
 
-    def lambdas(self, toeplitz: Tensor, values: tuple[Tensor, Tensor], example: int) -> Tensor:
-        """λp of an example for a chunk of k: (n, k, v), overwritten by the next call."""
-        products = self.room("products", 2, *toeplitz.shape[:2], self.dim_value, like=toeplitz)
+    def seen(self, values: Tensor, step: _Step, group: slice) -> Tensor:
+        """Values of a group's examples that some rows see, (2, f, z p u, b v): a view."""
+        return values[:, :, step.seen].flatten(2, 4)[:, :, :, group].flatten(3)
+
+    def lambdas(self, toeplitz: Tensor, values: Tensor, step: _Step) -> Tensor:
+        """λp of some rows and examples, (y x, k, b, v), overwritten by the next call."""
+        products = self.room("products", 2, *toeplitz.shape[:2], values.shape[3], like=toeplitz)
         for part, value in zip(products, values, strict=True):
-            torch.bmm(toeplitz, self.of(value, example), out=part)
-        rows = self.room("lambdas", self.rows, math.prod(products.shape[2:]), like=toeplitz)
-        torch.mm(self.from_frequency, products.view(2 * self.frequencies, -1), out=rows)
-        return rows.view(self.rows * self.columns, -1, self.dim_value)
+            torch.bmm(toeplitz, value, out=part)
+        by_row = products.view(2 * self.frequencies, step.num_rows, -1).transpose(0, 1)
+        rows = self.room("lambdas", step.num_rows, self.columns, by_row.shape[2], like=toeplitz)
+        torch.bmm(self.from_frequency.expand(step.num_rows, -1, -1), by_row, out=rows)
+        return rows.view(-1, self.dim_key, values.shape[3] // self.dim_value, self.dim_value)
 
-    def lambdas_gradient(self, grad: Tensor, toeplitz: Tensor) -> Tensor:
-        """Gradient of λ̂, (p, f, x k, v), from that of λp; overwritten by the next call."""
-        spectrum = self.room("products", 2, *toeplitz.shape[:2], self.dim_value, like=toeplitz)
-        torch.mm(self.from_frequency.T, grad.view(self.rows, -1), out=spectrum.view(2 * self.frequencies, -1))
+    def lambdas_gradient(self, grad: Tensor, step: _Step) -> Tensor:
+        """Gradient of λ̂, (p, f, y k, b v), from that of λp, (b, y x, k, v); overwritten by the next call."""
+        examples = len(grad)
+        by_place = self.room("lambdas", self.columns, step.num_rows, self.dim_key, *grad.shape[::3], like=grad)
+        by_place.copy_(grad.view(examples, step.num_rows, self.columns, *grad.shape[2:]).permute(2, 1, 3, 0, 4))
+        shape = (2, self.frequencies, step.num_rows * self.dim_key, examples * self.dim_value)
+        spectrum = self.room("products", *shape, like=grad)
+        by_place = by_place.view(self.columns, -1)
+        torch.mm(self.from_frequency.T, by_place, out=spectrum.view(2 * self.frequencies, -1))
         return spectrum
 
-    def of(self, values: Tensor, example: int) -> Tensor:
-        """An example's columns, (f, p u x', v)."""
-        return values[:, :, example * self.dim_value : (example + 1) * self.dim_value]
-
-    def chunks(self) -> Iterator[slice]:
-        """Which k go through together."""
-        for first in range(0, self.dim_key, self.chunk):
-            yield slice(first, min(first + self.chunk, self.dim_key))
-
     def room(self, name: str, *shape: int, like: Tensor) -> Tensor:
-        """Memory that all chunks share."""
+        """Memory that all steps share, of which the first needs the most."""
         if name not in self.rooms:
             self.rooms[name] = scratch(like, math.prod(shape))
         return room(self.rooms[name], shape)
@@ -241,12 +309,15 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
     layout = _Layout(problem, query.device)
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
-    table_pf = layout.table_by_frequency(table)
-    out = queries.new_zeros(*queries.shape[:3], layout.dim_value)
-    for keys in layout.chunks():
-        toeplitz = layout.toeplitz(table_pf, keys)
-        for example, (out_nhv, query_nhk) in enumerate(zip(out, queries[..., keys], strict=True)):
-            out_nhv.baddbmm_(query_nhk, layout.lambdas(toeplitz, values, example))
+    table_f = layout.table_by_frequency(table)
+    out = queries.new_empty(*queries.shape[:4], layout.dim_value)
+    for step in layout.steps:
+        toeplitz = layout.toeplitz(table_f, step)
+        for group in layout.groups():
+            lambdas = layout.lambdas(toeplitz, layout.seen(values, step, group), step)
+            some = zip(out[group, step.rows], queries[group, step.rows], lambdas.unbind(2), strict=True)
+            for out_yxhv, query_yxhk, lambda_nkv in some:
+                torch.bmm(query_yxhk.flatten(0, 1), lambda_nkv, out=out_yxhv.flatten(0, 1))
     return layout.from_per_example(out)
 
 
@@ -256,26 +327,43 @@ def backward(
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
     layout = _Layout(problem, query.device)
     queries, grads = layout.per_example(query), layout.per_example(grad)
-    values, table_pf = layout.values_by_frequency(value), layout.table_by_frequency(table)
-    grad_queries, grad_table_pf = torch.empty_like(queries), scratch(table_pf, *table_pf.shape).zero_()
-    grad_values = tuple(scratch(part, *part.shape).zero_() for part in values)
-    for keys in layout.chunks():
-        toeplitz = layout.toeplitz(table_pf, keys)
-        grad_toeplitz = layout.toeplitz_zeros(keys, table_pf)
-        for example, grad_nhv in enumerate(grads):
-            query_nhk = queries[example, ..., keys]
-            # λp gives the gradient of q, then makes place for its own.
-            lambdas = layout.lambdas(toeplitz, values, example)
-            grad_queries[example, ..., keys] = torch.bmm(grad_nhv, lambdas.transpose(1, 2))
-            torch.bmm(query_nhk.transpose(1, 2), grad_nhv, out=lambdas)
+    values, table_f = layout.values_by_frequency(value), layout.table_by_frequency(table)
+    grad_queries, grad_table_f = torch.empty_like(queries), scratch(table_f, *table_f.shape).zero_()
+    grad_values = scratch(values, *values.shape).zero_()
+    for step in layout.steps:
+        toeplitz = layout.toeplitz(table_f, step)
+        grad_toeplitz = layout.toeplitz_zeros(step, toeplitz)
+        for group in layout.groups():
+            seen, some = layout.seen(values, step, group), (group, step.rows)
+            lambdas = layout.lambdas(toeplitz, seen, step)
+            grad_lambdas = _apply_gradients(grads[some], queries[some], lambdas, grad_queries[some], layout)
             for part, value_fcv, total in zip(
-                layout.lambdas_gradient(lambdas, toeplitz), values, grad_values, strict=True
+                layout.lambdas_gradient(grad_lambdas, step), seen, layout.seen(grad_values, step, group), strict=True
             ):
-                grad_toeplitz.baddbmm_(part, layout.of(value_fcv, example).transpose(1, 2))
-                layout.of(total, example).baddbmm_(toeplitz.transpose(1, 2), part)
-        layout.add_toeplitz(grad_table_pf, grad_toeplitz, keys)
+                grad_toeplitz.baddbmm_(part, value_fcv.transpose(1, 2))
+                total += torch.bmm(toeplitz.transpose(1, 2), part)
+        layout.add_toeplitz(grad_table_f, grad_toeplitz, step)
     return (
         layout.from_per_example(grad_queries),
-        layout.values_gradient(*grad_values),
-        layout.table_gradient(grad_table_pf),
+        layout.values_gradient(grad_values),
+        layout.table_gradient(grad_table_f),
     )
+
+
+def _apply_gradients(grad: Tensor, query: Tensor, lambdas: Tensor, grad_query: Tensor, layout: _Layout) -> Tensor:
+    """Gradients of applying λp to some rows' queries: those of the queries in place, that of λp as (b, y x, k, v).
+
+    Args:
+        grad: (b, y, x, h, v).
+        query: (b, y, x, h, k).
+        lambdas: (y x, k, b, v).
+        grad_query: as ``query``.
+        layout: of the call.
+    """
+    places, examples = lambdas.shape[0], len(grad)
+    grad_lambdas = layout.room("lambdas gradient", examples, places, *lambdas.shape[1::2], like=lambdas)
+    for example, lambda_nkv in enumerate(lambdas.unbind(2)):
+        grad_nhv, query_nhk = grad[example].flatten(0, 1), query[example].flatten(0, 1)
+        torch.bmm(grad_nhv, lambda_nkv.transpose(1, 2), out=grad_query[example].flatten(0, 1))
+        torch.bmm(query_nhk.transpose(1, 2), grad_nhv, out=grad_lambdas[example])
+    return grad_lambdas

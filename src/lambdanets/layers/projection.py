@@ -17,7 +17,7 @@ from lambdanets.layers.single_example import guarded
 __all__ = ["is_plain", "project"]
 
 # Positions from which a product for each example is faster than a convolution.
-PRODUCT_POSITIONS = 128
+PRODUCT_POSITIONS = 32
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: nn.functional.conv1d,
