@@ -78,10 +78,12 @@ def work(problem: GridProblem, backward: bool) -> Work:
     transform = 1.25 * planes * points * math.log2(max(2, points))
     apply = problem.batch * problem.heads * problem.num_positions * problem.dim_key * problem.dim_value
     product = planes * points * problem.intra_depth
+    # Each further axis is a transform of complex numbers with a copy before and behind it.
+    moved = planes * points * (3 * len(_lengths(problem)) - 2)
     chunks = math.ceil(problem.dim_key / _chunk(problem))
     if backward:
-        return Work(2 * transform, 2 * apply + 3 * product + 2 * planes * points, 20 + 24 * chunks)
-    return Work(transform, apply + product + planes * points, 12 + 6 * chunks + problem.dim_key)
+        return Work(2 * transform, 2 * apply + 3 * product + 2 * moved, 20 + 24 * chunks)
+    return Work(transform, apply + product + moved, 12 + 6 * chunks + problem.dim_key)
 
 
 class _Layout:
