@@ -24,10 +24,11 @@ _calibration = 0
 Cost = tuple[float, float, float]
 
 # Of kernels for devices that nobody has measured yet: products at half of an H100's published rate, each score's shift
-# at what docs/gpu.md derives for it. A calibration on the device replaces them.
+# and each element of E at what docs/gpu.md derives for it. A calibration on the device replaces them.
 _DERIVED: dict[str, dict[str, dict[str, Cost]]] = {
     "cuda": {
         "query_first_triton": {"forward": (4.5e-15, 5.4e-13, 5e-6), "backward": (4.5e-15, 5.4e-13, 5e-6)},
+        "lambda_first_triton": {"forward": (4.5e-15, 3.4e-13, 5e-6), "backward": (4.5e-15, 3.4e-13, 5e-6)},
     }
 }
 

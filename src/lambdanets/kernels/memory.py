@@ -7,15 +7,19 @@ out of one buffer of the thread, which the next call finds again.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["contiguous", "empty_in_order", "padded", "release", "room", "scratch", "workspace"]
+__all__ = ["contiguous", "empty_in_order", "in_workspace", "padded", "release", "room", "scratch", "workspace"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
@@ -52,17 +56,28 @@ def release() -> None:
     _workspace.wanted = 0
 
 
-@contextmanager
-def workspace() -> Iterator[None]:
+class workspace:  # noqa: N801 - called as a function
     """In here :func:`scratch` may be called; at the end what it gave is anybody's again."""
-    space = _workspace
-    used, space.depth = space.used, space.depth + 1
-    try:
-        yield
-    finally:
-        space.used, space.depth = used, space.depth - 1
-        if space.depth == 0:
-            _grow(space)
+
+    def __enter__(self) -> None:
+        self.used = _workspace.used
+        _workspace.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        _workspace.used, _workspace.depth = self.used, _workspace.depth - 1
+        if _workspace.depth == 0:
+            _grow(_workspace)
+
+
+def in_workspace(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with a :func:`workspace` of its own at each call."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with workspace():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _grow(space: _Workspace) -> None:

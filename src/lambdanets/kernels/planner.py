@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lambdanets.kernels import banded, convolution, lambda_first, query_first, row_spectral, spectral
 from lambdanets.kernels.costs import calibration, cost_of
-from lambdanets.kernels.memory import workspace
+from lambdanets.kernels.memory import in_workspace
 from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.triton import lambda_first as lambda_first_triton
 from lambdanets.kernels.triton import query_first as query_first_triton
 
 __all__ = [
@@ -69,12 +70,12 @@ class GridKernel:
 def _kernel(name: str, module: ModuleType, device: str | None = None, half: bool = False) -> GridKernel:
     return GridKernel(
         name,
-        workspace()(module.forward),
-        workspace()(module.backward),
+        in_workspace(module.forward),
+        in_workspace(module.backward),
         module.check,
         module.work,
-        workspace()(module.joint_forward) if hasattr(module, "joint_forward") else None,
-        workspace()(module.joint_backward) if hasattr(module, "joint_backward") else None,
+        in_workspace(module.joint_forward) if hasattr(module, "joint_forward") else None,
+        in_workspace(module.joint_backward) if hasattr(module, "joint_backward") else None,
         device,
         half,
     )
@@ -90,6 +91,7 @@ GRID_KERNELS: dict[str, GridKernel] = {
         _kernel("row_spectral", row_spectral),
         _kernel("spectral", spectral),
         _kernel("query_first_triton", query_first_triton, device="cuda", half=True),
+        _kernel("lambda_first_triton", lambda_first_triton, device="cuda", half=True),
     )
 }
 

@@ -26,6 +26,7 @@ def _make_kernels_for_the_interpreter():
     os.environ["TRITON_INTERPRET"] = "1"
     try:
         importlib.import_module("lambdanets.kernels.triton.kernels")
+        importlib.import_module("lambdanets.kernels.triton.lambda_kernels")
     finally:
         os.environ.pop("TRITON_INTERPRET")
         if before is not None:
@@ -46,7 +47,7 @@ def device(monkeypatch):
     """Where the kernels run: a GPU if there is one; else the planner is told that the CPU will do."""
     if torch.cuda.is_available():
         return "cuda"
-    from lambdanets.kernels.triton import query_first
+    from lambdanets.kernels.triton import launch
 
-    monkeypatch.setattr(query_first, "_unavailable", lambda device: None)
+    monkeypatch.setattr(launch, "unavailable", lambda device: None)
     return "cpu"

@@ -9,9 +9,11 @@ import torch
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.planner import GRID_KERNELS, choose, explain
 from lambdanets.kernels.problem import GridProblem
-from lambdanets.kernels.triton.query_first import _addressable, check
+from lambdanets.kernels.triton.launch import addressable
+from lambdanets.kernels.triton.query_first import check
 
 KERNEL = "query_first_triton"
+KERNELS = ["query_first_triton", "lambda_first_triton"]
 PROBLEM = GridProblem(128, 4, 16, 64, 1, (28, 28), (55, 55), (27, 27), torch.bfloat16, "cuda")
 
 
@@ -24,10 +26,19 @@ def with_triton(monkeypatch):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("grid", [(196,), (14, 14), (56, 56)])
-def test_is_chosen_on_cuda(grid, dtype, backward):
+@pytest.mark.parametrize("depth", [16, 64, 128])
+def test_one_of_them_is_chosen_on_cuda(grid, dtype, backward, depth):
     extents, origin = tuple(2 * size - 1 for size in grid), tuple(size - 1 for size in grid)
-    problem = replace(PROBLEM, grid=grid, extents=extents, origin=origin, dtype=dtype)
-    assert choose(problem, backward).name == KERNEL
+    problem = replace(PROBLEM, grid=grid, extents=extents, origin=origin, dtype=dtype, dim_value=depth)
+    assert choose(problem, backward).name in KERNELS
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_lambda_first_is_for_shallow_values():
+    shallow, deep, deepest = (replace(PROBLEM, dim_value=depth) for depth in (16, 128, 129))
+    assert choose(shallow, backward=False).name == "lambda_first_triton"
+    assert choose(deep, backward=False).name == "query_first_triton"
+    assert "values up to 128, and these have 16 and 129" in GRID_KERNELS["lambda_first_triton"].check(deepest)
 
 
 @pytest.mark.usefixtures("with_triton")
@@ -40,10 +51,11 @@ def test_is_chosen_on_cuda(grid, dtype, backward):
         ({"grid": (4, 4, 4), "extents": (7,) * 3, "origin": (3,) * 3}, "it is for grids of rank 1 and 2"),
     ],
 )
-def test_says_why_it_cannot_run(change, reason):
+def test_says_why_they_cannot_run(change, reason):
     problem = replace(PROBLEM, **change)
-    assert reason in next(verdict.reason for verdict in explain(problem) if verdict.name == KERNEL)
-    assert choose(problem, backward=False).name != KERNEL
+    reasons = {verdict.name: verdict.reason for verdict in explain(problem)}
+    assert all(reason in reasons[kernel] for kernel in KERNELS)
+    assert choose(problem, backward=False).name not in KERNELS
 
 
 def test_says_that_triton_is_missing(monkeypatch):
@@ -77,6 +89,6 @@ def test_examples_with_more_elements_than_32_bits_count():
 
 def test_views_whose_elements_are_too_far_apart_are_copied():
     near = torch.empty(2, 3, 40, 4, device="meta")
-    assert _addressable(near) is near
+    assert addressable(near) is near
     far = torch.empty(1, device="meta").as_strided((2, 3, 40, 4), (12, 4, 1 << 26, 1))
-    assert _addressable(far).is_contiguous()
+    assert addressable(far).is_contiguous()

@@ -25,18 +25,50 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from lambdanets.kernels.problem import GridProblem
-from lambdanets.kernels.triton import kernels
+from lambdanets.kernels.triton import kernels, lambda_first, lambda_kernels
 from lambdanets.kernels.triton.tiling import Config, candidates, tile
 
-__all__ = ["KERNELS", "compiled", "main", "report"]
+__all__ = ["KERNELS", "compiled", "configurations", "main", "report"]
 
-KERNELS = {name.removesuffix("_kernel"): getattr(kernels, name) for name in kernels.__all__}
+KERNELS = {
+    name.removesuffix("_kernel"): getattr(module, name)
+    for module in (kernels, lambda_kernels)
+    for name in module.__all__
+}
 
 _POINTERS = ("Q", "V", "T", "Y", "G")
 _TRITON = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S.*?);")
 _LABEL = re.compile(r"\s*\.(L_x?_?\d+):")
+
+
+def _is_lambda_first(name: str) -> bool:
+    return name.startswith("lambda_")
+
+
+def _is_of_context(name: str) -> bool:
+    return name in ("lambda_value_gradient", "lambda_table_gradient")
+
+
+def configurations(name: str, problem: GridProblem) -> tuple[Config, ...]:
+    """What is tried for a kernel, the most promising first."""
+    if _is_lambda_first(name):
+        return lambda_first.candidates(problem, for_gradient=_is_of_context(name))
+    return candidates(problem)
+
+
+def _constants(name: str, problem: GridProblem, config: Config) -> dict[str, Any]:
+    tiling = (lambda_first.tile if _is_lambda_first(name) else tile)(problem, config.block)
+    return tiling.constants()
+
+
+def _scores(name: str, problem: GridProblem, config: Config) -> int:
+    """Elements of S that a step of a kernel stands for."""
+    if _is_lambda_first(name):
+        tiling = lambda_first.tile(problem, config.block)
+        return tiling.positions * tiling.block * tiling.examples * problem.heads
+    return 2 * tile(problem, config.block).heads * config.block**2
 
 
 def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, precision: str = "ieee") -> Any:
@@ -50,7 +82,7 @@ def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, pr
         precision: of float32 products, "ieee" or "tf32".
     """
     kernel = KERNELS[name]
-    constants = {**tile(problem, config.block).constants(), "UPCAST": False, "PRECISION": precision}
+    constants = {**_constants(name, problem, config), "UPCAST": False, "PRECISION": precision}
     signature, hints = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         is_stride = len(argument) == 3 and argument.startswith("s")
@@ -59,7 +91,7 @@ def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, pr
         if argument in constants:
             signature[argument] = "constexpr"
             continue
-        result_in_float32 = argument == "Y" and name == "table_gradient"
+        result_in_float32 = argument == "Y" and name.endswith("table_gradient")
         pointer = "*fp32" if result_in_float32 else f"*{_TRITON[problem.dtype]}"
         signature[argument] = pointer if argument in _POINTERS else "i32"
         if argument in _POINTERS or argument in "KD" or is_stride:
@@ -75,7 +107,8 @@ def report(name: str, problem: GridProblem, config: Config, arch: int = 90, prec
     Returns:
         ``shared`` and ``stack`` (what does not fit into registers) in bytes, ``registers`` of a thread, instructions
         of a warp in the inner loop (``loop``), among them ``matrix`` products and ``shuffles``, and ``clocks`` that
-        issuing them takes for one element of S on one processor of four schedulers.
+        issuing them takes for one element of S on one processor of four schedulers. A loop over heads within, which
+        makes the gradient of λp, is counted once.
     """
     result = compiled(name, problem, config, arch, precision)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +118,6 @@ def report(name: str, problem: GridProblem, config: Config, arch: int = 90, prec
         loop = _inner_loop(_run("nvdisasm", "-c", path))
     registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))  # type: ignore[index]
     kinds = Counter(instruction.split()[0].split(".")[0] for instruction in loop)
-    tiling = tile(problem, config.block)
-    scores = 2 * tiling.heads * config.block**2
     return {
         "kernel": name,
         "block": config.block,
@@ -98,7 +129,7 @@ def report(name: str, problem: GridProblem, config: Config, arch: int = 90, prec
         "loop": len(loop),
         "matrix": kinds["HGMMA"] + kinds["HMMA"],
         "shuffles": kinds["SHFL"],
-        "clocks": round(len(loop) * config.warps / 4 / scores, 3),
+        "clocks": round(len(loop) * config.warps / 4 / _scores(name, problem, config), 3),
     }
 
 
@@ -140,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     precision = "tf32" if given.tf32 else "ieee"
     header: list[str] = []
     for name in KERNELS:
-        for config in candidates(problem)[: None if given.every else 1]:
+        for config in configurations(name, problem)[: None if given.every else 1]:
             row = report(name, problem, config, given.arch, precision)
             if not header:
                 header = list(row)

@@ -10,54 +10,30 @@ are read again and again are copied once: loads of single 16-bit numbers would t
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lambdanets.kernels.problem import GridProblem, Work
+from lambdanets.kernels.triton.launch import (
+    addressable,
+    check_call,
+    current,
+    depth_last,
+    laid_out_like,
+    offsets_first,
+    run,
+    splits,
+)
 from lambdanets.kernels.triton.tiling import Config, Tiling, candidates, tile
 
 __all__ = ["backward", "check", "forward", "work"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Within an example elements are counted in 32 bits.
-ADDRESSES = 1 << 31
-# Programs of the table gradient at least, where there are examples enough: two for each of 132 processors.
-PROGRAMS = 264
-
-
-def _unavailable(device: str) -> str | None:
-    """Why no Triton kernel can run on a device, or None."""
-    if device != "cuda":
-        return f"it runs on CUDA devices, and these tensors are on {device}"
-    if importlib.util.find_spec("triton") is None:
-        return "it needs triton, which is not installed; pip install triton"
-    return None
-
 
 def check(problem: GridProblem) -> str | None:
     """Why this kernel cannot run on ``problem``, or None."""
-    reason = _unavailable(problem.device)
-    if reason is not None:
-        return reason
-    if len(problem.grid) > 2:
-        return f"it is for grids of rank 1 and 2, this one has rank {len(problem.grid)}"
-    if problem.dtype not in DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        return f"it computes in {names}, and these tensors are {str(problem.dtype).removeprefix('torch.')}"
-    widths = (
-        problem.heads * problem.dim_key,
-        problem.heads * problem.dim_value,
-        problem.intra_depth * problem.dim_value,
-    )
-    count = problem.num_positions * max(widths)
-    if count >= ADDRESSES:
-        return f"an example has tensors of {count:,} elements, and it counts up to {ADDRESSES:,} within one"
-    return None
+    return check_call(problem)
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
@@ -80,25 +56,25 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
         table: (u, k, *extents), the reachable offsets.
         problem: the shape of the call.
     """
-    with _current(query):
-        return _output(_addressable(query), _depth_last(value), _offsets_first(table), problem)
+    with current(query):
+        return _output(addressable(query), depth_last(value), offsets_first(table), problem)
 
 
 def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import output_kernel
 
-    out = _laid_out_like(query, problem.dim_value)
+    out = laid_out_like(query, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
         heads, depths = _chunks(problem, tiling)
-        _run(
+        run(
             output_kernel,
             problem.batch * heads * depths * tiling.tiles,
             (query, value, offsets, out),
             (*query.stride(), *value.stride(), *out.stride()),
             (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
-            tiling,
+            tiling.constants(),
             config,
         )
 
@@ -118,9 +94,9 @@ def backward(
         table: ...
         problem: ...
     """
-    with _current(query):
-        g, q, v = (_depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
-        offsets = _offsets_first(table)
+    with current(query):
+        g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
+        offsets = offsets_first(table)
         return (
             _query_gradient(g, v, offsets, query, problem),
             _value_gradient(g, q, offsets, value, problem),
@@ -131,18 +107,18 @@ def backward(
 def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import query_gradient_kernel
 
-    out = _laid_out_like(like, problem.dim_key)
+    out = laid_out_like(like, problem.dim_key)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
         heads, depths = _chunks(problem, tiling)
-        _run(
+        run(
             query_gradient_kernel,
             problem.batch * heads * tiling.tiles,
             (grad, value, offsets, out),
             (*grad.stride(), *value.stride(), *out.stride()),
             (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
-            tiling,
+            tiling.constants(),
             config,
         )
 
@@ -153,19 +129,19 @@ def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, 
 def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.triton.kernels import value_gradient_kernel
 
-    out = _laid_out_like(like, problem.dim_value)
+    out = laid_out_like(like, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
         heads, depths = _chunks(problem, tiling)
         tiles = tiling.tiles_x * tiling.height
-        _run(
+        run(
             value_gradient_kernel,
             problem.batch * problem.intra_depth * depths * tiles,
             (grad, query, offsets, out),
             (*grad.stride(), *query.stride(), *out.stride()),
             (*_sizes(problem, tiling), tiling.query_start, tiling.tiles_x, tiles, heads, depths),
-            tiling,
+            tiling.constants(),
             config,
         )
 
@@ -183,17 +159,17 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
         tiling = tile(problem, config.block)
         heads, depths = _chunks(problem, tiling)
         each = problem.intra_depth * tiling.extents[0] * tiling.windows
-        splits = max(1, min(problem.batch, -(-PROGRAMS // each)))
-        shape = (splits, problem.intra_depth, tiling.extents[0], tiling.windows, tiling.key_depth, 2 * config.block)
+        count = splits(problem.batch, each)
+        shape = (count, problem.intra_depth, tiling.extents[0], tiling.windows, tiling.key_depth, 2 * config.block)
         partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
-        start = (tiling.context_start, tiling.first_window, tiling.windows, splits)
-        _run(
+        start = (tiling.context_start, tiling.first_window, tiling.windows, count)
+        run(
             table_gradient_kernel,
-            splits * each,
+            count * each,
             (grad, query, value, partial),
             (*grad.stride(), *query.stride(), *value.stride(), problem.batch),
             (*_sizes(problem, tiling), *start, heads, depths),
-            tiling,
+            tiling.constants(),
             config,
         )
         parts[:] = [_joined(partial.sum(0), tiling, problem.dim_key)]
@@ -213,37 +189,6 @@ def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
     return line.flatten(3)[..., -first : tiling.extents[1] - first]
 
 
-def _current(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which need not be the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def _laid_out_like(like: Tensor, depth: int) -> Tensor:
-    """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that nobody has to transpose it."""
-    b, c, n, _ = like.shape
-    like = _addressable(like)
-    if like.stride(3) != 1:
-        return like.new_empty(b, c, depth, n).transpose(2, 3)
-    if like.stride(1) < like.stride(2):
-        return like.new_empty(b, n, c, depth).transpose(1, 2)
-    return like.new_empty(b, c, n, depth)
-
-
-def _depth_last(tensor: Tensor) -> Tensor:
-    return _addressable(tensor if tensor.stride(3) == 1 else tensor.contiguous())
-
-
-def _addressable(tensor: Tensor) -> Tensor:
-    """A copy where an example's elements lie too far apart to be counted in 32 bits, as in a view with n in front."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
-    return tensor if last < ADDRESSES else tensor.contiguous()
-
-
-def _offsets_first(table: Tensor) -> Tensor:
-    """(u, k, *extents) -> (u, *extents, k), contiguous: an offset's numbers lie together. Some tens of kilobytes."""
-    return table.movedim(1, -1).contiguous()
-
-
 def _chunks(problem: GridProblem, tiling: Tiling) -> tuple[int, int]:
     """Programs that share the heads, and parts of the value depth."""
     return -(-problem.heads // tiling.heads_per_program), -(-problem.dim_value // tiling.value_depth)
@@ -260,35 +205,6 @@ def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
         tiling.width,
         *tiling.extents,
         *tiling.origin,
-    )
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """TF32 only where PyTorch's own setting allows it for matrix products."""
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if dtype == torch.float32 and allowed else "ieee"
-
-
-def _run(
-    kernel: Any,
-    programs: int,
-    tensors: tuple[Tensor, ...],
-    strides: tuple[int, ...],
-    sizes: tuple[int, ...],
-    tiling: Tiling,
-    config: Config,
-) -> None:
-    from lambdanets.kernels.triton.tuning import interpreted
-
-    kernel[(programs,)](
-        *tensors,
-        *strides,
-        *sizes,
-        **tiling.constants(),
-        UPCAST=interpreted(kernel),
-        PRECISION=_precision(tensors[0].dtype),
-        num_warps=config.warps,
-        num_stages=config.stages,
     )
 
 
