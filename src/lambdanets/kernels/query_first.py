@@ -232,6 +232,9 @@ def backward(
 def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
     """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
     out = empty_in_order(query, problem.dim_value)
+    if _examples(problem) >= problem.batch:
+        _forward_into(out, query, value, table, problem, content)
+        return out
     for part, some in in_parts(problem, _examples(problem)):
         _forward_into(out[part], query[part], value[part], table, some, None if content is None else content[part])
     return out
@@ -259,12 +262,12 @@ def joint_backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of query, value, table and content for :func:`joint_forward`."""
+    if _examples(problem) >= problem.batch:
+        return _part_gradients(grad, query, value, table, problem, content)
     parts = [
         _part_gradients(grad[part], query[part], value[part], table, some, None if content is None else content[part])
         for part, some in in_parts(problem, _examples(problem))
     ]
-    if len(parts) == 1:
-        return parts[0]
     queries, values, tables, contents = zip(*parts, strict=True)
     grad_content = None if content is None else torch.cat(contents)
     return _together(queries), _together(values), torch.stack(tables).sum(0), grad_content

@@ -7,7 +7,7 @@ correlation is a product; along y it stays a Toeplitz matrix T̂_f of complex nu
 
 Transforms of a few dozen points are matrix products too. λp is made for some rows y and some examples at a time,
 applied to their queries and dropped; of T̂_f those rows have only the columns y' that they see. A sequence is folded
-into an image.
+into an image. The content lambda is the same at all places of a row, so it joins λ̂ in the frequency 0.
 
 Multiply-adds for H x W, L >= 2W - 1 points and M <= H the rows seen: 2·L·k·H·M·u·b·v in the products, and L·W·k·H·b·v
 in the inverse transform: W / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as
@@ -31,7 +31,7 @@ from lambdanets.kernels.folding import Folding, fold
 from lambdanets.kernels.memory import contiguous, room, scratch
 from lambdanets.kernels.problem import SMALL_PRODUCT, GridProblem, Work
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
 
 # Elements of λ̂ that some rows of some examples may have, unless one row of one example has more.
 BLOCK_ELEMENTS = 1 << 20
@@ -185,7 +185,7 @@ class _Layout:
         self.rows, self.columns = image.grid
         self.extents = image.extents
         self.steps, self.group = _steps(image), _group(image)
-        self.frequencies = _frequencies(image)
+        self.length, self.frequencies = _length(image), _frequencies(image)
         back, ahead = _reach(image)
         self.offsets = back + ahead + 1
         # Where the table stands among them, and the offset 0 of the first row.
@@ -196,7 +196,7 @@ class _Layout:
         # On a GPU what is kept would belong to one stream or graph.
         make = _transforms if device.type == "cpu" else _transforms.__wrapped__
         self.to_frequency, self.table_to_frequency, self.from_frequency = make(
-            _length(image), self.columns, *_sides(image, 1), problem.dtype, device
+            self.length, self.columns, *_sides(image, 1), problem.dtype, device
         )
 
     def per_example(self, tensor: Tensor) -> Tensor:
@@ -277,15 +277,32 @@ class _Layout:
         """Values of a group's examples that some rows see, (2, f, z p u, b v): a view."""
         return values[:, :, step.seen].flatten(2, 4)[:, :, :, group].flatten(3)
 
-    def lambdas(self, toeplitz: Tensor, values: Tensor, step: _Step) -> Tensor:
-        """λp of some rows and examples, (y x, k, b, v), overwritten by the next call."""
+    def lambdas(self, toeplitz: Tensor, values: Tensor, content: Tensor | None, step: _Step) -> Tensor:
+        """λp + λc of some rows and examples, (y x, k, b, v), overwritten by the next call.
+
+        Args:
+            toeplitz: see :meth:`toeplitz`.
+            values: see :meth:`seen`.
+            content: λc, (b, k, v), or None for zero.
+            step: the rows.
+        """
         products = self.room("products", 2, *toeplitz.shape[:2], values.shape[3], like=toeplitz)
         for part, value in zip(products, values, strict=True):
             torch.bmm(toeplitz, value, out=part)
+        if content is not None:
+            self._constant(products, step).add_(content.transpose(0, 1), alpha=self.length)
         by_row = products.view(2 * self.frequencies, step.num_rows, -1).transpose(0, 1)
         rows = self.room("lambdas", step.num_rows, self.columns, by_row.shape[2], like=toeplitz)
         torch.bmm(self.from_frequency.expand(step.num_rows, -1, -1), by_row, out=rows)
         return rows.view(-1, self.dim_key, values.shape[3] // self.dim_value, self.dim_value)
+
+    def _constant(self, products: Tensor, step: _Step) -> Tensor:
+        """Of λ̂ the real part of the frequency 0, whose transform back is divided by the length: (y, k, b, v)."""
+        return products[0, 0].view(step.num_rows, self.dim_key, -1, self.dim_value)
+
+    def content_gradient(self, spectrum: Tensor, step: _Step) -> Tensor:
+        """Gradient of λc, (b, k, v), from that of λ̂."""
+        return self._constant(spectrum, step).sum(0).mul_(self.length).transpose(0, 1)
 
     def lambdas_gradient(self, grad: Tensor, step: _Step) -> Tensor:
         """Gradient of λ̂, (p, f, y k, b v), from that of λp, (b, y x, k, v); overwritten by the next call."""
@@ -307,6 +324,11 @@ class _Layout:
 
 def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
     """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+    return joint_forward(query, value, table, problem, None)
+
+
+def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
+    """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
     layout = _Layout(problem, query.device)
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
     table_f = layout.table_by_frequency(table)
@@ -314,7 +336,8 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
     for step in layout.steps:
         toeplitz = layout.toeplitz(table_f, step)
         for group in layout.groups():
-            lambdas = layout.lambdas(toeplitz, layout.seen(values, step, group), step)
+            part = None if content is None else content[group]
+            lambdas = layout.lambdas(toeplitz, layout.seen(values, step, group), part, step)
             some = zip(out[group, step.rows], queries[group, step.rows], lambdas.unbind(2), strict=True)
             for out_yxhv, query_yxhk, lambda_nkv in some:
                 torch.bmm(query_yxhk.flatten(0, 1), lambda_nkv, out=out_yxhv.flatten(0, 1))
@@ -325,21 +348,30 @@ def backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    return joint_backward(grad, query, value, table, problem, None)[:3]
+
+
+def joint_backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of query, value, table and content for :func:`joint_forward`."""
     layout = _Layout(problem, query.device)
     queries, grads = layout.per_example(query), layout.per_example(grad)
     values, table_f = layout.values_by_frequency(value), layout.table_by_frequency(table)
     grad_queries, grad_table_f = torch.empty_like(queries), scratch(table_f, *table_f.shape).zero_()
     grad_values = scratch(values, *values.shape).zero_()
+    grad_content = None if content is None else torch.zeros_like(content)
     for step in layout.steps:
         toeplitz = layout.toeplitz(table_f, step)
         grad_toeplitz = layout.toeplitz_zeros(step, toeplitz)
         for group in layout.groups():
             seen, some = layout.seen(values, step, group), (group, step.rows)
-            lambdas = layout.lambdas(toeplitz, seen, step)
+            lambdas = layout.lambdas(toeplitz, seen, None if content is None else content[group], step)
             grad_lambdas = _apply_gradients(grads[some], queries[some], lambdas, grad_queries[some], layout)
-            for part, value_fcv, total in zip(
-                layout.lambdas_gradient(grad_lambdas, step), seen, layout.seen(grad_values, step, group), strict=True
-            ):
+            spectrum = layout.lambdas_gradient(grad_lambdas, step)
+            if grad_content is not None:
+                grad_content[group] += layout.content_gradient(spectrum, step)
+            for part, value_fcv, total in zip(spectrum, seen, layout.seen(grad_values, step, group), strict=True):
                 grad_toeplitz.baddbmm_(part, value_fcv.transpose(1, 2))
                 total += torch.bmm(toeplitz.transpose(1, 2), part)
         layout.add_toeplitz(grad_table_f, grad_toeplitz, step)
@@ -347,6 +379,7 @@ def backward(
         layout.from_per_example(grad_queries),
         layout.values_gradient(grad_values),
         layout.table_gradient(grad_table_f),
+        grad_content,
     )
 
 
