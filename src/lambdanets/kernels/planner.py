@@ -114,11 +114,16 @@ def takes_half(name: str | None, device: str) -> bool:
 
 
 def seconds(kernel: GridKernel, problem: GridProblem, backward: bool) -> float:
-    """Estimated time of one call: the counted work times the machine's cost of each kind."""
+    """Estimated time of one call: the counted work times the machine's cost of each kind.
+
+    A kernel that has no form for both terms is followed by a pass over the output, which adds the content term.
+    """
     work = kernel.work(problem, backward)
     cost = cost_of(problem.device, kernel.name, backward)
     size = 2 if problem.dtype == torch.float64 else 1
-    return size * (cost[0] * work.multiply_adds + cost[1] * work.moved) + cost[2] * work.calls
+    joint = kernel.joint_backward if backward else kernel.joint_forward
+    passed = 0 if joint else problem.batch * problem.heads * problem.num_positions * problem.dim_value
+    return size * (cost[0] * work.multiply_adds + cost[1] * (work.moved + passed)) + cost[2] * work.calls
 
 
 @dataclass(frozen=True)
