@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 
 from lambdanets.kernels.problem import GridProblem
 from lambdanets.kernels.triton import kernels, lambda_first, lambda_kernels
-from lambdanets.kernels.triton.tiling import Config, candidates, tile
+from lambdanets.kernels.triton.tiling import Config, as_image, candidates, tile
 
 __all__ = ["KERNELS", "compiled", "configurations", "main", "report"]
 
@@ -59,8 +59,11 @@ def configurations(name: str, problem: GridProblem) -> tuple[Config, ...]:
 
 
 def _constants(name: str, problem: GridProblem, config: Config) -> dict[str, Any]:
-    tiling = (lambda_first.tile if _is_lambda_first(name) else tile)(problem, config.block)
-    return tiling.constants()
+    if not _is_lambda_first(name):
+        return tile(problem, config.block).constants()
+    tiling = lambda_first.tile(problem, config.block)
+    width = {"BX": tiling.bands(*as_image(problem)[1])[2]} if name == "lambda_table_gradient" else {}
+    return {**tiling.constants(), **width}
 
 
 def _scores(name: str, problem: GridProblem, config: Config) -> int:

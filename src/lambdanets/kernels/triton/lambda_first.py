@@ -65,9 +65,18 @@ class Tiling:
             "BM": self.block,
         }
 
-    def windows(self, columns: int) -> int:
-        """Steps of context, from the first offset of a tile's first query to the last of its last."""
-        return -(-(columns + self.positions - 1) // self.block)
+    def bands(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """How the table gradient's steps of ``block`` places cover a table.
+
+        Returns:
+            Bands of rows, windows of columns (from the first offset of a tile's first query to the last of its last),
+            and columns of a window; as many of each as makes the fewest steps.
+        """
+        widths = [1 << power for power in range(self.block.bit_length()) if 1 << power >= LEAST_DEPTH]
+        options = [
+            (-(-rows * width // self.block), -(-(columns + self.positions - 1) // width), width) for width in widths
+        ]
+        return min(options, key=lambda option: (option[0] * option[1], -option[2]))
 
 
 def tile(problem: GridProblem, block: int) -> Tiling:
@@ -90,7 +99,7 @@ def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config
     if problem.dtype == torch.float32:  # twice the registers and the shared memory
         return Config(16, 8, 1), Config(16, 4, 1)
     if for_gradient:
-        return Config(64, 8, 2), Config(64, 8, 1), Config(64, 4, 1), Config(32, 8, 1)
+        return Config(128, 8, 1), Config(128, 16, 1), Config(64, 8, 1), Config(32, 8, 1)
     return Config(32, 8, 3), Config(32, 8, 2), Config(32, 4, 2), Config(32, 4, 1)
 
 
@@ -122,8 +131,9 @@ def work(problem: GridProblem, backward: bool) -> Work:
     apply = tiles * groups * ROWS * tiling.examples * tiling.value_depth * problem.heads // 4
     if not backward:
         return Work(products, operand + apply, 3)
-    block = candidates(problem, for_gradient=True)[0].block
-    again = -(-problem.num_positions // block) + rows * tiling.windows(columns)
+    tiling = tile(problem, candidates(problem, for_gradient=True)[0].block)
+    bands, windows, _ = tiling.bands(rows, columns)
+    again = -(-problem.num_positions // tiling.block) + bands * windows
     return Work(3 * products, 2 * operand + apply * (1 + problem.intra_depth * again), 12)
 
 
@@ -217,29 +227,30 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
-        windows = tiling.windows(columns)
-        each = problem.intra_depth * rows * windows
+        bands, windows, width = tiling.bands(rows, columns)
+        each = problem.intra_depth * bands * windows
         count = splits(-(-problem.batch // tiling.examples), each)
-        shape = (count, problem.intra_depth, rows, windows, tiling.positions, tiling.key_depth, tiling.block)
+        tile_shape = (tiling.positions, tiling.key_depth, tiling.block // width, width)
+        shape = (count, problem.intra_depth, bands, windows, *tile_shape)
         partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
         run(
             lambda_table_gradient_kernel,
             count * each,
             (g, q, v, partial),
             (*g.stride(), *q.stride(), *v.stride()),
-            (*_sizes(problem), windows, count),
-            tiling.constants(),
+            (*_sizes(problem), bands, windows, count),
+            {**tiling.constants(), "BX": width},
             config,
         )
-        parts[:] = [_diagonals(partial.sum(0), columns)[:, : problem.dim_key]]
+        parts[:] = [_diagonals(partial.sum(0), columns)[:, : problem.dim_key, :rows]]
 
     _tuned("lambda table", problem, candidates(problem, for_gradient=True), launch)
     return parts[0]
 
 
 def _diagonals(windows: Tensor, columns: int) -> Tensor:
-    """(u, rows, windows, n, k, m) -> (u, k, rows, columns): what query n and context m give to column m - n."""
-    line = windows.permute(3, 0, 4, 1, 2, 5).flatten(4).contiguous()
+    """(u, bands, windows, n, k, rows, m) -> (u, k, bands rows, columns): query n and context m give to column m - n."""
+    line = windows.permute(3, 0, 4, 1, 5, 2, 6).flatten(5).flatten(3, 4).contiguous()
     shifted = (line.stride(0) + 1, *line.stride()[1:])
     return line.as_strided((*line.shape[:4], columns), shifted).sum(0)
 

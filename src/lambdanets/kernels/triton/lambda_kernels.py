@@ -249,25 +249,28 @@ def lambda_value_gradient_kernel(  # type: ignore[no-untyped-def]
 def lambda_table_gradient_kernel(  # type: ignore[no-untyped-def]
     G, Q, V, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, svb, svu, svn, svd,
-    batch, heads, U, K, D, H, W, EY, EX, OY, OX, windows, splits,
-    NB: tl.constexpr, KP: tl.constexpr, BB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr,
+    batch, heads, U, K, D, H, W, EY, EX, OY, OX, bands, windows, splits,
+    NB: tl.constexpr, KP: tl.constexpr, BB: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BX: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Table gradient, dE = dλ Vᵀ of NB neighbouring queries and BM context places at one distance, summed over all
     such tiles of the grid and every ``splits``-th group of examples.
 
-    Y is (splits, u, EY, windows, NB·KP, BM) in float32; entry (i, k, j) belongs to the column j - i + window·BM of the
-    table, so that the diagonals are added up outside.
+    The places are BX of each row of a band of BM / BX rows: gradients of λ are made once for all of them.
+
+    Y is (splits, u, bands, windows, NB·KP, rows, BX) in float32; entry (i, k, row, c) belongs to the column
+    c - i + window·BX of the table, so that the diagonals are added up outside.
     """
+    RY: tl.constexpr = BM // BX
     pid = tl.program_id(0)
     place = pid
     window, pid = pid % windows, pid // windows
-    row, pid = pid % EY, pid // EY
+    band, pid = pid % bands, pid // bands
     u, split = pid % U, pid // U
-    dy, step = row - OY, window * BM - OX
-    y_low, y_high = max(0, -dy), min(H, H - dy)
+    dy, step = band * RY - OY, window * BX - OX
+    y_low, y_high = max(0, 1 - RY - dy), min(H, H - dy)
     # Tiles of queries whose context, from x0 + step on, is on the grid somewhere.
-    i_low = max(0, -step - BM + 1) // NB
+    i_low = max(0, -step - BX + 1) // NB
     i_high = (min(W, W - step) + NB - 1) // NB
     across = max(0, i_high - i_low)
     tiles = max(0, y_high - y_low) * across
@@ -285,10 +288,10 @@ def lambda_table_gradient_kernel(  # type: ignore[no-untyped-def]
             G + b0 * sgb, Q + b0 * sqb, sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk,
             y * W + x0 + i, x0 + i < W, examples, heads, K, D, V.dtype.element_ty, NB, KP, BB, DP,
         )  # fmt: skip
-        xc = x0 + step + j
-        v = _load_columns(
-            V + b0 * svb + u * svu, svb, svn, svd, (y + dy) * W + xc, (xc >= 0) & (xc < W), examples, D, BB, DP
-        )
+        yc = y + dy + j // BX
+        xc = x0 + step + j % BX
+        inside = (yc >= 0) & (yc < H) & (xc >= 0) & (xc < W)
+        v = _load_columns(V + b0 * svb + u * svu, svb, svn, svd, yc * W + xc, inside, examples, D, BB, DP)
         acc += dot(gradient, v.T, UPCAST, PRECISION)
     r = tl.arange(0, NB * KP)
     tl.store(Y + place.to(tl.int64) * (NB * KP * BM) + r[:, None] * BM + j[None, :], acc)
