@@ -28,3 +28,18 @@ def test_compiles_within_the_devices_limits(arch, arguments):
     assert all(int(row["shared"]) <= SHARED[arch] for row in rows)
     if "float32" not in arguments:
         assert all(int(row["matrix"]) > 0 for row in rows)
+
+
+def test_one_shape_compiles_for_all():
+    """But for what loads depend on: strides and depths."""
+    code = (
+        "from lambdanets.kernels.triton.ahead import KERNELS\n"
+        "for kernel in KERNELS.values():\n"
+        "    for p in kernel.params:\n"
+        "        if not (p.is_constexpr or p.do_not_specialize): print(p.name)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    specialized = set(done.stdout.split())
+    assert {"Q", "V", "T", "Y", "G", "K", "D", "sqb", "svd"} <= specialized
+    assert all(name in "QVTYGKD" or (len(name) == 3 and name[0] == "s") for name in specialized), specialized

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from lambdanets.kernels.triton.tiles import (
+    SIZES,
     dot,
     load_rows,
     load_table,
@@ -34,7 +35,7 @@ from lambdanets.kernels.triton.tiles import (
 __all__ = ["output_kernel", "query_gradient_kernel", "table_gradient_kernel", "value_gradient_kernel"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def output_kernel(  # type: ignore[no-untyped-def]
     Q, V, T, Y,
     sqb, sqh, sqn, sqk, svb, svu, svn, svd, sob, soh, son, sod,
@@ -80,7 +81,7 @@ def output_kernel(  # type: ignore[no-untyped-def]
     store_rows(Y + b * sob, acc1, soh, son, sod, head0 + GH, heads, y + GY, x0, depth0, D, H, W, B, HB, DP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def query_gradient_kernel(  # type: ignore[no-untyped-def]
     G, V, T, Y,
     sgb, sgh, sgn, sgd, svb, svu, svn, svd, sob, soh, son, sok,
@@ -126,7 +127,7 @@ def query_gradient_kernel(  # type: ignore[no-untyped-def]
     store_rows(Y + b * sob, acc1, soh, son, sok, head0 + GH, heads, y + GY, x0, 0, K, H, W, B, HB, KP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def value_gradient_kernel(  # type: ignore[no-untyped-def]
     G, Q, T, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, sob, sou, son, sod,
@@ -179,7 +180,7 @@ def value_gradient_kernel(  # type: ignore[no-untyped-def]
     store_rows(Y + b * sob + u * sou, acc, 0, son, sod, 0, 1, yc, xc, depth0, D, H, W, B, 1, DP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def table_gradient_kernel(  # type: ignore[no-untyped-def]
     G, Q, V, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, svb, svu, svn, svd,

@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lambdanets.kernels.triton.tiles import dot
+from lambdanets.kernels.triton.tiles import SIZES, dot
 
 __all__ = [
     "lambda_output_kernel",
@@ -121,7 +121,7 @@ def _lambdas(  # type: ignore[no-untyped-def]
     return acc.reshape(NB, KP, BB, DP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def lambda_output_kernel(  # type: ignore[no-untyped-def]
     Q, V, T, Y,
     sqb, sqh, sqn, sqk, svb, svu, svn, svd, sob, soh, son, sod,
@@ -150,7 +150,7 @@ def lambda_output_kernel(  # type: ignore[no-untyped-def]
         tl.store(Y + b0 * sob + head * soh + address, out.to(Y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def lambda_query_gradient_kernel(  # type: ignore[no-untyped-def]
     G, V, T, Y,
     sgb, sgh, sgn, sgd, svb, svu, svn, svd, sob, soh, son, sok,
@@ -193,7 +193,7 @@ def _lambda_gradient(  # type: ignore[no-untyped-def]
     return acc.reshape(NB * KP, BB * DP).to(dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def lambda_value_gradient_kernel(  # type: ignore[no-untyped-def]
     G, Q, T, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, sob, sou, son, sod,
@@ -245,7 +245,7 @@ def lambda_value_gradient_kernel(  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def lambda_table_gradient_kernel(  # type: ignore[no-untyped-def]
     G, Q, V, Y,
     sgb, sgh, sgn, sgd, sqb, sqh, sqn, sqk, svb, svu, svn, svd,

@@ -9,7 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["dot", "load_rows", "load_table", "place_index", "skew", "store_rows", "unskew", "unskew_index"]
+__all__ = ["SIZES", "dot", "load_rows", "load_table", "place_index", "skew", "store_rows", "unskew", "unskew_index"]
+
+# Arguments that are numbers like any other: a kernel compiled for one shape serves all that have its tiles. Strides and
+# depths are not among them, since loads are as wide as they are known to be divisible.
+SIZES = (
+    "batch", "heads", "U", "H", "W", "EY", "EX", "OY", "OX", "C0", "tiles_x", "tiles", "head_chunks", "depth_chunks",
+    "d_first", "windows", "bands", "splits",
+)  # fmt: skip
 
 
 @triton.jit
