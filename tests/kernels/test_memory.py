@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lambdanets.kernels import memory
-from lambdanets.kernels.memory import contiguous, padded, release, scratch, workspace
+from lambdanets.kernels.memory import contiguous, in_workspace, padded, release, scratch, workspace
 from lambdanets.kernels.planner import GRID_KERNELS
 from lambdanets.kernels.problem import problem_of
 
@@ -134,7 +134,7 @@ def test_a_workspace_gives_the_same_memory_again():
 
 
 def test_an_error_ends_the_workspace():
-    @workspace()
+    @in_workspace
     def failing():
         scratch(torch.empty(0), 10)
         raise RuntimeError("on purpose")
