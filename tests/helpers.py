@@ -114,14 +114,15 @@ def small_blocks(kernel, **sizes):
     module = importlib.import_module(f"lambdanets.kernels.{kernel}")
     cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in sizes.items():
-            if hasattr(module, name):
-                patch.setattr(module, name, size)
+        for name in sizes.keys() & vars(module).keys():
+            patch.setattr(module, name, sizes[name])
         for function in cached:
             function.cache_clear()
-        yield
-    for function in cached:
-        function.cache_clear()
+        try:
+            yield
+        finally:
+            for function in cached:
+                function.cache_clear()
 
 
 def outputs_and_gradients(apply, call, seed=1):

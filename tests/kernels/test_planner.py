@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lambdanets.kernels import costs, planner
-from lambdanets.kernels.planner import GRID_KERNELS, choose, explain, kernels_for, require
+from lambdanets.kernels.costs import cost_of
+from lambdanets.kernels.planner import GRID_KERNELS, choose, explain, kernels_for, require, seconds
 from lambdanets.kernels.problem import GridProblem, good_length, reachable_window
 
 
@@ -134,6 +136,16 @@ def test_float64_costs_more():
     single, double = (problem((14, 14), dtype=dtype) for dtype in (torch.float32, torch.float64))
     kernel = GRID_KERNELS["query_first"]
     assert planner.seconds(kernel, double, False) > planner.seconds(kernel, single, False)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_kernel_without_the_content_term_is_charged_a_pass(backward):
+    problem = GridProblem(2, 4, 16, 16, 1, grid=(14, 14), extents=(7, 7), origin=(3, 3))
+    kernel = GRID_KERNELS["spectral"]
+    moved = cost_of("cpu", "spectral", backward)[1]
+    joint = replace(kernel, joint_forward=kernel.forward, joint_backward=kernel.backward)
+    extra = seconds(kernel, problem, backward) - seconds(joint, problem, backward)
+    assert extra == pytest.approx(moved * 2 * 4 * 14 * 14 * 16)
 
 
 def test_row_spectral_says_where_its_matrices_are_too_large():

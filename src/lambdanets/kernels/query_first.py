@@ -34,14 +34,17 @@ from lambdanets.kernels.toeplitz import RowLayout, RowWindow, check_size, elemen
 __all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
 
 
-# Elements of the operand up to which a grid goes through as one row.
+# Elements of the operand up to which a grid goes through as one row, a depth below LEAST_DEPTH counted as that: the
+# operand's index is kept for each shape.
 ONE_ROW_ELEMENTS = 1 << 20
+LEAST_DEPTH = 16
 # Elements that S of a row may have, unless a single example has more.
 SCORE_ELEMENTS = 1 << 21
 
 
 def _fits_one_row(problem: GridProblem) -> bool:
-    return elements(in_one_row(problem)) <= ONE_ROW_ELEMENTS
+    depth = max(1, problem.dim_key)
+    return elements(in_one_row(problem)) // depth * max(depth, LEAST_DEPTH) <= ONE_ROW_ELEMENTS
 
 
 def _arrange(problem: GridProblem) -> GridProblem:

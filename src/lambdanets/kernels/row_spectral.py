@@ -37,8 +37,14 @@ __all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "w
 BLOCK_ELEMENTS = 1 << 20
 # Columns from which products are not faster for more: so many examples' values go through at a time.
 COLUMNS = 128
+# Elements that T̂ of some rows may have, unless that of one row has more.
+TOEPLITZ_ELEMENTS = 1 << 22
+# Rows that a step may have whatever their scope is.
+LEAST_ROWS = 8
 # Elements that λ̂ of one row and example, the table in frequencies or the matrix of a transform may have.
 MAX_ELEMENTS = 1 << 26
+# Elements of a transform's matrix up to which it is kept.
+KEPT_ELEMENTS = 1 << 18
 
 
 def check(problem: GridProblem) -> str | None:
@@ -93,10 +99,18 @@ class _Step:
 
 
 def _step_size(image: GridProblem) -> int:
-    """Rows of a step; the last may have fewer."""
-    rows, each = image.grid[0], 2 * _frequencies(image) * image.dim_key * image.dim_value * _group(image)
-    steps = math.ceil(rows / max(1, min(rows, BLOCK_ELEMENTS // max(1, each))))
-    return math.ceil(rows / steps)
+    """Rows of a step; the last may have fewer.
+
+    Not many more than one of them sees, since the others' columns of T̂ are zeros to it.
+    """
+    rows, extent = image.grid[0], image.extents[0]
+    depth = 2 * _frequencies(image) * image.dim_key
+    by_lambdas = BLOCK_ELEMENTS // max(1, depth * image.dim_value * _group(image))
+    # rows · (rows + extent) places of T̂ for each number of depth, where they do not see all rows.
+    places = TOEPLITZ_ELEMENTS // max(1, depth * image.intra_depth)
+    by_toeplitz = max(places // max(1, rows), (math.isqrt(extent * extent + 4 * places) - extent) // 2)
+    most = max(1, min(rows, by_lambdas, by_toeplitz, max(extent * 5 // 4, LEAST_ROWS)))
+    return math.ceil(rows / math.ceil(rows / most))
 
 
 def _sides(image: GridProblem, axis: int) -> tuple[int, int]:
@@ -129,25 +143,26 @@ def work(problem: GridProblem, backward: bool) -> Work:
     values, points = image.batch * image.dim_value, 2 * _frequencies(image)
     seen = sum(step.num_rows * step.num_seen for step in steps)
     toeplitz = points * image.dim_key * seen * 2 * image.intra_depth
-    inverse = points * columns * image.dim_key * image.grid[0]
+    # To frequencies each part of V twice, back from them each λ once.
+    transforms = points * columns * image.grid[0] * (image.dim_key + 2 * image.intra_depth)
     apply = image.num_positions * image.heads * image.dim_key
     lambdas = points * image.dim_key * image.grid[0] * values
     products = SMALL_PRODUCT * image.num_positions * image.batch
     calls = len(steps) * groups
     if backward:
         return Work(
-            (3 * toeplitz + 2 * inverse + 2 * apply) * values,
+            (3 * toeplitz + 2 * transforms + 2 * apply) * values,
             4 * lambdas + 2 * toeplitz + 2 * products,
             60 + calls * 16 + len(steps) * image.batch * 5 + image.grid[0] * 2,
         )
     return Work(
-        (toeplitz + inverse + apply) * values,
+        (toeplitz + transforms + apply) * values,
         2 * lambdas + toeplitz // 2 + products,
         30 + calls * 8 + len(steps) * image.batch * 3,
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _transforms(
     length: int, columns: int, before: int, after: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,7 +209,8 @@ class _Layout:
         self.most_seen = max(step.num_rows * step.num_seen for step in self.steps)
         self.rooms: dict[str, Tensor] = {}
         # On a GPU what is kept would belong to one stream or graph.
-        make = _transforms if device.type == "cpu" else _transforms.__wrapped__
+        is_kept = device.type == "cpu" and 2 * self.frequencies * self.columns <= KEPT_ELEMENTS
+        make = _transforms if is_kept else _transforms.__wrapped__
         self.to_frequency, self.table_to_frequency, self.from_frequency = make(
             self.length, self.columns, *_sides(image, 1), problem.dtype, device
         )

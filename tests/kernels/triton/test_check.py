@@ -87,6 +87,13 @@ def test_examples_with_more_elements_than_32_bits_count():
     assert "an example has tensors of 2,304,000,000 elements, and it counts up to 2,147,483,648" in check(problem)
 
 
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tables_with_more_elements_than_32_bits_count(kernel):
+    problem = GridProblem(1, 1, 64, 4, 1, (4096, 4096), (8191, 8191), (4095, 4095), torch.bfloat16, "cuda")
+    assert "the table of positions has 4,293,918,784 elements" in GRID_KERNELS[kernel].check(problem)
+
+
 def test_views_whose_elements_are_too_far_apart_are_copied():
     near = torch.empty(2, 3, 40, 4, device="meta")
     assert addressable(near) is near

@@ -8,6 +8,7 @@ import torch
 from helpers import grid_call
 from lambdanets.kernels.problem import GridProblem
 from lambdanets.kernels.triton import lambda_first
+from lambdanets.kernels.triton.launch import example_elements
 from lambdanets.kernels.triton.tiling import Config
 from triton_calls import assert_exact
 
@@ -37,11 +38,20 @@ def test_examples_share_a_tile_as_far_as_their_values_leave_room():
 
     assert [examples(dim_value=v) for v in (8, 16, 64, 100, 128)] == [16, 8, 2, 1, 1]
     assert examples(dim_value=8, batch=3) == 4
-    assert examples(dim_value=4, batch=1) == 4  # a product has 16 columns at least
 
 
-def test_examples_that_share_a_tile_can_be_counted_in_32_bits():
+def test_a_product_has_16_columns_at_least():
+    for batch, depth in ((1, 4), (2, 1), (1, 16)):
+        tiling = lambda_first.tile(replace(PROBLEM, batch=batch, dim_value=depth), 32)
+        assert tiling.examples == batch
+        assert tiling.examples * tiling.value_depth == 16
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 16])
+def test_examples_that_share_a_tile_can_be_counted_in_32_bits(depth):
     size = 2**13
-    large = replace(PROBLEM, grid=(size, size), extents=(3, 3), origin=(1, 1), dim_value=16, heads=1)
-    assert lambda_first.tile(large, 32).examples == 1
-    assert lambda_first.tile(replace(large, grid=(64, 64)), 32).examples == 8
+    large = replace(PROBLEM, grid=(size, size), extents=(3, 3), origin=(1, 1), dim_value=depth, heads=1)
+    tiling = lambda_first.tile(large, 32)
+    assert tiling.examples * example_elements(large) < 2**31
+    assert tiling.examples * tiling.value_depth >= 16
+    assert lambda_first.tile(replace(large, grid=(64, 64)), 32).examples == 128 // depth

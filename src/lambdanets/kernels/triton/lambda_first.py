@@ -85,7 +85,8 @@ def tile(problem: GridProblem, block: int) -> Tiling:
     examples = min(COLUMNS // value_depth, power_of_2(problem.batch))
     while examples > 1 and examples * example_elements(problem) >= ADDRESSES:
         examples //= 2
-    return Tiling(ROWS // key_depth, key_depth, max(examples, LEAST_DEPTH // value_depth), value_depth, block)
+    # A product has 16 columns at least; depth is padded to them, since examples are counted in 32 bits.
+    return Tiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
 
 
 def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config, ...]:

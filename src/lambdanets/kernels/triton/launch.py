@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -50,9 +51,11 @@ def check_call(problem: GridProblem) -> str | None:
     if problem.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         return f"it computes in {names}, and these tensors are {str(problem.dtype).removeprefix('torch.')}"
-    count = example_elements(problem)
+    count, table = example_elements(problem), math.prod(problem.extents) * problem.dim_key * problem.intra_depth
     if count >= ADDRESSES:
         return f"an example has tensors of {count:,} elements, and it counts up to {ADDRESSES:,} within one"
+    if table >= ADDRESSES:
+        return f"the table of positions has {table:,} elements, and it counts up to {ADDRESSES:,}"
     return None
 
 
