@@ -143,20 +143,20 @@ def work(problem: GridProblem, backward: bool) -> Work:
     values, points = image.batch * image.dim_value, 2 * _frequencies(image)
     seen = sum(step.num_rows * step.num_seen for step in steps)
     toeplitz = points * image.dim_key * seen * 2 * image.intra_depth
-    # To frequencies each part of V twice, back from them each λ once.
-    transforms = points * columns * image.grid[0] * (image.dim_key + 2 * image.intra_depth)
+    # Back from frequencies; those of V and of the table are a small part of it.
+    inverse = points * columns * image.dim_key * image.grid[0]
     apply = image.num_positions * image.heads * image.dim_key
     lambdas = points * image.dim_key * image.grid[0] * values
     products = SMALL_PRODUCT * image.num_positions * image.batch
     calls = len(steps) * groups
     if backward:
         return Work(
-            (3 * toeplitz + 2 * transforms + 2 * apply) * values,
+            (3 * toeplitz + 2 * inverse + 2 * apply) * values,
             4 * lambdas + 2 * toeplitz + 2 * products,
             60 + calls * 16 + len(steps) * image.batch * 5 + image.grid[0] * 2,
         )
     return Work(
-        (toeplitz + transforms + apply) * values,
+        (toeplitz + inverse + apply) * values,
         2 * lambdas + toeplitz // 2 + products,
         30 + calls * 8 + len(steps) * image.batch * 3,
     )
