@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,10 +99,10 @@ def test_data_with_other_classes(trained):
 def test_new_folders_do_not_meet(tmp_path):
     first = new_run_folder("m", "fashion-mnist:/some/where", tmp_path)
     assert first.name.startswith("m-fashion-mnist-20")
-    for _ in range(3):
-        folder = new_run_folder("m", "digits", tmp_path)
-        folder.mkdir()
-    assert len(list(tmp_path.iterdir())) == 3
+    with ThreadPoolExecutor() as pool:  # trainings that begin at once
+        folders = list(pool.map(lambda _: new_run_folder("m", "digits", tmp_path), range(8)))
+    assert len(set(folders)) == 8
+    assert all(folder.is_dir() for folder in folders)
     assert new_run_folder("m", "imagefolder:/my/photos", tmp_path).name.startswith("m-photos-")
 
 

@@ -96,8 +96,9 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
         **recipe.model_kwargs,
     )
     recipe = recipe.override(model_kwargs=model_kwargs)
-    path = Path(output) if output is not None else new_run_folder(recipe.model, data.spec)
+    path = None if output is None else Path(output)
     if accelerator.is_main_process:
+        path = path or new_run_folder(recipe.model, data.spec)
         Run.create(path, recipe, data, transform)
         _save_samples(path / "samples", data)
     # All processes must mean the same folder, though their clocks differ.

@@ -32,12 +32,20 @@ def versions() -> dict[str, str]:
 
 
 def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
-    """A path ``parent/<model>-<data>-<date>-<time>`` that does not exist yet; nothing is created."""
+    """An empty folder ``parent/<model>-<data>-<date>-<time>``, which another training of this second does not get."""
     kind, _, rest = data.partition(":")
     label = Path(rest).name if kind == "imagefolder" and rest else kind.replace("/", "-")
     base = f"{model.replace('/', '-').replace(':', '-')}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
-    names = [base, *(f"{base}-{count}" for count in range(2, 1000))]
-    return next(parent / name for name in names if not (parent / name).exists())
+    parent.mkdir(parents=True, exist_ok=True)
+    path, count = parent / base, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            count += 1
+            path = parent / f"{base}-{count}"
+        else:
+            return path
 
 
 class Run:
