@@ -84,9 +84,6 @@ class GridProblem:
 
 def in_parts(problem: GridProblem, examples: int) -> Iterator[tuple[slice, GridProblem]]:
     """Some examples at a time, and the problem that they are."""
-    if examples >= problem.batch:
-        yield slice(None), problem
-        return
     for first in range(0, problem.batch, examples):
         part = slice(first, min(first + examples, problem.batch))
         yield part, replace(problem, batch=part.stop - part.start)

@@ -10,7 +10,6 @@ Inputs may have any strides; where the depth does not lie together they are copi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,7 @@ from lambdanets.kernels.triton.launch import (
     offsets_first,
     run,
     splits,
+    tuned,
 )
 from lambdanets.kernels.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
 
@@ -191,7 +191,7 @@ def _of_queries(name: str, kernel: Any, tensors: tuple[Tensor, Tensor, Tensor, T
             config,
         )
 
-    _tuned(name, problem, candidates(problem), launch)
+    tuned(name, problem, candidates(problem), launch)
 
 
 def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
@@ -214,7 +214,7 @@ def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, pr
             config,
         )
 
-    _tuned("lambda value", problem, candidates(problem, for_gradient=True), launch)
+    tuned("lambda value", problem, candidates(problem, for_gradient=True), launch)
     return out
 
 
@@ -245,7 +245,7 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
         )
         parts[:] = [_diagonals(partial.sum(0), columns)[:, : problem.dim_key, :rows]]
 
-    _tuned("lambda table", problem, candidates(problem, for_gradient=True), launch)
+    tuned("lambda table", problem, candidates(problem, for_gradient=True), launch)
     return parts[0]
 
 
@@ -261,9 +261,3 @@ def _sizes(problem: GridProblem) -> tuple[int, ...]:
     grid, extents, origin = as_image(problem)
     depths = (problem.intra_depth, problem.dim_key, problem.dim_value)
     return (problem.batch, problem.heads, *depths, *grid, *extents, *origin)
-
-
-def _tuned(name: str, problem: GridProblem, configs: tuple[Config, ...], launch: Callable[[Config], None]) -> None:
-    from lambdanets.kernels.triton.tuning import run_best
-
-    run_best(name, problem, configs, launch)

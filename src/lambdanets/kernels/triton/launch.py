@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "offsets_first",
     "run",
     "splits",
+    "tuned",
     "unavailable",
 ]
 
@@ -145,3 +147,10 @@ def run(
         num_warps=config.warps,
         num_stages=config.stages,
     )
+
+
+def tuned(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], None]) -> None:
+    """``tuning.run_best``, which needs Triton to be imported."""
+    from lambdanets.kernels.triton.tuning import run_best
+
+    run_best(name, problem, candidates, launch)

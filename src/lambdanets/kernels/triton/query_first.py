@@ -10,8 +10,6 @@ are read again and again are copied once: loads of single 16-bit numbers would t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from lambdanets.kernels.triton.launch import (
     offsets_first,
     run,
     splits,
+    tuned,
 )
 from lambdanets.kernels.triton.tiling import Config, Tiling, candidates, tile
 
@@ -78,7 +77,7 @@ def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem)
             config,
         )
 
-    _tuned("output", problem, launch)
+    tuned("output", problem, candidates(problem), launch)
     return out
 
 
@@ -122,7 +121,7 @@ def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, 
             config,
         )
 
-    _tuned("query", problem, launch)
+    tuned("query", problem, candidates(problem), launch)
     return out
 
 
@@ -145,7 +144,7 @@ def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, like: Tensor, 
             config,
         )
 
-    _tuned("value", problem, launch)
+    tuned("value", problem, candidates(problem), launch)
     return out
 
 
@@ -174,7 +173,7 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
         )
         parts[:] = [_joined(partial.sum(0), tiling, problem.dim_key)]
 
-    _tuned("table", problem, launch)
+    tuned("table", problem, candidates(problem), launch)
     return parts[0]
 
 
@@ -206,9 +205,3 @@ def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
         *tiling.extents,
         *tiling.origin,
     )
-
-
-def _tuned(name: str, problem: GridProblem, launch: Callable[[Config], None]) -> None:
-    from lambdanets.kernels.triton.tuning import run_best
-
-    run_best(name, problem, candidates(problem), launch)
