@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from lambdanets.kernels import costs
+from lambdanets.kernels.grid import costs
 
 torch.set_num_threads(1)
 

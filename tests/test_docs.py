@@ -36,7 +36,7 @@ def test_local_links_lead_somewhere(page):
 def test_commands_of_the_readme_exist():
     from typer.main import get_command
 
-    from lambdanets.cli import app
+    from lambdanets_cli.app import app
 
     known = get_command(app).commands
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lambdanets.files import check_file, check_folder, replacing
+from lambdanets.files import check_file, check_folder, read_csv, replacing, write_csv, write_json, write_text
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -97,3 +97,29 @@ def test_places_for_folders(tmp_path):
         check_folder(tmp_path / "file")
     with pytest.raises(ValueError, match=r"the output .*file/new is inside .*file, which is a file; give a folder"):
         check_folder(tmp_path / "file" / "new")
+
+
+def test_csv_reads_back(tmp_path):
+    rows = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-17}]
+    write_csv(tmp_path / "a.csv", rows)
+    assert read_csv(tmp_path / "a.csv") == rows
+    written = (tmp_path / "a.csv").read_text()
+    write_csv(tmp_path / "a.csv", read_csv(tmp_path / "a.csv"))
+    assert (tmp_path / "a.csv").read_text() == written
+    assert read_csv(tmp_path / "missing.csv") == []
+
+
+def test_text_keeps_its_line_ends(tmp_path):
+    write_text(tmp_path / "a", "x\r\ny\n")
+    assert (tmp_path / "a").read_bytes() == b"x\r\ny\n"
+
+
+def test_json_goes_through_a_pipe(tmp_path):
+    """Which cannot be synced to a disk."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_json(pipe, {"a": 1})
+    reader.join(timeout=10)
+    assert read == ['{\n  "a": 1\n}\n']

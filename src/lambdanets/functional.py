@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lambdanets.kernels.autograd.library import is_watched
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
-from lambdanets.kernels.library import is_watched
-from lambdanets.kernels.planner import require
+from lambdanets.kernels.grid.planner import require
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
 
 __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]

@@ -12,7 +12,7 @@ from helpers import (
     outputs_and_gradients,
 )
 from lambdanets import GridPositions, lambda_apply
-from lambdanets.kernels import causal as causal_content
+from lambdanets.kernels.terms import causal_content as causal_content
 
 EVERY = pytest.mark.parametrize(("name", "causal"), ORDERS)
 MASKED = pytest.mark.parametrize("masked", [False, True])

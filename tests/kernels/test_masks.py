@@ -16,7 +16,7 @@ from helpers import (
     random_call,
 )
 from lambdanets import DensePositions, EdgePositions, lambda_apply
-from lambdanets.kernels.planner import kernels_for
+from lambdanets.kernels.grid.planner import kernels_for
 
 EVERY = pytest.mark.parametrize(("name", "causal"), ORDERS)
 BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 from lambdanets.functional import lambda_apply_by_graph
-from lambdanets.kernels.planner import kernels_for
+from lambdanets.kernels.grid.planner import kernels_for
 
 SIZE, HEADS, DIM_KEY, DIM_VALUE = 9, 4, 16, 32
 N = SIZE**2

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.kernels.planner import kernels_for
+from lambdanets.kernels.grid.planner import kernels_for
 
 
 def by_hand(layer, x):

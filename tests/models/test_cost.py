@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets import LambdaLayer
-from lambdanets.experiments.models_table import ABLATION, PAPER_PARAMETERS, PLACEMENTS
-from lambdanets.kernels.planner import kernels_for
+from lambdanets.experiments.report.models_table import ABLATION, PAPER_PARAMETERS, PLACEMENTS
+from lambdanets.kernels.grid.planner import kernels_for
 from lambdanets.models import model_cost
 
 FOR_SCOPES = ("banded", "convolution")

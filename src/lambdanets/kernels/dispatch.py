@@ -7,19 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lambdanets.kernels import planner
-from lambdanets.kernels.causal import causal_content_term
-from lambdanets.kernels.content import content_term, normalise
-from lambdanets.kernels.dense import dense_term
-from lambdanets.kernels.edges import edges_term
-from lambdanets.kernels.finite import set_apart
-from lambdanets.kernels.joint import can_join, joint_term
-from lambdanets.kernels.library import HALF, without_autocast
-from lambdanets.kernels.ops import grid_term
+from lambdanets.kernels.autograd.library import HALF, without_autocast
+from lambdanets.kernels.grid import planner
+from lambdanets.kernels.grid.problem import problem_of, reachable_window
 from lambdanets.kernels.portable import portable
-from lambdanets.kernels.problem import problem_of, reachable_window
 from lambdanets.kernels.reference import reference
-from lambdanets.kernels.segments import segment_content_term, segment_softmax
+from lambdanets.kernels.terms.causal_content import causal_content_term
+from lambdanets.kernels.terms.content import content_term, normalise
+from lambdanets.kernels.terms.dense import dense_term
+from lambdanets.kernels.terms.edges import edges_term
+from lambdanets.kernels.terms.finite import set_apart
+from lambdanets.kernels.terms.graph_content import segment_content_term, segment_softmax
+from lambdanets.kernels.terms.grid import grid_term
+from lambdanets.kernels.terms.joint import can_join, joint_term
 from lambdanets.positions import (
     DensePositions,
     EdgePositions,

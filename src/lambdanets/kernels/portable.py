@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.content import content_term, normalise
 from lambdanets.kernels.reference import reference
+from lambdanets.kernels.terms.content import content_term, normalise
 from lambdanets.positions import GridPositions, Positions, lexicographic_past
 
 __all__ = ["portable"]

@@ -1,13 +1,13 @@
 """Training, testing and using image classifiers: recipes, data, the loop, run folders."""
 
-from lambdanets.training.evaluate import Evaluation, evaluate_run
-from lambdanets.training.export import export_run
-from lambdanets.training.fit import TrainingResult, resume, train
-from lambdanets.training.loop import TrainingDivergedError
-from lambdanets.training.predict import Prediction, predict_images
-from lambdanets.training.recipe import Augmentation, Recipe
+from lambdanets.training.engine.fit import TrainingResult, resume, train
+from lambdanets.training.engine.loop import TrainingDivergedError
 from lambdanets.training.recipes import get_recipe, list_recipes
-from lambdanets.training.run import Run
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
+from lambdanets.training.runs.evaluate import Evaluation, evaluate_run
+from lambdanets.training.runs.export import export_run
+from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.predict import Prediction, predict_images
 
 __all__ = [
     "Augmentation",

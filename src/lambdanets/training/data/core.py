@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
-from lambdanets.training.transforms import Transform, read_image
+from lambdanets.training.data.transforms import Transform, read_image
 
 # One seed for all splits, on purpose not that of the training: the test images are the same in every run.
 SPLIT_SEED = 0

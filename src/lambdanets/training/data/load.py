@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lambdanets.names import unknown_name
 from lambdanets.training.data.core import ImageData
 from lambdanets.training.data.digits import load_digits_data
 from lambdanets.training.data.fashion_mnist import DEFAULT_FOLDER, load_fashion_mnist
 from lambdanets.training.data.folders import load_image_folder
 from lambdanets.training.data.readers import READERS, load_with_reader
-from lambdanets.training.names import unknown_name
 
 NAMES = ("digits", "fashion-mnist", "imagefolder")
 

@@ -11,7 +11,7 @@ from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
 from lambdanets.training.data.core import SPLIT_SEED, ImageData
-from lambdanets.training.transforms import Transform, convert_colours
+from lambdanets.training.data.transforms import Transform, convert_colours
 
 READERS = ("hfds", "torch", "wds", "tfds")
 _VALIDATION = ("validation", "val", "valid")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from lambdanets.training.names import unknown_name
-from lambdanets.training.recipe import Recipe
+from lambdanets.names import unknown_name
+from lambdanets.training.recipes.recipe import Recipe
 
 
 def list_recipes() -> list[str]:

@@ -6,7 +6,7 @@ Measured on one thread of a 2-core AMD EPYC: 98.89, 99.16 and 99.16 % of the 359
 63 to 70 seconds.
 """
 
-from lambdanets.training.recipe import Augmentation, Recipe
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
 
 RECIPE = Recipe(
     name="digits",

@@ -6,7 +6,7 @@ The defaults suit a few thousand to some hundred thousand small images on one ma
 model with ``--image-size`` and ``--model``. Not measured.
 """
 
-from lambdanets.training.recipe import Augmentation, Recipe
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
 
 RECIPE = Recipe(
     name="image-folder",

@@ -1,12 +1,12 @@
 """The paper's 350-epoch training, with which it trains the LambdaResNet family: RandAugment, moving average.
 
-    torchrun --nproc-per-node 8 -m lambdanets.cli train --recipe imagenet-350 --data imagenet/
+    torchrun --nproc-per-node 8 -m lambdanets_cli.app train --recipe imagenet-350 --data imagenet/
 
 The learning rate is that of the 90-epoch training, which was not checked against the paper for this one.
 Dropout, stochastic depth and the image size grow with the model's depth there. Not measured here.
 """
 
-from lambdanets.training.recipe import Augmentation, Recipe
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
 
 RECIPE = Recipe(
     name="imagenet-350",

@@ -1,11 +1,11 @@
 """The paper's 90-epoch training, with which it compares layers: ResNet-50 with lambda layers, 224 pixels.
 
-    torchrun --nproc-per-node 8 -m lambdanets.cli train --recipe imagenet-90 --data imagenet/
+    torchrun --nproc-per-node 8 -m lambdanets_cli.app train --recipe imagenet-90 --data imagenet/
 
 The paper reports 78.4 % top-1 (table 3). Not measured here.
 """
 
-from lambdanets.training.recipe import Augmentation, Recipe
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
 
 RECIPE = Recipe(
     name="imagenet-90",

@@ -1,0 +1,9 @@
+"""Counts the models for the tables on the meta device, into results/models.csv: ``python scripts/collect_models.py``."""
+
+from pathlib import Path
+
+from lambdanets.experiments.report import models_table
+from lambdanets.files import write_csv
+
+if __name__ == "__main__":
+    write_csv(Path(__file__).parents[1] / "results" / "models.csv", models_table.run(report=print))

@@ -1,0 +1,38 @@
+"""Collects run folders into results/training.json: ``python scripts/collect_training.py RUN...``, on their machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from lambdanets.experiments.bench.bench import environment
+from lambdanets.files import write_json
+
+RESULTS = Path(__file__).parents[1] / "results" / "training.json"
+COMMANDS = {"digits": "lambdanets train", "fashion-mnist": "lambdanets train --data fashion-mnist"}
+
+
+def entry(run: Path) -> dict:
+    """What the tables need of a run, and what a reader needs to repeat it."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    recipe = config["recipe"]
+    return {
+        "command": COMMANDS[recipe["name"]],
+        "model": recipe["model"],
+        "seed": recipe["seed"],
+        "epochs": result["epochs"],
+        "test_top1": result["test"]["top1"],
+        "test_images": result["test"]["images"],
+        "validation_top1": result["validation"]["top1"],
+        "seconds": result["seconds"],
+        "machine": environment()["machine"],
+        "threads": result["threads"],
+        "precision": result["precision"],
+        "versions": result["versions"],
+    }
+
+
+if __name__ == "__main__":
+    write_json(RESULTS, [entry(Path(run)) for run in sys.argv[1:]])

@@ -1,0 +1,119 @@
+"""Fits the planner's constants to a machine: seconds for a multiply-add, a moved element and a call of each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from lambdanets.experiments.bench.bench import environment
+from lambdanets.experiments.bench.cases import CASES, Case
+from lambdanets.experiments.bench.contenders import grid_tensors
+from lambdanets.experiments.bench.measure import interleaved
+from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets.kernels.grid.problem import problem_of
+
+__all__ = ["CALIBRATION_CASES", "calibrate", "fit"]
+
+# Beside the benchmark's: few and many heads, shallow and deep, so that the constants do not fit one ratio only.
+CALIBRATION_CASES: tuple[Case, ...] = (
+    *CASES,
+    Case(1, (7, 7), 64),
+    Case(32, (14, 14), 64),
+    Case(2, (14, 14), 512, num_heads=8),
+    Case(4, (20, 20), 64, num_heads=16, dim_key=8),
+    Case(4, (28, 28), 64, num_heads=8, dim_key=8),
+    Case(1, (40, 40), 128),
+    Case(2, (256,), 64),
+    Case(4, (512,), 128, 15),
+    Case(1, (2048,), 64, 31),
+    Case(2, (28, 28), 64, 15),
+    Case(2, (56, 56), 64, 3),
+    Case(1, (8, 8, 8), 64),
+    Case(1, (12, 12, 12), 32, 3),
+)
+# A kernel that needs longer than this on a problem says nothing that matters to the choice.
+LONGEST_SECONDS = 0.5
+
+
+def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """Non-negative constants that explain the times with the least relative error.
+
+    Args:
+        works: (multiply-adds, moved elements, calls) of each measurement.
+        seconds: its time.
+
+    Returns:
+        Seconds for one of each.
+    """
+    # Columns differ by ten orders of magnitude: each is scaled to one, which the solver needs.
+    relative = np.asarray(works, dtype=np.float64) / np.asarray(seconds, dtype=np.float64)[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0] = 1
+    constants, _ = nnls(relative / scale, np.ones(len(seconds)))
+    return [float(f"{constant:.4g}") for constant in constants / scale]
+
+
+def calibrate(
+    cases: Sequence[Case] = CALIBRATION_CASES,
+    *,
+    seconds: float = 0.2,
+    report: Callable[[Case], None] | None = None,
+) -> dict[str, Any]:
+    """Time every kernel on every case and fit its constants.
+
+    Args:
+        cases: the problems.
+        seconds: about how long each kernel is timed on each, in each direction.
+        report: called as a case ends.
+
+    Returns:
+        What ``costs.json`` holds: the machine, and for each kernel and direction the three constants.
+    """
+    samples: dict[tuple[str, str], list[tuple[tuple[float, float, float], float]]] = {}
+    for case in cases:
+        for name, direction, work, median in _measure(case, seconds):
+            samples.setdefault((name, direction), []).append((work, median))
+        if report is not None:
+            report(case)
+    kernels: dict[str, dict[str, list[float]]] = {}
+    for (name, direction), pairs in samples.items():
+        works, times = zip(*pairs, strict=True)
+        kernels.setdefault(name, {})[direction] = fit(works, times)
+    return {"measured_on": environment(), "devices": {"cpu": kernels}}
+
+
+def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, float, float], float]]:
+    """(kernel, direction, work, median seconds) of the kernels that can run a case.
+
+    Tensors come as a layer's projection lays them out, depth in front of the positions, and are wanted back so: which
+    kernel is fastest depends on who does the transpositions.
+    """
+    query, value, table, grid, origin = grid_tensors(case)
+    query, value = _depth_first(query), _depth_first(value)
+    args, problem = (query, value, table), problem_of(query, value, table, grid, origin)
+    grad = _depth_first(torch.randn(*query.shape[:3], value.shape[3]))
+    entries, calls = [], []
+    for name, kernel in GRID_KERNELS.items():
+        if kernel.check(problem) is not None:
+            continue
+        for direction, call in (
+            ("forward", lambda kernel=kernel: _depth_first(kernel.forward(*args, problem))),
+            ("backward", lambda kernel=kernel: list(map(_depth_first, kernel.backward(grad, *args, problem)[:2]))),
+        ):
+            (first,) = interleaved([call], seconds=0, least=1)
+            if first.median < LONGEST_SECONDS:
+                work = kernel.work(problem, direction == "backward")
+                entries.append((name, direction, (work.multiply_adds, work.moved, work.calls)))
+                calls.append(call)
+    timings = interleaved(calls, seconds=seconds, least=2)
+    return [(*entry, timing.median) for entry, timing in zip(entries, timings, strict=True)]
+
+
+def _depth_first(tensor: Tensor) -> Tensor:
+    """The same numbers with the last two axes the other way round in memory."""
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)

@@ -1,0 +1,53 @@
+"""Where the planner's constants are from: this machine, another one, or none of their kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lambdanets.kernels.grid import costs
+from lambdanets.provenance import processor
+
+__all__ = ["device_name", "where_from"]
+
+
+def device_name(device: str) -> str:
+    """The name of this machine's processor or GPU, as result files have it; or that there is none."""
+    if device == "cpu":
+        return processor()
+    import torch
+
+    there = device == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if there else f"{device}, which this machine does not have"
+
+
+def where_from(device: str) -> str:
+    """A sentence that says by which constants kernels are ranked on a type of device.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    own, package = _calibration(), costs.shipped()
+    calibrated = device in own.get("devices", {})
+    if not calibrated and device not in package["devices"]:
+        return (
+            f"Constants: none were measured on {device}. Kernels for every device have a CPU's, so the times are not "
+            f"those of {device}; those for {device} alone have derived ones."
+        )
+    measured = (own if calibrated else package).get("measured_on", {})
+    name = measured.get("machine" if device == "cpu" else "card", "one without a name")
+    threads = f", {measured['threads']} threads" if device == "cpu" and "threads" in measured else ""
+    kind = "processor" if device == "cpu" else "GPU"
+    same = "this {kind}" if calibrated else "a {kind} of this name"
+    where = same.format(kind=kind) if name == device_name(device) else f"another {kind}"
+    how = "calibrated" if calibrated else "of the package, measured"
+    return f"Constants: {how} on {where} ({name}{threads})."
+
+
+def _calibration() -> dict[str, Any]:
+    """What the cache folder holds, if it can be read."""
+    try:
+        found = json.loads(costs.cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("devices"), dict) else {}

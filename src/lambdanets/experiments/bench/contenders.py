@@ -1,0 +1,175 @@
+"""What is measured side by side: our layer, each of its kernels, and what others offer for the same shape."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lambdanets.experiments.bench.cases import Case
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
+from lambdanets.kernels.grid.problem import GridProblem, problem_of, reachable_window
+from lambdanets.layers import LambdaLayer
+
+__all__ = ["Attention", "Contender", "contenders", "grid_problem", "grid_tensors"]
+
+
+@dataclass
+class Contender:
+    """A module and the input that it takes.
+
+    Args:
+        name: in the result files.
+        module: maps ``x`` to an output.
+        x: its input.
+        checked: whether the output must equal our layer's.
+        note: what else a reader should know.
+    """
+
+    name: str
+    module: nn.Module
+    x: Tensor
+    checked: bool
+    note: str = ""
+
+
+class Attention(nn.Module):
+    """``F.scaled_dot_product_attention`` alone: no projections, so less work than a layer has."""
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """(3, b, h, n, d / h) -> (b, h, n, d / h)."""
+        return F.scaled_dot_product_attention(*qkv)
+
+
+class _Reshaped(nn.Module):
+    """Gives a module for images a sequence as an image of one row."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, d, n) -> (b, d, n)."""
+        return self.module(x.unsqueeze(2)).squeeze(2)
+
+
+def _ours(case: Case, kernel: str | None = None) -> LambdaLayer:
+    return LambdaLayer(
+        case.dim,
+        num_heads=case.num_heads,
+        dim_key=case.dim_key,
+        intra_depth=case.intra_depth,
+        scope=case.scope,
+        size=case.grid if case.scope is None else None,
+        ndim=len(case.grid),
+        kernel=kernel,
+    )
+
+
+@torch.no_grad()
+def _lucidrains(case: Case, ours: LambdaLayer) -> nn.Module:
+    from lambda_networks import LambdaLayer as Layer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.meshgrid without an indexing argument
+        layer = Layer(
+            case.dim,
+            dim_k=case.dim_key,
+            n=case.grid[0] if case.scope is None else None,
+            r=case.scope,
+            heads=case.num_heads,
+            dim_u=case.intra_depth,
+        )
+    widths = [case.num_heads * case.dim_key, case.intra_depth * case.dim_key, -1]
+    widths[2] = ours.qkv.weight.shape[0] - sum(widths[:2])
+    parts = ours.qkv.weight.split(widths)
+    for conv, weight in zip((layer.to_q, layer.to_k, layer.to_v), parts, strict=True):
+        conv.weight.copy_(weight)
+    if case.scope is None:
+        layer.rel_pos_emb.copy_(ours.positions.permute(2, 3, 1, 0))
+    else:
+        layer.pos_conv.weight.copy_(ours.positions.transpose(0, 1)[:, :, None])
+        layer.pos_conv.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def _timm(case: Case, ours: LambdaLayer) -> nn.Module:
+    from timm.layers.lambda_layer import LambdaLayer as Layer
+
+    grid = case.grid if len(case.grid) == 2 else (1, *case.grid)
+    make: Callable[..., Any] = Layer  # its annotations allow neither "no scope" nor the parts to be there
+    layer = make(
+        case.dim, feat_size=grid, num_heads=case.num_heads, dim_head=case.dim_key, r=case.scope, qkv_bias=False
+    )
+    layer.qkv.weight.copy_(ours.qkv.weight.reshape(layer.qkv.weight.shape))
+    if case.scope is None:
+        layer.pos_emb.copy_(ours.positions[0].movedim(0, -1).reshape(layer.pos_emb.shape))
+    else:
+        layer.conv_lambda.weight.copy_(ours.positions.transpose(0, 1)[..., None])
+        layer.conv_lambda.bias.zero_()
+    return layer if len(case.grid) == 2 else _Reshaped(layer)
+
+
+# A peer whose n x n tables would pass this is not asked: it would need more memory than most machines have.
+LARGEST_TABLE_BYTES = 3 << 30
+
+
+def _peer_fits(case: Case) -> bool:
+    """Whether the three n x n x k x u tables that a peer's global layer makes in a training step have room."""
+    return case.scope is not None or 3 * case.positions**2 * case.dim_key * case.intra_depth * 4 <= LARGEST_TABLE_BYTES
+
+
+def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
+    """All contenders for a case; those that cannot do it, or have no room for it, are left out.
+
+    Args:
+        case: the shape.
+        kernels: whether each of our kernels is one too, beside the one that the planner chooses.
+    """
+    torch.manual_seed(0)
+    ours = _ours(case)
+    x = torch.randn(case.batch, case.dim, *case.grid)
+    problem = grid_problem(case)
+    yield Contender(
+        "lambdanets",
+        ours,
+        x,
+        True,
+        f"{choose(problem, False).name} / {choose(problem, True).name}",
+    )
+    for name, kernel in GRID_KERNELS.items():
+        if kernels and kernel.check(problem) is None:
+            layer = _ours(case, name)
+            layer.load_state_dict(ours.state_dict())
+            yield Contender(f"lambdanets:{name}", layer, x, True)
+    if len(case.grid) == 2 and _peer_fits(case):
+        yield Contender("lucidrains", _lucidrains(case, ours), x, True)
+    if case.intra_depth == 1 and _peer_fits(case):
+        yield Contender("timm", _timm(case, ours), x, True)
+    qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
+    yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")
+    conv: Callable[..., nn.Module] = nn.Conv2d if len(case.grid) == 2 else nn.Conv1d
+    yield Contender("convolution", conv(case.dim, case.dim, 3, padding=1, bias=False), x, False, "3 wide, d to d")
+
+
+def grid_tensors(case: Case) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
+    """Random arguments of the position term of a case, the table cut to the reachable offsets."""
+    extents = tuple(2 * size - 1 if case.scope is None else case.scope for size in case.grid)
+    window = reachable_window(extents, case.grid, causal=False)
+    query = torch.randn(case.batch, case.num_heads, case.positions, case.dim_key)
+    value = torch.randn(case.batch, case.intra_depth, case.positions, case.dim // case.num_heads)
+    table = torch.randn(case.intra_depth, case.dim_key, *(stop - start for start, stop in window))
+    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
+    return query, value, table, list(case.grid), origin
+
+
+def grid_problem(case: Case) -> GridProblem:
+    """The position term of a case, as the planner sees it."""
+    with torch.device("meta"):
+        return problem_of(*grid_tensors(case)).on("cpu")

@@ -1,0 +1,1 @@
+"""Library ops, their derivatives, and scratch memory."""

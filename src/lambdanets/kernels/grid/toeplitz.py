@@ -1,0 +1,167 @@
+"""The Toeplitz operand of a grid's rows: E between all places of two rows, for each offset of the rows.
+
+Behind the first axis E[x, c] = table[c - x]. The operand is the table's entries, vectors of depth k, picked by an index
+that depends on the shape alone; the table's gradient adds up what was picked from the same entry.
+
+Axes in names: u intra-depth, o offsets along the first axis, x and c places of query and context behind it,
+k query depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanets.kernels.autograd.memory import scratch
+from lambdanets.kernels.grid.folding import Folding
+from lambdanets.kernels.grid.problem import GridProblem
+
+__all__ = ["MAX_ELEMENTS", "RowLayout", "RowWindow", "Toeplitz", "check_size", "elements"]
+
+# The operand grows with the square of the positions behind the first axis.
+MAX_ELEMENTS = 1 << 24
+
+
+def elements(problem: GridProblem) -> int:
+    """Elements of the operand."""
+    rest = math.prod(problem.grid[1:])
+    return problem.extents[0] * problem.intra_depth * rest * rest * problem.dim_key
+
+
+def check_size(problem: GridProblem) -> str | None:
+    """Why a kernel with this operand cannot run on ``problem``, or None."""
+    count = elements(problem)
+    if count > MAX_ELEMENTS:
+        return f"its Toeplitz operand would have {count:,} elements, more than {MAX_ELEMENTS:,}"
+    return None
+
+
+@dataclass(frozen=True)
+class RowWindow:
+    """A row of queries, the rows of the context that it sees and their offsets."""
+
+    row: int
+    context: slice
+    offsets: slice
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Where the operand's vectors stand in the table, and for each entry of the table where it went.
+
+    Args:
+        index: of the entry, one for each vector of the operand.
+        places: vectors of the operand, those of one entry together.
+        starts: where the places of each entry start.
+    """
+
+    index: Tensor
+    places: Tensor
+    starts: Tensor
+
+    def to(self, device: torch.device) -> _Entries:
+        return _Entries(self.index.to(device), self.places.to(device), self.starts.to(device))
+
+
+class Toeplitz:
+    """The operand of one problem, and the way back to the table's gradient.
+
+    Args:
+        problem: an image's or a volume's.
+        order: the operand's axes in the order wanted, a permutation of ``"uoxc"``; k is the last.
+
+    Attributes:
+        windows: each row of queries with what it sees.
+    """
+
+    def __init__(self, problem: GridProblem, order: str):
+        self.rows, self.rest = problem.grid[0], problem.grid[1:]
+        self.extents, self.origin = problem.extents, problem.origin
+        self.row_size = math.prod(self.rest)
+        self.order = order
+        sizes = {"u": problem.intra_depth, "o": self.extents[0], "x": self.row_size, "c": self.row_size}
+        self.shape = [sizes[axis] for axis in order]
+        self.offsets = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
+        sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
+        self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]
+        self.windows = tuple(self._windows())
+        self._kept: dict[torch.device, _Entries] = {}
+
+    def _windows(self) -> Iterator[RowWindow]:
+        """Each row of queries with what it sees."""
+        for row in range(self.rows):
+            low = max(0, row - self.origin[0])
+            high = min(self.rows, row + self.extents[0] - self.origin[0])
+            first = low - row + self.origin[0]
+            yield RowWindow(row, slice(low, high), slice(first, first + high - low))
+
+    def expand(self, table: Tensor) -> Tensor:
+        """The operand of a table (u, k, o, *extents): its axes in the order wanted, then k; contiguous."""
+        entries = table.movedim(1, -1)
+        if any(self.pads):
+            entries = F.pad(entries, [0, 0, *self.pads])
+        k = table.shape[1]
+        entries = entries.reshape(-1, k).contiguous()  # vectors side by side are picked ten times faster
+        out, index = scratch(table, *self.shape, k), self._entries(table.device).index
+        torch.index_select(entries, 0, index, out=out.view(-1, k))
+        return out
+
+    def collect(self, grad: Tensor) -> Tensor:
+        """The table's gradient, (u, k, o, *extents), from that of the operand."""
+        entries = self._entries(grad.device)
+        # A sum for each entry over the vectors picked from it, in a fixed order.
+        sums = F.embedding_bag(entries.places, grad.reshape(-1, grad.shape[-1]), entries.starts, mode="sum")
+        table = sums.view(*self.offsets, -1)
+        for axis, (size, o, extent) in enumerate(zip(self.rest, self.origin[1:], self.extents[1:], strict=True), 2):
+            table = table.narrow(axis, size - 1 - o, extent)
+        return table.movedim(-1, 1)
+
+    def _entries(self, device: torch.device) -> _Entries:
+        if device not in self._kept:
+            self._kept[device] = self._make_entries().to(device)
+        return self._kept[device]
+
+    @torch.inference_mode(mode=False)
+    def _make_entries(self) -> _Entries:
+        intra_depth, extent = self.offsets[:2]
+        by_row = torch.arange(intra_depth * extent, device="cpu").view(intra_depth, extent, 1, 1)
+        by_place = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
+        for place, size in zip(
+            torch.unravel_index(torch.arange(self.row_size, device="cpu"), self.rest), self.rest, strict=True
+        ):
+            by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
+        index = by_row * math.prod(self.offsets[2:]) + by_place
+        index = index.permute(["uoxc".index(axis) for axis in self.order]).flatten()
+        counts = torch.bincount(index, minlength=math.prod(self.offsets))
+        starts = counts.cumsum(0) - counts
+        return _Entries(index.int(), index.argsort(stable=True).int(), starts.int())
+
+
+class RowLayout:
+    """Sizes of one call that goes through row by row.
+
+    Args:
+        problem: the call's problem.
+        order: of the axes of the Toeplitz operand.
+        one_row: whether all positions make one row.
+    """
+
+    def __init__(self, problem: GridProblem, order: str, one_row: bool = False):
+        self.batch, self.heads = problem.batch, problem.heads
+        self.dim_key, self.dim_value, self.intra_depth = problem.dim_key, problem.dim_value, problem.intra_depth
+        self.folding = Folding(problem, one_row)
+        self.toeplitz = Toeplitz(self.folding.image, order)
+        self.rows, self.row_size = self.toeplitz.rows, self.toeplitz.row_size
+
+    def operand(self, table: Tensor) -> Tensor:
+        """T of the call's table, in its order."""
+        return self.toeplitz.expand(self.folding.table(table))
+
+    def table_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`operand`."""
+        return self.folding.table_gradient(self.toeplitz.collect(grad))

@@ -1,0 +1,263 @@
+"""Lambda first on a GPU: λp of a tile of queries is one product with E by computed addresses, λp never in memory.
+
+Rows of the product are (n, k), its depth the context, its columns the value depth of several examples. So it is one
+large product for tensor cores, b·n·m·u·k·v multiply-adds without a shift of scores, which ``query_first.py`` needs for
+b·h·n·m·u·(2k + v): the shallower the values, the better. Queries are applied to λp in registers; backward makes it
+again and keeps nothing. ``docs/gpu.md`` derives tiles, bytes and operations.
+
+Inputs may have any strides; where the depth does not lie together they are copied once, as in ``query_first.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lambdanets.kernels.grid.problem import GridProblem, Work
+from lambdanets.kernels.grid.triton.launch import (
+    ADDRESSES,
+    check_call,
+    current,
+    depth_last,
+    example_elements,
+    laid_out_like,
+    offsets_first,
+    run,
+    splits,
+    tuned,
+)
+from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
+
+__all__ = ["Tiling", "backward", "candidates", "check", "forward", "tile", "work"]
+
+# Rows (n, k) and columns (b, v) of a product.
+ROWS = COLUMNS = 128
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A problem cut into tiles.
+
+    Args:
+        positions: queries of a tile.
+        key_depth: k, padded; their product is ``ROWS``.
+        examples: that share a tile.
+        value_depth: v, padded; their product is ``COLUMNS``, or less for a small batch.
+        block: context positions of a step.
+    """
+
+    positions: int
+    key_depth: int
+    examples: int
+    value_depth: int
+    block: int
+
+    def constants(self) -> dict[str, Any]:
+        """Compile-time arguments of the kernels."""
+        return {
+            "NB": self.positions,
+            "KP": self.key_depth,
+            "BB": self.examples,
+            "DP": self.value_depth,
+            "BM": self.block,
+        }
+
+    def bands(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """How the table gradient's steps of ``block`` places cover a table.
+
+        Returns:
+            Bands of rows, windows of columns (from the first offset of a tile's first query to the last of its last),
+            and columns of a window; as many of each as makes the fewest steps.
+        """
+        widths = [1 << power for power in range(self.block.bit_length()) if 1 << power >= LEAST_DEPTH]
+        options = [
+            (-(-rows * width // self.block), -(-(columns + self.positions - 1) // width), width) for width in widths
+        ]
+        return min(options, key=lambda option: (option[0] * option[1], -option[2]))
+
+
+def tile(problem: GridProblem, block: int) -> Tiling:
+    """Cut a problem into tiles with ``block`` context positions a step."""
+    key_depth, value_depth = power_of_2(problem.dim_key), power_of_2(problem.dim_value)
+    examples = min(COLUMNS // value_depth, power_of_2(problem.batch))
+    while examples > 1 and examples * example_elements(problem) >= ADDRESSES:
+        examples //= 2
+    # A product has 16 columns at least; depth is padded to them, since examples are counted in 32 bits.
+    return Tiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
+
+
+def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config, ...]:
+    """What is tried for a problem, the most promising first.
+
+    Args:
+        problem: its sizes.
+        for_gradient: of value or table, where more context positions a step share the gradient of λp that is made for
+            it; else of the output or the queries.
+    """
+    if problem.dtype == torch.float32:  # twice the registers and the shared memory
+        return Config(16, 8, 1), Config(16, 4, 1)
+    if for_gradient:
+        return Config(128, 8, 1), Config(128, 16, 1), Config(64, 8, 1), Config(32, 8, 1)
+    return Config(32, 8, 3), Config(32, 8, 2), Config(32, 4, 2), Config(32, 4, 1)
+
+
+def check(problem: GridProblem) -> str | None:
+    """Why this kernel cannot run on ``problem``, or None."""
+    reason = check_call(problem)
+    if reason is not None:
+        return reason
+    if problem.dim_key > ROWS or problem.dim_value > COLUMNS:
+        return (
+            f"its tiles hold queries up to a depth of {ROWS} and values up to {COLUMNS}, and these have "
+            f"{problem.dim_key} and {problem.dim_value}"
+        )
+    return None
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds of whole tiles, loads of E and what is done beside tensor cores in loads, and launches."""
+    (height, width), (rows, columns), _ = as_image(problem)
+    tiling = tile(problem, candidates(problem)[0].block)
+    tiles = -(-problem.num_positions // tiling.positions)
+    groups = -(-problem.batch // tiling.examples)
+    across = min(width, columns + tiling.positions - 1) if tiling.positions < width else width
+    context = min(height, rows + tiling.positions // width) * across
+    context = -(-context // tiling.block) * tiling.block * problem.intra_depth
+    operand = tiles * groups * ROWS * context
+    products = operand * tiling.examples * tiling.value_depth
+    # A multiply-add outside of tensor cores takes a quarter of a load.
+    apply = tiles * groups * ROWS * tiling.examples * tiling.value_depth * problem.heads // 4
+    if not backward:
+        return Work(products, operand + apply, 3)
+    tiling = tile(problem, candidates(problem, for_gradient=True)[0].block)
+    bands, windows, _ = tiling.bands(rows, columns)
+    again = -(-problem.num_positions // tiling.block) + bands * windows
+    return Work(3 * products, 2 * operand + apply * (1 + problem.intra_depth * again), 12)
+
+
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
+    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
+
+    with current(query):
+        out = laid_out_like(query, problem.dim_value)
+        _of_queries("lambda output", lambda_output_kernel, (query, value, table, out), problem)
+        return out
+
+
+def backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel
+
+    with current(query):
+        grad = grad.to(query.dtype)
+        grad_query = laid_out_like(query, problem.dim_key)
+        _of_queries("lambda query", lambda_query_gradient_kernel, (grad, value, table, grad_query), problem)
+        return (
+            grad_query,
+            _value_gradient(grad, query, table, value, problem),
+            _table_gradient(grad, query, value, problem).reshape(table.shape),
+        )
+
+
+def _of_queries(name: str, kernel: Any, tensors: tuple[Tensor, Tensor, Tensor, Tensor], problem: GridProblem) -> None:
+    """Launch a kernel with one program for each tile of queries and group of examples.
+
+    Args:
+        name: for what is tuned.
+        kernel: the output's or the query gradient's.
+        tensors: queries or the output's gradient, values, table, and what the kernel writes.
+        problem: the shape of the call.
+    """
+    left, value, table, out = tensors
+    examples = tile(problem, 1).examples
+    left, value, offsets = depth_last(left, examples), depth_last(value, examples), offsets_first(table)
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        tiles = -(-problem.num_positions // tiling.positions)
+        run(
+            kernel,
+            tiles * -(-problem.batch // tiling.examples),
+            (left, value, offsets, out),
+            (*left.stride(), *value.stride(), *out.stride()),
+            (*_sizes(problem), tiles),
+            tiling.constants(),
+            config,
+        )
+
+    tuned(name, problem, candidates(problem), launch)
+
+
+def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
+    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_value_gradient_kernel
+
+    examples = tile(problem, 1).examples
+    g, q, offsets = depth_last(grad, examples), depth_last(query, examples), offsets_first(table)
+    out = laid_out_like(like, problem.dim_value)
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        tiles = -(-problem.num_positions // tiling.block)
+        run(
+            lambda_value_gradient_kernel,
+            tiles * problem.intra_depth * -(-problem.batch // tiling.examples),
+            (g, q, offsets, out),
+            (*g.stride(), *q.stride(), *out.stride()),
+            (*_sizes(problem), tiles),
+            tiling.constants(),
+            config,
+        )
+
+    tuned("lambda value", problem, candidates(problem, for_gradient=True), launch)
+    return out
+
+
+def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem) -> Tensor:
+    """(u, k, rows, columns) in float32, whose sum over examples has one order."""
+    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_table_gradient_kernel
+
+    (_, (rows, columns), _), parts = as_image(problem), list[Tensor]()
+    examples = tile(problem, 1).examples
+    g, q, v = (depth_last(tensor, examples) for tensor in (grad, query, value))
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        bands, windows, width = tiling.bands(rows, columns)
+        each = problem.intra_depth * bands * windows
+        count = splits(-(-problem.batch // tiling.examples), each)
+        tile_shape = (tiling.positions, tiling.key_depth, tiling.block // width, width)
+        shape = (count, problem.intra_depth, bands, windows, *tile_shape)
+        partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
+        run(
+            lambda_table_gradient_kernel,
+            count * each,
+            (g, q, v, partial),
+            (*g.stride(), *q.stride(), *v.stride()),
+            (*_sizes(problem), bands, windows, count),
+            {**tiling.constants(), "BX": width},
+            config,
+        )
+        parts[:] = [_diagonals(partial.sum(0), columns)[:, : problem.dim_key, :rows]]
+
+    tuned("lambda table", problem, candidates(problem, for_gradient=True), launch)
+    return parts[0]
+
+
+def _diagonals(windows: Tensor, columns: int) -> Tensor:
+    """(u, bands, windows, n, k, rows, m) -> (u, k, bands rows, columns): query n and context m give to column m - n."""
+    line = windows.permute(3, 0, 4, 1, 5, 2, 6).flatten(5).flatten(3, 4).contiguous()
+    shifted = (line.stride(0) + 1, *line.stride()[1:])
+    return line.as_strided((*line.shape[:4], columns), shifted).sum(0)
+
+
+def _sizes(problem: GridProblem) -> tuple[int, ...]:
+    """Arguments from ``batch`` to ``OX``, which all kernels have."""
+    grid, extents, origin = as_image(problem)
+    depths = (problem.intra_depth, problem.dim_key, problem.dim_value)
+    return (problem.batch, problem.heads, *depths, *grid, *extents, *origin)

@@ -1,0 +1,207 @@
+"""Query first on a GPU: S = q·E and y = S·V for one tile after the other, S never in memory.
+
+Offsets along a row are few, so P = q·R over all offsets of two tiles is a matrix product, and S is P with each row
+shifted by its place. No softmax stands between, so there is no running maximum and nothing to rescale; backward makes
+S again and keeps nothing. ``docs/gpu.md`` derives tiles, bytes and operations.
+
+Inputs may have any strides. Where the depth does not lie together (channels in front of the positions), tensors that
+are read again and again are copied once: loads of single 16-bit numbers would take longer than everything else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambdanets.kernels.grid.problem import GridProblem, Work
+from lambdanets.kernels.grid.triton.launch import (
+    addressable,
+    check_call,
+    current,
+    depth_last,
+    laid_out_like,
+    offsets_first,
+    run,
+    splits,
+    tuned,
+)
+from lambdanets.kernels.grid.triton.tiling import Config, Tiling, candidates, tile
+
+__all__ = ["backward", "check", "forward", "work"]
+
+
+def check(problem: GridProblem) -> str | None:
+    """Why this kernel cannot run on ``problem``, or None."""
+    return check_call(problem)
+
+
+def work(problem: GridProblem, backward: bool) -> Work:
+    """Multiply-adds of whole tiles, elements that are shifted, and launches."""
+    tiling = tile(problem, candidates(problem)[0].block)
+    across = tiling.windows if tiling.relative else tiling.tiles_x
+    reach = min(tiling.extents[0], tiling.height) * across * tiling.block
+    rows = problem.batch * tiling.tiles_x * tiling.block * tiling.height
+    scores = rows * max(problem.heads, tiling.heads_per_program) * reach * problem.intra_depth
+    depth = 2 * tiling.key_depth + tiling.value_depth
+    return Work(scores * depth * (3 if backward else 1), scores * (5 if backward else 1), 12 if backward else 3)
+
+
+def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
+    """Position term, (b, h, n, v).
+
+    Args:
+        query: (b, h, n, k).
+        value: (b, u, n, v).
+        table: (u, k, *extents), the reachable offsets.
+        problem: the shape of the call.
+    """
+    with current(query):
+        return _output(addressable(query), depth_last(value), offsets_first(table), problem)
+
+
+def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
+    from lambdanets.kernels.grid.triton.kernels import output_kernel
+
+    out = laid_out_like(query, problem.dim_value)
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        heads, depths = _chunks(problem, tiling)
+        run(
+            output_kernel,
+            problem.batch * heads * depths * tiling.tiles,
+            (query, value, offsets, out),
+            (*query.stride(), *value.stride(), *out.stride()),
+            (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
+            tiling.constants(),
+            config,
+        )
+
+    tuned("output", problem, candidates(problem), launch)
+    return out
+
+
+def backward(
+    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and table.
+
+    Args:
+        grad: (b, h, n, v), gradient of the output.
+        query: as in :func:`forward`, and so are the rest.
+        value: ...
+        table: ...
+        problem: ...
+    """
+    with current(query):
+        g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
+        offsets = offsets_first(table)
+        return (
+            _query_gradient(g, v, offsets, query, problem),
+            _value_gradient(g, q, offsets, value, problem),
+            _table_gradient(g, q, v, problem).reshape(table.shape),
+        )
+
+
+def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
+    from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel
+
+    out = laid_out_like(like, problem.dim_key)
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        heads, depths = _chunks(problem, tiling)
+        run(
+            query_gradient_kernel,
+            problem.batch * heads * tiling.tiles,
+            (grad, value, offsets, out),
+            (*grad.stride(), *value.stride(), *out.stride()),
+            (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
+            tiling.constants(),
+            config,
+        )
+
+    tuned("query", problem, candidates(problem), launch)
+    return out
+
+
+def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
+    from lambdanets.kernels.grid.triton.kernels import value_gradient_kernel
+
+    out = laid_out_like(like, problem.dim_value)
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        heads, depths = _chunks(problem, tiling)
+        tiles = tiling.tiles_x * tiling.height
+        run(
+            value_gradient_kernel,
+            problem.batch * problem.intra_depth * depths * tiles,
+            (grad, query, offsets, out),
+            (*grad.stride(), *query.stride(), *out.stride()),
+            (*_sizes(problem, tiling), tiling.query_start, tiling.tiles_x, tiles, heads, depths),
+            tiling.constants(),
+            config,
+        )
+
+    tuned("value", problem, candidates(problem), launch)
+    return out
+
+
+def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem) -> Tensor:
+    """(u, k, rows, columns) in float32, whose sum over examples has one order."""
+    from lambdanets.kernels.grid.triton.kernels import table_gradient_kernel
+
+    parts: list[Tensor] = []
+
+    def launch(config: Config) -> None:
+        tiling = tile(problem, config.block)
+        heads, depths = _chunks(problem, tiling)
+        each = problem.intra_depth * tiling.extents[0] * tiling.windows
+        count = splits(problem.batch, each)
+        shape = (count, problem.intra_depth, tiling.extents[0], tiling.windows, tiling.key_depth, 2 * config.block)
+        partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
+        start = (tiling.context_start, tiling.first_window, tiling.windows, count)
+        run(
+            table_gradient_kernel,
+            count * each,
+            (grad, query, value, partial),
+            (*grad.stride(), *query.stride(), *value.stride(), problem.batch),
+            (*_sizes(problem, tiling), *start, heads, depths),
+            tiling.constants(),
+            config,
+        )
+        parts[:] = [_joined(partial.sum(0), tiling, problem.dim_key)]
+
+    tuned("table", problem, candidates(problem), launch)
+    return parts[0]
+
+
+def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
+    """(u, rows, windows, k, 2B) -> (u, k, rows, columns): neighbouring windows share half of their columns."""
+    u, rows, count, _, _ = windows.shape
+    halves = windows[:, :, :, :dim_key].permute(0, 3, 1, 2, 4).unflatten(4, (2, tiling.block))
+    line = windows.new_zeros(u, dim_key, rows, count + 1, tiling.block)
+    line[:, :, :, :count] += halves[..., 0, :]
+    line[:, :, :, 1:] += halves[..., 1, :]
+    first = tiling.context_start + (tiling.first_window - 1) * tiling.block + 1 + tiling.origin[1]
+    return line.flatten(3)[..., -first : tiling.extents[1] - first]
+
+
+def _chunks(problem: GridProblem, tiling: Tiling) -> tuple[int, int]:
+    """Programs that share the heads, and parts of the value depth."""
+    return -(-problem.heads // tiling.heads_per_program), -(-problem.dim_value // tiling.value_depth)
+
+
+def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
+    """Arguments from ``heads`` to ``OX``, which all kernels have."""
+    return (
+        problem.heads,
+        problem.intra_depth,
+        problem.dim_key,
+        problem.dim_value,
+        tiling.height,
+        tiling.width,
+        *tiling.extents,
+        *tiling.origin,
+    )

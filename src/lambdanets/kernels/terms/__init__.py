@@ -1,0 +1,1 @@
+"""Terms of the sum: one file each."""

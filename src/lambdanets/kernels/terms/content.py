@@ -1,0 +1,105 @@
+"""The content term: y_n = λcᵀ q_n with λc = Σ_mu K̄_mu V_muᵀ, shared by all queries (paper, equation 2).
+
+Kept for backward: K̄ (b·u·m·k) and λc (b·k·v), both no larger than the inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambdanets.kernels.autograd.derivatives import is_transformed
+from lambdanets.kernels.autograd.library import HALF, without_autocast
+
+__all__ = ["add_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
+
+
+def normalise(key: Tensor) -> Tensor:
+    """K̄ from keys (b, u, m, k): their softmax over m, (b, u, k, m).
+
+    Depth stands in front of the positions, as a layer's projection has laid them out: a softmax over contiguous memory.
+    Of half precision it is float32: shares lose digits that their sums need, and those of many positions, 1/m, are
+    below float16's normal numbers from m = 16,384 on.
+    """
+    return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
+
+
+def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
+    """λc, (b, k, v), from keys (b, u, k, m), behind :func:`normalise`, and value (b, u, m, v)."""
+    if keys.shape[1] == 1:
+        return torch.bmm(keys[:, 0], value[:, 0])
+    return (keys @ value).sum(1)
+
+
+def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | None = None) -> Tensor:
+    """Content term without a causal order, and the sum with another term, in differentiable operations.
+
+    Args:
+        query: (b, h, n, k).
+        keys: (b, u, k, m), behind :func:`normalise`.
+        value: (b, u, m, v); zero where masked.
+        other: (b, h, n, v), which it is added to and which may be overwritten; default None, nothing.
+
+    Returns:
+        (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
+    """
+    b, h, n, _ = query.shape
+    if value.dtype in HALF:
+        with without_autocast(value.device.type):
+            lambda_bkv = (keys @ value.float()).sum(1).to(value.dtype)
+    else:
+        lambda_bkv = (keys @ value).sum(1)
+    if query.stride(3) != 1:
+        left = lambda_bkv.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
+        right = query.transpose(2, 3).flatten(0, 1)
+        total = None if other is None else other.transpose(2, 3).contiguous().flatten(0, 1)
+        return _product(left, right, total).unflatten(0, (b, h)).transpose(2, 3)
+    left = query.transpose(1, 2).flatten(1, 2)
+    total = None if other is None else other.transpose(1, 2).contiguous().flatten(1, 2)
+    return _product(left, lambda_bkv, total).unflatten(1, (n, h)).transpose(1, 2)
+
+
+def _product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
+    """``left @ right``, added to ``total`` in its own memory where that may be written."""
+    if total is None:
+        return torch.bmm(left, right)
+    if torch.compiler.is_compiling() or is_transformed():
+        return torch.baddbmm(total, left, right)
+    return total.baddbmm_(left, right)
+
+
+def add_content(out: Tensor, query: Tensor, lambdas: Tensor) -> Tensor:
+    """``out += q·λc`` without derivatives, in the memory order of ``out`` where that has no gaps.
+
+    Args:
+        out: (b, h, n, v), overwritten.
+        query: (b, h, n, k).
+        lambdas: λc, (b, k, v).
+
+    Returns:
+        The sum, (b, h, n, v).
+    """
+    each = lambdas[:, None].expand(-1, query.shape[1], -1, -1).flatten(0, 1)
+    if out.transpose(2, 3).is_contiguous():
+        out.transpose(2, 3).flatten(0, 1).baddbmm_(each.transpose(1, 2), query.transpose(2, 3).flatten(0, 1))
+        return out
+    if out.transpose(1, 2).is_contiguous():
+        out.transpose(1, 2).flatten(1, 2).baddbmm_(query.transpose(1, 2).flatten(1, 2), lambdas)
+        return out
+    out = out.contiguous()
+    out.flatten(0, 1).baddbmm_(query.flatten(0, 1), each)
+    return out
+
+
+def content_gradients(grad: Tensor, query: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of query and λc in q·λc.
+
+    Args:
+        grad: (b, h, n, v).
+        query: (b, h, n, k).
+        lambdas: λc, (b, k, v).
+    """
+    grad_lambdas = (query.transpose(2, 3) @ grad).sum(1)
+    if grad.stride(3) != 1:
+        return (lambdas[:, None] @ grad.transpose(2, 3)).transpose(2, 3), grad_lambdas
+    return grad @ lambdas[:, None].transpose(2, 3), grad_lambdas

@@ -1,0 +1,75 @@
+"""Batches of images for training and for measuring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, IterableDataset
+
+from lambdanets.training.data import ImageData
+from lambdanets.training.data.transforms import InputTransform
+from lambdanets.training.engine.signals import ignore_interrupts
+from lambdanets.training.recipes.recipe import Recipe
+
+
+def input_transform(data: ImageData, recipe: Recipe) -> InputTransform:
+    """How the images of ``data`` become inputs under ``recipe``.
+
+    Raises:
+        ValueError: neither the data nor the recipe say the image size.
+    """
+    size = recipe.image_size or data.image_size
+    if size is None:
+        raise ValueError(f"image_size is None, and the images of {data.spec!r} have no common size; give --image-size")
+    return InputTransform(size, data.channels, data.mean, data.std, crop_pct=recipe.crop_pct)
+
+
+def check_parallel(accelerator: Accelerator, data: ImageData, batch_size: int) -> None:
+    """Raises a ValueError if the data or the batch size cannot be shared out to the processes."""
+    processes = accelerator.num_processes
+    if batch_size % processes:
+        raise ValueError(
+            f"batch_size is {batch_size}, the batch of all {processes} processes together; "
+            f"use a multiple of {processes}"
+        )
+    if processes > 1 and isinstance(data.train, IterableDataset):
+        raise ValueError(
+            f"the data {data.spec!r} are a stream, which is read by one process only, not {processes}; "
+            "use hfds/ or a folder"
+        )
+
+
+def training_loader(
+    accelerator: Accelerator, data: ImageData, recipe: Recipe, transform: InputTransform
+) -> DataLoader[Any]:
+    """Shuffled, augmented batches, shared out to the processes."""
+    data.train.transform = transform.build_training(recipe.augmentation)
+    stream = isinstance(data.train, IterableDataset)
+    loader: DataLoader[Any] = DataLoader(
+        data.train,
+        batch_size=recipe.batch_size,
+        shuffle=None if stream else True,
+        # A last batch of a few images would disturb the batch statistics; but there must be one batch.
+        drop_last=len(data.train) >= recipe.batch_size,
+        **_worker_options(accelerator, recipe.workers),
+    )
+    return accelerator.prepare(loader)
+
+
+def measuring_loader(
+    accelerator: Accelerator, images: Any, transform: InputTransform, batch_size: int, workers: int = 0
+) -> DataLoader[Any]:
+    """Batches of images in their order, with nothing random, shared out to the processes."""
+    images.transform = transform.build()
+    loader: DataLoader[Any] = DataLoader(images, batch_size=batch_size, **_worker_options(accelerator, workers))
+    return accelerator.prepare(loader)
+
+
+def _worker_options(accelerator: Accelerator, workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "worker_init_fn": ignore_interrupts,
+        "persistent_workers": workers > 0,
+        "pin_memory": accelerator.device.type == "cuda",
+    }

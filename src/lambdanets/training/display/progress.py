@@ -1,0 +1,126 @@
+"""What a training shows: a moving bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lambdanets.training.recipes.recipe import Recipe
+
+
+def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
+    """One line that says what is about to be trained, on what and how long.
+
+    Args:
+        console: where to print it.
+        recipe: the choices.
+        done: epochs that were finished before, when a training is resumed.
+    """
+    epochs = f"epochs {done + 1} to {recipe.epochs}" if done else f"{recipe.epochs} epoch{'s'[: recipe.epochs - 1]}"
+    start = f"{recipe.optimizer}, learning rate {recipe.scaled_lr:g}, seed {recipe.seed}"
+    # Whole, to be copied, whatever the width of the terminal.
+    console.print(
+        f"Training {recipe.model} on {recipe.data}: {epochs}, batches of {recipe.batch_size}, {start}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+class TrainingProgress:
+    """Shows how far a training is; only the main process shows anything.
+
+    Args:
+        console: where to show it.
+        epochs: epochs in all.
+        steps: steps an epoch.
+        done: epochs that were finished before, when a training is resumed.
+        enabled: False shows nothing.
+    """
+
+    def __init__(self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True) -> None:
+        self._console = console
+        self._epochs = epochs
+        self._enabled = enabled
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[top1]:6.2%}"),
+            TextColumn("{task.fields[rate]:,.0f} images/s"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task = self._bar.add_task(
+            "",
+            total=epochs * steps,
+            completed=done * steps,
+            epoch=done + 1,
+            epochs=epochs,
+            loss=float("nan"),
+            top1=0.0,
+            rate=0.0,
+        )
+        self._started = time.monotonic()
+        self._done = done
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, completed: int, epoch: int, loss: float, top1: float, rate: float) -> None:
+        """Moves the bar.
+
+        Args:
+            completed: steps done in all.
+            epoch: the current epoch, from 1.
+            loss: mean training loss of the epoch so far.
+            top1: training accuracy of the epoch so far, 0 to 1.
+            rate: images a second over all processes.
+        """
+        self._bar.update(self._task, completed=completed, epoch=epoch, loss=loss, top1=top1, rate=rate)
+
+    def epoch(self, row: Mapping[str, Any], best: bool) -> None:
+        """Prints the line of a finished epoch.
+
+        Args:
+            row: the epoch's line of ``metrics.csv``.
+            best: whether its validation accuracy is the highest so far.
+        """
+        if not self._enabled:
+            return
+        epoch = int(row["epoch"])
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(1, epoch - self._done) * (self._epochs - epoch)
+        width = len(str(self._epochs))
+        self._console.print(
+            f"epoch {epoch:{width}d}/{self._epochs}"
+            f"  loss {row['train_loss']:.3f}  accuracy {row['train_top1']:6.2%}"
+            f"  validation loss {row['validation_loss']:.3f}  accuracy {row['validation_top1']:6.2%}"
+            f"  {row['images_per_second']:,.0f} images/s  {format_seconds(left)} left{'  *' if best else ''}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """A time to read: ``42 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,85 @@
+"""What is printed at the end of a training, an evaluation or a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from shlex import quote
+
+from rich.console import Console
+from rich.table import Table
+
+from lambdanets.training.display.progress import format_seconds
+from lambdanets.training.engine.fit import TrainingResult
+from lambdanets.training.runs.evaluate import Evaluation
+from lambdanets.training.runs.predict import Prediction
+
+_FILES = (
+    ("best.safetensors", "weights with the highest validation accuracy"),
+    ("last.safetensors", "weights of the last finished epoch"),
+    ("config.json", "recipe, data, input transform, versions"),
+    ("metrics.csv", "losses and accuracies of every epoch"),
+    ("curves.png", "the same as a picture"),
+    ("tensorboard", "the same for TensorBoard"),
+    ("result.json", "the scores"),
+    ("samples", "some test images"),
+)
+
+
+def _print(console: Console, line: str = "") -> None:
+    # Paths and commands must come out whole, to be copied, whatever the width of the terminal.
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_training(console: Console, result: TrainingResult) -> None:
+    """The test accuracy, the files of the run and what to type next."""
+    path = result.run.path
+    if result.stopped_by is not None:
+        _print(console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs.")
+    if result.test is not None:
+        wrong = round((1 - result.test.top1) * result.test.images)
+        _print(console)
+        _print(
+            console,
+            f"Test accuracy {result.test.top1:.2%} ({wrong} of {result.test.images:,} images wrong), "
+            f"loss {result.test.loss:.3f}, in {format_seconds(result.seconds)}",
+        )
+    if result.validation_top1 is None:
+        _print(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
+    else:
+        best = f"epoch {result.best_epoch}, {result.validation_top1:.2%} on the validation images"
+        _print(console, f"Best weights: {best}")
+    _print(console, f"Run folder: {path}")
+    for name, what in _FILES:
+        if (path / name).exists():
+            _print(console, f"  {name:<17} {what}")
+    _print(console)
+    _print(console, "Next:")
+    word = quote(str(path))
+    if result.stopped_by is not None:
+        _print(console, f"  lambdanets train --resume {word}")
+    _print(console, f"  lambdanets evaluate {word}")
+    if result.example is not None:
+        _print(console, f"  lambdanets predict {word} {quote(str(result.example))}")
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """The scores, the most frequent mistakes and the files."""
+    scores = evaluation.scores
+    table = Table()
+    for heading in ("top-1", "top-5", "loss"):
+        table.add_column(heading, justify="right")
+    table.add_row(f"{scores.top1:.2%}", f"{scores.top5:.2%}", f"{scores.loss:.4f}")
+    _print(console, f"{scores.images:,} {evaluation.part} images of {evaluation.spec}")
+    console.print(table)
+    for true, guess, count in evaluation.mistakes:
+        _print(console, f"  {count} × {true} taken for {guess}")
+    for file in evaluation.files:
+        _print(console, f"  {file}")
+
+
+def print_predictions(console: Console, predictions: Sequence[Prediction]) -> None:
+    """Each image with its most probable classes, a line each; names are whole, whatever the width."""
+    for prediction in predictions:
+        _print(console, str(prediction.image))
+        for name, probability in prediction.classes:
+            _print(console, f"  {probability:7.2%}  {name}")

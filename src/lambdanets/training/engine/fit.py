@@ -1,0 +1,251 @@
+"""A training from beginning to end: data, run folder, loop, test."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, set_seed
+from rich.console import Console
+
+from lambdanets.files import replacing, write_json
+from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
+from lambdanets.training.data.loaders import check_parallel, input_transform, measuring_loader
+from lambdanets.training.display.progress import TrainingProgress, print_start
+from lambdanets.training.engine.checkpoint import remove_checkpoints
+from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
+from lambdanets.training.engine.metrics import Scores, measure
+from lambdanets.training.engine.model import build_model_for_size, check_model_name, load_weights
+from lambdanets.training.engine.signals import StopSignal
+from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
+
+_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes:
+        run: its folder.
+        stopped_by: the signal (2 for Ctrl-C, 15 for SIGTERM) that ended it early, or None.
+        epochs: epochs finished.
+        best_epoch: the epoch of the best weights, None if none was finished.
+        validation_top1: their accuracy on the validation images, 0 to 1, None if no epoch was finished.
+        test: their scores on the test images; None if it ended early or there are no test images.
+        seconds: time it took, all included; only the last part of a resumed training.
+        example: an image to try ``lambdanets predict`` on, if there is one.
+        main_process: False on all processes but one of a parallel training.
+    """
+
+    run: Run
+    stopped_by: int | None
+    epochs: int
+    best_epoch: int | None
+    validation_top1: float | None
+    test: Scores | None
+    seconds: float
+    example: Path | None
+    main_process: bool
+
+
+def train(recipe: Recipe, *, output: str | Path | None = None, console: Console | None = None) -> TrainingResult:
+    """Trains a model as ``recipe`` says and tests its best weights.
+
+    Args:
+        recipe: model, data and all choices; its ``data`` must be given.
+        output: the run folder to make. Default: ``runs/<model>-<data>-<date>-<time>``.
+        console: where to show the progress. Default: the terminal.
+
+    Returns:
+        The run and its scores.
+
+    Raises:
+        FileNotFoundError: the data are missing.
+        ValueError: the data, the model's name or another choice does not work; the message says what would.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    started = time.monotonic()
+    # All that can be wrong is looked at before any work.
+    if recipe.data is None:
+        raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
+    check_model_name(recipe.model)
+    if output is not None:
+        check_new(Path(output))
+    data = load_data(recipe.data, batch_size=recipe.batch_size, seed=recipe.seed)
+    transform = input_transform(data, recipe)
+    accelerator = make_accelerator(recipe)
+    check_parallel(accelerator, data, recipe.batch_size)
+    set_seed(recipe.seed)
+    model, model_kwargs = build_model_for_size(
+        recipe.model,
+        transform.image_size,
+        num_classes=len(data.class_names),
+        in_chans=data.channels,
+        drop_rate=recipe.drop_rate,
+        drop_path_rate=recipe.drop_path_rate,
+        **recipe.model_kwargs,
+    )
+    recipe = recipe.override(model_kwargs=model_kwargs)
+    path = None if output is None else Path(output)
+    if accelerator.is_main_process:
+        path = path or new_run_folder(recipe.model, data.spec)
+        Run.create(path, recipe, data, transform)
+        _save_samples(path / "samples", data)
+    # All processes must mean the same folder, though their clocks differ.
+    path = broadcast_object_list([path])[0]
+    trainer = Trainer(accelerator, Run.open(path), data, model)
+    set_seed(recipe.seed, device_specific=True)
+    trainer.start()
+    return _run(trainer, data, started, console or Console())
+
+
+def resume(path: str | Path, *, console: Console | None = None) -> TrainingResult:
+    """Goes on with a training that was stopped, from its last finished epoch.
+
+    The result is the same as if it had not been stopped.
+
+    Args:
+        path: the run folder.
+        console: where to show the progress. Default: the terminal.
+
+    Returns:
+        The run and its scores.
+
+    Raises:
+        FileNotFoundError: there is no such run, it has no checkpoint, or the data are missing.
+        ValueError: the run is finished, or the data are not those it was started with.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    started = time.monotonic()
+    run = Run.open(path)
+    if not (run.path / "checkpoint").is_dir():
+        raise ValueError(
+            f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
+        )
+    recipe = run.recipe
+    data = load_data(run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed)
+    run.check_classes(data.class_names, run.data_spec)
+    accelerator = make_accelerator(recipe)
+    check_parallel(accelerator, data, recipe.batch_size)
+    trainer = Trainer(accelerator, run, data, run.new_model())
+    trainer.resume()
+    return _run(trainer, data, started, console or Console())
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """The process's place among the others, with the recipe's precision and seed of the images' order."""
+    # The state outlives an Accelerator and would refuse another precision in the same process.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
+    )
+
+
+@contextmanager
+def computing_threads(recipe: Recipe) -> Iterator[None]:
+    """Sets the recipe's number of CPU threads, and puts back what was set before."""
+    before = torch.get_num_threads()
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(trainer: Trainer, data: ImageData, started: float, console: Console) -> TrainingResult:
+    accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
+    if accelerator.is_main_process:
+        print_start(console, recipe, trainer.epoch)
+    progress = TrainingProgress(console, recipe.epochs, len(trainer.loader), trainer.epoch, accelerator.is_main_process)
+    with computing_threads(recipe):
+        try:
+            with StopSignal() as stop, progress:
+                finished = trainer.fit(progress, stop)
+        except TrainingDivergedError:
+            _write_result(trainer, "diverged", None, time.monotonic() - started)
+            raise
+        test = _test(trainer, data) if finished and data.test is not None else None
+        seconds = time.monotonic() - started
+        _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
+    accelerator.wait_for_everyone()
+    if finished and accelerator.is_main_process:
+        remove_checkpoints(run.path)
+    best = trainer.best_row
+    result = TrainingResult(
+        run=run,
+        stopped_by=None if finished else stop.number or 2,
+        epochs=trainer.epoch,
+        best_epoch=None if best is None else int(best["epoch"]),
+        validation_top1=None if best is None else best["validation_top1"],
+        test=test,
+        seconds=seconds,
+        example=_example(run, data),
+        main_process=accelerator.is_main_process,
+    )
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    return result
+
+
+def _test(trainer: Trainer, data: ImageData) -> Scores:
+    """The scores of the best weights on the test images, read from the file that others will read."""
+    accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
+    accelerator.wait_for_everyone()
+    model = trainer.evaluated_model
+    load_weights(model, run.path / "best.safetensors", run.class_names)
+    loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers)
+    return measure(accelerator, model, loader, len(run.class_names))
+
+
+def _write_result(trainer: Trainer, status: str, test: Scores | None, seconds: float) -> None:
+    accelerator, best = trainer.accelerator, trainer.best_row
+    if not accelerator.is_main_process:
+        return
+    device = accelerator.device
+    content: dict[str, Any] = {
+        "status": status,
+        "epochs": trainer.epoch,
+        "best_epoch": None if best is None else int(best["epoch"]),
+        "validation": None if best is None else {key: best[f"validation_{key}"] for key in ("top1", "top5", "loss")},
+        "test": None if test is None else test.to_dict(),
+        "seconds": round(seconds, 2),
+        "parameters": sum(parameter.numel() for parameter in trainer.evaluated_model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "precision": trainer.recipe.precision,
+        "versions": versions(),
+    }
+    write_json(trainer.run.path / "result.json", content)
+
+
+def _save_samples(folder: Path, data: ImageData) -> None:
+    """Some test images as files, a class each, so that there is something to predict; files need no copy."""
+    _, images = data.held_out
+    if not isinstance(images, ArrayImages):
+        return
+    folder.mkdir()
+    for label, name in list(enumerate(data.class_names))[:_SAMPLES]:
+        if label in images.labels:
+            index = images.labels.index(label)
+            word = re.sub(r"[^\w-]+", "-", name)
+            with replacing(folder / f"{word}-{index:05d}.png") as temporary:
+                images.image(index).save(temporary)
+
+
+def _example(run: Run, data: ImageData) -> Path | None:
+    _, images = data.held_out
+    files = images.paths if isinstance(images, FileImages) else run.samples
+    return files[0] if files else None

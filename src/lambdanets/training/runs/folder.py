@@ -1,0 +1,222 @@
+"""The folder of one training: what was done, what came out, and the weights."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lambdanets.files import check_folder
+from lambdanets.provenance import package_version, source_commit
+from lambdanets.training.data import ImageData
+from lambdanets.files import write_json
+from lambdanets.training.engine.model import build_model, load_weights
+from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.data.transforms import InputTransform
+
+_FORMAT = 1
+_PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+_ADVICE = "Give a folder that `lambdanets train` wrote"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on, and the commit of this one's clone, or ""."""
+    found = {package: package_version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), "commit": source_commit(), **found}
+
+
+def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
+    """An empty folder ``parent/<model>-<data>-<date>-<time>``, which another training of this second does not get."""
+    kind, _, rest = data.partition(":")
+    label = Path(rest).name if kind == "imagefolder" and rest else kind.replace("/", "-")
+    base = f"{model.replace('/', '-').replace(':', '-')}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
+    parent.mkdir(parents=True, exist_ok=True)
+    path, count = parent / base, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            count += 1
+            path = parent / f"{base}-{count}"
+        else:
+            return path
+
+
+class Run:
+    """One run folder.
+
+    The files in it: ``config.json`` (recipe, data, input transform, class names, versions), ``metrics.csv``
+    (a line an epoch), ``tensorboard/``, ``curves.png``, ``best.safetensors`` (highest validation accuracy),
+    ``last.safetensors``, ``result.json``, ``samples/`` (some test images), and, while a training is not
+    finished, ``checkpoint/``.
+
+    Attributes:
+        path: the folder.
+        config: the content of ``config.json``.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, data: ImageData, transform: InputTransform) -> Run:
+        """Starts a run folder.
+
+        Args:
+            path: must not exist, or be an empty folder.
+            recipe: the training's choices.
+            data: the data's specification, class names and sizes are stored.
+            transform: how images become inputs.
+
+        Raises:
+            ValueError: ``path`` has content already, or is a file.
+        """
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        parts = {"train": data.train, "validation": data.validation, "test": data.test}
+        config = {
+            "format": _FORMAT,
+            "model": {"name": recipe.model, "kwargs": dict(recipe.model_kwargs)},
+            "data": {
+                "spec": data.spec,
+                "images": {name: len(part) for name, part in parts.items() if part is not None},
+            },
+            "input": transform.to_dict(),
+            "class_names": list(data.class_names),
+            "recipe": recipe.to_dict(),
+            "seed": recipe.seed,
+            "versions": versions(),
+        }
+        write_json(path / "config.json", config)
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Opens a run folder and checks that it is one.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or it lacks ``config.json``.
+            ValueError: it is no folder, or ``config.json`` is damaged.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"the run folder {path} does not exist. {_ADVICE}{_others(path)}.")
+        if not path.is_dir():
+            raise ValueError(f"the run folder {path} is a file. {_ADVICE}{_others(path)}.")
+        file = path / "config.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}.")
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: {error}. {_ADVICE}.") from error
+        needed = ("format", "model", "data", "input", "class_names", "recipe")
+        missing = [key for key in needed if not isinstance(config, dict) or key not in config]
+        if missing:
+            raise ValueError(f"{file} is not a run's configuration: {', '.join(missing)} missing. {_ADVICE}.")
+        if config["format"] != _FORMAT:
+            raise ValueError(
+                f"{file} has format {config['format']!r}; this version of lambdanets reads format {_FORMAT}"
+            )
+        return cls(path, config)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The training's choices."""
+        return Recipe.from_dict(self.config["recipe"])
+
+    @cached_property
+    def transform(self) -> InputTransform:
+        """How images become inputs."""
+        return InputTransform.from_dict(self.config["input"])
+
+    @property
+    def data_spec(self) -> str:
+        """The data that the run was trained on."""
+        return self.config["data"]["spec"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class, in the order of the model's outputs."""
+        return tuple(self.config["class_names"])
+
+    @property
+    def samples(self) -> list[Path]:
+        """Test images that were stored with the run."""
+        return sorted((self.path / "samples").glob("*.png"))
+
+    def new_model(self) -> nn.Module:
+        """The run's model with random weights."""
+        recipe = self.recipe
+        return build_model(
+            self.config["model"]["name"],
+            num_classes=len(self.class_names),
+            in_chans=self.transform.channels,
+            drop_rate=recipe.drop_rate,
+            drop_path_rate=recipe.drop_path_rate,
+            **self.config["model"]["kwargs"],
+        )
+
+    def load_model(self, weights: str = "best") -> nn.Module:
+        """The run's model with trained weights, ready for inference.
+
+        Args:
+            weights: ``"best"`` or ``"last"``.
+
+        Raises:
+            FileNotFoundError: the run has no such weights.
+            ValueError: they are damaged or do not fit.
+        """
+        file = self.path / f"{weights}.safetensors"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"the run {self.path} has no {file.name}: no epoch of its training was finished. "
+                f"Continue it with `lambdanets train --resume {self.path}`."
+            )
+        model = self.new_model()
+        load_weights(model, file, self.class_names)
+        return model.eval()
+
+    def check_classes(self, class_names: Sequence[str], spec: str) -> None:
+        """Raises a ValueError if the classes of the data ``spec`` are not those of the run."""
+        ours, theirs = self.class_names, tuple(class_names)
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f"the weights in {self.path} have {len(ours)} classes, but the data {spec!r} have "
+                f"{len(theirs)}. Give data with the classes of {self.data_spec!r}."
+            )
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            if mine != other:
+                raise ValueError(
+                    f"class {index} is {mine!r} in {self.path}, but {other!r} in the data {spec!r}. "
+                    f"Give data with the classes of {self.data_spec!r}."
+                )
+
+
+def check_new(path: Path) -> None:
+    """Raises a ValueError if ``path`` cannot become a new run folder."""
+    check_folder(path)
+    if path.is_dir() and any(path.iterdir()):
+        remedy = "give a new folder"
+        # A finished run has no checkpoint to continue from.
+        if (path / "checkpoint").is_dir():
+            remedy += f", or continue that run with `lambdanets train --resume {path}`"
+        raise ValueError(f"the output folder {path} is not empty; {remedy}")
+
+
+def _others(path: Path) -> str:
+    """The newest run folders beside or below ``path``, to put into a message."""
+    for parent in (path, path.parent, Path("runs")):
+        if parent.is_dir():
+            runs = [file.parent for file in parent.glob("*/config.json")]
+            if runs:
+                newest = sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)[:3]
+                return f", for example {', '.join(map(str, newest))}"
+    return ""

@@ -1,0 +1,1 @@
+"""The command ``lambdanets``: one file a command; turns words into calls."""

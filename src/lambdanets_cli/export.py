@@ -1,0 +1,116 @@
+"""The command ``lambdanets export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from lambdanets.interop.export import Check, Export
+
+__all__ = ["export"]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lambdanets train` wrote.")],
+    format: Annotated[
+        str | None,
+        typer.Option(help="onnx or torch-export.  \\[default: by the suffix of --output, else onnx]"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file, .onnx or .pt2.  \\[default: best.onnx or best.pt2 in the run folder]"),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Which weights: best or last.")] = "best",
+    logits: Annotated[
+        bool, typer.Option("--logits", help="Write a model that gives logits, not probabilities.")
+    ] = False,
+    fixed_size: Annotated[
+        bool, typer.Option("--fixed-size", help="Images of the run's size only, for models that take no other.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, from 18.  \\[default: PyTorch's]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a run's model to a file for other runtimes, and check that the file gives the same numbers.
+
+    The file takes any number of images of any size and gives probabilities. Preprocessing and class names are in
+    its metadata, so that it can be used without this package.
+
+    For example:
+
+      lambdanets export runs/my-run
+
+      lambdanets export runs/my-run --format torch-export
+
+      lambdanets export runs/my-run --checkpoint last --output model.onnx --opset 18
+    """
+    from rich.console import Console
+
+    from lambdanets.interop.export import ExportDifferenceError
+    from lambdanets.training.runs.export import export_run
+
+    console = Console(emoji=False)
+    console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", highlight=False, soft_wrap=True)
+    try:
+        result = export_run(
+            run,
+            format=format,
+            output=output,
+            checkpoint=checkpoint,
+            logits=logits,
+            fixed_size=fixed_size,
+            opset=opset,
+            overwrite=overwrite,
+        )
+    except ExportDifferenceError as error:
+        _print_checks(console, error.checks)
+        raise
+    _print_export(console, result)
+
+
+def _print_export(console: Console, result: Export) -> None:
+    if result.switched:
+        count = len(result.switched)
+        console.print(
+            f"{count} lambda layer{'s' if count > 1 else ''} switched to the kernel 'portable' in the file, a "
+            f"convolution with the table of offsets: the kernels in use ({_kernels(result)}) have no form outside of "
+            "this package.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _print_checks(console, result.checks)
+    size = result.path.stat().st_size / 2**20
+    console.print(f"Wrote {result.path} ({size:.1f} MiB)", highlight=False, soft_wrap=True)
+    meta = result.metadata
+    console.print(
+        f"  {result.format}: {meta['input']} (batch, channels, height, width) in, {meta['output']} (batch, classes) "
+        "out; preprocessing and class names in its metadata",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _kernels(result: Export) -> str:
+    names = sorted({kernel or "the fastest for each size" for kernel in result.switched.values()})
+    return " and ".join(names)
+
+
+def _print_checks(console: Console, checks: Sequence[Check]) -> None:
+    from rich.table import Table
+
+    console.print("Largest difference between the outputs of the file and of the model:")
+    table = Table()
+    table.add_column("height x width", justify="right")
+    batches = sorted({check.batch for check in checks})
+    for batch in batches:
+        table.add_column(f"batch {batch}", justify="right")
+    for size in dict.fromkeys((check.height, check.width) for check in checks):
+        row = [check for check in checks if (check.height, check.width) == size]
+        table.add_row(f"{size[0]} x {size[1]}", *(f"{check.difference:.1e}" for check in row))
+    console.print(table)

@@ -1,0 +1,306 @@
+"""The command ``lambdanets`` as a user types it."""
+
+import json
+import os
+import re
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from typer.main import get_command
+
+from lambdanets_cli import app as cli
+
+COMMAND = [sys.executable, "-m", "lambdanets_cli.app"]
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Pictures of two colours, a folder each."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for channel, name in ((0, "red"), (2, "blue")):
+        (folder / name).mkdir()
+        for index in range(20):
+            pixels = random.integers(0, 120, (8, 8, 3))
+            pixels[..., channel] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command in this process; gives exit code, output and error output."""
+
+    def run_command(*words):
+        monkeypatch.setattr(sys, "argv", ["lambdanets", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.delenv("LAMBDANETS_DEBUG", raising=False)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run_command
+
+
+@pytest.fixture
+def run_folder(run, colours, tmp_path):
+    """A run of one epoch."""
+    folder = tmp_path / "run"
+    options = ("--image-size", 8, "--workers", 0, "--epochs", 1, "--output", folder)
+    code, _, error = run("train", "--data", colours, *options)
+    assert code == 0, error
+    return folder
+
+
+def test_default_training_then_what_it_says_to_type_next(tmp_path):
+    """The main job, as a newcomer does it: train, then the printed commands."""
+    done = subprocess.run([*COMMAND, "train"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    scores = json.loads((folder / "result.json").read_text())["test"]
+    assert scores["top1"] >= 0.98
+    assert f"Test accuracy {scores['top1']:.2%}" in done.stdout
+    assert f"Run folder: runs/{folder.name}" in done.stdout
+    lines = done.stdout.splitlines()
+    assert (
+        sum(line.startswith("epoch ") for line in lines) == json.loads((folder / "result.json").read_text())["epochs"]
+    )
+    commands = [shlex.split(line) for line in lines if line.startswith("  lambdanets ")]
+    assert [command[1] for command in commands] == ["evaluate", "predict"]
+    for command in commands:
+        next_ = subprocess.run(
+            [*COMMAND, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert next_.returncode == 0, next_.stderr
+        assert (f"{scores['top1']:.2%}" if command[1] == "evaluate" else command[-1]) in next_.stdout
+
+
+def test_interrupt_ends_cleanly(colours, tmp_path):
+    words = ["train", "--data", str(colours), "--image-size", "8", "--epochs", "1000", "--output", "run"]
+    process = subprocess.Popen(
+        [*COMMAND, *words, "--workers", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch    2/1000"):
+            break
+    # As a terminal does it: to the whole group, the process that reads images included.
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "lambdanets train --resume run" in output
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(rows) >= 3
+    assert load_file(tmp_path / "run" / "best.safetensors")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+
+
+def test_full_disk_is_told_and_nothing_is_half_written(colours, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    words = ["train", "--data", str(colours), "--image-size", "8", "--workers", "0", "--output", "run"]
+    done = subprocess.run(
+        [*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, preexec_fn=limit, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "cannot write run/last.safetensors" in done.stderr
+    assert not list((tmp_path / "run").glob("**/*.safetensors"))
+
+
+def test_two_processes_train_one_model(colours, tmp_path):
+    words = ["train", "--data", str(colours), "--image-size", "8", "--workers", "0", "--epochs", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "lambdanets_cli.app", *words, "--batch-size", "8", "--output", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["processes"] == 2
+    # Every test image is counted once, though four are not a multiple of what the two processes take.
+    assert result["test"]["images"] == 4
+    assert done.stdout.count("epoch 1/2") == 1
+    assert done.stdout.count("Test accuracy") == 1
+
+
+def test_evaluate(run, run_folder, colours):
+    code, output, _ = run("evaluate", run_folder)
+    assert code == 0
+    for word in (f"4 test images of imagefolder:{colours}\n", "top-1", "top-5", "loss", f"{run_folder}/confusion.png"):
+        assert word in output
+    assert (run_folder / "confusion.png").exists()
+    code, output, _ = run("evaluate", run_folder, "--json")
+    assert json.loads(output)["top1"] == json.loads((run_folder / "result.json").read_text())["test"]["top1"]
+
+
+def test_predict(run, run_folder, colours):
+    images = [colours / "red" / "0.png", colours / "blue" / "1.png"]
+    code, output, _ = run("predict", run_folder, *images)
+    assert code == 0
+    first, *classes = output.splitlines()[:3]
+    assert first == str(images[0])
+    assert {line.split()[1] for line in classes} == {"red", "blue"}
+    assert output.count("%") == 4
+    code, output, _ = run("predict", run_folder, *images, "--json", "--top", 1)
+    predictions = json.loads(output)
+    assert [prediction["image"] for prediction in predictions] == list(map(str, images))
+    assert all(len(prediction["classes"]) == 1 for prediction in predictions)
+    assert set(predictions[0]["classes"][0]) == {"class", "probability"}
+
+
+def test_training_tells_its_choices(run, colours, tmp_path):
+    options = ("--image-size", 8, "--workers", 0, "--epochs", 1, "--seed", 7, "--lr", 0.25, "--batch-size", 10)
+    code, output, _ = run("train", "--data", colours, *options, "--output", tmp_path / "run")
+    assert code == 0
+    assert "1 epoch, batches of 10, adamw, learning rate 0.25, seed 7" in output
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    assert (recipe["seed"], recipe["lr"], recipe["batch_size"]) == (7, 0.25, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --data digts", "unknown data 'digts'. Did you mean 'digits'?"),
+        ("train --recipe digit", "unknown recipe 'digit'. Did you mean 'digits'?"),
+        ("train --model lambda_resnet_tny", "Did you mean 'lambda_resnet_tiny'"),
+        ("train --model typo", "unknown model 'typo'. Known: lambda_resnet50, "),
+        ("train --model a:boom:b", "unknown model 'a:boom:b'. Known"),
+        ("train --model vit_tiny_patch16_224", "the model 'vit_tiny_patch16_224' does not take images of 8x8 pixels"),
+        ("train --data no/where", "the data folder no/where does not exist"),
+        ("train --recipe imagenet-90", "give --data"),
+        ("train --precision fp8", "precision is 'fp8'; use one of fp32, bf16, fp16"),
+        ("train --workers -1", "workers is -1; use an integer from 0"),
+        ("train --lr nan", "lr is nan; use a finite number"),
+        ("train --resume no/where", "the run folder no/where does not exist"),
+        ("train --resume no/where --epochs 3", "--epochs is '3' together with --resume"),
+        ("evaluate no/where", "the run folder no/where does not exist"),
+        ("predict no/where image.png", "the run folder no/where does not exist"),
+    ],
+)
+def test_wrong_words_are_one_message(run, words, message):
+    code, output, error = run(*words.split())
+    assert code == 2
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    # Nothing is announced that does not take place.
+    assert output == ""
+
+
+def test_unreadable_images_are_one_message(run, run_folder, colours, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"?")
+    code, _, error = run("predict", run_folder, tmp_path / "broken.png")
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"the image {tmp_path}/broken.png cannot be read" in error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_training_image_is_one_message(run, tmp_path, workers):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(5):
+            (tmp_path / name / f"{index}.png").write_bytes(b"?")
+    options = ("--image-size", 8, "--workers", workers, "--output", tmp_path / "run")
+    code, _, error = run("train", "--data", tmp_path, *options)
+    assert code == 2
+    assert error.startswith(f"Error: the image {tmp_path}/")
+    assert "Traceback" not in error
+
+
+def test_divergence_is_one_message_and_exit_code_1(run, colours, tmp_path):
+    options = ("--image-size", 8, "--workers", 0, "--lr", 1e30, "--epochs", 4, "--output", tmp_path / "run")
+    code, _, error = run("train", "--data", colours, *options)
+    assert code == 1
+    assert re.match("Error: the (training|validation) loss ", error)
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_debug_shows_the_traceback(monkeypatch, how):
+    monkeypatch.setenv("LAMBDANETS_DEBUG", "1" if how == "environment" else "0")
+    words = ["train", "--data", "digts"] + (["--debug"] if how == "option" else [])
+    monkeypatch.setattr(sys, "argv", ["lambdanets", *words])
+    with pytest.raises(ValueError, match="unknown data"):
+        cli.main()
+
+
+def test_faults_keep_their_traceback(monkeypatch):
+    """A ValueError from below is a fault of the program, not of the user."""
+
+    def fault(*_, **__):
+        return int("x")
+
+    monkeypatch.setattr("lambdanets.training.predict_images", fault)
+    monkeypatch.setattr(sys, "argv", ["lambdanets", "predict", "run", "image"])
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.main()
+
+
+def test_version(run):
+    code, output, _ = run("--version")
+    assert code == 0
+    assert output.startswith("lambdanets ")
+
+
+@pytest.mark.parametrize("command", sorted(get_command(cli.app).commands))
+def test_help_has_indented_examples(run, command):
+    code, output, _ = run(command, "--help")
+    assert code == 0
+    assert "For example" in output
+    assert f"\n   lambdanets {command} " in output
+
+
+def test_help_flows_with_the_width_of_the_terminal(run):
+    _, output, _ = run("predict", "--help")
+    # In the source this sentence is on two lines.
+    assert "a model of the digits knows bright strokes" in " ".join(output.split())
+    assert "a model of the \n" not in re.sub(" +", " ", output)
+
+
+def test_help_of_the_whole_names_the_commands(run):
+    code, output, _ = run("--help")
+    assert code == 0
+    for word in ("train", "evaluate", "predict", "Start with: lambdanets train"):
+        assert word in output
+
+
+def test_help_imports_nothing_slow():
+    """In a new process, as the command starts; torch and timm alone take seconds."""
+    code = """
+import sys
+from lambdanets_cli import app as cli
+
+for words in ([], ["--version"], *([name] for name in {commands})):
+    sys.argv = ["lambdanets", *words, *(["--help"] if words != ["--version"] else [])]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, (words, end.code)
+    slow = {{"torch", "timm", "torchvision", "sklearn", "matplotlib", "accelerate", "numpy"}} & set(sys.modules)
+    assert not slow, (words, slow)
+"""
+    code = code.format(commands=sorted(get_command(cli.app).commands))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: lambdanets train" in done.stdout

@@ -1,0 +1,65 @@
+"""The GPU's benchmark as far as it goes without one: contenders, floors, rows; and its refusal."""
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lambdanets.experiments.bench import gpu
+from lambdanets.experiments.bench.cases import Case, select_cases
+from lambdanets_cli.app import app
+
+MACHINE = gpu.Rates(multiply_adds=1e12, bytes=1e11)
+
+
+def timer(call):
+    call()
+    return 1.0, 2.0, 3.0
+
+
+@pytest.mark.parametrize("case", [Case(1, (5, 5), 16), Case(2, (6, 7), 16, 3), Case(1, (7,), 16, None, 2)])
+def test_every_contender_is_a_row_for_each_pass(case):
+    rows = gpu.measure_case(case, MACHINE, timer, device="cpu", dtype=torch.float32, flex=False)
+    assert {(row["contender"], row["pass"]) for row in rows} >= {
+        (name, way)
+        for name in ("layer:lambdanets", "op:lambdanets", "op:attention")
+        for way in ("forward", "forward+backward")
+    }
+    assert {tuple(row) for row in rows} == {gpu.COLUMNS}
+    assert all(row["median_ms"] == 2000.0 for row in rows)
+
+
+def test_what_has_no_room_is_a_row_with_a_note():
+    def full(call):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    rows = gpu.measure_case(Case(1, (3, 3), 16), MACHINE, full, device="cpu", dtype=torch.float32, flex=False)
+    assert {row["note"] for row in rows} == {"out of memory"}
+    assert {tuple(row) for row in rows} == {gpu.COLUMNS}
+
+
+def test_the_floor_is_the_cheaper_order_or_the_tensors():
+    """By hand at 14x14, d 256: query first 4 · (16 + 64), lambda first 16 · 64 + 16 · 64 · 4 / 196 a pair."""
+    case = Case(128, (14, 14), 256)
+    pairs = 128 * 196 * 196
+    assert gpu.floor_seconds(case, gpu.Rates(1e15, 1e18), backward=False) == pytest.approx(pairs * 320 / 1e15)
+    assert gpu.floor_seconds(case, gpu.Rates(1e15, 1e18), backward=True) == pytest.approx(3 * pairs * 320 / 1e15)
+    tensors = 128 * 196 * (64 + 16 + 64 + 256) * 2
+    assert gpu.floor_seconds(case, gpu.Rates(1e30, 1e12), backward=False) == pytest.approx(tensors / 1e12)
+
+
+def test_rates_are_a_product_and_a_copy():
+    measured = gpu.rates(torch.float32, timer, device="cpu", size=64)
+    assert measured == gpu.Rates(64**3 / 1.0, 2 * 64 * 64 * 4 / 1.0)
+
+
+def test_cases_cover_the_shapes_of_resnets():
+    names = {case.name for case in gpu.GPU_CASES}
+    assert {"global-14x14-d256-b128", "scope23-28x28-d128-b128", "global-56x56-d64-b128"} <= names
+    assert [case.name for case in select_cases("scope23-14*d64*", False, gpu.GPU_CASES)] == ["scope23-14x14-d64-b128"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_refuses_without_a_gpu():
+    result = CliRunner().invoke(app, ["bench", "--device", "cuda"])
+    with pytest.raises(ValueError, match=r"--device cuda needs a CUDA device, and PyTorch .* finds none"):
+        raise result.exception

@@ -1,0 +1,27 @@
+"""The counts behind the tables of docs/models.md."""
+
+import csv
+from pathlib import Path
+
+import timm
+
+from lambdanets.experiments.report import models_table
+
+RESULTS = Path(__file__).parents[3] / "results" / "models.csv"
+
+
+def test_rows_are_those_of_the_result_file(monkeypatch):
+    """A few of them, so that a change of the models or of the counting shows."""
+    monkeypatch.setattr(timm, "list_models", lambda **kwargs: ["lambda_resnet101", "lambda_resnet50"])
+    monkeypatch.setattr(models_table, "ABLATION", {(8, 8, 4): 15.3})
+    monkeypatch.setattr(models_table, "PLACEMENTS", {"CLLL": 15.1})
+    seen = []
+    rows = models_table.run(report=seen.append)
+    assert seen == rows
+    assert [row["model"] for row in rows] == ["lambda_resnet50", "lambda_resnet101", "k=8 h=8 u=4", "CLLL"]
+    with open(RESULTS, encoding="utf-8", newline="") as file:
+        kept = {(row["table"], row["model"]): row for row in csv.DictReader(file)}
+    for row in rows:
+        counted = {key: str(value) for key, value in row.items() if key not in ("timm", "lambdanets", "commit")}
+        expected = kept[row["table"], row["model"]]
+        assert counted == {key: expected[key] for key in counted}

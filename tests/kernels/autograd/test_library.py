@@ -1,0 +1,90 @@
+"""The library op in PyTorch's machinery: opcheck, compile, export, vmap, autocast, what it keeps."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from helpers import grid_call
+from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.kernels.grid.planner import kernels_for
+from lambdanets.kernels.terms.grid import GRID_OP, grid_term
+
+
+def op_args(kernel="", requires_grad=True):
+    call = grid_call((4, 5), (3, 3), u=2)
+    tensors = [t.requires_grad_(requires_grad) for t in (call.query, call.value, call.positions.table)]
+    return (*tensors, [4, 5], [1, 1], kernel)
+
+
+@pytest.mark.parametrize("kernel", ["", *kernels_for("cpu")])
+def test_opcheck(kernel):
+    opcheck(GRID_OP.forward, op_args(kernel))
+    grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
+    opcheck(GRID_OP.backward, (grad, *op_args(kernel, requires_grad=False)))
+
+
+def test_compiles_without_graph_breaks_for_any_size():
+    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 8, 6, 5), (3, 8, 7, 9), (1, 8, 4, 4)):
+        x = torch.randn(size)
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_compiled_gradients_are_the_eager_ones():
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64)
+    x = torch.randn(2, 8, 6, 5, dtype=torch.float64)
+    expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    actual = torch.autograd.grad(compiled(x).square().sum(), list(layer.parameters()))
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
+
+
+def test_exports_with_dynamic_batch_height_and_width():
+    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
+    dim = torch.export.Dim
+    shapes = {"x": {0: dim("batch", max=64), 2: dim("height", max=64), 3: dim("width", max=64)}}
+    program = torch.export.export(layer, (torch.randn(2, 8, 6, 5),), dynamic_shapes=shapes)
+    x = torch.randn(3, 8, 9, 4)
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_vmap_over_tables():
+    call = grid_call((4, 3), (3, 5))
+    tables = torch.randn(3, *call.positions.table.shape, dtype=torch.float64)
+    actual = torch.func.vmap(lambda table: lambda_apply(*call.args[:3], GridPositions(table, (4, 3))))(tables)
+    for table, out in zip(tables, actual, strict=True):
+        torch.testing.assert_close(out, lambda_apply(*call.args[:3], GridPositions(table, (4, 3))))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    layer = LambdaLayer(8, scope=3, dim_key=4)
+    x = torch.randn(2, 8, 6, 5)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=dtype):
+        out = layer(x)
+    assert out.dtype == dtype
+    out.float().square().sum().backward()
+    assert layer.positions.grad.dtype == torch.float32
+    torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("kernel", kernels_for("cpu"))
+def test_keeps_nothing_but_its_inputs(kernel):
+    args = op_args(kernel)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        grid_term(*args)
+    inputs = {t.untyped_storage().data_ptr() for t in args[:3]}
+    assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
+
+
+@pytest.mark.parametrize("kernel", [None, *kernels_for("cpu"), "reference"])
+def test_empty_batch(kernel):
+    call = grid_call((3, 3), (3, 3), b=0).requiring_grad()
+    out = lambda_apply(*call.args, kernel=kernel)
+    assert out.shape == (0, 3, 9, 5)
+    out.sum().backward()
+    assert torch.equal(call.positions.table.grad, torch.zeros_like(call.positions.table))

@@ -1,0 +1,167 @@
+"""Memory that kernels share from call to call: nothing that they return lies in it, and nothing old is read."""
+
+import threading
+
+import pytest
+import torch
+
+from lambdanets.kernels.autograd import memory
+from lambdanets.kernels.autograd.memory import contiguous, in_workspace, padded, release, scratch, workspace
+from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets.kernels.grid.problem import problem_of
+
+KERNELS = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
+# (grid, extents, u): one tile and many, scope 1, a global context, a sequence, a volume, one row.
+SHAPES = [
+    ((5, 7), (3, 5), 2),
+    ((4, 6), (1, 1), 1),
+    ((5, 4), (9, 7), 1),
+    ((4, 4), (7, 7), 2),
+    ((23,), (5,), 1),
+    ((3, 4, 2), (3, 3, 3), 1),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    release()
+    yield
+    release()
+
+
+def kept():
+    return memory._workspace.buffer
+
+
+def poison():
+    """What lies in the kept memory, as if other calls had been there."""
+    if kept() is not None:
+        kept().fill_(255)  # NaN in every dtype
+
+
+def problem_and_tensors(grid, extents, u, seed=0):
+    torch.manual_seed(seed)
+    n = torch.Size(grid).numel()
+    query, value, table, grad = (
+        torch.randn(*shape, dtype=torch.float64)
+        for shape in ((2, 3, n, 4), (2, u, n, 5), (u, 4, *extents), (2, 3, n, 5))
+    )
+    origin = [extent // 2 for extent in extents]
+    return problem_of(query, value, table, grid, origin), (query, value, table), grad
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (name, shape)
+        for name in KERNELS
+        for shape in SHAPES
+        if GRID_KERNELS[name].check(problem_and_tensors(*shape)[0]) is None
+    ],
+)
+def test_later_calls_give_the_same(name, shape):
+    problem, args, grad = problem_and_tensors(*shape)
+    kernel = GRID_KERNELS[name]
+
+    def run():
+        return kernel.forward(*args, problem), *kernel.backward(grad, *args, problem)
+
+    first = [result.clone() for result in run()]
+    poison()
+    second = run()
+    poison()
+    for expected, actual in zip(first, second, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_kernels_keep_what_they_need_up_to_the_limit(monkeypatch):
+    problem, args, _ = problem_and_tensors((5, 7), (3, 5), 1)
+    kernel = GRID_KERNELS["banded"]
+    expected = kernel.forward(*args, problem)
+    needed = kept().numel()
+    kernel.forward(*args, problem)
+    assert kept().numel() == needed
+
+    release()
+    monkeypatch.setattr(memory, "LARGEST_BUFFER", needed // 2)
+    for _ in range(3):
+        torch.testing.assert_close(kernel.forward(*args, problem), expected, rtol=0, atol=0)
+    assert kept().numel() == needed // 2
+
+
+def test_threads_have_memory_of_their_own():
+    problem, args, _ = problem_and_tensors((9, 8), (5, 5), 1)
+    other = problem_and_tensors((9, 8), (5, 5), 1, seed=1)[1]
+    kernel = GRID_KERNELS["banded"]
+    expected = [kernel.forward(*tensors, problem) for tensors in (args, other)]
+    wrong = []
+
+    def repeat(tensors, right):
+        for _ in range(50):
+            if not torch.equal(kernel.forward(*tensors, problem), right):
+                wrong.append(tensors)
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in zip((args, other), expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_memory_made_in_inference_mode_serves_training():
+    problem, args, grad = problem_and_tensors((5, 7), (3, 5), 1)
+    kernel = GRID_KERNELS["query_first"]
+    with torch.inference_mode():
+        kernel.forward(*args, problem)
+    for result in (kernel.forward(*args, problem), *kernel.backward(grad, *args, problem)):
+        assert not result.is_inference()
+
+
+def test_a_workspace_gives_the_same_memory_again():
+    like = torch.empty(0, dtype=torch.float32)
+    with workspace():
+        scratch(like, 100)
+    with workspace():
+        outer = scratch(like, 3, 5)
+        with workspace():
+            first = scratch(like, 20)
+        second = scratch(like, 20)
+    assert first.data_ptr() == second.data_ptr() != outer.data_ptr()
+    assert outer.shape == (3, 5)
+    assert outer.is_contiguous()
+    assert outer.data_ptr() % 64 == 0
+
+
+def test_an_error_ends_the_workspace():
+    @in_workspace
+    def failing():
+        scratch(torch.empty(0), 10)
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        failing()
+    assert memory._workspace.depth == memory._workspace.used == 0
+
+
+def test_outside_of_a_workspace_memory_is_fresh():
+    assert scratch(torch.empty(0), 4).shape == (4,)
+    assert kept() is None
+
+
+@pytest.mark.parametrize("pads", [(1, 2), (0, 0, 3, 1), (2, 0, 0, 1, 1, 1)])
+def test_padded_is_pad(pads):
+    tensor = torch.randn(2, 3, 4).transpose(0, 1)
+    for _ in range(2):
+        with workspace():
+            assert torch.equal(padded(tensor, pads), torch.nn.functional.pad(tensor, pads))
+        poison()
+
+
+def test_contiguous_copies_only_what_is_not():
+    tensor = torch.randn(3, 4)
+    with workspace():
+        assert contiguous(tensor) is tensor
+        copy = contiguous(tensor.T)
+        assert torch.equal(copy, tensor.T)
+        assert copy.is_contiguous()

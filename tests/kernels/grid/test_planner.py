@@ -1,0 +1,156 @@
+"""The choice of a kernel: it runs what can run, takes the cheapest, and says why not."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lambdanets.kernels.grid import costs, planner
+from lambdanets.kernels.grid.costs import cost_of
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, kernels_for, require, seconds
+from lambdanets.kernels.grid.problem import GridProblem, good_length, reachable_window
+
+
+def problem(grid, extents=None, *, causal=False, **changes):
+    extents = extents or tuple(2 * size - 1 for size in grid)
+    window = reachable_window(extents, grid, causal)
+    sizes = {"batch": 2, "heads": 4, "dim_key": 16, "dim_value": 16, "intra_depth": 1, **changes}
+    return GridProblem(
+        grid=grid,
+        extents=tuple(stop - start for start, stop in window),
+        origin=tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
+        **sizes,
+    )
+
+
+@pytest.fixture
+def calibration(tmp_path, monkeypatch):
+    """A user's calibration file in a folder of its own."""
+    path = tmp_path / "costs.json"
+    monkeypatch.setattr(costs, "cache_file", lambda: path)
+    costs.reload()
+    yield path
+    monkeypatch.undo()
+    costs.reload()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    "each", [problem((14, 14)), problem((28, 28), (7, 7)), problem((64,)), problem((4, 5, 6)), problem((1, 1))]
+)
+def test_the_cheapest_that_can_run_is_chosen(each, backward):
+    able = [verdict for verdict in explain(each) if verdict.reason is None]
+    estimates = {v.name: v.backward_seconds if backward else v.forward_seconds for v in able}
+    assert choose(each, backward).name == min(estimates, key=estimates.get)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("name", kernels_for("cpu"))
+def test_more_positions_are_never_cheaper(name, backward):
+    kernel = GRID_KERNELS[name]
+    sides = (8, 16, 32, 64)
+    scope = (7, 7) if name == "banded" else None
+    estimates = [planner.seconds(kernel, problem((side, side), scope), backward) for side in sides]
+    assert estimates == sorted(estimates)
+    assert estimates[0] > 0
+
+
+def test_every_kernel_is_explained_with_its_reason():
+    verdicts = {verdict.name: verdict for verdict in explain(problem((40, 40, 40)))}
+    assert set(verdicts) == set(GRID_KERNELS)
+    assert "rank 3" in verdicts["row_spectral"].reason
+    assert "Toeplitz operand would have" in verdicts["lambda_first"].reason
+    assert "local contexts" in verdicts["banded"].reason
+    assert verdicts["spectral"].reason is None
+
+
+def test_a_name_runs_or_raises_the_reason():
+    require("spectral", problem((9,)))
+    with pytest.raises(ValueError, match="kernel='banded' cannot run here: it is for local contexts"):
+        require("banded", problem((9,)))
+    with pytest.raises(ValueError, match="did you mean 'row_spectral'"):
+        require("row-spectral")
+
+
+def test_a_calibration_is_preferred(calibration):
+    slow = {"forward": [1.0, 1.0, 1.0], "backward": [1.0, 1.0, 1.0]}
+    expensive = {name: slow for name in GRID_KERNELS if name != "spectral"}
+    calibration.write_text(json.dumps({"devices": {"cpu": expensive}}))
+    costs.reload()
+    assert choose(problem((7, 7)), backward=False).name == "spectral"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"devices": ',
+        "[]",
+        '{"devices": [1]}',
+        '{"devices": {"cpu": {"spectral": {}}}}',
+        '{"devices": {"cpu": {"spectral": null}}}',
+        '{"devices": {"cpu": {"spectral": {"forward": [1.0], "backward": [1.0, 1.0, 1.0]}}}}',
+        '{"devices": {"cpu": {"spectral": {"forward": [1.0, 1.0, NaN], "backward": [1.0, 1.0, 1.0]}}}}',
+    ],
+)
+def test_a_damaged_calibration_is_reported_and_ignored(calibration, text):
+    calibration.write_text(text)
+    costs.reload()
+    with pytest.warns(UserWarning, match=r"costs.json is not a calibration.*bench --calibrate"):
+        assert costs.cost_of("cpu", "spectral", False) == costs.shipped()["devices"]["cpu"]["spectral"]["forward"]
+
+
+def test_the_package_brings_constants_for_every_kernel_and_names_the_machine():
+    shipped = costs.shipped()
+    assert {"machine", "torch", "threads"} <= set(shipped["measured_on"])
+    assert set(shipped["devices"]["cpu"]) == set(kernels_for("cpu"))
+    for directions in shipped["devices"]["cpu"].values():
+        for constants in directions.values():
+            assert len(constants) == 3
+            assert all(constant >= 0 for constant in constants)
+            assert any(constants)
+
+
+@pytest.mark.parametrize("least", [1, 7, 11, 13, 27, 45, 67, 111, 121, 729, 3969, 12321])
+def test_good_lengths_have_small_factors_and_are_little_more_than_the_least(least):
+    length = good_length(least)
+    assert least <= length < max(least + 2, 1.4 * least)
+    for prime in (2, 3, 5, 7):
+        while length % prime == 0:
+            length //= prime
+    assert length == 1
+
+
+def test_good_lengths_are_even_where_that_is_faster():
+    assert [good_length(least) for least in (27, 63, 729, 3969)] == [32, 64, 768, 4000]
+
+
+def test_only_reachable_offsets_are_kept():
+    assert reachable_window((23, 23), (7, 30), causal=False) == ((5, 18), (0, 23))
+    assert reachable_window((9,), (5,), causal=True) == ((0, 5),)
+    assert reachable_window((5, 5), (9, 9), causal=True) == ((0, 3), (0, 5))
+
+
+def test_float64_costs_more():
+    single, double = (problem((14, 14), dtype=dtype) for dtype in (torch.float32, torch.float64))
+    kernel = GRID_KERNELS["query_first"]
+    assert planner.seconds(kernel, double, False) > planner.seconds(kernel, single, False)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_kernel_without_the_content_term_is_charged_a_pass(backward):
+    problem = GridProblem(2, 4, 16, 16, 1, grid=(14, 14), extents=(7, 7), origin=(3, 3))
+    kernel = GRID_KERNELS["spectral"]
+    moved = cost_of("cpu", "spectral", backward)[1]
+    joint = replace(kernel, joint_forward=kernel.forward, joint_backward=kernel.backward)
+    extra = seconds(kernel, problem, backward) - seconds(joint, problem, backward)
+    assert extra == pytest.approx(moved * 2 * 4 * 14 * 14 * 16)
+
+
+def test_row_spectral_says_where_its_matrices_are_too_large():
+    problem = GridProblem(1, 1, 4, 4, 1, grid=(16, 4000), extents=(3, 7999), origin=(1, 3999))
+    assert GRID_KERNELS["row_spectral"].check(problem) is None
+    problem = GridProblem(1, 1, 4, 4, 1, grid=(16, 8000), extents=(3, 15999), origin=(1, 7999))
+    reason = GRID_KERNELS["row_spectral"].check(problem)
+    assert re.fullmatch(r"its largest matrix would have 256,000,000 elements, more than 67,108,864", reason)

@@ -1,0 +1,125 @@
+"""Both terms at once against the terms apart, in every memory order and for every derivative."""
+
+import pytest
+import torch
+
+from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets.kernels.grid.problem import problem_of
+from lambdanets.kernels.terms import joint
+from lambdanets.kernels.terms.content import content_term, normalise
+from lambdanets.kernels.terms.grid import grid_term
+
+ORDERS = ["heads", "places", "depth"]
+CASES = {
+    "global": ((3, 4), (5, 7), (2, 3), 1),
+    "global, two values a place": ((3, 4), (5, 7), (2, 3), 2),
+    "local": ((9, 8), (3, 5), (1, 2), 1),
+    "local, two values a place": ((9, 8), (3, 5), (1, 2), 2),
+    "sequence": ((11,), (21,), (10,), 1),
+    "volume": ((2, 3, 3), (3, 5, 5), (1, 2, 2), 1),
+    "causal table": ((3, 4), (3, 7), (2, 3), 1),
+}
+
+
+def in_order(order, b, c, n, depth):
+    """Random (b, c, n, depth), its axes in another order in memory."""
+    if order == "depth":
+        return torch.randn(b, c, depth, n, dtype=torch.float64).transpose(2, 3)
+    if order == "places":
+        return torch.randn(b, n, c, depth, dtype=torch.float64).transpose(1, 2)
+    return torch.randn(b, c, n, depth, dtype=torch.float64)
+
+
+def arguments(case, order="depth"):
+    grid, extents, origin, u = CASES[case]
+    n = torch.Size(grid).numel()
+    query, value = in_order(order, 2, 3, n, 4), in_order(order, 2, u, n, 5)
+    keys = normalise(in_order(order, 2, u, n, 4)).detach()
+    table = torch.randn(u, 4, *extents, dtype=torch.float64)
+    return [t.requires_grad_() for t in (query, keys, value, table)], (grid, origin)
+
+
+def apart(query, keys, value, table, grid, origin):
+    return content_term(query, keys, value) + grid_term(query, value, table, grid, origin, "query_first")
+
+
+def kernels(case):
+    """Those that can run on it."""
+    (query, _, value, table), (grid, origin) = arguments(case)
+    problem = problem_of(query, value, table, grid, origin)
+    return [name for name, kernel in GRID_KERNELS.items() if kernel.check(problem) is None]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("case", "kernel"), [(case, kernel) for case in CASES for kernel in ["", *kernels(case)]])
+def test_outputs_and_gradients_are_those_of_the_terms_apart(case, kernel, order):
+    inputs, (grid, origin) = arguments(case, order)
+    out, expected = joint.joint_term(*inputs, grid, origin, kernel), apart(*inputs, grid, origin)
+    torch.testing.assert_close(out, expected, atol=1e-10, rtol=1e-10)
+    grad = torch.randn_like(out)
+    grads = torch.autograd.grad(out, inputs, grad)
+    torch.testing.assert_close(grads, torch.autograd.grad(expected, inputs, grad), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["global", "local, two values a place"])
+def test_gradients_of_gradients(case):
+    inputs, (grid, origin) = arguments(case)
+    torch.autograd.gradgradcheck(lambda *args: joint.joint_term(*args, grid, origin), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_a_frozen_input_has_no_gradient(frozen):
+    inputs, (grid, origin) = arguments("global")
+    inputs[frozen].requires_grad_(False)
+    others = [t for t in inputs if t.requires_grad]
+    for create_graph in (False, True):
+        found = torch.autograd.grad(joint.joint_term(*inputs, grid, origin).sum(), others, create_graph=create_graph)
+        expected = torch.autograd.grad(apart(*inputs, grid, origin).sum(), others)
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_several_gradients_at_once():
+    inputs, (grid, origin) = arguments("global")
+    out = joint.joint_term(*inputs, grid, origin)
+    many = torch.randn(3, *out.shape, dtype=torch.float64)
+    at_once = torch.autograd.grad(out, inputs, many, retain_graph=True, is_grads_batched=True)
+    for i in range(3):
+        alone = torch.autograd.grad(out, inputs, many[i], retain_graph=True)
+        torch.testing.assert_close([grad[i] for grad in at_once], list(alone), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_output_lies_in_memory_as_the_query_does(order):
+    inputs, (grid, origin) = arguments("global", order)
+    out = joint.joint_term(*inputs, grid, origin, "query_first")
+    assert out.stride() == in_order(order, *out.shape).stride()
+
+
+def test_an_output_may_be_written_into():
+    inputs, (grid, origin) = arguments("global")
+    out = joint.joint_term(*inputs, grid, origin)
+    expected = torch.autograd.grad((out * 2).sum(), inputs, retain_graph=True)
+    out.mul_(2)
+    torch.testing.assert_close(torch.autograd.grad(out.sum(), inputs), expected)
+
+
+def test_lambda_apply_joins_in_eager_mode_only(monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "lambdanets.kernels.dispatch.joint_term", lambda *args: called.append(1) or joint.joint_term(*args)
+    )
+    q, k, v = torch.randn(2, 2, 6, 4), torch.randn(2, 1, 6, 4), torch.randn(2, 1, 6, 5)
+    positions = GridPositions(torch.randn(1, 4, 3, 5), (2, 3))
+    expected = lambda_apply(q, k, v, positions)
+    assert len(called) == 1
+    torch.testing.assert_close(lambda_apply(q, k, v, positions, kernel="reference"), expected)
+    torch.testing.assert_close(torch.vmap(lambda q: lambda_apply(q, k, v, positions))(q[None])[0], expected)
+    lambda_apply(q, k, v, positions, causal=True)
+    lambda_apply(q, None, v, positions)
+    assert len(called) == 1
+    # In half precision as well, which comes here as float32.
+    lambda_apply(q.bfloat16(), k.bfloat16(), v.bfloat16(), positions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lambda_apply(q, k, v, positions)
+    assert len(called) == 3

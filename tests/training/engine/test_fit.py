@@ -1,0 +1,327 @@
+"""Training as a whole, on a few tiny pictures."""
+
+import json
+import math
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lambdanets.files import read_csv
+from lambdanets.training import Run, TrainingDivergedError, evaluate_run, resume, train
+from lambdanets.training.data import load_data
+from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine import checkpoint as checkpoint_module
+from lambdanets.training.engine import model as model_module
+from lambdanets.training.engine.loop import Trainer
+
+LEARNT = ("train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate")
+
+
+def weights_equal(one, two):
+    one, two = load_file(one), load_file(two)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def learnt(run):
+    return [{name: row[name] for name in LEARNT} for row in read_csv(run / "metrics.csv")]
+
+
+def test_it_learns(trained):
+    assert trained.stopped_by is None
+    assert trained.epochs == 3
+    assert trained.validation_top1 > 0.6
+    assert trained.test.top1 > 0.6
+    rows = learnt(trained.run.path)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_run_folder_is_complete(trained):
+    names = {path.name for path in trained.run.path.iterdir()}
+    expected = "config.json metrics.csv tensorboard best.safetensors last.safetensors curves.png result.json"
+    assert names == set(expected.split())
+
+
+def test_result_says_what_came_out(trained):
+    result = json.loads((trained.run.path / "result.json").read_text())
+    rows = read_csv(trained.run.path / "metrics.csv")
+    assert result["status"] == "finished"
+    assert result["test"]["top1"] == trained.test.top1
+    assert result["validation"]["top1"] == max(row["validation_top1"] for row in rows)
+    assert result["best_epoch"] == trained.best_epoch
+    assert result["parameters"] == sum(p.numel() for p in trained.run.load_model().parameters())
+
+
+def test_best_weights_are_those_of_the_best_epoch(trained):
+    with safe_open(trained.run.path / "best.safetensors", "pt") as file:
+        facts = file.metadata()
+    assert int(facts["epoch"]) == trained.best_epoch
+    assert float(facts["validation_top1"]) == trained.validation_top1
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.9, 0.3), (0.8, 0.1)], 0),
+        ([(0.9, 0.3), (0.9, 0.2), (0.9, 0.25)], 1),
+        ([(0.9, 0.3), (0.9, 0.3)], 0),
+    ],
+)
+def test_best_epoch_is_by_accuracy_then_by_loss(scores, best):
+    rows = [{"validation_top1": top1, "validation_loss": loss} for top1, loss in scores]
+    assert Trainer.best_row.fget(SimpleNamespace(rows=rows)) is rows[best]
+
+
+def test_tensorboard_has_the_metrics(trained):
+    events = EventAccumulator(str(trained.run.path / "tensorboard"))
+    events.Reload()
+    shown = [event.value for event in events.Scalars("validation/loss")]
+    assert shown == pytest.approx([row["validation_loss"] for row in learnt(trained.run.path)])
+
+
+def test_evaluation_repeats_the_test_of_the_training(trained, tmp_path):
+    scores = evaluate_run(trained.run.path, output=tmp_path).scores
+    assert scores.to_dict() == trained.test.to_dict()
+
+
+def test_same_seed_same_weights_other_seed_other_weights(trained, recipe, tmp_path):
+    train(recipe.override(epochs=1), output=tmp_path / "a")
+    train(recipe.override(epochs=1), output=tmp_path / "b")
+    train(recipe.override(epochs=1, seed=1), output=tmp_path / "c")
+    one, two, other = (tmp_path / name / "last.safetensors" for name in "abc")
+    assert weights_equal(one, two)
+    assert not weights_equal(one, other)
+
+
+def signal_at(monkeypatch, method, when, number=signal.SIGINT):
+    """Sends a signal in the middle of a training: at the first call of ``method`` for which ``when`` holds."""
+    original = getattr(TrainingProgress, method)
+    sent = []
+
+    def patched(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if not sent and when(*args):
+            sent.append(True)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(TrainingProgress, method, patched)
+
+
+@pytest.mark.parametrize("where", ["in an epoch", "between epochs"])
+def test_resumed_training_equals_an_uninterrupted_one(monkeypatch, trained, recipe, tmp_path, where):
+    if where == "in an epoch":
+        signal_at(monkeypatch, "step", lambda completed, *_: completed == 4)
+    else:
+        signal_at(monkeypatch, "epoch", lambda row, best: row["epoch"] == 2)
+    stopped = train(recipe, output=tmp_path / "run")
+    assert stopped.stopped_by == signal.SIGINT
+    assert stopped.epochs == (1 if where == "in an epoch" else 2)
+    assert stopped.test is None
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+    finished = resume(tmp_path / "run")
+    assert finished.epochs == 3
+    assert learnt(tmp_path / "run") == learnt(trained.run.path)
+    assert finished.test.to_dict() == trained.test.to_dict()
+    for name in ("best", "last"):
+        assert weights_equal(tmp_path / "run" / f"{name}.safetensors", trained.run.path / f"{name}.safetensors")
+
+
+def test_stop_in_the_first_epoch_leaves_weights_and_can_be_resumed(monkeypatch, trained, recipe, tmp_path):
+    signal_at(monkeypatch, "step", lambda completed, *_: completed == 1, signal.SIGTERM)
+    stopped = train(recipe, output=tmp_path / "run")
+    assert (stopped.stopped_by, stopped.epochs, stopped.validation_top1) == (signal.SIGTERM, 0, None)
+    assert evaluate_run(tmp_path / "run").scores.images == 6
+    resume(tmp_path / "run")
+    assert weights_equal(tmp_path / "run" / "last.safetensors", trained.run.path / "last.safetensors")
+
+
+def test_handlers_are_put_back(recipe, tmp_path):
+    # Whatever they were: a shell in the background starts its programs with SIGINT ignored.
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(recipe, output=tmp_path / "run")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_second_interrupt_ends_at_once(monkeypatch, recipe, tmp_path):
+    monkeypatch.setattr(TrainingProgress, "step", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Trainer, "_any", lambda self, flag: False)
+    original = Trainer._train_epoch
+
+    def twice(self, progress, stop):
+        original(self, progress, stop)
+        return original(self, progress, stop)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, output=tmp_path / "run")
+
+
+def test_finished_run_is_not_resumed(trained):
+    with pytest.raises(ValueError, match="is finished, there is nothing to resume; try `lambdanets evaluate"):
+        resume(trained.run.path)
+
+
+def nan_in_epoch(monkeypatch, epoch):
+    original = Trainer._step
+
+    def step(self, *args):
+        return original(self, *args) * (math.nan if self.epoch + 1 == epoch else 1)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp_path):
+    train(recipe.override(epochs=3), output=tmp_path / "good")
+    nan_in_epoch(monkeypatch, 3)
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss in epoch 3, step 1 of 3 is nan; .*epoch 2, the last"
+    ) as error:
+        train(recipe, output=tmp_path / "run")
+    assert str(tmp_path / "run" / "last.safetensors") in str(error.value)
+    assert "lower --lr" in str(error.value)
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "good")[:2]
+    for name in ("best", "last"):
+        assert all(
+            torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / f"{name}.safetensors").values()
+        )
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
+
+
+def test_loss_that_really_diverges(recipe, tmp_path):
+    with pytest.raises(TrainingDivergedError, match=r"No epoch was finished; .*last\.safetensors holds the first"):
+        train(recipe.override(lr=1e30, optimizer="sgd"), output=tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "last.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_failed_write_leaves_the_weights_of_the_epoch_before(monkeypatch, recipe, tmp_path):
+    train(recipe.override(epochs=2), output=tmp_path / "good")
+    original = model_module.save_file
+
+    def fail_later(tensors, path, metadata):
+        original(tensors, path, metadata=metadata)
+        if metadata["epoch"] == "2":
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_module, "save_file", fail_later)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe.override(epochs=2), output=tmp_path / "run")
+    with safe_open(tmp_path / "run" / "last.safetensors", "pt") as file:
+        assert file.metadata()["epoch"] == "1"
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob(".*"))
+    resume(tmp_path / "run")
+    assert weights_equal(tmp_path / "run" / "last.safetensors", tmp_path / "good" / "last.safetensors")
+
+
+def test_kill_while_a_checkpoint_is_written_leaves_the_one_before(monkeypatch, recipe, tmp_path):
+    original = checkpoint_module.os.replace
+
+    def die_at_epoch_2(source, target):
+        if target.name == "epoch-0002":
+            raise SystemExit
+        original(source, target)
+
+    monkeypatch.setattr(checkpoint_module.os, "replace", die_at_epoch_2)
+    with pytest.raises(SystemExit):
+        train(recipe.override(epochs=2), output=tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()} == {"epoch-0001", "unfinished"}
+    monkeypatch.undo()
+    assert resume(tmp_path / "run").epochs == 2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_other_choices_train_too(recipe, tmp_path, precision):
+    changed = recipe.override(precision=precision, epochs=1, clip_grad=1.0, workers=1, batch_size=1000)
+    result = train(changed.override(optimizer="sgd", lr=0.01), output=tmp_path / "run")
+    # One batch, smaller than asked for: there are only 48 images.
+    assert read_csv(tmp_path / "run" / "metrics.csv")[0]["train_loss"] > 0
+    assert result.test.images == 6
+
+
+def test_without_moving_average_the_model_itself_is_saved(recipe, tmp_path):
+    import dataclasses
+
+    result = train(dataclasses.replace(recipe, ema_decay=None, epochs=1), output=tmp_path / "run")
+    assert evaluate_run(tmp_path / "run").scores.to_dict() == result.test.to_dict()
+
+
+def test_without_test_images_nothing_is_tested(recipe, tmp_path):
+    for part in ("train", "val"):
+        for name, value in (("dark", 0), ("light", 200)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(8):
+                Image.new("RGB", (8, 8), (value + index,) * 3).save(tmp_path / part / name / f"{index}.png")
+    result = train(recipe.override(data=str(tmp_path), epochs=1), output=tmp_path / "run")
+    assert result.test is None
+    assert result.example.parent.parent == tmp_path / "val"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] is None
+    assert evaluate_run(tmp_path / "run").part == "validation"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_named(recipe, tmp_path, workers):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{index}.png")
+    for path in (tmp_path / "data" / "b").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"data/b/\d\.png cannot be read"):
+        train(recipe.override(data=str(tmp_path / "data"), workers=workers), output=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "lambda_resnet_tny"}, "unknown model"),
+        ({"data": "no/where"}, "does not exist"),
+        ({"model_kwargs": {"colour": 1}}, "cannot be made with"),
+    ],
+)
+def test_what_is_wrong_is_told_before_any_work(recipe, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(recipe.override(**changes), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipe_without_data_or_size(recipe, tmp_path):
+    import dataclasses
+
+    with pytest.raises(ValueError, match="'test' has no data of its own; give --data"):
+        train(dataclasses.replace(recipe, data=None))
+    with pytest.raises(ValueError, match="have no common size; give --image-size"):
+        train(dataclasses.replace(recipe, image_size=None), output=tmp_path / "run")
+
+
+def test_output_with_content_is_refused(recipe, trained):
+    before = sorted(trained.run.path.iterdir())
+    with pytest.raises(ValueError, match="is not empty"):
+        train(recipe, output=trained.run.path)
+    assert sorted(trained.run.path.iterdir()) == before
+
+
+def test_samples_are_test_images(tmp_path, recipe):
+    result = train(recipe.override(data="digits", epochs=1, batch_size=512), output=tmp_path / "run")
+    test = load_data("digits").test
+    assert len(result.run.samples) == 10
+    for path in result.run.samples:
+        name, index = path.stem.split("-")
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), test.images[int(index)])
+        assert test.labels[int(index)] == int(name)
+    assert result.example == result.run.samples[0]
+
+
+def test_default_folder(monkeypatch, tmp_path, recipe):
+    monkeypatch.chdir(tmp_path)
+    result = train(recipe.override(epochs=1))
+    assert result.run.path.parent.name == "runs"
+    assert result.run.path.name.startswith("lambda_resnet_tiny-colours-")
+    assert Run.open(tmp_path / result.run.path).recipe.epochs == 1

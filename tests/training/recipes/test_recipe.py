@@ -1,0 +1,96 @@
+import json
+
+import pytest
+import timm
+import timm.optim
+
+from lambdanets.training import Augmentation, Recipe, get_recipe, list_recipes
+from lambdanets.training.data.transforms import InputTransform
+
+
+def make(**fields):
+    return Recipe(**{"name": "r", "model": "m", "data": "digits", **fields})
+
+
+def test_recipes_of_the_package():
+    assert set(list_recipes()) >= {"digits", "fashion-mnist", "image-folder", "imagenet-90", "imagenet-350"}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipe_stands_on_what_exists(name):
+    recipe = get_recipe(name)
+    assert recipe.name == name
+    assert timm.is_model(recipe.model)
+    assert recipe.optimizer in timm.optim.list_optimizers()
+    InputTransform(32, 3, (0.5,) * 3, (0.5,) * 3).build_training(recipe.augmentation)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipe_reads_back_from_json(name):
+    recipe = get_recipe(name)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_the_papers_90_epochs():
+    recipe = get_recipe("imagenet-90")
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.weight_decay) == (90, 5, 1e-4)
+    assert recipe.override(batch_size=512).scaled_lr == pytest.approx(0.2)
+
+
+def test_override_leaves_out_none():
+    recipe = make(epochs=7, seed=3)
+    assert recipe.override(epochs=None, seed=0) == make(epochs=7, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("batch_size", -4),
+        ("workers", -1),
+        ("seed", -1),
+        ("image_size", 0),
+        ("cpu_threads", 0),
+        ("lr", -0.1),
+        ("lr", float("nan")),
+        ("weight_decay", float("inf")),
+        ("label_smoothing", 1.0),
+        ("drop_rate", 1.0),
+        ("drop_path_rate", -0.1),
+        ("crop_pct", 0.0),
+        ("ema_decay", 1.0),
+        ("clip_grad", 0.0),
+        ("precision", "fp8"),
+    ],
+)
+def test_bad_field_is_named_with_its_value(field, value):
+    with pytest.raises(ValueError, match=f"^{field} is {value!r}; use "):
+        make(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", "random"),
+        ("padding", -1),
+        ("scale", (0.5, 1.5)),
+        ("scale", (0.9, 0.1)),
+        ("horizontal_flip", 1.1),
+        ("random_erasing", -0.1),
+        ("rotation", 200),
+    ],
+)
+def test_bad_augmentation_is_named(field, value):
+    with pytest.raises(ValueError, match=f"^{field} is "):
+        Augmentation(**{field: value})
+
+
+def test_unknown_recipe_shows_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown recipe 'imagenet90'\. Did you mean 'imagenet-90'"):
+        get_recipe("imagenet90")
+
+
+def test_unknown_field_is_told():
+    with pytest.raises(ValueError, match=r"does not read: .*'colour'"):
+        Recipe.from_dict({**make().to_dict(), "colour": 1})

@@ -1,0 +1,117 @@
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from lambdanets.training import Run
+from lambdanets.training.runs.folder import check_new, new_run_folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of a finished run, to damage."""
+    return Run.open(shutil.copytree(trained.run.path, tmp_path / "run"))
+
+
+def test_opens_what_a_training_wrote(trained, recipe, colours):
+    run = Run.open(trained.run.path)
+    assert run.recipe == recipe
+    assert run.class_names == ("blue", "green", "red")
+    assert run.data_spec == f"imagefolder:{colours}"
+    assert (run.transform.image_size, run.transform.channels) == (8, 3)
+    assert run.config["data"]["images"] == {"train": 48, "validation": 6, "test": 6}
+    assert run.config["seed"] == recipe.seed
+    assert run.config["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_model_is_ready_for_inference(trained, weights):
+    model = Run.open(trained.run.path).load_model(weights)
+    assert not model.training
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_missing_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"none does not exist\. Give .* `lambdanets train` wrote\.$"):
+        Run.open(tmp_path / "none")
+
+
+def test_folder_that_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: config\.json is missing"):
+        Run.open(tmp_path)
+
+
+def test_existing_runs_are_offered(copied):
+    with pytest.raises(FileNotFoundError, match=f"wrote, for example {copied.path}\\.$"):
+        Run.open(copied.path.parent)
+
+
+def test_file_that_is_no_run(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        Run.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config\.json is damaged"),
+        ("[]", "is not a run's configuration: format, model"),
+        ('{"format": 1}', "is not a run's configuration: model, data, input, class_names, recipe missing"),
+    ],
+)
+def test_damaged_configuration(copied, text, message):
+    (copied.path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Run.open(copied.path)
+
+
+def test_format_of_another_version(copied):
+    (copied.path / "config.json").write_text(json.dumps({**copied.config, "format": 99}))
+    with pytest.raises(ValueError, match="has format 99; this version of lambdanets reads format 1"):
+        Run.open(copied.path)
+
+
+def test_missing_weights_say_what_would_do(copied):
+    (copied.path / "best.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no best\.safetensors: .* --resume"):
+        copied.load_model()
+
+
+def test_more_classes_in_the_weights_than_in_the_run(copied):
+    copied.config["class_names"] = ["blue", "green"]
+    with pytest.raises(ValueError, match="have 3 classes, but the data have 2"):
+        copied.load_model()
+
+
+def test_data_with_other_classes(trained):
+    run = trained.run
+    run.check_classes(["blue", "green", "red"], "data")
+    with pytest.raises(ValueError, match="have 3 classes, but the data 'data' have 2"):
+        run.check_classes(["blue", "green"], "data")
+    with pytest.raises(ValueError, match=r"class 1 is 'green' in .*, but 'grey' in the data 'data'"):
+        run.check_classes(["blue", "grey", "red"], "data")
+
+
+def test_new_folders_do_not_meet(tmp_path):
+    first = new_run_folder("m", "fashion-mnist:/some/where", tmp_path)
+    assert first.name.startswith("m-fashion-mnist-20")
+    with ThreadPoolExecutor() as pool:  # trainings that begin at once
+        folders = list(pool.map(lambda _: new_run_folder("m", "digits", tmp_path), range(8)))
+    assert len(set(folders)) == 8
+    assert all(folder.is_dir() for folder in folders)
+    assert new_run_folder("m", "imagefolder:/my/photos", tmp_path).name.startswith("m-photos-")
+
+
+def test_output_that_has_content(copied, tmp_path):
+    with pytest.raises(ValueError, match=r"is not empty; give a new folder$"):
+        check_new(copied.path)
+    (copied.path / "checkpoint").mkdir()
+    with pytest.raises(ValueError, match="is not empty; give a new folder, or continue that run with"):
+        check_new(copied.path)
+    with pytest.raises(ValueError, match=r"is not empty; give a new folder$"):
+        check_new(tmp_path)
+    check_new(tmp_path / "new")
