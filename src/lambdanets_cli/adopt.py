@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets.files import check_file
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -65,8 +63,7 @@ def adopt(
 
       lambdanets adopt resnet50.pth --from python:lambda_resnet:lambda_resnet50
     """
-    from rich.console import Console
-
+    from lambdanets.console import make_console, print_whole
     from lambdanets.interop.adopt.migrate import migrate
 
     if not origin:
@@ -76,17 +73,15 @@ def adopt(
         raise ValueError(f"exactly one of CHECKPOINT and --pretrained must be given, got {given}")
     if output is not None:
         _check_output(output, checkpoint, overwrite)
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    console = make_console(soft_wrap=True)
     migration = migrate(
         checkpoint, origin, num_classes=num_classes, image_size=image_size, faithful=True if faithful else None
     )
-    console.print(str(migration.report), markup=False)
+    console.print(str(migration.report))
     _print_comparison(console, migration)
     if not migration.equal:
         what = "differ" if migration.finite else "are not finite numbers, which nothing can be compared with"
-        Console(stderr=True, soft_wrap=True, emoji=False).print(
-            f"Error: the outputs {what}; nothing was written", style="bold red", highlight=False
-        )
+        print_whole(make_console(stderr=True), f"Error: the outputs {what}; nothing was written", style="bold red")
         raise typer.Exit(1)
     if output is None:
         console.print("Nothing was written; --output FILE.safetensors writes the adopted weights.")
@@ -95,6 +90,8 @@ def adopt(
 
 
 def _check_output(output: Path, checkpoint: Path | None, overwrite: bool) -> None:
+    from lambdanets.files import check_file
+
     if output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {str(output)!r}")
     check_file(output, "--output")
@@ -139,9 +136,9 @@ def _write(console: Console, migration: Migration, output: Path, checkpoint: Pat
         metadata[f"difference_{each.dtype}"] = f"{each.difference:.3g}"
     replaced = output.exists()
     save_weights(output, migration.model.state_dict(), metadata)
-    console.print(f"\n{'Replaced' if replaced else 'Wrote'} {output}. In Python:", markup=False)
+    console.print(f"\n{'Replaced' if replaced else 'Wrote'} {output}. In Python:")
     for line in _how_to_load(migration, output, origin):
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
 
 
 def _how_to_load(migration: Migration, output: Path, origin: str) -> list[str]:

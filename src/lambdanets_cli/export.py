@@ -50,13 +50,12 @@ def export(
 
       lambdanets export runs/my-run --checkpoint last --output model.onnx --opset 18
     """
-    from rich.console import Console
-
+    from lambdanets.console import make_console
     from lambdanets.interop.export import ExportDifferenceError
     from lambdanets.training.runs.export import export_run
 
-    console = Console(emoji=False)
-    console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", highlight=False, soft_wrap=True)
+    console = make_console()
+    console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", soft_wrap=True)
     try:
         result = export_run(
             run,
@@ -81,17 +80,15 @@ def _print_export(console: Console, result: Export) -> None:
             f"{count} lambda layer{'s' if count > 1 else ''} switched to the kernel 'portable' in the file, a "
             f"convolution with the table of offsets: the kernels in use ({_kernels(result)}) have no form outside of "
             "this package.",
-            highlight=False,
             soft_wrap=True,
         )
     _print_checks(console, result.checks)
     size = result.path.stat().st_size / 2**20
-    console.print(f"Wrote {result.path} ({size:.1f} MiB)", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {result.path} ({size:.1f} MiB)", soft_wrap=True)
     meta = result.metadata
     console.print(
         f"  {result.format}: {meta['input']} (batch, channels, height, width) in, {meta['output']} (batch, classes) "
         "out; preprocessing and class names in its metadata",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets.files import check_file
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -52,12 +50,10 @@ def models(
 
       lambdanets models resnet50
     """
-    import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
-    from lambdanets.files import write_csv
+    from lambdanets.console import make_console, print_json
+    from lambdanets.files import check_file, write_csv
 
     size = _size(image_size)
     if csv is not None:
@@ -65,7 +61,7 @@ def models(
     if name is None:
         if stages is not None:
             raise ValueError(f"--stages is for one model, got {stages!r} without NAME: lambdanets models NAME --stages")
-        with Console(stderr=True).status("counting"):
+        with make_console(stderr=True).status("counting"):
             costs = _family(size, count_padding)
         rows, table = [_flat(asdict(cost)) for cost in costs], _family_table(costs)
         content: object = rows
@@ -76,12 +72,12 @@ def models(
     if csv is not None:
         write_csv(csv, rows)
     if as_json:
-        print(json.dumps(content, indent=2))
+        print_json(content)
         return
-    console = Console(emoji=False)
+    console = make_console()
     console.print(table)
     if name is None:
-        console.print("[bold]lambdanets models NAME[/] shows a model's stages.")
+        console.print("lambdanets models NAME shows a model's stages.")
 
 
 def _size(given: str | None) -> tuple[int, int] | None:

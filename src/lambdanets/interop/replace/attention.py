@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
+from lambdanets.console import make_console
 from lambdanets.interop.replace.dry_run import DryRunError, check_after, dry_run, example_for
 from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.replace.recognise import choose_attentions, why_not
@@ -96,7 +96,7 @@ def replace_attention(
     )
     changed = plan.apply()
     if verbose:
-        Console().print(plan)
+        make_console().print(plan)
     return changed
 
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lambdanets.console import make_console
 from lambdanets.interop.replace.dry_run import DryRun, DryRunError, check_after, dry_run, example_for
 from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.replace.stages import is_spatial, lambda_blocks, modules_of_block
@@ -100,7 +100,7 @@ def replace_convs(
     )
     changed = plan.apply()
     if verbose:
-        Console().print(plan)
+        make_console().print(plan)
     return changed
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from lambdanets.interop.replace.tree import parameters_of, swap
@@ -107,11 +107,11 @@ class Plan:
         for change in self.changes:
             numbers = f"{change.parameters_before:,} -> {change.parameters_after:,}"
             row = [change.name or "(model)", change.old, change.new, numbers]
-            table.add_row(*map(escape, row), *([escape("; ".join(change.notes))] if len(table.columns) > 4 else []))
+            table.add_row(*map(Text, row), *([Text("; ".join(change.notes))] if len(table.columns) > 4 else []))
         lines = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
         if self.not_run is not None:
             lines.append(f"not run: {self.not_run}; give example=... to check it, or run the model yourself")
-        return Group(table, *map(escape, lines))
+        return Group(table, *map(Text, lines))
 
     def __str__(self) -> str:
         console = Console(width=160, color_system=None)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from lambdanets.files import replacing
@@ -21,6 +22,13 @@ _CLASSES_WITH_NAMES = 60
 _MISTAKES_LISTED = 20
 # Errors that differ by less are on an even scale.
 _LEAST_FACTOR = 4
+
+
+def _plain(text: str) -> str:
+    """Return a user's text for a picture: no formulas between dollar signs, and escapes for what the font lacks."""
+    font = get_font(findfont(FontProperties()))
+    drawn = (char if char == "\n" or font.get_char_index(ord(char)) else ascii(char)[1:-1] for char in text)
+    return "".join(drawn).replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -57,7 +65,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.legend()
     error.legend()
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     _save(figure, path)
 
 
@@ -100,7 +108,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
         names: the classes.
         title: stands above.
     """
-    classes = len(names)
+    classes, names = len(names), [_plain(name) for name in names]
     listed = classes > _CLASSES_WITH_NUMBERS
     side = min(max(5.0, 2.5 + 0.45 * classes), 14.0)
     figure = Figure(figsize=(side + (4.5 if listed else 1), side), layout="constrained")
@@ -121,7 +129,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
         for true, guess in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[true, guess] > 0.1 else "black"
             axes.text(guess, true, confusion[true, guess], ha="center", va="center", color=colour, fontsize=9)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     _save(figure, path)
 
 

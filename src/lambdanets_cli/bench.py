@@ -1,4 +1,4 @@
-"""The commands about the op: ``lambdanets kernels`` and ``lambdanets bench``."""
+"""The command ``lambdanets bench``."""
 
 from __future__ import annotations
 
@@ -18,118 +18,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[Case, list[Row]], None]
 
-__all__ = ["bench", "kernels"]
-
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
-def _numbers(shape: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in shape.replace("x", ",").split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in (3, 4, 5) or any(number < 1 for number in numbers):
-        raise ValueError(
-            f"--shape must be B,LENGTH,DIM or B,HEIGHT,WIDTH,DIM or B,DEPTH,HEIGHT,WIDTH,DIM in positive numbers, "
-            f"got {shape!r}; for example --shape 8,14,14,256"
-        )
-    return numbers
-
-
-def _scopes(scope: str, rank: int) -> tuple[int, ...]:
-    try:
-        scopes = tuple(int(part) for part in scope.replace("x", ",").split(","))
-    except ValueError:
-        scopes = ()
-    if len(scopes) not in (1, rank) or any(s < 1 or s % 2 == 0 for s in scopes):
-        raise ValueError(
-            f"--scope must be odd and positive, one number or one for each of the {rank} axes of --shape, got {scope!r}"
-        )
-    return scopes * rank if len(scopes) == 1 else scopes
-
-
-def kernels(
-    shape: Annotated[
-        str, typer.Option(help="Batch, grid (one to three sizes) and channels, for example 8,14,14,256.")
-    ] = "8,14,14,256",
-    scope: Annotated[
-        str | None, typer.Option(help="Odd scope of a local context, or one for each axis.  \\[default: global]")
-    ] = None,
-    heads: Annotated[int, typer.Option(help="Number of heads.", min=1)] = 4,
-    dim_key: Annotated[int, typer.Option(help="Depth of the queries.", min=1)] = 16,
-    intra_depth: Annotated[int, typer.Option(help="Intra-depth u.", min=1)] = 1,
-    causal: Annotated[bool, typer.Option("--causal", help="Each position sees those before it only.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.  \\[default: cuda if there is one, else cpu]")
-    ] = None,
-) -> None:
-    """Show every kernel for a shape: whether it can run, what it would cost, and which one is chosen.
-
-    Costs are estimated by constants of the package, or of this machine after `lambdanets bench --calibrate`.
-
-    For example:
-
-      lambdanets kernels --shape 8,14,14,256
-
-      lambdanets kernels --shape 1,4096,256 --causal
-
-      lambdanets kernels --shape 4,28,28,128 --scope 7
-    """
-    import torch
-    from rich.console import Console
-    from rich.table import Table
-
-    from lambdanets.experiments.bench.constants import device_name, where_from
-    from lambdanets.kernels.grid.planner import choose, explain
-    from lambdanets.kernels.grid.problem import GridProblem, reachable_window
-
-    batch, *grid, dim = _numbers(shape)
-    if dtype not in _DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    scopes = None if scope is None else _scopes(scope, len(grid))
-    if dim % heads:
-        raise ValueError(f"--heads must divide the channels {dim} of --shape, got {heads}")
-    if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    extents = scopes or tuple(2 * size - 1 for size in grid)
-    window = reachable_window(extents, tuple(grid), causal)
-    problem = GridProblem(
-        batch,
-        heads,
-        dim_key,
-        dim // heads,
-        intra_depth,
-        tuple(grid),
-        tuple(stop - start for start, stop in window),
-        tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
-        getattr(torch, dtype),
-        device,
-    )
-    chosen = {direction: choose(problem, direction == "backward").name for direction in ("forward", "backward")}
-    table = Table("kernel", "forward", "backward", "")
-    for verdict in sorted(explain(problem), key=lambda verdict: verdict.forward_seconds):
-        if verdict.reason is not None:
-            table.add_row(verdict.name, "-", "-", f"cannot run: {verdict.reason}", style="dim")
-            continue
-        marks = [direction for direction, name in chosen.items() if name == verdict.name]
-        table.add_row(
-            verdict.name,
-            f"{verdict.forward_seconds * 1e3:.2f} ms",
-            f"{verdict.backward_seconds * 1e3:.2f} ms",
-            f"[bold green]chosen for {' and '.join(marks)}[/]" if marks else "",
-        )
-    console = Console(emoji=False)
-    where = "global" if scope is None else f"scope {scope}"
-    shape = f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}"
-    threads = torch.get_num_threads()
-    machine = device_name(device) + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
-    console.print(f"{shape}\n{machine}", highlight=False)
-    console.print(table)
-    console.print(where_from(device), highlight=False, markup=False)
-    if device == "cpu":
-        console.print("Times are estimates; [bold]lambdanets bench --calibrate[/] fits them to this machine.")
+__all__ = ["bench"]
 
 
 def bench(

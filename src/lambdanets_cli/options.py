@@ -1,0 +1,23 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Debug", "RunFolder"]
+
+
+def _set_debug(value: bool) -> None:
+    if value:
+        os.environ["LAMBDANETS_DEBUG"] = "1"
+
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error (or set LAMBDANETS_DEBUG=1).", callback=_set_debug),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lambdanets train` wrote.")]

@@ -1,0 +1,41 @@
+"""The command ``lambdanets predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lambdanets_cli.options import Debug, RunFolder
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files of any size.")],
+    top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is in images: the most probable classes by a run's best weights.
+
+    Images are converted and resized as those of the training were, and not changed otherwise: a model of the
+    digits knows bright strokes on black, not pencil on paper.
+
+    For example:
+
+      lambdanets predict runs/lambda_resnet_tiny-digits-20260101-120000 seven.png
+
+      lambdanets predict runs/my-run photos/*.jpg --top 1 --json
+    """
+    from lambdanets import training
+    from lambdanets.console import make_console, print_json
+    from lambdanets.training.display.summary import print_predictions
+
+    predictions = training.predict_images(run, images, top=top)
+    if as_json:
+        print_json([prediction.to_dict() for prediction in predictions])
+    else:
+        print_predictions(make_console(), predictions)
