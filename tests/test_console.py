@@ -1,0 +1,59 @@
+"""What users named is printed as it is called, on every stream."""
+
+import io
+import json
+import sys
+
+import pytest
+from rich.progress import Progress
+from rich.table import Table
+
+from lambdanets.console import make_console, print_json, print_whole, printable
+
+NAMES = ["[bold]x[/bold]", "y[/b]", "run[lr=1e-3]", ":smile:", "$x$", "犬", "é", "\udcff", "😀"]
+
+
+def stream(monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    return written
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text(monkeypatch, name, encoding):
+    written = stream(monkeypatch, encoding)
+    console = make_console()
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    print_whole(console, name)
+    console.print(table)
+    shown = written.getvalue().decode(encoding)
+    assert shown.count(name.encode(encoding, "backslashreplace").decode(encoding)) == 4
+
+
+def test_control_characters_are_shown():
+    assert printable("a\x1b[31mb\x07\u202ec\nd\te é犬") == "a\\x1b[31mb\\x07\\u202ec\nd\te é犬"
+
+
+def test_console_passes_no_control_characters_on(monkeypatch):
+    written = stream(monkeypatch, "utf-8")
+    make_console().print("a\x1b[31mb")
+    assert written.getvalue() == b"a\\x1b[31mb\n"
+
+
+def test_progress_works_on_it(monkeypatch):
+    written = stream(monkeypatch, "ascii")
+    with Progress(console=make_console()) as progress:
+        progress.add_task("work")
+    assert b"work" in written.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_json_is_valid_and_exact(monkeypatch, encoding):
+    written = stream(monkeypatch, encoding)
+    print_json(NAMES)
+    text = written.getvalue().decode(encoding)
+    assert json.loads(text) == NAMES
+    assert ("犬" in text) == (encoding == "utf-8")
