@@ -174,7 +174,6 @@ def visit(old: Worker, new: Worker, name: str, way: str, number: int, turns: int
 def measure(args: argparse.Namespace, cases: dict[str, dict], turns_file: Path) -> list[dict]:
     """Take rounds until every case is decided or the time is up; returns all turns, those of earlier runs included."""
     turns = read(turns_file)
-    numbers = {name: number for number, name in enumerate(cases)}
     deadline = time.monotonic() + 60 * args.minutes
     number = 1 + max((int(turn["round"]) for turn in turns), default=0)
     with open(turns_file, "a", encoding="utf-8", newline="") as file, tempfile.TemporaryDirectory() as cache:
@@ -183,9 +182,11 @@ def measure(args: argparse.Namespace, cases: dict[str, dict], turns_file: Path) 
             writer.writeheader()
         while True:
             by_case = grouped(turns)
+            # The least measured first: the time may be up within a round.
+            order = sorted(cases, key=lambda name: len(by_case.get((name, PASSES[0]), [])))
             open_passes = {
                 name: ways
-                for name in numbers
+                for name in order
                 if (ways := [way for way in PASSES if verdict(by_case.get((name, way), []), args.limit) == "undecided"])
             }
             if not open_passes or time.monotonic() > deadline:

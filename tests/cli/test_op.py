@@ -9,10 +9,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from lambdanets.experiments.bench import bench, cases, constants, growth
-from lambdanets.experiments.bench import contenders as experiments_contenders
+from lambdanets.experiments.bench import bench, cases, constants, growth, timing
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.report.results import read_rows
+from lambdanets.files import write_csv
 from lambdanets.kernels.grid import costs
 from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
 from lambdanets.provenance import source_commit
@@ -63,7 +63,7 @@ def small(monkeypatch):
 
 
 def test_bench_writes_results_that_name_the_machine(small, tmp_path):
-    result = run("bench", "--quick", "--seconds", "0.01", "--output", str(tmp_path))
+    result = run("bench", "--quick", "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "global-5x5-d16-b1" in result.output
     with open(tmp_path / "bench.csv", encoding="utf-8") as file:
@@ -79,10 +79,31 @@ def test_bench_writes_results_that_name_the_machine(small, tmp_path):
 
 def test_growth_writes_its_own_files(monkeypatch, tmp_path):
     monkeypatch.setattr(growth, "SIZES", (4, 5))
-    result = run("bench", "--growth", "--seconds", "0.01", "--output", str(tmp_path))
+    result = run("bench", "--growth", "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert (tmp_path / "growth.png").exists()
     assert "fit from n = 700" in run("bench", "--table", str(tmp_path / "growth.csv")).output
+
+
+@pytest.mark.parametrize(("words", "name"), [((), "bench"), (("--growth",), "growth")])
+def test_noisy_measures_marked_cases_again(monkeypatch, tmp_path, words, name):
+    monkeypatch.setattr(growth, "SIZES", (4, 5))
+    monkeypatch.setattr(cases, "CASES", (Case(1, (4, 4), 16), Case(1, (5, 5), 16)))
+    options = ("--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
+    assert run("bench", *words, *options).exit_code == 0
+    path = tmp_path / f"{name}.csv"
+    rows = [{**row, "noisy": "", "note": "old"} for row in read_rows(path)]
+    write_csv(path, rows)
+    with pytest.raises(ValueError, match=r"--noisy has nothing to do: .* has no marked row"):
+        raise run("bench", *words, "--noisy", *options).exception
+    rows[-1]["noisy"] = "yes"
+    write_csv(path, rows)
+    result = run("bench", *words, "--noisy", *options)
+    assert result.exit_code == 0, result.output
+    again = read_rows(path)
+    assert [row["contender"] for row in again] == [row["contender"] for row in rows]
+    assert {row["positions"] for row in again if row["note"] == "old"} == {"16"}
+    assert {row["positions"] for row in again if row["note"] != "old"} == {"25"}
 
 
 def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
@@ -91,7 +112,7 @@ def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(costs, "cache_file", lambda: tmp_path / "cache" / "costs.json")
     chosen = (Case(1, (4, 4), 16), Case(1, (6, 6), 16, 3))
     monkeypatch.setattr(calibrate, "CALIBRATION_CASES", chosen)
-    result = run("bench", "--calibrate", "--seconds", "0.01")
+    result = run("bench", "--calibrate", "--seconds", "0.01", "--max-seconds", "0.01")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "cache" / "costs.json").read_text())
     assert set(written["devices"]["cpu"]) == set(kernels_for("cpu"))
@@ -99,20 +120,24 @@ def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     costs.reload()
 
 
-@pytest.mark.parametrize("words", [["--quick"], ["--growth"]])
-def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path, words):
+# Turns of the passes of two cases: the third ones are the second case's, and the last visit's in growth.
+@pytest.mark.parametrize(("words", "interrupted"), [(["--quick"], 3), (["--growth"], 2 * 4 + 3)])
+def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path, words, interrupted):
     monkeypatch.setattr(growth, "SIZES", (4, 5))
 
-    def interrupt(*_, **__):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return contenders(*_, **__)
+    class Interrupted(timing.Turns):
+        taken = 0
 
-    seen, contenders = [], experiments_contenders.contenders
+        def take(self, *arguments):
+            Interrupted.taken += 1
+            if Interrupted.taken == interrupted:
+                raise KeyboardInterrupt
+            super().take(*arguments)
+
+    monkeypatch.setattr(bench, "matrix_rate", lambda: 1e9)
     for module in (bench, growth):
-        monkeypatch.setattr(module, "contenders", interrupt)
-    result = run("bench", *words, "--seconds", "0.01", "--output", str(tmp_path))
+        monkeypatch.setattr(module, "Turns", Interrupted)
+    result = run("bench", *words, "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
     assert result.exit_code != 0
     assert "Interrupted after 1 of 2 cases." in result.output
     name = "growth.csv" if "--growth" in words else "bench.csv"
@@ -126,6 +151,10 @@ def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path,
         ("--seconds 0", "--seconds must be above 0 and finite, got 0; leave it out for the default"),
         ("--seconds -1", "--seconds must be above 0 and finite, got -1"),
         ("--seconds nan", "--seconds must be above 0 and finite, got nan"),
+        ("--max-seconds 0", "--max-seconds must be above 0 and finite, got 0; leave it out for the default"),
+        ("--seconds 3 --max-seconds 2", "--max-seconds must be at least --seconds 3, got 2"),
+        ("--noisy --quick", "--quick means nothing together with --noisy"),
+        ("--noisy --calibrate", "--noisy means nothing together with --calibrate"),
         ("--growth --quick", "--quick means nothing together with --growth; leave one of them out"),
         ("--growth --cases scope7-*", "--cases means nothing together with --growth"),
         ("--growth --device cuda", "--device cuda means nothing together with --growth"),
@@ -167,6 +196,8 @@ def measure(*_):
     import torch
     from lambdanets.experiments.bench.measure import peak_bytes
     print(peak_bytes(lambda: torch.ones(4)))
+    kept = [torch.ones(4)]
+    peak_bytes(kept.clear)  # frees what was allocated before
 
 cli_op._bench = measure
 sys.argv = ["lambdanets", "bench", "--output", {str(tmp_path)!r}]

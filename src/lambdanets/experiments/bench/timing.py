@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 from scipy.stats import binom
 
-__all__ = ["LEAST_TURNS", "TOLERANCE", "Clock", "Estimate", "Timing", "Turns", "bootstrap_median", "wall_clock"]
+__all__ = ["LEAST_TURNS", "TOLERANCE", "Call", "Clock", "Estimate", "Timing", "Turns", "bootstrap_median", "wall_clock"]
 
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
