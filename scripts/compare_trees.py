@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -180,24 +181,12 @@ def measure(args: argparse.Namespace, cases: dict[str, dict], turns_file: Path) 
         writer = csv.DictWriter(file, TURN_FIELDS, lineterminator="\n")
         if not turns:
             writer.writeheader()
-        while True:
-            by_case = grouped(turns)
-            # The least measured first: the time may be up within a round.
-            order = sorted(cases, key=lambda name: len(by_case.get((name, PASSES[0]), [])))
-            open_passes = {
-                name: ways
-                for name in order
-                if (ways := [way for way in PASSES if verdict(by_case.get((name, way), []), args.limit) == "undecided"])
-            }
-            if not open_passes or time.monotonic() > deadline:
-                return turns
-            print(f"round {number}: {len(open_passes)} cases, {(deadline - time.monotonic()) / 60:.0f} min left")
+        while waiting := undecided(turns, cases, args.limit):
+            print(f"round {number}: {len(waiting)} cases, {max(0, deadline - time.monotonic()) / 60:.0f} min left")
             workers: list[Worker] = []
             try:
                 workers += [Worker(source, args.threads, cache) for source in (args.old, args.new)]
-                for name, ways in open_passes.items():
-                    if time.monotonic() > deadline:
-                        break
+                for name, ways in waiting.items():
                     for worker in workers:
                         worker.ask({"case": cases[name]})
                     for way in ways:
@@ -205,10 +194,24 @@ def measure(args: argparse.Namespace, cases: dict[str, dict], turns_file: Path) 
                         writer.writerows(taken)
                         file.flush()
                         turns += taken
+                    if time.monotonic() > deadline:
+                        return turns
             finally:
                 for worker in workers:
                     worker.close()
             number += 1
+    return turns
+
+
+def undecided(turns: list[dict], cases: Iterable[str], limit: float) -> dict[str, list[str]]:
+    """The passes of each case that need more turns, the least measured case first: the time may be up within a round."""
+    by_case = grouped(turns)
+    found = {}
+    for name in sorted(cases, key=lambda name: len(by_case.get((name, PASSES[0]), []))):
+        ways = [way for way in PASSES if verdict(by_case.get((name, way), []), limit) == "undecided"]
+        if ways:
+            found[name] = ways
+    return found
 
 
 def read(path: Path) -> list[dict]:
