@@ -204,7 +204,7 @@ def measure(args: argparse.Namespace, cases: dict[str, dict], turns_file: Path) 
 
 
 def undecided(turns: list[dict], cases: Iterable[str], limit: float) -> dict[str, list[str]]:
-    """The passes of each case that need more turns, the least measured case first: the time may be up within a round."""
+    """The passes of each case that need more turns, the least measured case first."""
     by_case = grouped(turns)
     found = {}
     for name in sorted(cases, key=lambda name: len(by_case.get((name, PASSES[0]), []))):

@@ -223,6 +223,17 @@ def clocks() -> str:
     return report.markdown(["clocks for a score", *(f"v = {v}" for v in depths)], cells)
 
 
+def start() -> str:
+    """The variance that a layer's output starts with, by size."""
+    with open(RESULTS / "start.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sizes = ("1x1", "3x3", "4x4", "7x7", "14x14", "28x28")
+    found = {(row["context"], row["u"], row["size"]): row["output"] for row in rows}
+    layers = dict.fromkeys((row["context"], row["u"]) for row in rows)
+    lines = [[f"{context}, u = {u}", *(found[context, u, size] for size in sizes)] for context, u in layers]
+    return report.markdown(["output's variance", *sizes], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
@@ -234,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "models": models,
     "placement": placement,
+    "start": start,
     "training": training,
     "transcript": transcript,
 }

@@ -102,6 +102,13 @@ def test_numbers_with_units_are_made_or_explained(path):
     assert not allowed - numbers, "no longer there: remove them from the list"
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_of_measurements_are_made(path):
+    """Outside of markers no cell is a decimal number."""
+    text = MADE.sub("", path.read_text(encoding="utf-8"))
+    assert not re.findall(r"\| *~?-?[\d,]*\.\d+ *(?=\|)", text)
+
+
 def test_the_list_names_files_that_are_there():
     assert all((ROOT / name).is_file() for name in ALLOWED)
 

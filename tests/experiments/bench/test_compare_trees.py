@@ -1,7 +1,6 @@
 """The comparison of two source trees: intervals, verdicts, and a run of two workers that goes on where it stopped."""
 
 import csv
-import subprocess
 import sys
 from importlib import util
 from pathlib import Path
@@ -58,18 +57,13 @@ def test_cases_are_plain_numbers_with_one_example_among_them(trees):
     assert all(value is None or type(value) is int for value in values)
 
 
-def run(output, *words):
-    command = [sys.executable, str(SCRIPT), str(ROOT / "src"), str(ROOT / "src"), "--output", str(output)]
-    options = ["--cases", "global-7x7-d64-b1", "--minutes", "0", "--turns", "2", "--threads", "1", *words]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=500)
-
-
-def test_a_tree_beside_itself_and_on_where_it_stopped(tmp_path):
-    output = tmp_path / "trees.csv"
+def test_a_tree_beside_itself_and_on_where_it_stopped(trees, tmp_path, monkeypatch, capsys):
+    output, source = tmp_path / "trees.csv", str(ROOT / "src")
+    options = ["--cases", "global-7x7-d64-b1", "--minutes", "0", "--turns", "2", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), source, source, *options, "--threads", "1"])
     for rounds in (1, 2):
-        done = run(output)
-        assert "0 not slower, 0 slower, 2 undecided" in done.stdout, done.stderr
-        assert done.returncode == 1
+        assert trees.main() == 1
+        assert "0 not slower, 0 slower, 2 undecided" in capsys.readouterr().out
         with open(output, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert [(row["case"], row["pass"]) for row in rows] == [
@@ -79,4 +73,7 @@ def test_a_tree_beside_itself_and_on_where_it_stopped(tmp_path):
         assert {row["rounds"] for row in rows} == {str(rounds)}
         assert {row["turns"] for row in rows} == {str(2 * rounds)}
         assert rows[0]["machine"]
-    assert "was measured under other conditions" in run(output, "--threads", "2").stderr
+    sys.argv[-1] = "2"
+    with pytest.raises(SystemExit):
+        trees.main()
+    assert "was measured under other conditions" in capsys.readouterr().err

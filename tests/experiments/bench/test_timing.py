@@ -64,7 +64,7 @@ def test_ratios_are_of_runs_of_the_same_turn():
 def test_turns_go_on_until_the_medians_are_known_and_leave_out_what_is():
     """The second call's times are two to one: a few turns leave open which is the median."""
     turns = Turns(*scripted([1.0], [1.0, 1.0, 2.0], [3.0]))
-    turns.take(0, most=60)
+    turns.take(0, most=10)
     first, second, third = turns.timings()
     assert not second.noisy
     assert third.turns == timing.LEAST_TURNS < second.turns == first.turns
