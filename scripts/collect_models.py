@@ -1,4 +1,4 @@
-"""Count the models for the tables on the meta device: ``python scripts/collect_models.py`` fills results/models.csv."""
+"""Count the models on the meta device into results/models.csv: ``python scripts/collect_models.py``."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Collects run folders into results/training.json: ``python scripts/collect_training.py RUN...``, on their machine."""
+"""Collects run folders of this machine into results/training.json: ``python scripts/collect_training.py RUN...``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMANDS = {"digits": "lambdanets train", "fashion-mnist": "lambdanets train --d
 
 
 def entry(run: Path) -> dict:
-    """What the tables need of a run, and what a reader needs to repeat it."""
+    """Return the scores, time and conditions of a run."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     recipe = config["recipe"]

@@ -1,4 +1,7 @@
-"""Draws the figures of the README and the docs: ``python scripts/make_figures.py``."""
+"""Draws the figures of the README and the docs: ``python scripts/make_figures.py``.
+
+The plots of the benchmark are drawn from the files in results/.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+from lambdanets.experiments.report import report
+from lambdanets.experiments.report.results import read_rows
+
+ROOT = Path(__file__).parents[1]
+IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "results"
 INK, CONTENT, POSITION, QUERY, CONTEXT = "#1f2933", "#2f6fde", "#d9822b", "#c23030", "#f2e3cd"
 
 
 def matrix(ax, x, y, rows, columns, cell, colour, seed=0, label=None, below=None):
-    """A small matrix of shaded cells with its lower left corner at (x, y)."""
+    """Draw a small matrix of shaded cells with its lower left corner at (x, y)."""
     shade = np.random.default_rng(seed).uniform(0.15, 0.95, (rows, columns))
     for i in range(rows):
         for j in range(columns):
@@ -46,7 +53,7 @@ def matrix(ax, x, y, rows, columns, cell, colour, seed=0, label=None, below=None
 
 
 def arrow(ax, start, end, colour=INK, bend=0.0):
-    """A thin arrow."""
+    """Draw a thin arrow."""
     ax.add_patch(
         FancyArrowPatch(
             start,
@@ -61,7 +68,7 @@ def arrow(ax, start, end, colour=INK, bend=0.0):
 
 
 def lambda_layer(path: Path) -> None:
-    """What a lambda layer does: a context becomes a small matrix, the matrix is applied to a query."""
+    """Draw a lambda layer: a context becomes a small matrix, the matrix is applied to a query."""
     fig, ax = plt.subplots(figsize=(11.2, 4.5))
     ax.set_xlim(0, 14)
     ax.set_ylim(0.5, 5.6)
@@ -112,3 +119,5 @@ def lambda_layer(path: Path) -> None:
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     lambda_layer(IMAGES / "lambda-layer.png")
+    report.plot_bench(read_rows(RESULTS / "bench.csv"), IMAGES / "bench.png")
+    report.plot_growth(read_rows(RESULTS / "growth.csv"), IMAGES / "growth.png")

@@ -1,6 +1,8 @@
-"""Fills the tables of README.md and docs/ from the files in results/: ``python scripts/make_tables.py [--check]``.
+"""Fills tables and figures from the files in results/: ``python scripts/make_tables.py [--check]``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; what is between them is made, not written.
+In README.md and docs/ a table stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` on lines of their own, a
+figure in a sentence between ``<!-- figure: NAME -->`` and ``<!-- end -->``. In the docstring of a recipe it is the
+paragraph that begins with "Measured". A table with a row that is marked as noisy is refused.
 """
 
 from __future__ import annotations
@@ -9,37 +11,130 @@ import csv
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
+from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.report import report
-from lambdanets.experiments.report.results import read_rows
+from lambdanets.experiments.report.results import noisy_rows, read_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+RECIPES = ROOT / "src" / "lambdanets" / "training" / "recipes"
+TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- figure: ([\w.-]+) -->)[^<\n]*(<!-- end -->)")
+MEASURED = re.compile(r"^Measured\b.*?\n(?=\n|\"\"\")", re.DOTALL | re.MULTILINE)
+
+# The benchmark's cases in the README; docs/benchmarks.md has all of them.
+README_CASES = (
+    "global-7x7-d512-b8",
+    "global-14x14-d256-b8",
+    "global-28x28-d128-b4",
+    "global-56x56-d64-b2",
+    "global-n1024-d256-b2",
+    "scope7-28x28-d128-b4",
+    "scope23-14x14-d256-b8",
+    "scope23-28x28-d128-b4",
+    "scope23-56x56-d64-b2",
+    "global-14x14-d256-b8-u4",
+    "scope7-28x28-d128-b4-u4",
+)
+
+
+def _published(name: str) -> list[dict]:
+    """The rows of a result file, none of them noisy.
+
+    Raises:
+        ValueError: naming those that are.
+    """
+    rows = read_rows(RESULTS / f"{name}.csv")
+    noisy = [f"{row.get('case', row.get('positions'))} {row['contender']} {row['pass']}" for row in noisy_rows(rows)]
+    if noisy:
+        growth = " --growth" if name == "growth" else ""
+        raise ValueError(
+            f"results/{name}.csv has rows that are marked as noisy: {'; '.join(noisy)}. No table is made of them: "
+            f"lambdanets bench{growth} --noisy --max-seconds 60 --output results"
+        )
+    return rows
 
 
 def bench() -> str:
-    """Our layer beside the others, by shape."""
-    rows = read_rows(RESULTS / "bench.csv")
-    return f"{report.compact_table(rows)}\n\n{report.environment_line(rows)}."
+    """Our layer beside the others, the README's cases."""
+    rows = _published("bench")
+    return f"{report.compact_table(rows, README_CASES)}\n\n{report.environment_line(rows)}."
+
+
+def bench_all() -> str:
+    """Our layer beside the others, every case and pass, with intervals."""
+    rows = _published("bench")
+    return f"{report.pass_table(rows)}\n\n{report.environment_line(rows)}."
+
+
+def bench_memory() -> str:
+    """Memory kept for the backward pass and peaks, every case."""
+    found = {(row["case"], row["contender"], row["pass"]): row for row in read_rows(RESULTS / "bench.csv")}
+    names = ("lambdanets", *report.PEERS, "attention", "convolution")
+    lines = []
+    for case in dict.fromkeys(case for case, _, _ in found):
+        cells = []
+        for name in names:
+            row = found.get((case, name, "forward+backward"))
+            cells.append(f"{int(row['saved_bytes']) / 1e6:.1f} / {int(row['peak_bytes']) / 1e6:.1f}" if row else "")
+        lines.append([f"`{case}`", *cells])
+    return report.markdown(["case", *(report.LABELS.get(name, name) for name in names)], lines)
 
 
 def growth() -> str:
     """Time against n."""
-    rows = read_rows(RESULTS / "growth.csv")
+    rows = _published("growth")
     return f"{report.growth_table(rows)}\n\n{report.environment_line(rows)}."
+
+
+def transcript() -> str:
+    """The output of ``lambdanets train``, without most of its epochs."""
+    lines = (RESULTS / "train.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    last = lines.index(next(line for line in lines if line.startswith("Run folder:")))
+    parts = [lines[0], epochs[0], "...", epochs[-1], "", *lines[lines.index(epochs[-1]) + 1 : last + 1], "..."]
+    parts += lines[lines.index("Next:") :]
+    compact = [line for place, line in enumerate(parts) if line or parts[place - 1]]
+    return "```text\n" + "\n".join(compact) + "\n```"
+
+
+def _runs() -> dict[str, list[dict]]:
+    """The measured runs by command."""
+    runs: dict[str, list[dict]] = {}
+    for run in json.loads((RESULTS / "training.json").read_text(encoding="utf-8")):
+        runs.setdefault(run["command"], []).append(run)
+    return runs
+
+
+def _threads(run: dict) -> str:
+    return f"{run['machine']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+
+
+def measured(command: str) -> str | None:
+    """The paragraph of a recipe's docstring about what it was measured to reach; None if it was not."""
+    runs = _runs().get(command)
+    if runs is None:
+        return None
+    scores = ", ".join(f"{100 * run['test_top1']:.2f}" for run in runs)
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    seconds = sorted(round(run["seconds"]) for run in runs)
+    time = f"{seconds[0]} s" if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]} s"
+    text = (
+        f"Measured (results/training.json; {_threads(runs[0])}): {scores} % of the {runs[0]['test_images']:,} test "
+        f"images with seed{'s' if len(runs) > 1 else ''} {seeds}, in {time}."
+    )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def training() -> str:
     """Test accuracies by recipe, with seeds and spread."""
-    by_recipe: dict[str, list[dict]] = {}
-    for run in json.loads((RESULTS / "training.json").read_text(encoding="utf-8")):
-        by_recipe.setdefault(run["command"], []).append(run)
     lines = []
-    for command, runs in by_recipe.items():
+    for command, runs in _runs().items():
         scores = [100 * run["test_top1"] for run in runs]
         lines.append(
             [
@@ -47,7 +142,7 @@ def training() -> str:
                 f"{mean(scores):.2f} %" + (f" ({min(scores):.2f} to {max(scores):.2f})" if len(scores) > 1 else ""),
                 ", ".join(str(run["seed"]) for run in runs),
                 f"{mean(run['seconds'] for run in runs):.0f} s",
-                f"{runs[0]['machine']}, {runs[0]['threads']} thread{'s' if runs[0]['threads'] > 1 else ''}",
+                _threads(runs[0]),
             ]
         )
     return report.markdown(["command", "test accuracy", "seeds", "time", "machine"], lines)
@@ -95,27 +190,106 @@ def placement() -> str:
     return report.markdown(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
 
 
+def _ahead() -> list[dict[str, str]]:
+    with open(RESULTS / "ahead.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _compiled(depth: int, lambda_first: bool) -> str:
+    rows = [
+        row for row in _ahead() if int(row["depth"]) == depth and row["kernel"].startswith("lambda_") == lambda_first
+    ]
+    header = [name for name in rows[0] if name not in ("depth", "triton", "torch", "commit")]
+    table = report.markdown(header, [[row[name] for name in header] for row in rows])
+    return f"{table}\n\nTriton {rows[0]['triton']}, lambdanets {rows[0]['commit']}."
+
+
+def clocks() -> str:
+    """Lower bounds of clocks for a score on an H100, by published rates and the counts of docs/gpu.md."""
+    # Of one processor and clock (H100 SXM, published): multiply-adds in bfloat16, bytes of shared memory, shuffled
+    # numbers, exponentials.
+    products, shared, shuffles, exponentials = 2048, 128, 32, 16
+    k, h, depths = 16, 4, (16, 32, 64, 128)
+    addresses = next(row for row in _ahead() if row["kernel"] == "lambda_output" and row["depth"] == "16")
+    lines: list[tuple[str, Callable[[int], float]]] = [
+        ("query first: products, 2k + v", lambda v: (2 * k + v) / products),
+        ("query first: skew, 12 bytes of shared memory and one shuffle", lambda v: 12 / shared + 1 / shuffles),
+        ("flash attention: products, 2v", lambda v: 2 * v / products),
+        ("flash attention: one exponential", lambda v: 1 / exponentials),
+        ("lambda first: products, k v / h", lambda v: k * v / h / products),
+        ("lambda first: instructions, by the table below", lambda v: float(addresses["clocks"]) * v / 16),
+    ]
+    cells = [[name, *(f"{clocks_of(v):.3f}" for v in depths)] for name, clocks_of in lines]
+    return report.markdown(["clocks for a score", *(f"v = {v}" for v in depths)], cells)
+
+
+def start() -> str:
+    """The variance that a layer's output starts with, by size."""
+    with open(RESULTS / "start.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sizes = ("1x1", "3x3", "4x4", "7x7", "14x14", "28x28")
+    found = {(row["context"], row["u"], row["size"]): row["output"] for row in rows}
+    layers = dict.fromkeys((row["context"], row["u"]) for row in rows)
+    lines = [[f"{context}, u = {u}", *(found[context, u, size] for size in sizes)] for context, u in layers]
+    return report.markdown(["output's variance", *sizes], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
+    "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
+    "ahead-query-first": lambda: _compiled(64, lambda_first=False),
     "bench": bench,
+    "bench-all": bench_all,
+    "bench-memory": bench_memory,
+    "clocks": clocks,
     "growth": growth,
     "models": models,
     "placement": placement,
+    "start": start,
     "training": training,
+    "transcript": transcript,
+}
+
+
+def _count(table: str, model: str, column: str, unit: float, digits: int) -> str:
+    row = next(row for row in _models(table) if row["model"] == model)
+    return f"{int(row[column]) / unit:.{digits}f}"
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    # The multiply-adds of lambda first over those of query first at h 4, k 16, v 64.
+    "orders": lambda: f"{16 * 64 / (4 * (16 + 64)):.1f}",
+    "peers-limit": lambda: f"{LARGEST_TABLE_BYTES / 2**30:g} GiB",
+    "llll-multiply-adds": lambda: _count("placement", "LLLL", "multiply_adds", 1e9, 2) + " G",
+    "resnet50-activations": lambda: _count("placement", "CCCC", "activations", 1e6, 1) + " M",
 }
 
 
 def filled(text: str) -> str:
-    """The text with every table made anew."""
-    return BLOCK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    """The text of a page with every table and figure made anew."""
+    text = TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    return FIGURE.sub(lambda match: f"{match[1]}{FIGURES[match[2]]()}{match[3]}", text)
+
+
+def filled_recipe(text: str) -> str:
+    """The text of a recipe with its measurement made anew; its command is the last indented line of the docstring."""
+    command = [line.strip() for line in text.split('"""')[1].split("\n") if line.startswith("    ")][-1]
+    paragraph = measured(command)
+    return text if paragraph is None else MEASURED.sub(lambda _: paragraph, text, count=1)
 
 
 def main(check: bool) -> int:
     """Fill the tables, or say which files are not up to date."""
+    pages = [(path, filled) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    recipes = [(path, filled_recipe) for path in sorted(RECIPES.glob("*.py")) if "RECIPE = " in path.read_text("utf-8")]
     stale = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path, fill in (*pages, *recipes):
         text = path.read_text(encoding="utf-8")
-        new = filled(text)
+        try:
+            new = fill(text)
+        except ValueError as error:
+            print(error)
+            return 1
         if new != text:
             stale.append(path.relative_to(ROOT))
             if not check:

@@ -22,7 +22,7 @@ def test_snippets_run(code):
 
 
 def test_tables_are_those_of_the_result_files():
-    command = [sys.executable, str(ROOT / "docs" / "make_tables.py"), "--check"]
+    command = [sys.executable, str(ROOT / "scripts" / "make_tables.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -25,8 +25,18 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Three shapes, within a minute.")] = False,
     cases: Annotated[str | None, typer.Option(help="Only cases whose name matches, for example 'global-*'.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Time for each contender and pass.  \\[default: 1; --quick 0.3]")
+        float | None,
+        typer.Option(help="Least time for the turns of a case and pass.  \\[default: 2; --quick 1; --calibrate 1]"),
     ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Most time; medians not known to 10 % by then are marked.  \\[default: 15; --quick, --calibrate 5]"
+        ),
+    ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Measure again only the cases with a marked row in the files of --output.")
+    ] = False,
     growth: Annotated[bool, typer.Option("--growth", help="Time against n from 49 to 16,384 instead.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit the planner to this machine instead; kept in the cache folder.")
@@ -39,8 +49,9 @@ def bench(
 ) -> None:
     """Measure the layer beside lucidrains' and timm's, attention and convolution, turn by turn in one run.
 
-    The outputs and gradients of all lambda layers are compared first. Writes a CSV that names machine, versions,
-    threads and precision, a table and a plot.
+    The outputs and gradients of all lambda layers are compared first. A ratio is the median over turns, with a
+    bootstrap interval of 95 %; turns go on until it is within 10 % or the time is up. Writes a CSV that names machine,
+    versions, threads and precision, a table and a plot.
 
     For example:
 
@@ -52,8 +63,6 @@ def bench(
 
       lambdanets bench --device cuda --output results/
     """
-    from rich.console import Console
-
     given = {
         "--table": table is not None,
         "--calibrate": calibrate,
@@ -62,40 +71,77 @@ def bench(
         "--quick": quick,
         "--cases": cases is not None,
         "--seconds": seconds is not None,
+        "--max-seconds": max_seconds is not None,
+        "--noisy": noisy,
         "--output": output is not None,
     }
     _refuse_ignored([name for name, is_given in given.items() if is_given])
     if device not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise ValueError(f"--seconds must be above 0 and finite, got {seconds:g}; leave it out for the default")
-    # PyTorch's profiler, which counts the memory, reports every start and stop on the terminal. Read on import.
+    for name, value in (("--seconds", seconds), ("--max-seconds", max_seconds)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value:g}; leave it out for the default")
+    # PyTorch's profiler, which counts the memory, reports on the terminal every start and stop, and memory that is
+    # freed but was allocated before. PyTorch reads both variables on import.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from lambdanets.console import make_console
     from lambdanets.experiments.report.results import open_folder, table_of
 
-    console = Console(emoji=False)
+    console = make_console()
     if table is not None:
         print(table_of(table))
     elif calibrate:
-        _calibrate(console, seconds)
+        _calibrate(console, _limits(seconds, max_seconds, 1.0, 5.0))
     else:
         _need_peers()
         output = output or Path("bench-results")
         open_folder(output)
+        limits = _limits(seconds, max_seconds, *((1.0, 5.0) if quick else (2.0, 15.0)))
+        kept = _rows_to_keep(output / _FILES[growth, device]) if noisy else []
         if growth:
-            _growth(console, output, seconds)
+            _growth(console, output, kept, limits)
         elif device == "cuda":
-            _bench_cuda(console, output, cases, quick, seconds)
+            _bench_cuda(console, output, cases, quick, kept, limits)
         else:
-            _bench(console, output, cases, quick, seconds)
+            _bench(console, output, cases, quick, kept, limits)
+
+
+_FILES = {(False, "cpu"): "bench.csv", (False, "cuda"): "bench-cuda.csv", (True, "cpu"): "growth.csv"}
+
+
+def _limits(seconds: float | None, max_seconds: float | None, least: float, most: float) -> tuple[float, float]:
+    """Return the least and the most time for the turns of a case; one that is given moves the other's default."""
+    if seconds is not None and max_seconds is not None and max_seconds < seconds:
+        raise ValueError(f"--max-seconds must be at least --seconds {seconds:g}, got {max_seconds:g}")
+    if seconds is None:
+        seconds = least if max_seconds is None else min(least, max_seconds)
+    return seconds, max(most, seconds) if max_seconds is None else max_seconds
+
+
+def _rows_to_keep(path: Path) -> list[Row]:
+    """Return the rows of an earlier run of which some cases are measured again."""
+    from lambdanets.experiments.report.results import noisy_rows, read_rows
+
+    kept = read_rows(path)
+    if not noisy_rows(kept):
+        raise ValueError(f"--noisy has nothing to do: {path} has no marked row")
+    return kept
+
+
+def _noisy(kept: list[Row], column: str) -> set[str]:
+    from lambdanets.experiments.report.results import noisy_rows
+
+    return {row[column] for row in noisy_rows(kept)}
 
 
 # What each way to measure takes beside itself.
 _TAKES = {
     "--table": (),
-    "--calibrate": ("--seconds",),
-    "--growth": ("--seconds", "--output"),
-    "--device cuda": ("--quick", "--cases", "--seconds", "--output"),
+    "--calibrate": ("--seconds", "--max-seconds"),
+    "--growth": ("--seconds", "--max-seconds", "--noisy", "--output"),
+    "--noisy": ("--growth", "--device cuda", "--seconds", "--max-seconds", "--output"),
+    "--device cuda": ("--quick", "--cases", "--seconds", "--max-seconds", "--noisy", "--output"),
 }
 
 
@@ -123,8 +169,14 @@ def _measure(
     run: Callable[[Report], object],
     show: Report,
     write: Callable[[list[Row], Path], list[Path]],
+    kept: list[Row],
 ) -> None:
-    """Measures, shows each case as it ends and writes the rows; on Ctrl-C those of the cases that were finished."""
+    """Measure, show each case as it ends and write the rows; on Ctrl-C those of the cases that were finished.
+
+    They replace the rows of the same cases among those that are kept.
+    """
+    from lambdanets.experiments.report.results import merged
+
     rows: list[Row] = []
     finished = 0
 
@@ -135,43 +187,51 @@ def _measure(
         show(case, measured)
 
     def write_rows() -> None:
-        first, *others = write(rows, output)
+        first, *others = write(merged(kept, rows) if kept else rows, output)
         names = ", ".join([str(first), *(file.name for file in others)])
-        console.print(f"Wrote {names}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Wrote {names}", soft_wrap=True)
 
     try:
         run(report)
     except KeyboardInterrupt:
-        console.print(f"\nInterrupted after {finished} of {total} cases.", highlight=False)
+        console.print(f"\nInterrupted after {finished} of {total} cases.")
         if rows:
             write_rows()
         raise
     write_rows()
 
 
-def _bench(console: Console, output: Path, pattern: str | None, quick: bool, seconds: float | None) -> None:
+def _bench(
+    console: Console, output: Path, pattern: str | None, quick: bool, kept: list[Row], limits: tuple[float, float]
+) -> None:
     from lambdanets.experiments.bench import bench
     from lambdanets.experiments.bench.cases import select_cases
     from lambdanets.experiments.report import report, results
 
     def show(case: Case, rows: list[Row]) -> None:
-        times = report.ratios(rows)[case.name]
+        compared = report.comparisons(rows)[case.name]
         parts = [
             f"{way} {_milliseconds(rows, way):.1f} ms, "
-            + ", ".join(f"{name} {ratio:.2f}x" for name, ratio in times[way].items())
+            + ", ".join(f"{name} {report.times(row)}" for name, row in compared[way].items())
             for way in report.PASSES
         ]
-        console.print(f"[bold]{case.name}[/]: " + "; ".join(parts), highlight=False)
+        console.print(f"{case.name}: " + "; ".join(parts))
 
     def run(on_case: Report) -> None:
-        bench.run(selected, seconds=seconds or (0.3 if quick else 1.0), kernels=not quick, report=on_case)
+        bench.run(selected, seconds=limits[0], max_seconds=limits[1], kernels=not quick, report=on_case)
 
     selected = select_cases(pattern, quick)
-    console.print(f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster.")
-    _measure(console, output, len(selected), run, show, results.write_bench)
+    if kept:
+        selected = [case for case in selected if case.name in _noisy(kept, "case")]
+    console.print(
+        f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster; {report.NOISY}: noisy."
+    )
+    _measure(console, output, len(selected), run, show, results.write_bench, kept)
 
 
-def _bench_cuda(console: Console, output: Path, pattern: str | None, quick: bool, seconds: float | None) -> None:
+def _bench_cuda(
+    console: Console, output: Path, pattern: str | None, quick: bool, kept: list[Row], limits: tuple[float, float]
+) -> None:
     from lambdanets.experiments.bench import gpu
     from lambdanets.experiments.bench.cases import select_cases
     from lambdanets.experiments.bench.constants import device_name
@@ -180,45 +240,54 @@ def _bench_cuda(console: Console, output: Path, pattern: str | None, quick: bool
     gpu.require_cuda()
 
     def show(case: Case, rows: list[Row]) -> None:
-        console.print(f"[bold]{case.name}[/]")
+        console.print(case.name)
         for row in rows:
             time = f"{row['median_ms']:.3f} ms" if row["median_ms"] else row["note"]
-            console.print(f"  {row['contender']}, {row['pass']}: {time}", highlight=False)
+            console.print(f"  {row['contender']}, {row['pass']}: {time}")
 
     def run(on_case: Report) -> None:
-        gpu.run(selected, seconds=seconds or (0.2 if quick else 0.5), report=on_case)
+        gpu.run(selected, seconds=limits[0], max_seconds=limits[1], report=on_case)
 
     selected = select_cases(pattern, quick, gpu.GPU_CASES)
-    console.print(f"{len(selected)} cases on {device_name('cuda')}.", highlight=False)
-    _measure(console, output, len(selected), run, show, results.write_cuda)
+    if kept:
+        selected = [case for case in selected if case.name in _noisy(kept, "case")]
+    console.print(f"{len(selected)} cases on {device_name('cuda')}.")
+    _measure(console, output, len(selected), run, show, results.write_cuda, kept)
 
 
 def _milliseconds(rows: list[Row], way: str) -> float:
     return next(float(row["median_ms"]) for row in rows if row["contender"] == "lambdanets" and row["pass"] == way)
 
 
-def _growth(console: Console, output: Path, seconds: float | None) -> None:
+def _growth(console: Console, output: Path, kept: list[Row], limits: tuple[float, float]) -> None:
     from lambdanets.experiments.bench import growth
     from lambdanets.experiments.report import results
 
     def show(case: Case, rows: list[Row]) -> None:
         times = ", ".join(f"{row['contender']} {row['median_ms']:.1f}" for row in rows if row["pass"] == "forward")
-        console.print(f"n = {case.positions}: {times} ms forward", highlight=False)
+        console.print(f"n = {case.positions}: {times} ms forward")
 
     def run(on_case: Report) -> None:
-        growth.run(growth.SIZES, seconds=seconds or 0.5, report=on_case)
+        growth.run(sizes, seconds=limits[0], max_seconds=limits[1], report=on_case)
 
-    _measure(console, output, len(growth.SIZES), run, show, results.write_growth)
+    sizes = list(growth.SIZES)
+    if kept:
+        sizes = [size for size in sizes if str(size**2) in _noisy(kept, "positions")]
+    console.print(f"{len(sizes)} sizes, three visits of each; times are shown at the last.")
+    _measure(console, output, len(sizes), run, show, results.write_growth, kept)
 
 
-def _calibrate(console: Console, seconds: float | None) -> None:
+def _calibrate(console: Console, limits: tuple[float, float]) -> None:
     from lambdanets.experiments.bench import calibrate
     from lambdanets.experiments.report import results
 
     cases = calibrate.CALIBRATION_CASES
     console.print(f"Timing every kernel on {len(cases)} shapes: some minutes.")
     constants = calibrate.calibrate(
-        cases, seconds=seconds or 0.2, report=lambda case: console.print(f"  {case.name}", highlight=False)
+        cases,
+        seconds=limits[0],
+        max_seconds=limits[1],
+        report=lambda case: console.print(f"  {case.name}"),
     )
     path = results.write_calibration(constants)
     console.print(f"Wrote {path}. Delete it to go back to the constants of the package.", soft_wrap=True)

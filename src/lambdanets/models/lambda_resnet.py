@@ -87,13 +87,13 @@ def lambda_resnet101(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
 
 @register_model
 def lambda_resnet152(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
-    """LambdaResNet-152, C→C→L→L with squeeze-and-excitation in the C blocks, at 256 pixels; 35 M parameters."""
+    """LambdaResNet-152, C→C→L→L with squeeze-and-excitation in the C blocks, at 256 pixels."""
     return _family("lambda_resnet152", (3, 8, 36, 3), pretrained, kwargs)
 
 
 @register_model
 def lambda_resnet200(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
-    """LambdaResNet-200, C→C→L→L with squeeze-and-excitation in the C blocks, at 256 pixels; 42 M parameters."""
+    """LambdaResNet-200, C→C→L→L with squeeze-and-excitation in the C blocks, at 256 pixels."""
     return _family("lambda_resnet200", (3, 24, 36, 3), pretrained, kwargs)
 
 

@@ -7,9 +7,9 @@ from torch import nn
 from lambdanets.experiments.bench import bench, calibrate, growth
 from lambdanets.experiments.bench.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.bench.contenders import Contender, contenders
-from lambdanets.experiments.bench.measure import check_results, interleaved, peak_bytes, saved_bytes
+from lambdanets.experiments.bench.measure import check_results, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.report import report
-from lambdanets.experiments.report.results import read_rows, table_of, write_bench, write_cuda
+from lambdanets.experiments.report.results import merged, noisy_rows, read_rows, table_of, write_bench, write_cuda
 from lambdanets.files import write_csv
 from lambdanets.kernels.grid.planner import kernels_for
 
@@ -57,15 +57,6 @@ def test_checking_leaves_the_running_statistics_alone():
     assert norm.num_batches_tracked == 0
 
 
-def test_calls_are_interleaved():
-    order = []
-    timings = interleaved([lambda: order.append("a"), lambda: order.append("b")], seconds=0, least=8)
-    turns = ["".join(turn) for turn in zip(order[::2], order[1::2], strict=True)]
-    assert len(turns) == 9  # one to warm up, eight timed
-    assert set(turns) == {"ab", "ba"}  # each turn has both, in changing order
-    assert all(timing.repeats == 8 and timing.low <= timing.median <= timing.high for timing in timings)
-
-
 def test_saved_bytes_counts_storages_once_and_neither_inputs_nor_parameters():
     class Square(nn.Module):
         def forward(self, x):
@@ -85,6 +76,15 @@ def test_peak_bytes_sees_what_is_freed_again():
     assert 4 << 20 <= peak_bytes(call) < 5 << 20
 
 
+def test_a_pass_leaves_no_memory_behind():
+    """Else the profiler of the next one would miss it, and say so on the terminal."""
+    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    for call in passes(layer, x).values():
+        call()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
+
+
 def test_cases_are_chosen_by_pattern():
     assert select_cases(None, quick=True) == list(QUICK)
     assert [case.name for case in select_cases("scope9-*", quick=False)] == [
@@ -102,7 +102,7 @@ def test_cases_are_chosen_by_pattern():
 
 @pytest.fixture(scope="module")
 def rows():
-    return bench.run([Case(2, (6, 6), 16), Case(2, (6, 6), 16, 3, 2)], seconds=0.01)
+    return bench.run([Case(2, (6, 6), 16), Case(2, (6, 6), 16, 3, 2)], seconds=0.01, max_seconds=0.01)
 
 
 def test_rows_name_machine_versions_threads_and_precision(rows, tmp_path):
@@ -115,35 +115,93 @@ def test_rows_name_machine_versions_threads_and_precision(rows, tmp_path):
     assert report.compact_table(again) == report.compact_table(rows)
 
 
-def test_ratios_are_the_others_time_over_ours(rows):
-    found = {(row["contender"], row["pass"]): row["median_ms"] for row in rows if row["case"] == rows[0]["case"]}
-    peers = min(found["lucidrains", "forward"], found["timm", "forward"])
-    ratios = report.ratios(rows)[rows[0]["case"]]["forward"]
-    assert ratios["peers"] == pytest.approx(peers / found["lambdanets", "forward"])
-    own = min(ms for (name, way), ms in found.items() if name.startswith("lambdanets:") and way == "forward")
-    assert ratios["kernels"] == pytest.approx(own / found["lambdanets", "forward"])
+def test_ours_is_compared_with_the_fastest_peer_and_the_fastest_kernel(rows):
+    case = rows[0]["case"]
+    found = {row["contender"]: row["ratio_median"] for row in rows if (row["case"], row["pass"]) == (case, "forward")}
+    assert found["lambdanets"] == 1
+    compared = report.comparisons(rows)[case]["forward"]
+    assert compared["peers"]["ratio_median"] == min(found["lucidrains"], found["timm"])
+    own = min(ratio for name, ratio in found.items() if name.startswith("lambdanets:"))
+    assert compared["kernels"]["ratio_median"] == own
+
+
+def test_rows_of_earlier_versions_get_ratios_of_their_medians(tmp_path):
+    ways = {"pass": "forward", "machine": "M", "case": "c"}
+    rows = [{"contender": name, "median_ms": ms, **ways} for name, ms in (("lambdanets", 2.0), ("timm", 5.0))]
+    write_csv(tmp_path / "old.csv", rows)
+    assert [row["ratio_median"] for row in read_rows(tmp_path / "old.csv")] == [1.0, 2.5]
+
+
+def test_rows_measured_again_take_the_places_of_the_old_ones(rows):
+    first, second = (row["case"] for row in (rows[0], rows[-1]))
+    again = [{**row, "note": "again"} for row in rows if row["case"] == second]
+    result = merged(rows, again)
+    assert [(row["case"], row["contender"]) for row in result] == [(row["case"], row["contender"]) for row in rows]
+    assert {row["case"] for row in result if row["note"] == "again"} == {second} != {first}
+    with pytest.raises(ValueError, match="measured with threads 77, now it is"):
+        merged([{**row, "threads": 77} for row in rows], again)
+    with pytest.raises(ValueError, match="written by an earlier version"):
+        merged([{name: row[name] for name in ("case", "contender")} for row in rows], again)
+
+
+def test_tables_mark_noisy_rows_and_explain_the_mark(rows):
+    quiet = [{**row, "noisy": ""} for row in rows]
+    assert report.NOISY not in report.compact_table(quiet) + report.pass_table(quiet) + report.bench_table(quiet)
+    marked = [{**row, "noisy": "yes" if row["contender"] == "attention" else ""} for row in quiet]
+    for table in (report.compact_table(marked), report.pass_table(marked), report.bench_table(marked)):
+        assert "x~" in table
+        assert table.endswith(report.LEGEND)
+    kernel = [{**row, "noisy": "yes"} for row in quiet if row["contender"] == "lambdanets:query_first"]
+    assert noisy_rows(marked) == [row for row in marked if row["contender"] == "attention"]
+    assert kernel
+    assert noisy_rows(kernel) == []
 
 
 def test_ours_keeps_less_than_the_peers():
-    (measured,) = [bench.measure_case(Case(2, (12, 12), 64), seconds=0, kernels=False, rate=1e9)]
+    (measured,) = [bench.measure_case(Case(2, (12, 12), 64), seconds=0, max_seconds=0, kernels=False, rate=1e9)]
     kept = {row["contender"]: row["saved_bytes"] for row in measured}
     assert kept["lambdanets"] < min(kept["lucidrains"], kept["timm"])
 
 
 def test_plots_and_tables_are_written(rows, tmp_path):
     report.plot_bench(rows, tmp_path / "bench.png")
-    grown = growth.run((4, 28, 29), seconds=0)
+    grown = growth.run((4, 28, 29), seconds=0, max_seconds=0)
+    grown[-1]["noisy"] = "yes"
     report.plot_growth(grown, tmp_path / "growth.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("bench.png", "growth.png"))
-    assert report.bench_table(rows).count("\n") == len(rows) + 1
+    quiet = [{**row, "noisy": ""} for row in rows]
+    assert report.bench_table(quiet).count("\n") == len(rows) + 1
     assert "fit from n = 700" in report.growth_table(grown)
 
 
 def test_exponents_are_slopes_in_the_logarithm():
     rows = [
-        {"positions": n, "contender": "ours", "pass": "forward", "median_ms": 1e-5 * n**1.5} for n in (49, 800, 3000)
+        {"positions": n, "contender": "lambdanets", "pass": "forward", "median_ms": 1e-5 * n**1.5, "noisy": ""}
+        for n in (49, 800, 1600, 3000)
     ]
-    assert growth.exponents(rows) == {("ours", "forward"): pytest.approx(1.5)}
+    assert growth.exponents(rows) == {("lambdanets", "forward"): pytest.approx(1.5)}
+    rows[1]["median_ms"] *= 10
+    assert growth.exponents(rows)["lambdanets", "forward"] < 1
+    rows[1]["noisy"] = "yes"
+    assert growth.exponents(rows) == {("lambdanets", "forward"): pytest.approx(1.5)}
+    assert "| fit from n = 700, without ~ | n^1.50 / " in report.growth_table(rows)
+    rows[0]["noisy"], rows[1]["noisy"] = "yes", ""
+    assert "| fit from n = 700 |" in report.growth_table(rows)
+
+
+def test_growth_visits_every_size_three_times(monkeypatch):
+    visits = []
+
+    class Counted(growth.Turns):
+        def take(self, seconds, most=0.0, least=7):
+            visits.append(id(self))
+            super().take(seconds, most, least)
+
+    monkeypatch.setattr(growth, "Turns", Counted)
+    rows = growth.run((3, 4), seconds=0, max_seconds=0)
+    assert len(set(visits)) == 4  # two sizes in two passes
+    assert visits == visits[:4] * 3
+    assert {row["turns"] for row in rows} == {9}
 
 
 def test_fit_finds_the_constants_that_made_the_times():
@@ -156,18 +214,21 @@ def test_fit_finds_the_constants_that_made_the_times():
 
 def test_calibration_covers_every_kernel():
     cases = [Case(1, (5, 5), 16), Case(1, (5, 5), 16, 3), Case(1, (4, 4), 16)]
-    constants = calibrate.calibrate(cases, seconds=0)
+    constants = calibrate.calibrate(cases, seconds=0, max_seconds=0)
     assert set(constants["devices"]["cpu"]) == set(kernels_for("cpu"))
     assert constants["measured_on"]["torch"] == torch.__version__.split("+")[0]
 
 
 def test_files_of_earlier_versions_have_no_commit(rows, tmp_path):
-    older = [{name: value for name, value in row.items() if name != "commit"} for row in rows]
+    older = [{name: value for name, value in row.items() if name not in ("commit", "date")} for row in rows]
     write_csv(tmp_path / "old.csv", older)
     again = read_rows(tmp_path / "old.csv")
     assert report.environment_line(again).endswith(f"Python {rows[0]['python']}")
-    newer = [{**row, "commit": "abc1234"} for row in rows]
-    assert report.environment_line(newer).endswith(f", lambdanets {rows[0]['lambdanets']} (abc1234)")
+    newer = [{**row, "commit": "abc1234", "date": "2026-01-01"} for row in rows]
+    newer[-1] |= {"commit": "def5678", "date": "2026-01-02"}
+    assert report.environment_line(newer).endswith(
+        f", lambdanets {rows[0]['lambdanets']} (abc1234, def5678); 2026-01-01, 2026-01-02"
+    )
 
 
 def test_a_full_disk_leaves_the_old_results(rows, tmp_path, monkeypatch):

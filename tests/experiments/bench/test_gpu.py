@@ -11,14 +11,17 @@ from lambdanets_cli.app import app
 MACHINE = gpu.Rates(multiply_adds=1e12, bytes=1e11)
 
 
-def timer(call):
+LIMITS = {"seconds": 0, "max_seconds": 0, "device": "cpu", "dtype": torch.float32, "flex": False}
+
+
+def clock(call):
     call()
-    return 1.0, 2.0, 3.0
+    return 2.0
 
 
 @pytest.mark.parametrize("case", [Case(1, (5, 5), 16), Case(2, (6, 7), 16, 3), Case(1, (7,), 16, None, 2)])
 def test_every_contender_is_a_row_for_each_pass(case):
-    rows = gpu.measure_case(case, MACHINE, timer, device="cpu", dtype=torch.float32, flex=False)
+    rows = gpu.measure_case(case, MACHINE, clock, **LIMITS)
     assert {(row["contender"], row["pass"]) for row in rows} >= {
         (name, way)
         for name in ("layer:lambdanets", "op:lambdanets", "op:attention")
@@ -28,13 +31,21 @@ def test_every_contender_is_a_row_for_each_pass(case):
     assert all(row["median_ms"] == 2000.0 for row in rows)
 
 
-def test_what_has_no_room_is_a_row_with_a_note():
-    def full(call):
-        raise torch.cuda.OutOfMemoryError("no room")
+def test_what_has_no_room_is_a_row_with_a_note(monkeypatch):
+    prepare = gpu._prepare
 
-    rows = gpu.measure_case(Case(1, (3, 3), 16), MACHINE, full, device="cpu", dtype=torch.float32, flex=False)
-    assert {row["note"] for row in rows} == {"out of memory"}
+    def full(entry, device):
+        if entry.name in no_room:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return prepare(entry, device)
+
+    monkeypatch.setattr(gpu, "_prepare", full)
+    no_room = ["layer:timm", "op:lambdanets"]
+    rows = gpu.measure_case(Case(1, (3, 3), 16), MACHINE, clock, **LIMITS)
+    assert {row["contender"] for row in rows if row["note"] == "out of memory"} == set(no_room)
     assert {tuple(row) for row in rows} == {gpu.COLUMNS}
+    # Without ours there is nothing to compare with.
+    assert {row["contender"] for row in rows if row["ratio_median"] == ""} == {*no_room, "op:attention"}
 
 
 def test_the_floor_is_the_cheaper_order_or_the_tensors():
@@ -48,8 +59,8 @@ def test_the_floor_is_the_cheaper_order_or_the_tensors():
 
 
 def test_rates_are_a_product_and_a_copy():
-    measured = gpu.rates(torch.float32, timer, device="cpu", size=64)
-    assert measured == gpu.Rates(64**3 / 1.0, 2 * 64 * 64 * 4 / 1.0)
+    measured = gpu.rates(torch.float32, clock, device="cpu", size=64)
+    assert measured == gpu.Rates(64**3 / 2.0, 2 * 64 * 64 * 4 / 2.0)
 
 
 def test_cases_cover_the_shapes_of_resnets():

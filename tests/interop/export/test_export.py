@@ -126,7 +126,7 @@ def test_torch_export_file_runs_without_this_package(exported, tmp_path):
         print(json.dumps({{"logits": logits.tolist(), **json.loads(extra["metadata.json"])}}))
     """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

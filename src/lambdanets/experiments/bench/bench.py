@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -11,17 +12,12 @@ import torch
 
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import contenders, grid_problem
-from lambdanets.experiments.bench.measure import (
-    check_results,
-    interleaved,
-    passes,
-    peak_bytes,
-    saved_bytes,
-)
+from lambdanets.experiments.bench.measure import PASSES, check_results, passes, peak_bytes, saved_bytes
+from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.provenance import package_version, processor, source_commit
 
-__all__ = ["Row", "environment", "matrix_rate", "measure_case", "run"]
+__all__ = ["Row", "environment", "matrix_rate", "measure_case", "run", "time_columns"]
 
 Row = dict[str, Any]
 
@@ -29,7 +25,7 @@ PEERS = ("lucidrains", "timm")
 
 
 def environment() -> Row:
-    """What a result has to name: machine, versions, threads, precision, the commit of this package's clone or ""."""
+    """Return what a result has to name: machine, threads, precision, versions, date, the clone's commit or ""."""
     return {
         "machine": processor(),
         "cores": os.cpu_count() or 1,
@@ -41,18 +37,37 @@ def environment() -> Row:
         "lambda-networks": package_version("lambda-networks"),
         "lambdanets": package_version("lambdanets"),
         "commit": source_commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def time_columns(timing: Timing) -> Row:
+    """Return the columns of a timing: milliseconds and the ratio to our time, each with its 95 % interval."""
+
+    def columns(name: str, estimate: Estimate, unit: str = "") -> Row:
+        values = {f"median{unit}": estimate.median, f"low{unit}": estimate.low, f"high{unit}": estimate.high}
+        return {f"{name}{key}": round(value, 4) for key, value in values.items()}
+
+    seconds = timing.seconds
+    milliseconds = Estimate(*(1e3 * value for value in (seconds.median, seconds.low, seconds.high)))
+    return {
+        **columns("", milliseconds, "_ms"),
+        **columns("ratio_", timing.ratio),
+        "turns": timing.turns,
+        "noisy": "yes" if timing.noisy else "",
     }
 
 
 def matrix_rate(seconds: float = 0.3) -> float:
-    """Multiply-adds a second of a large matrix product in float32: the machine's own floor is made of it."""
+    """Return the multiply-adds a second of a large matrix product in float32, for the floor of a layer's time."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    (timing,) = interleaved([lambda: a @ b], seconds=seconds)
-    return 2048**3 / timing.low
+    turns = Turns([lambda: a @ b])
+    turns.take(seconds)
+    return 2048**3 / turns.timings()[0].seconds.low
 
 
 def _floor_operations(case: Case, backward: bool) -> float:
-    """Multiply-adds of a layer's pass: projections, content term, and the order that needs the fewest for positions."""
+    """Return the multiply-adds of a layer's pass: projections, content and, in the cheapest order, positions."""
     n, value = case.positions, case.dim // case.num_heads
     widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + value)
     both = case.batch * n * (case.dim * widths + case.dim_key * value * (case.num_heads + case.intra_depth))
@@ -63,37 +78,36 @@ def _floor_operations(case: Case, backward: bool) -> float:
     return (3 if backward else 1) * both + sum(least)
 
 
-def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> list[Row]:
-    """All contenders of a case in both passes; outputs and gradients are compared before anything is timed.
+def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: bool, rate: float) -> list[Row]:
+    """Measure all contenders of a case in both passes; outputs and gradients are compared before anything is timed.
 
     Args:
         case: the shape.
-        seconds: about how long each contender is timed, in each pass.
-        kernels: whether each of our kernels is a contender too.
+        seconds: least time for the turns of each pass.
+        max_seconds: most time for the turns of each pass.
+        kernels: each of our kernels is a contender too.
         rate: multiply-adds a second of :func:`matrix_rate`.
 
     Returns:
-        A row for each contender and pass: times in milliseconds, memory in bytes.
+        A row for each contender and pass: times in milliseconds, ratios to our layer's time, memory in bytes.
     """
     group = list(contenders(case, kernels))
     check_results(group)
     saved = {contender.name: saved_bytes(contender.module, contender.x) for contender in group}
     calls = [passes(contender.module, contender.x) for contender in group]
     rows = []
-    for way in ("forward", "forward+backward"):
+    for way in PASSES:
         floor = _floor_operations(case, way != "forward") / rate
-        timings = interleaved([call[way] for call in calls], seconds=seconds)
-        for contender, call, timing in zip(group, calls, timings, strict=True):
+        turns = Turns([call[way] for call in calls])
+        turns.take(seconds, max_seconds)
+        for contender, call, timing in zip(group, calls, turns.timings(), strict=True):
             rows.append(
                 {
                     "case": case.name,
                     "positions": case.positions,
                     "contender": contender.name,
                     "pass": way,
-                    "median_ms": round(timing.median * 1e3, 4),
-                    "q1_ms": round(timing.low * 1e3, 4),
-                    "q3_ms": round(timing.high * 1e3, 4),
-                    "repeats": timing.repeats,
+                    **time_columns(timing),
                     "floor_ms": round(floor * 1e3, 4),
                     "saved_bytes": saved[contender.name],
                     "peak_bytes": peak_bytes(call[way]),
@@ -106,7 +120,8 @@ def measure_case(case: Case, *, seconds: float, kernels: bool, rate: float) -> l
 def run(
     cases: Sequence[Case],
     *,
-    seconds: float = 1.0,
+    seconds: float = 2.0,
+    max_seconds: float = 15.0,
     kernels: bool = True,
     report: Callable[[Case, list[Row]], None] | None = None,
 ) -> list[Row]:
@@ -114,8 +129,9 @@ def run(
 
     Args:
         cases: what to measure.
-        seconds: about how long each contender is timed in each pass.
-        kernels: whether each of our kernels is a contender too.
+        seconds: least time for the turns of a case and pass.
+        max_seconds: most time for them; what is not known well enough by then is marked as noisy.
+        kernels: each of our kernels is a contender too.
         report: called with the rows of each case as it ends.
 
     Returns:
@@ -126,7 +142,7 @@ def run(
     where["gigaflops"] = round(2 * rate / 1e9, 1)
     rows: list[Row] = []
     for case in cases:
-        measured = measure_case(case, seconds=seconds, kernels=kernels, rate=rate)
+        measured = measure_case(case, seconds=seconds, max_seconds=max_seconds, kernels=kernels, rate=rate)
         rows += [{**row, **where} for row in measured]
         if report is not None:
             report(case, rows[-len(measured) :])

@@ -1,4 +1,4 @@
-"""Fits the planner's constants to a machine: seconds for a multiply-add, a moved element and a call of each kernel."""
+"""Fit of the planner's constants to a machine: seconds a multiply-add, moved element and call of each kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.cases import CASES, Case
 from lambdanets.experiments.bench.contenders import grid_tensors
-from lambdanets.experiments.bench.measure import interleaved
+from lambdanets.experiments.bench.timing import Turns, wall_clock
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.grid.problem import problem_of
 
@@ -36,12 +36,12 @@ CALIBRATION_CASES: tuple[Case, ...] = (
     Case(1, (8, 8, 8), 64),
     Case(1, (12, 12, 12), 32, 3),
 )
-# A kernel that needs longer than this on a problem says nothing that matters to the choice.
+# A kernel that takes longer than this on a problem is never chosen for it, and is not timed further.
 LONGEST_SECONDS = 0.5
 
 
 def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Non-negative constants that explain the times with the least relative error.
+    """Return the non-negative constants that explain the times with the least relative error.
 
     Args:
         works: (multiply-adds, moved elements, calls) of each measurement.
@@ -61,22 +61,24 @@ def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[floa
 def calibrate(
     cases: Sequence[Case] = CALIBRATION_CASES,
     *,
-    seconds: float = 0.2,
+    seconds: float = 1.0,
+    max_seconds: float = 5.0,
     report: Callable[[Case], None] | None = None,
 ) -> dict[str, Any]:
     """Time every kernel on every case and fit its constants.
 
     Args:
         cases: the problems.
-        seconds: about how long each kernel is timed on each, in each direction.
+        seconds: least time for the turns of a case.
+        max_seconds: most time for them.
         report: called as a case ends.
 
     Returns:
-        What ``costs.json`` holds: the machine, and for each kernel and direction the three constants.
+        The content of ``costs.json``: the machine, and for each kernel and direction the three constants.
     """
     samples: dict[tuple[str, str], list[tuple[tuple[float, float, float], float]]] = {}
     for case in cases:
-        for name, direction, work, median in _measure(case, seconds):
+        for name, direction, work, median in _measure(case, seconds, max_seconds):
             samples.setdefault((name, direction), []).append((work, median))
         if report is not None:
             report(case)
@@ -87,11 +89,13 @@ def calibrate(
     return {"measured_on": environment(), "devices": {"cpu": kernels}}
 
 
-def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, float, float], float]]:
-    """(kernel, direction, work, median seconds) of the kernels that can run a case.
+def _measure(
+    case: Case, seconds: float, max_seconds: float
+) -> list[tuple[str, str, tuple[float, float, float], float]]:
+    """Return (kernel, direction, work, median seconds) of the kernels that can run a case.
 
-    Tensors come as a layer's projection lays them out, depth in front of the positions, and are wanted back so: which
-    kernel is fastest depends on who does the transpositions.
+    Inputs and outputs have the layout of a layer's projection, depth in front of the positions: the times include the
+    transpositions that a kernel needs.
     """
     query, value, table, grid, origin = grid_tensors(case)
     query, value = _depth_first(query), _depth_first(value)
@@ -105,15 +109,16 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
             ("forward", lambda kernel=kernel: _depth_first(kernel.forward(*args, problem))),
             ("backward", lambda kernel=kernel: list(map(_depth_first, kernel.backward(grad, *args, problem)[:2]))),
         ):
-            (first,) = interleaved([call], seconds=0, least=1)
-            if first.median < LONGEST_SECONDS:
+            call()
+            if wall_clock(call) < LONGEST_SECONDS:
                 work = kernel.work(problem, direction == "backward")
                 entries.append((name, direction, (work.multiply_adds, work.moved, work.calls)))
                 calls.append(call)
-    timings = interleaved(calls, seconds=seconds, least=2)
-    return [(*entry, timing.median) for entry, timing in zip(entries, timings, strict=True)]
+    turns = Turns(calls)
+    turns.take(seconds, max_seconds)
+    return [(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
 
 
 def _depth_first(tensor: Tensor) -> Tensor:
-    """The same numbers with the last two axes the other way round in memory."""
+    """Return the same numbers with the last two axes swapped in memory."""
     return tensor.transpose(2, 3).contiguous().transpose(2, 3)

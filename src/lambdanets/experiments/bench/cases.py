@@ -1,4 +1,4 @@
-"""The shapes that the benchmark runs on."""
+"""Shapes of the benchmark."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """The paper's n."""
+        """Number of positions, the paper's n."""
         return math.prod(self.grid)
 
     @property
     def name(self) -> str:
-        """As in the result files: ``global-14x14-d256-b8``, ``scope7-28x28-d128-b4-u4``, ``global-n1024-d256-b2``."""
+        """Name in the result files: ``global-14x14-d256-b8``, ``scope7-28x28-d128-b4-u4``, ``global-n1024-d256-b2``."""
         grid = "x".join(map(str, self.grid)) if len(self.grid) > 1 else f"n{self.grid[0]}"
         context = "global" if self.scope is None else f"scope{self.scope}"
         depth = f"-u{self.intra_depth}" if self.intra_depth > 1 else ""
@@ -69,11 +69,11 @@ QUICK: tuple[Case, ...] = (
 
 
 def select_cases(pattern: str | None, quick: bool, among: Sequence[Case] | None = None) -> list[Case]:
-    """The cases whose name matches a shell pattern.
+    """Return the cases whose name matches a shell pattern.
 
     Args:
         pattern: of the names; None for all.
-        quick: whether of the few quick ones.
+        quick: select from the few quick ones.
         among: others to select from, with ``quick`` their first three.
 
     Raises:

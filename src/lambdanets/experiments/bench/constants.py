@@ -1,4 +1,4 @@
-"""Where the planner's constants are from: this machine, another one, or none of their kind."""
+"""Origin of the planner's constants: this machine, another one, or none of their kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["device_name", "where_from"]
 
 
 def device_name(device: str) -> str:
-    """The name of this machine's processor or GPU, as result files have it; or that there is none."""
+    """Return the name of this machine's processor or GPU as in result files, or a text that there is none."""
     if device == "cpu":
         return processor()
     import torch
@@ -22,7 +22,7 @@ def device_name(device: str) -> str:
 
 
 def where_from(device: str) -> str:
-    """A sentence that says by which constants kernels are ranked on a type of device.
+    """Return a sentence that says by which constants kernels are ranked on a type of device.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
@@ -45,7 +45,7 @@ def where_from(device: str) -> str:
 
 
 def _calibration() -> dict[str, Any]:
-    """What the cache folder holds, if it can be read."""
+    """Return the content of the cache folder's file, empty if it cannot be read."""
     try:
         found = json.loads(costs.cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):

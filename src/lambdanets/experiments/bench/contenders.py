@@ -1,4 +1,4 @@
-"""What is measured side by side: our layer, each of its kernels, and what others offer for the same shape."""
+"""Modules that are measured side by side: our layer, each of its kernels, and others for the same shape."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Contender:
         name: in the result files.
         module: maps ``x`` to an output.
         x: its input.
-        checked: whether the output must equal our layer's.
-        note: what else a reader should know.
+        checked: the output must equal our layer's.
+        note: a remark for the result file.
     """
 
     name: str
@@ -116,21 +116,21 @@ def _timm(case: Case, ours: LambdaLayer) -> nn.Module:
     return layer if len(case.grid) == 2 else _Reshaped(layer)
 
 
-# A peer whose n x n tables would pass this is not asked: it would need more memory than most machines have.
+# A peer whose n x n tables would pass this is left out: it would need more memory than most machines have.
 LARGEST_TABLE_BYTES = 3 << 30
 
 
 def _peer_fits(case: Case) -> bool:
-    """Whether the three n x n x k x u tables that a peer's global layer makes in a training step have room."""
+    """True if the three n x n x k x u tables that a peer's global layer makes in a training step have room."""
     return case.scope is not None or 3 * case.positions**2 * case.dim_key * case.intra_depth * 4 <= LARGEST_TABLE_BYTES
 
 
 def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
-    """All contenders for a case; those that cannot do it, or have no room for it, are left out.
+    """Yield the contenders for a case; those that cannot do it, or have no room for it, are left out.
 
     Args:
         case: the shape.
-        kernels: whether each of our kernels is one too, beside the one that the planner chooses.
+        kernels: each of our kernels is one too, beside the one that the planner chooses.
     """
     torch.manual_seed(0)
     ours = _ours(case)
@@ -159,7 +159,7 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
 
 
 def grid_tensors(case: Case) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
-    """Random arguments of the position term of a case, the table cut to the reachable offsets."""
+    """Return random arguments of the position term of a case, the table cut to the reachable offsets."""
     extents = tuple(2 * size - 1 if case.scope is None else case.scope for size in case.grid)
     window = reachable_window(extents, case.grid, causal=False)
     query = torch.randn(case.batch, case.num_heads, case.positions, case.dim_key)
@@ -170,6 +170,6 @@ def grid_tensors(case: Case) -> tuple[Tensor, Tensor, Tensor, list[int], list[in
 
 
 def grid_problem(case: Case) -> GridProblem:
-    """The position term of a case, as the planner sees it."""
+    """Return the position term of a case, as the planner sees it."""
     with torch.device("meta"):
         return problem_of(*grid_tensors(case)).on("cpu")

@@ -6,8 +6,10 @@ precision throughout (bfloat16 by default), forward and forward + backward, time
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanets.experiments.bench.bench import Row
+from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import contenders
-from lambdanets.experiments.bench.measure import passes, saved_bytes
+from lambdanets.experiments.bench.measure import PASSES, passes, saved_bytes
+from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
 from lambdanets.functional import lambda_apply
 from lambdanets.positions import GridPositions
 from lambdanets.provenance import package_version, source_commit
@@ -44,13 +47,10 @@ GPU_CASES: tuple[Case, ...] = tuple(
     for dim in dims
 )
 
-PASSES = ("forward", "forward+backward")
 COLUMNS = (
-    *("case", "contender", "pass", "median_ms", "q1_ms", "q3_ms", "floor_ms", "share_of_floor"),
-    *("saved_bytes", "peak_bytes", "note"),
+    *("case", "contender", "pass", "median_ms", "low_ms", "high_ms", "ratio_median", "ratio_low", "ratio_high"),
+    *("turns", "noisy", "floor_ms", "share_of_floor", "saved_bytes", "peak_bytes", "note"),
 )
-
-Timer = Callable[[Callable[[], object]], tuple[float, float, float]]
 
 
 def require_cuda() -> None:
@@ -68,7 +68,7 @@ def require_cuda() -> None:
 
 
 def environment(dtype: torch.dtype) -> Row:
-    """What a result has to name: card, versions, precision."""
+    """Return what a result has to name: card, precision, versions, date."""
     major, minor = torch.cuda.get_device_capability()
     return {
         "card": torch.cuda.get_device_name(),
@@ -80,34 +80,38 @@ def environment(dtype: torch.dtype) -> Row:
         "timm": package_version("timm"),
         "lambdanets": package_version("lambdanets"),
         "commit": source_commit(),
+        "date": datetime.date.today().isoformat(),
     }
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a card reaches on this day: multiply-adds and bytes a second."""
+    """Measured rates of a card: multiply-adds and bytes a second."""
 
     multiply_adds: float
     bytes: float
 
 
-def rates(dtype: torch.dtype, timer: Timer, device: str = "cuda", size: int = 8192) -> Rates:
+def rates(dtype: torch.dtype, clock: Clock, device: str = "cuda", size: int = 8192) -> Rates:
     """Measure a large matrix product and a large copy.
 
     Args:
         dtype: of the product.
-        timer: seconds of a call: quartile, median, quartile.
+        clock: returns the seconds of one call.
         device: where.
         size: of the square matrices.
     """
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    product = timer(lambda: a @ b)[0]
-    copy = timer(lambda: a.clone())[0]
-    return Rates(size**3 / product, 2 * a.numel() * a.element_size() / copy)
+    seconds = []
+    for call in (lambda: a @ b, lambda: a.clone()):
+        turns = Turns([call], clock)
+        turns.take(0.3, 2)
+        seconds.append(turns.timings()[0].seconds.low)
+    return Rates(size**3 / seconds[0], 2 * a.numel() * a.element_size() / seconds[1])
 
 
 def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int = 2) -> float:
-    """The least time of the op: its operations in the cheaper order, or its tensors once, whichever takes longer."""
+    """Return the least time of the op: its operations in the cheaper order or its tensors once, the longer one."""
     n, v = case.positions, case.dim // case.num_heads
     h, k, u = case.num_heads, case.dim_key, case.intra_depth
     context = math.prod(size if case.scope is None else min(size, case.scope) for size in case.grid)
@@ -170,20 +174,20 @@ def _relative_attention(case: Case) -> Callable[..., Any]:
 
 @dataclass
 class _Entry:
-    """A contender, made when its turn comes: not all fit into memory together."""
+    """The name of a contender and how it is made; there may be no room for it."""
 
     name: str
     make: Callable[[], tuple[nn.Module, Tensor]]
 
 
 def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Iterator[_Entry]:
-    """Layers first, then the op and attention.
+    """Yield the contenders of a case: layers first, then the op and attention.
 
     Args:
         case: the shape.
         device: where they live.
         dtype: of parameters and inputs.
-        flex: whether FlexAttention takes part; it must be compiled.
+        flex: FlexAttention takes part; it must be compiled.
     """
 
     def layer(name: str) -> Callable[[], tuple[nn.Module, Tensor]]:
@@ -213,76 +217,120 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
 
 
 def measure_case(
-    case: Case, machine: Rates, timer: Timer, *, device: str = "cuda", dtype: torch.dtype = torch.bfloat16, flex: bool
+    case: Case,
+    machine: Rates,
+    clock: Clock,
+    *,
+    seconds: float,
+    max_seconds: float,
+    device: str = "cuda",
+    dtype: torch.dtype = torch.bfloat16,
+    flex: bool,
 ) -> list[Row]:
-    """Time every contender of a case in both passes.
+    """Time every contender of a case in both passes: layers take turns with layers, the op with attention.
+
+    Args:
+        case: the shape.
+        machine: the rates of this card, for the floor.
+        clock: returns the seconds of one call.
+        seconds: least time for the turns of each pass.
+        max_seconds: most time for them.
+        device: where contenders live.
+        dtype: of parameters and inputs.
+        flex: FlexAttention takes part; it must be compiled.
 
     Returns:
-        A row for each: milliseconds, bytes kept beyond inputs and parameters, the most bytes in use, and the floor of
-        the op. A contender that has no room is a row with a note.
+        A row for each: milliseconds, the ratio to ours, bytes kept beyond inputs and parameters, the most bytes in use,
+        and the floor of the op. A contender that has no room is a row with a note.
     """
     rows: list[Row] = []
-    for entry in group(case, device, dtype, flex):
-        try:
-            rows += _measure(case, entry, machine, timer, device)
-        except torch.cuda.OutOfMemoryError:
-            rows += [
-                {**dict.fromkeys(COLUMNS, ""), **_names(case, entry, way), "note": "out of memory"} for way in PASSES
-            ]
+    entries = list(group(case, device, dtype, flex))
+    for kind in ("layer:", "op:"):
+        ready = []
+        for entry in entries:
+            if entry.name.startswith(kind):
+                try:
+                    ready.append(_prepare(entry, device))
+                except torch.cuda.OutOfMemoryError:
+                    for way in PASSES:
+                        rows.append({**dict.fromkeys(COLUMNS, ""), **_names(case, entry.name, way)})
+                        rows[-1]["note"] = "out of memory"
+        for way in PASSES if ready else ():
+            turns = Turns([each.calls[way] for each in ready], clock)
+            turns.take(seconds, max_seconds)
+            pairs = zip(ready, turns.timings(), strict=True)
+            measured = [_row(case, each, way, machine, timing) for each, timing in pairs]
+            if ready[0].name != f"{kind}lambdanets":  # ours had no room: nothing to compare with
+                measured = [row | dict.fromkeys(("ratio_median", "ratio_low", "ratio_high"), "") for row in measured]
+            rows += measured
+        del ready
         if device == "cuda":
             torch.cuda.empty_cache()
     return rows
 
 
-def _names(case: Case, entry: _Entry, way: str) -> Row:
-    return {"case": case.name, "contender": entry.name, "pass": way}
+@dataclass
+class _Ready:
+    """A contender that has been called once in each pass, and its memory."""
+
+    name: str
+    calls: Mapping[str, Call]
+    kept: int
+    peaks: Mapping[str, int]
+    element_size: int
 
 
-def _measure(case: Case, entry: _Entry, machine: Rates, timer: Timer, device: str) -> list[Row]:
+def _prepare(entry: _Entry, device: str) -> _Ready:
     module, x = entry.make()
-    rows = []
-    kept = saved_bytes(module, x)
-    for way, call in passes(module, x).items():
-        backward = way != "forward"
-        call()  # what is tuned and compiled at the first call is not the call's memory
+    kept, calls, peaks = saved_bytes(module, x), passes(module, x), {}
+    for way, call in calls.items():
+        call()  # tuning and compilation at the first call are not the call's memory
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         call()
-        peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
-        low, median, high = timer(call)
-        floor = floor_seconds(case, machine, backward, x.element_size())
-        rows.append(
-            {
-                **_names(case, entry, way),
-                "median_ms": round(median * 1e3, 4),
-                "q1_ms": round(low * 1e3, 4),
-                "q3_ms": round(high * 1e3, 4),
-                "floor_ms": round(floor * 1e3, 4),
-                "share_of_floor": round(floor / median, 3) if entry.name == "op:lambdanets" else "",
-                "saved_bytes": kept,
-                "peak_bytes": peak,
-                "note": "",
-            }
-        )
-    return rows
+        peaks[way] = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return _Ready(entry.name, calls, kept, peaks, x.element_size())
 
 
-def events(seconds: float) -> Timer:
-    """Times a call by CUDA events, its caches cold, for about ``seconds``."""
+def _names(case: Case, name: str, way: str) -> Row:
+    return {"case": case.name, "contender": name, "pass": way}
 
-    def time(call: Callable[[], object]) -> tuple[float, float, float]:
-        from triton.testing import do_bench
 
-        low, median, high = do_bench(call, warmup=50, rep=int(seconds * 1e3), quantiles=[0.25, 0.5, 0.75])
-        return low * 1e-3, median * 1e-3, high * 1e-3
+def _row(case: Case, ready: _Ready, way: str, machine: Rates, timing: Timing) -> Row:
+    floor = floor_seconds(case, machine, way != "forward", ready.element_size)
+    return {
+        **_names(case, ready.name, way),
+        **time_columns(timing),
+        "floor_ms": round(floor * 1e3, 4),
+        "share_of_floor": round(floor / timing.seconds.median, 3) if ready.name == "op:lambdanets" else "",
+        "saved_bytes": ready.kept,
+        "peak_bytes": ready.peaks[way],
+        "note": "",
+    }
 
-    return time
+
+def events(runs: int = 5) -> Clock:
+    """Return a clock by CUDA events: the median of some runs of a call, each with a cold L2 cache."""
+    flushed = torch.empty(256 << 20, dtype=torch.int8, device="cuda")  # more than any L2 cache holds
+
+    def clock(call: Call) -> float:
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+        for start, end in pairs:
+            flushed.zero_()
+            start.record()
+            call()
+            end.record()
+        torch.cuda.synchronize()
+        return 1e-3 * statistics.median(start.elapsed_time(end) for start, end in pairs)
+
+    return clock
 
 
 def run(
     cases: Sequence[Case] = GPU_CASES,
     *,
-    seconds: float = 0.5,
+    seconds: float = 1.0,
+    max_seconds: float = 10.0,
     dtype: torch.dtype = torch.bfloat16,
     report: Callable[[Case, list[Row]], None] | None = None,
 ) -> list[Row]:
@@ -290,7 +338,8 @@ def run(
 
     Args:
         cases: what to measure.
-        seconds: about how long each contender is timed in each pass.
+        seconds: least time for the turns of a case and pass, among layers and among ops.
+        max_seconds: most time for them.
         dtype: of parameters and inputs.
         report: called with the rows of each case as it ends.
 
@@ -301,13 +350,13 @@ def run(
         ValueError: if there is no CUDA device.
     """
     require_cuda()
-    timer = events(seconds)
-    machine = rates(dtype, timer)
+    clock = events()
+    machine = rates(dtype, clock)
     where = environment(dtype)
     where |= {"tera_flops": round(2e-12 * machine.multiply_adds, 1), "terabytes": round(1e-12 * machine.bytes, 3)}
     rows: list[Row] = []
     for case in cases:
-        measured = measure_case(case, machine, timer, dtype=dtype, flex=True)
+        measured = measure_case(case, machine, clock, seconds=seconds, max_seconds=max_seconds, dtype=dtype, flex=True)
         rows += [{**row, **where} for row in measured]
         if report is not None:
             report(case, rows[-len(measured) :])

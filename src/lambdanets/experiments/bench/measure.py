@@ -1,13 +1,8 @@
-"""Interleaved timing, memory and the check of outputs."""
+"""What is measured of a contender: its two passes, memory, and the check of its outputs."""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +10,13 @@ from torch import Tensor, nn
 from lambdanets.experiments.bench.contenders import Contender
 from lambdanets.kernels.autograd.memory import release
 
-__all__ = ["Timing", "check_results", "interleaved", "passes", "peak_bytes", "saved_bytes"]
+__all__ = ["PASSES", "check_results", "passes", "peak_bytes", "saved_bytes"]
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one call: median and quartiles over the repeats."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
+PASSES = ("forward", "forward+backward")
 
 
 def passes(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
-    """The two things that are timed: inference, and a training step's forward and backward pass."""
+    """Return the two calls that are timed: inference, and a training step's forward and backward pass."""
 
     def forward() -> Tensor:
         module.eval()
@@ -40,51 +27,14 @@ def passes(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
 
     def forward_backward() -> None:
         module.train()
+        out = module(leaf)
+        out.backward(torch.ones_like(out))
+        # Here, not before the next pass: what a call has allocated is freed within it, as the count of memory needs.
         leaf.grad = None
         for parameter in module.parameters():
             parameter.grad = None
-        out = module(leaf)
-        out.backward(torch.ones_like(out))
 
-    return {"forward": forward, "forward+backward": forward_backward}
-
-
-def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, least: int = 3) -> list[Timing]:
-    """Time all calls turn by turn, so that what disturbs the machine disturbs all of them.
-
-    Each turn has another order: a call finds the caches as the one before it has left them.
-
-    Args:
-        calls: what to time; each is called once before.
-        seconds: about how long each of them is timed.
-        least: repeats at the least.
-    """
-    for call in calls:
-        call()
-    taken: list[list[float]] = [[] for _ in calls]
-    order, random = list(range(len(calls))), Random(0)
-    gc.collect()
-    gc.disable()
-    try:
-        while any(_wants_more(times, seconds, least) for times in taken):
-            random.shuffle(order)
-            for index in order:
-                if _wants_more(taken[index], seconds, least):
-                    start = time.perf_counter()
-                    calls[index]()
-                    taken[index].append(time.perf_counter() - start)
-    finally:
-        gc.enable()
-    return [_timing(times) for times in taken]
-
-
-def _wants_more(times: list[float], seconds: float, least: int) -> bool:
-    return len(times) < least or sum(times) < seconds
-
-
-def _timing(times: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-    return Timing(median, low, high, len(times))
+    return dict(zip(PASSES, (forward, forward_backward), strict=True))
 
 
 def saved_bytes(module: nn.Module, x: Tensor) -> int:

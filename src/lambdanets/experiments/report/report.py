@@ -1,27 +1,34 @@
-"""Tables and plots from the rows of the experiments; the README's and the docs' are made of them too."""
+"""Tables and plots of the experiments' rows, those of the README and the docs included."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.bench.bench import PEERS, Row
-from lambdanets.experiments.bench.growth import exponents
+from lambdanets.experiments.bench.growth import LEAST_POSITIONS, exponents
+from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.files import replacing
 
 __all__ = [
+    "NOISY",
+    "PASSES",
     "bench_table",
     "compact_table",
+    "comparisons",
     "environment_line",
     "growth_table",
     "markdown",
+    "pass_table",
     "plot_bench",
     "plot_growth",
-    "ratios",
+    "times",
 ]
 
-PASSES = ("forward", "forward+backward")
+NOISY = "~"
+LEGEND = f"{NOISY}: the 95 % interval of the median reaches more than 10 % of the median away from it."
+COLUMNS = {"peers": "best of lucidrains and timm", "attention": "attention", "convolution": "3x3 convolution"}
 LABELS = {"lambdanets": "ours", "attention": "attention (SDPA)", "convolution": "3x3 convolution"}
 COLOURS = {
     "lambdanets": "#2f6fde",
@@ -33,16 +40,20 @@ COLOURS = {
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """Return a Markdown table; the first column is text, the others are numbers."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def environment_line(rows: Sequence[Row]) -> str:
-    """Machine, versions, threads and precision of a result, in one line."""
+    """Return machine, versions, threads, precision, commits and dates of a result in one line."""
     row = rows[0]
-    # Files of earlier versions do not tell the commit.
-    own = f", lambdanets {row['lambdanets']} ({row['commit']})" if row.get("commit") else ""
+    # Rows may come from several commits and days; files of earlier versions have no date, still earlier ones no commit.
+    commits, dates = (
+        list(dict.fromkeys(str(each[name]) for each in rows if each.get(name))) for name in ("commit", "date")
+    )
+    own = f", lambdanets {row['lambdanets']} ({', '.join(commits)})" if commits else ""
+    own += f"; {', '.join(dates)}" if dates else ""
     return (
         f"{row['machine']}, {row['threads']} threads of {row['cores']} cores, {row['precision']}; "
         f"PyTorch {row['torch']}, timm {row['timm']}, lambda-networks {row['lambda-networks']}, "
@@ -57,45 +68,64 @@ def _by_case(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Row]]:
     return cases
 
 
-def _milliseconds(row: Row | None) -> float | None:
-    return None if row is None else float(row["median_ms"])
+def comparisons(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Row]]]:
+    """Return case -> pass -> what our layer is compared with -> its row.
 
-
-def ratios(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """Case -> pass -> what we are compared with -> its time over ours (above 1: we are faster).
-
-    "peers" is the best of lucidrains and timm; "kernels" the best of our own kernels, which tells how well the planner
-    chose.
+    "peers" is the faster one of lucidrains and timm, "kernels" the fastest of our own kernels, which shows how well the
+    planner chose.
     """
-    result: dict[str, dict[str, dict[str, float]]] = {}
+    result: dict[str, dict[str, dict[str, Row]]] = {}
     for case, found in _by_case(rows).items():
         for way in PASSES:
-            ours = _milliseconds(found.get(("lambdanets", way)))
-            if ours is None:
-                continue
             groups: dict[str, list[Row | None]] = {
                 "peers": [found.get((peer, way)) for peer in PEERS],
                 "attention": [found.get(("attention", way))],
                 "convolution": [found.get(("convolution", way))],
                 "kernels": [row for (name, w), row in found.items() if w == way and name.startswith("lambdanets:")],
             }
+            there = {name: [row for row in members if row is not None] for name, members in groups.items()}
             result.setdefault(case, {})[way] = {
-                name: min(float(row["median_ms"]) for row in members if row) / ours
-                for name, members in groups.items()
-                if any(members)
+                name: min(members, key=lambda row: float(row["ratio_median"]))
+                for name, members in there.items()
+                if members
             }
     return result
 
 
+def times(row: Row) -> str:
+    """Return the ratio of a row as text, 1.73x: its time over ours, marked if it is noisy."""
+    ratio = float(row["ratio_median"])
+    return (f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x") + _mark(row)
+
+
+def _mark(row: Row) -> str:
+    return NOISY if row["noisy"] else ""
+
+
+def _interval(row: Row, name: str, unit: str = "") -> str:
+    low, high = row.get(f"{name}low{unit}", ""), row.get(f"{name}high{unit}", "")
+    return f"{float(low):.2f} to {float(high):.2f}" if low != "" else ""
+
+
+def _milliseconds(row: Row, digits: int = 1) -> str:
+    return f"{float(row['median_ms']):.{digits}f}{_mark(row)}"
+
+
+def _with_legend(table: str) -> str:
+    return f"{table}\n\n{LEGEND}" if NOISY in table else table
+
+
 def bench_table(rows: Sequence[Row]) -> str:
-    """Every contender's milliseconds and memory by case, in Markdown."""
+    """Return every contender's milliseconds, ratio to ours and memory by case, in Markdown."""
     lines = [
         [
             str(row["case"]),
             str(row["contender"]),
             str(row["pass"]),
-            f"{float(row['median_ms']):.2f}",
-            f"{float(row['q1_ms']):.2f}-{float(row['q3_ms']):.2f}",
+            _milliseconds(row, 2),
+            _interval(row, "", "_ms"),
+            times(row),
+            _interval(row, "ratio_"),
             f"{float(row['floor_ms']):.2f}",
             f"{int(row['saved_bytes']) / 1e6:.1f}",
             f"{int(row['peak_bytes']) / 1e6:.1f}",
@@ -103,50 +133,60 @@ def bench_table(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    header = ["case", "contender", "pass", "ms", "quartiles", "floor", "kept MB", "peak MB", "note"]
-    return markdown(header, lines)
+    header = ["case", "contender", "pass", "ms", "95 %", "over ours", "95 %", "floor", "kept MB", "peak MB", "note"]
+    return _with_legend(markdown(header, lines))
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
-
-
-def compact_table(rows: Sequence[Row]) -> str:
-    """By case: our time, and how many times longer the others take, forward / forward+backward."""
-    table, cases = ratios(rows), _by_case(rows)
+def pass_table(rows: Sequence[Row]) -> str:
+    """Return, by case and pass, our time and the ratios of the others with their intervals, in Markdown."""
     lines = []
-    for case, found in cases.items():
-        both = [table[case].get(way, {}) for way in PASSES]
-        ours = " / ".join(f"{float(found['lambdanets', way]['median_ms']):.1f}" for way in PASSES)
-        cells = [
-            " / ".join(_times(way[name]) for way in both if way.get(name) is not None)
-            for name in ("peers", "attention", "convolution")
-        ]
+    cases = _by_case(rows)
+    for case, by_pass in comparisons(rows).items():
+        for way, others in by_pass.items():
+            cells = []
+            for name in COLUMNS:
+                interval = _interval(others[name], "ratio_") if name in others else ""
+                cells.append("" if name not in others else times(others[name]) + (interval and f" ({interval})"))
+            lines.append([f"`{case}`", way, _milliseconds(cases[case]["lambdanets", way], 2), *cells])
+    return _with_legend(markdown(["case", "pass", "ours, ms", *COLUMNS.values()], lines))
+
+
+def compact_table(rows: Sequence[Row], names: Collection[str] | None = None) -> str:
+    """Return, by case, our time and how many times longer the others take, forward / forward+backward, in Markdown.
+
+    Args:
+        rows: of the benchmark.
+        names: the cases of the table; None for all.
+    """
+    compared, lines = comparisons(rows), []
+    for case, found in _by_case(rows).items():
+        if names is not None and case not in names:
+            continue
+        both = compared[case].values()
+        ours = " / ".join(_milliseconds(found["lambdanets", way]) for way in PASSES)
+        cells = [" / ".join(times(others[name]) for others in both if name in others) for name in COLUMNS]
         kept = [int(found[name, PASSES[0]]["saved_bytes"]) for name in PEERS if (name, PASSES[0]) in found]
         own = int(found["lambdanets", PASSES[0]]["saved_bytes"])
         lines.append([f"`{case}`", ours, *cells, f"{min(kept) / own:.1f}x" if kept else ""])
-    header = ["case", "ours, ms", "best of lucidrains and timm", "attention", "3x3 convolution", "peers' kept memory"]
-    return markdown(header, lines)
+    return _with_legend(markdown(["case", "ours, ms", *COLUMNS.values(), "peers' kept memory"], lines))
 
 
 def growth_table(rows: Sequence[Row]) -> str:
-    """Milliseconds by number of positions, and the fitted exponent, in Markdown."""
+    """Return milliseconds by number of positions, and the fitted exponents, in Markdown."""
     names = ["lambdanets", "lucidrains", "timm", "attention"]
     found = {(int(row["positions"]), str(row["contender"]), str(row["pass"])): row for row in rows}
     lines = []
     for n in sorted({int(row["positions"]) for row in rows}):
-        cells = []
-        for name in names:
-            both = [_milliseconds(found.get((n, name, way))) for way in PASSES]
-            cells.append("" if both[0] is None else " / ".join(f"{ms:.1f}" for ms in both if ms is not None))
-        lines.append([f"{n:,}", *cells])
+        both = ([found.get((n, name, way)) for way in PASSES] for name in names)
+        lines.append([f"{n:,}", *(" / ".join(_milliseconds(row) for row in cells if row) for cells in both)])
     slopes = exponents(rows)
     cells = []
     for name in names:
-        both = [slopes.get((name, way)) for way in PASSES]
-        cells.append(" / ".join("" if slope is None else f"n^{slope:.2f}" for slope in both))
-    lines.append(["fit from n = 700", *cells])
-    return markdown(["n", *(LABELS.get(name, name) for name in names)], lines)
+        both_slopes = [slopes.get((name, way)) for way in PASSES]
+        cells.append(" / ".join("" if slope is None else f"n^{slope:.2f}" for slope in both_slopes))
+    left_out = any(int(row["positions"]) >= LEAST_POSITIONS and row["noisy"] for row in rows)
+    lines.append([f"fit from n = {LEAST_POSITIONS}" + (f", without {NOISY}" if left_out else ""), *cells])
+    return _with_legend(markdown(["n", *(LABELS.get(name, name) for name in names)], lines))
 
 
 def _figure(columns: int) -> tuple[Any, Any]:
@@ -159,20 +199,25 @@ def _figure(columns: int) -> tuple[Any, Any]:
 
 
 def plot_growth(rows: Sequence[Row], path: Path) -> None:
-    """Time against n, log-log, one panel for each pass."""
+    """Draw time against n, log-log, one panel for each pass; noisy points are hollow and not fitted."""
     figure, axes = _figure(2)
     slopes = exponents(rows)
     for axis, way in zip(axes[0], PASSES, strict=True):
         for name in ("lambdanets", "lucidrains", "timm", "attention"):
             points = sorted(
-                (int(row["positions"]), float(row["median_ms"]))
+                (int(row["positions"]), float(row["median_ms"]), bool(row["noisy"]))
                 for row in rows
                 if row["contender"] == name and row["pass"] == way
             )
             if points:
                 slope = slopes.get((name, way))
                 label = LABELS.get(name, name) + ("" if slope is None else f", n^{slope:.2f}")
-                axis.loglog(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[name], label=label)
+                n, ms, _ = zip(*points, strict=True)
+                axis.loglog(n, ms, marker="o", markersize=4, color=COLOURS[name], label=label)
+                hollow = [(x, y) for x, y, is_noisy in points if is_noisy]
+                if hollow:
+                    style = {"marker": "o", "markersize": 4, "linestyle": "", "zorder": 3}
+                    axis.loglog(*zip(*hollow, strict=True), color="white", markeredgecolor=COLOURS[name], **style)
         axis.set_title(way)
         axis.set_xlabel("positions n")
         axis.set_ylabel("milliseconds")
@@ -182,7 +227,7 @@ def plot_growth(rows: Sequence[Row], path: Path) -> None:
 
 
 def plot_bench(rows: Sequence[Row], path: Path) -> None:
-    """Each contender's time over ours by case, as bars to the left or to the right of 1, one panel for each pass."""
+    """Draw each contender's time over ours by case, as bars that start at 1, one panel for each pass."""
     figure, axes = _figure(2)
     cases = _by_case(rows)
     names = ("lucidrains", "timm", "attention", "convolution")
@@ -191,9 +236,9 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
     for axis, way in zip(axes[0], PASSES, strict=True):
         for place, name in enumerate(names):
             points = [
-                (index, float(found[name, way]["median_ms"]) / float(found["lambdanets", way]["median_ms"]))
+                (index, float(found[name, way]["ratio_median"]))
                 for index, found in enumerate(cases.values())
-                if (name, way) in found and ("lambdanets", way) in found
+                if (name, way) in found
             ]
             if points:
                 places, values = zip(*points, strict=True)
@@ -216,7 +261,7 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
 def _save(figure: Any, path: Path, legend: Mapping[str, Any] | None = None) -> None:
     import matplotlib.pyplot as plt
 
-    # Above the panels, where no bar can be.
+    # Above the panels, outside of the bars' area.
     height = 0.4 / figure.get_figheight() if legend else 0.0
     if legend:
         figure.legend(legend.values(), legend, loc="upper center", ncols=len(legend), frameon=False)

@@ -1,4 +1,4 @@
-"""The files of the experiments: written whole or not at all, and read back."""
+"""Files of the experiments: written whole or not at all, and read back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lambdanets.files import check_folder, write_csv, write_json, write_text
 from lambdanets.kernels.grid import costs
 
 __all__ = [
+    "merged",
+    "noisy_rows",
     "open_folder",
     "read_rows",
     "table_of",
@@ -25,7 +27,7 @@ __all__ = [
 
 
 def open_folder(folder: Path) -> None:
-    """Makes the folder of the results and tries it, so that no measurement is lost for want of a place.
+    """Make the folder of the results and try to write in it, before anything is measured.
 
     Raises:
         ValueError: if it is a file, or inside of one.
@@ -41,7 +43,7 @@ def open_folder(folder: Path) -> None:
 
 
 def write_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Writes the benchmark of the layer: ``bench.csv``, the table ``bench.md`` and the plot ``bench.png``."""
+    """Write the benchmark of the layer: ``bench.csv``, the table ``bench.md`` and the plot ``bench.png``."""
     files = [folder / f"bench.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
     write_text(files[1], f"{report.environment_line(rows)}\n\n{report.bench_table(rows)}\n")
@@ -50,7 +52,7 @@ def write_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def write_growth(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Writes time against n: ``growth.csv``, the table ``growth.md`` and the plot ``growth.png``."""
+    """Write time against n: ``growth.csv``, the table ``growth.md`` and the plot ``growth.png``."""
     files = [folder / f"growth.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
     write_text(files[1], f"{report.environment_line(rows)}\n\n{report.growth_table(rows)}\n")
@@ -59,7 +61,7 @@ def write_growth(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def write_cuda(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Writes the benchmark on a GPU: ``bench-cuda.csv``."""
+    """Write the benchmark on a GPU: ``bench-cuda.csv``."""
     file = folder / "bench-cuda.csv"
     write_csv(file, rows)
     return [file]
@@ -79,7 +81,9 @@ def write_calibration(constants: dict[str, Any]) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a CSV that an experiment wrote, every value as text; earlier versions' lack the column ``commit``.
+    """Return the rows of a CSV that an experiment wrote, every value as text.
+
+    Rows of earlier versions have no ratios: these follow from the medians, without an interval.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -95,11 +99,59 @@ def read_rows(path: Path) -> list[Row]:
     columns = set(rows[0]) if rows else set()
     if "contender" not in columns or not columns & {"machine", "card"}:
         raise ValueError(f"{path} is not a result file of 'lambdanets bench': it has no columns contender and machine")
+    if "machine" in columns and "ratio_median" not in columns:
+        ours = {(row[_subject(row)], row["pass"]): row["median_ms"] for row in rows if row["contender"] == "lambdanets"}
+        for row in rows:
+            first = ours.get((row[_subject(row)], row["pass"]))
+            row["ratio_median"] = float(row["median_ms"]) / float(first) if first else ""
+            row["noisy"] = ""
+    return rows
+
+
+def _subject(row: Row) -> str:
+    """Return the column that says what a row is about."""
+    return "case" if "case" in row else "positions"
+
+
+def noisy_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that are marked as noisy and enter a table: those of our single kernels do not."""
+    return [row for row in rows if row["noisy"] and not row["contender"].startswith("lambdanets:")]
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Return old rows with those of the cases that were measured again replaced.
+
+    Args:
+        old: rows that :func:`read_rows` returned.
+        new: rows of the same experiment.
+
+    Raises:
+        ValueError: if they were measured under other conditions than the new ones.
+    """
+    remedy = "measure all cases again, without --noisy"
+    if set(old[0]) != set(new[0]):
+        raise ValueError(f"the rows to be kept were written by an earlier version; {remedy}")
+    for name in ("machine", "card", "threads", "precision", "torch", "timm"):
+        before, now = (str(rows[0].get(name)) for rows in (old, new))
+        if before != now:
+            raise ValueError(f"the rows to be kept were measured with {name} {before}, now it is {now}; {remedy}")
+    key = _subject(new[0])
+    again: dict[str, list[Row]] = {}
+    for row in new:
+        again.setdefault(str(row[key]), []).append(row)
+    rows: list[Row] = []
+    for row in old:
+        case = str(row[key])
+        if case not in again:
+            rows.append(row)
+        elif again[case]:
+            rows += again[case]
+            again[case] = []
     return rows
 
 
 def table_of(path: Path) -> str:
-    """The table of a result file in Markdown, with its environment.
+    """Return the table of a result file in Markdown, with its environment.
 
     Raises:
         FileNotFoundError: if there is no such file.

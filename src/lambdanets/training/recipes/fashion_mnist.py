@@ -3,7 +3,7 @@
     apt-get install dataset-fashion-mnist
     lambdanets train --data fashion-mnist
 
-Measured on two threads of a 2-core AMD EPYC: 91.59 % of the 10,000 test images with seed 0, 14 minutes.
+Measured (results/training.json; AMD EPYC, 2 threads): 91.59 % of the 10,000 test images with seed 0, in 814 s.
 """
 
 from lambdanets.training.recipes.recipe import Augmentation, Recipe

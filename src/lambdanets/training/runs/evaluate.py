@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lambdanets.files import check_folder
+from lambdanets.files import check_folder, write_csv, write_json
 from lambdanets.training.data import load_data
-from lambdanets.files import write_csv, write_json
-from lambdanets.training.engine.fit import computing_threads, make_accelerator
 from lambdanets.training.data.loaders import check_parallel, measuring_loader
-from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
+from lambdanets.training.engine.fit import computing_threads, make_accelerator
+from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.runs.folder import Run, versions
 
 

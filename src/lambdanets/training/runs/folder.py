@@ -12,13 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from lambdanets.files import check_folder
+from lambdanets.files import check_folder, write_json
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
-from lambdanets.files import write_json
+from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
-from lambdanets.training.data.transforms import InputTransform
 
 _FORMAT = 1
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")

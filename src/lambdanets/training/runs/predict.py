@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from lambdanets.training.runs.folder import Run
 from lambdanets.training.data.transforms import read_image
+from lambdanets.training.runs.folder import Run
 
 
 @dataclass(frozen=True)

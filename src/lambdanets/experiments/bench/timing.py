@@ -1,0 +1,145 @@
+"""Times of calls that take turns, with bootstrap intervals of their medians."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from scipy.stats import binom
+
+__all__ = ["LEAST_TURNS", "TOLERANCE", "Call", "Clock", "Estimate", "Timing", "Turns", "bootstrap_median", "wall_clock"]
+
+Call = Callable[[], object]
+Clock = Callable[[Call], float]
+
+# Of fewer runs than this the interval of a median says little.
+LEAST_TURNS = 7
+# A median is noisy if its interval reaches further from it than this share of it.
+TOLERANCE = 0.10
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median and the interval of it at 95 %."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def noisy(self) -> bool:
+        """True if the interval reaches more than 10 % of the median away from it."""
+        return not (1 - TOLERANCE) * self.median <= self.low <= self.high <= (1 + TOLERANCE) * self.median
+
+
+def bootstrap_median(samples: Sequence[float] | np.ndarray) -> Estimate:
+    """Return the median of samples with its percentile bootstrap interval.
+
+    The median of n draws with replacement is at most the k-th smallest sample where at least half of the draws are,
+    which has a binomial probability: the interval is exact, without drawing.
+
+    Args:
+        samples: at least one.
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    n = len(ordered)
+    share = np.arange(1, n + 1) / n
+    # With an even number of samples the lower middle one bounds the median below, the upper one above.
+    lower, upper = (binom.sf(middle - 1, n, share) for middle in ((n + 1) // 2, n // 2 + 1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.argmax(lower >= tail), np.argmax(upper >= 1 - tail)
+    return Estimate(float(np.median(ordered)), float(ordered[low]), float(ordered[high]))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The seconds of one call, and their ratio to the first call's of the same turn."""
+
+    seconds: Estimate
+    ratio: Estimate
+    turns: int
+
+    @property
+    def noisy(self) -> bool:
+        """True if one of the two intervals is too wide."""
+        return self.seconds.noisy or self.ratio.noisy
+
+
+def wall_clock(call: Call) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+class Turns:
+    """Calls that are timed turn by turn, so that a disturbance of the machine meets all of them.
+
+    In each turn every call runs once, in an order that changes: a call finds the caches as the one before left them.
+
+    Args:
+        calls: what to time; each is called once here, untimed. The first is what the others are compared with.
+        clock: returns the seconds of one call.
+    """
+
+    def __init__(self, calls: Sequence[Call], clock: Clock = wall_clock):
+        self._calls, self._clock, self._random = list(calls), clock, Random(0)
+        self._rows: list[list[float]] = []  # seconds by turn and call; NaN where a call did not take part
+        for call in self._calls:
+            call()
+
+    def take(self, seconds: float, most: float = 0.0, least: int = LEAST_TURNS) -> None:
+        """Take turns until every median is known well enough, or the time is up.
+
+        A call whose intervals are narrow enough takes no further turns, the first one excepted.
+
+        Args:
+            seconds: the least time for all calls together.
+            most: the most time, but for the least turns.
+            least: turns at the least.
+        """
+        waiting: Collection[int] = range(len(self._calls))
+        start, done, check = time.perf_counter(), 0, least
+        enabled = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        try:
+            while waiting:
+                self._turn(sorted({0, *waiting}))
+                done += 1
+                elapsed = time.perf_counter() - start
+                if done < least or elapsed < seconds:
+                    continue
+                if elapsed >= most:
+                    break
+                if done >= check:
+                    waiting = [index for index in waiting if self._timing(index).noisy]
+                    # Looked at too often, an interval would be narrow once by chance.
+                    check = math.ceil(1.25 * done)
+        finally:
+            if enabled:
+                gc.enable()
+
+    def timings(self) -> list[Timing]:
+        """Return what all turns so far tell of each call."""
+        return [self._timing(index) for index in range(len(self._calls))]
+
+    def _turn(self, taking_part: Sequence[int]) -> None:
+        row = [math.nan] * len(self._calls)
+        for index in self._random.sample(taking_part, len(taking_part)):
+            row[index] = self._clock(self._calls[index])
+        self._rows.append(row)
+
+    def _timing(self, index: int) -> Timing:
+        table = np.array(self._rows)
+        own, first = table[:, index], table[:, 0]
+        taken = ~np.isnan(own)
+        return Timing(
+            bootstrap_median(own[taken]), bootstrap_median(own[taken] / first[taken]), int(np.count_nonzero(taken))
+        )

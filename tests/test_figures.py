@@ -1,0 +1,170 @@
+"""Every number with a unit in README, docs, docstrings and comments: made from a result file, or listed here.
+
+The tables and figures between markers are compared with the result files by ``tests/test_docs.py``.
+"""
+
+import io
+import json
+import re
+import sys
+import tokenize
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+
+# What has a unit and is no measurement, by file: (the text, why it may stand there).
+ALLOWED = {
+    "README.md": [
+        ("1x", "the value at which both take the same time"),
+        ("95 %", "timing.CONFIDENCE"),
+        ("10 %", "timing.TOLERANCE"),
+    ],
+    "docs/benchmarks.md": [("10 %", "timing.TOLERANCE"), ("95 %", "timing.CONFIDENCE"), ("1x", "as in the README")],
+    "docs/gpu.md": [
+        ("2.5 times", "5v over 2v multiply-adds, by the counts of the section"),
+        ("16 bytes", "the widest load of an instruction"),
+        ("12 bytes", "counted in the sentence before it"),
+        ("0 bytes", "the inputs alone are kept: tests/kernels"),
+    ],
+    "docs/kernels.md": [
+        ("64 MiB", "the limit of the buffer, kernels/autograd/memory.py"),
+        ("2.5 times", "a factor of good_length"),
+    ],
+    "docs/models.md": [
+        ("6.576 G", "published by d-li14; tests/models/test_cost.py counts it"),
+        ("14.995 M", "published by d-li14; tests/models/test_cost.py counts it"),
+        ("0.6 M", "the difference of two figures of the paper, in the table below it"),
+        ("15.6 M", "the sum of two figures of the paper"),
+    ],
+    "src/lambdanets/experiments/bench/timing.py": [
+        ("95 %", "CONFIDENCE"),
+        ("10 %", "TOLERANCE"),
+    ],
+    "src/lambdanets/experiments/bench/bench.py": [("95 %", "timing.CONFIDENCE")],
+    "src/lambdanets/experiments/report/report.py": [("1.73x", "an example of a format")],
+    "src/lambdanets/kernels/grid/row_spectral.py": [("4 times", "W / 4, a formula")],
+    "src/lambdanets/models/resnet.py": [("4 times", "the stride of timm's stem")],
+    "src/lambdanets/training/data/digits.py": [("70 %", "the split"), ("10 %", "the split"), ("20 %", "the split")],
+    "src/lambdanets/training/data/folders.py": [("80 %", "the split"), ("10 %", "the split")],
+    "src/lambdanets/training/display/progress.py": [
+        (time, "an example of a format") for time in ("42 s", "3 min", "05 s", "07 min")
+    ],
+    "src/lambdanets/training/recipes/imagenet_90.py": [("78.4 %", "published in the paper, table 3")],
+    "src/lambdanets_cli/bench.py": [("95 %", "timing.CONFIDENCE"), ("10 %", "timing.TOLERANCE")],
+}
+
+UNIT = (
+    r"(?:[nµm]?s|min|minutes?|seconds?|hours?|%|per cent|x(?! \d)|×|times|[kMGT]i?B|(?:kilo|mega|giga)?bytes?|M|G|GHz"
+    r"|clocks?|images/s|passed)"
+)
+NUMBER = re.compile(rf"(?<![\w.^/·*-])\d[\d,.]*\s?{UNIT}(?!\w)")
+MADE = re.compile(r"<!-- (?:table|figure): [\w.-]+ -->.*?<!-- end -->", re.DOTALL)
+CODE = re.compile(r"```(?:python|bash)\n.*?```", re.DOTALL)
+MEASURED = re.compile(r"^Measured \(results/training\.json.*?\n(?=\n|$)", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def make_tables():
+    spec = util.spec_from_file_location("make_tables", ROOT / "scripts" / "make_tables.py")
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def prose(module: Path) -> str:
+    """The docstrings and comments of a module."""
+    parts, starts = [], True  # True where a statement starts
+    for token in tokenize.generate_tokens(io.StringIO(module.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and starts):
+            parts.append(token.string.strip('"'))
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            starts = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    return MEASURED.sub("", "\n".join(parts))
+
+
+def found(path: Path) -> list[str]:
+    text = prose(path) if path.suffix == ".py" else CODE.sub("", MADE.sub("", path.read_text(encoding="utf-8")))
+    return [re.sub(r"\s", " ", number) for number in NUMBER.findall(text)]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_numbers_with_units_are_made_or_explained(path):
+    allowed = {text for text, _ in ALLOWED.get(str(path.relative_to(ROOT)), [])}
+    numbers = set(found(path))
+    assert not numbers - allowed, "make them from a result file (scripts/make_tables.py), or remove them"
+    assert not allowed - numbers, "no longer there: remove them from the list"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_of_measurements_are_made(path):
+    """Outside of markers no cell is a decimal number."""
+    text = MADE.sub("", path.read_text(encoding="utf-8"))
+    assert not re.findall(r"\| *~?-?[\d,]*\.\d+ *(?=\|)", text)
+
+
+def test_the_list_names_files_that_are_there():
+    assert all((ROOT / name).is_file() for name in ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("12 ms", "5 s", "1 min 46 s", "98.33 %", "98.33%", "1.73x", "45x", "3.2 times", "64 MiB", "4 kB", "25.56 M"),
+        *("6.5 G", "592 images/s", "3632 passed", "0.125 clocks", "12 bytes", "14 minutes"),
+    ],
+)
+def test_a_number_with_a_unit_is_found(text):
+    assert NUMBER.search(f"about {text}, measured")
+
+
+@pytest.mark.parametrize("text", ["23x23", "3x3 convolution", "n^2 s", "2B - 1", "a 7 x 7 map", "k 16, v 64"])
+def test_shapes_are_no_numbers_with_units(text):
+    assert not NUMBER.search(text)
+
+
+def test_the_transcript_is_of_a_measured_run(make_tables):
+    """Its test accuracy is that of seed 0 in the result file."""
+    runs = json.loads((ROOT / "results" / "training.json").read_text(encoding="utf-8"))
+    run = next(run for run in runs if run["command"] == "lambdanets train" and run["seed"] == 0)
+    wrong = round(run["test_images"] * (1 - run["test_top1"]))
+    line = f"Test accuracy {run['test_top1']:.2%} ({wrong} of {run['test_images']} images wrong)"
+    assert line in make_tables.transcript()
+
+
+def test_a_transcript_keeps_the_first_and_the_last_epoch(make_tables, monkeypatch, tmp_path):
+    epochs = [f"epoch {number}/4  loss 1.0" for number in range(1, 5)]
+    lines = ["Training", *epochs, "", "Test accuracy 1%", "Run folder: runs/a", "Files: b", "", "Next:", "  lambdanets"]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    kept = ["Training", epochs[0], "...", epochs[3], "", "Test accuracy 1%", "Run folder: runs/a", "..."]
+    assert make_tables.transcript().split("\n") == ["```text", *kept, "Next:", "  lambdanets", "```"]
+
+
+def test_no_table_is_made_of_noisy_rows(make_tables, monkeypatch, tmp_path):
+    text = (ROOT / "results" / "bench.csv").read_text(encoding="utf-8").split("\n")
+    header = f"{text[0]},ratio_median,noisy"
+    rows = [f"{line},2.0," for line in text[1:] if line]
+    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    (tmp_path / "bench.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert make_tables.bench()
+    rows[6] += "yes"  # lambda-networks'
+    (tmp_path / "bench.csv").write_text("\n".join([header, *rows]) + "\n")
+    for table in (make_tables.bench, make_tables.bench_all):
+        with pytest.raises(ValueError, match=r"rows that are marked as noisy: global-7x7-d512-b8 timm forw"):
+            table()
+
+
+def test_a_recipe_tells_what_was_measured(make_tables):
+    text = '"""Digits.\n\n    lambdanets train\n\nMeasured long ago: 12 %,\nin 3 s.\n"""\n\nRECIPE = 1\n'
+    new = make_tables.filled_recipe(text)
+    assert "long ago" not in new
+    assert new.startswith('"""Digits.\n\n    lambdanets train\n\nMeasured (results/training.json; ')
+    assert new.endswith('s.\n"""\n\nRECIPE = 1\n')
+    assert make_tables.filled_recipe(new) == new
