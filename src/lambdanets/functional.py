@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import is_watched
+from lambdanets.kernels.autograd.modes import is_autocast, is_readable
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.grid.planner import require
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
@@ -16,17 +16,6 @@ __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph
 def check_kernel(name: str) -> None:
     """Raise a ValueError that lists the kernels unless there is one of this name."""
     require(name)
-
-
-def is_readable(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor can be asked for.
-
-    Not while a graph is traced, under a dispatch mode as that of fake tensors, on the meta device, nor under vmap.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched((tensor,)):
-        return False
-    is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
-    return is_wrapped is None or not is_wrapped(tensor)
 
 
 def lambda_apply(
@@ -138,9 +127,7 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
     device_type = query.device.type
-    # Asking about a device that has no autocast, as meta, is an error.
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if autocast and query.dtype != torch.float64:  # which autocast leaves alone
+    if is_autocast(device_type) and query.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device_type)
         return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
     if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, without_autocast
+from lambdanets.kernels.autograd.library import HALF
+from lambdanets.kernels.autograd.modes import without_autocast
 from lambdanets.kernels.grid import planner
 from lambdanets.kernels.grid.problem import problem_of, reachable_window
 from lambdanets.kernels.portable import portable

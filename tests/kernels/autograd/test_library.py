@@ -18,9 +18,9 @@ def op_args(kernel="", requires_grad=True):
 
 @pytest.mark.parametrize("kernel", ["", *kernels_for("cpu")])
 def test_opcheck(kernel):
-    opcheck(GRID_OP.forward, op_args(kernel))
+    opcheck(GRID_OP.forward_op, op_args(kernel))
     grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
-    opcheck(GRID_OP.backward, (grad, *op_args(kernel, requires_grad=False)))
+    opcheck(GRID_OP.backward_op, (grad, *op_args(kernel, requires_grad=False)))
 
 
 def test_compiles_without_graph_breaks_for_any_size():

@@ -157,12 +157,12 @@ def test_gradcheck(monkeypatch):
     monkeypatch.setattr(causal, "CHUNK", 3)
     monkeypatch.setattr(causal, "CHUNKS_PER_SEGMENT", 2)
     call = random_call(14, b=1, h=2, k=2, v=2, u=2).requiring_grad()
-    assert torch.autograd.gradcheck(CAUSAL_CONTENT_OP.apply, call.leaves())
+    assert torch.autograd.gradcheck(CAUSAL_CONTENT_OP, call.leaves())
 
 
 def test_opcheck():
     call = random_call(20, u=2).requiring_grad()
-    opcheck(CAUSAL_CONTENT_OP.forward, call.leaves())
+    opcheck(CAUSAL_CONTENT_OP.forward_op, call.leaves())
 
 
 @pytest.mark.parametrize("backward", [False, True])

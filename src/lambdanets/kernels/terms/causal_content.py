@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, einsum
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import Op
 
 __all__ = ["CAUSAL_CONTENT_OP", "causal_content_term"]
 
@@ -183,7 +183,7 @@ def _segment_backward(
     return query_grad.sum(1), key_grad, value_grad, at_borders[:, :, :1]
 
 
-CAUSAL_CONTENT_OP = define_op(
+CAUSAL_CONTENT_OP = Op(
     "causal_content_term",
     _forward,
     _backward,
@@ -205,4 +205,4 @@ def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (b, h, n, v), contiguous.
     """
-    return CAUSAL_CONTENT_OP.apply(query, key, value)
+    return CAUSAL_CONTENT_OP(query, key, value)

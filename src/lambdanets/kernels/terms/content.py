@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import is_transformed
-from lambdanets.kernels.autograd.library import HALF, without_autocast
+from lambdanets.kernels.autograd.library import HALF
+from lambdanets.kernels.autograd.modes import is_transformed, without_autocast
 
 __all__ = ["add_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
 

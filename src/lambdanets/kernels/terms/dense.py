@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import Op
 
 __all__ = ["DENSE_OP", "dense_term"]
 
@@ -69,7 +69,7 @@ def _backward(grad: Tensor, query: Tensor, value: Tensor, embedding: Tensor) -> 
     return grad_query, grad_value.view(value.shape), grad_embedding
 
 
-DENSE_OP = define_op(
+DENSE_OP = Op(
     "dense_term",
     _forward,
     _backward,
@@ -90,4 +90,4 @@ def dense_term(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     Returns:
         (b, h, n, v), contiguous.
     """
-    return DENSE_OP.apply(query, value, embedding)
+    return DENSE_OP(query, value, embedding)

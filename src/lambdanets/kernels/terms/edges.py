@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import Op
 
 __all__ = ["EDGES_OP", "edges_term"]
 
@@ -59,7 +59,7 @@ def _backward(
     return grad_query, grad_value, grad_embedding
 
 
-EDGES_OP = define_op(
+EDGES_OP = Op(
     "edges_term",
     _forward,
     _backward,
@@ -82,4 +82,4 @@ def edges_term(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -
     Returns:
         (b, h, n, v), contiguous.
     """
-    return EDGES_OP.apply(query, value, index, embedding)
+    return EDGES_OP(query, value, index, embedding)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import is_transformed
-from lambdanets.kernels.autograd.library import is_watched
+from lambdanets.kernels.autograd.modes import is_observed, is_transformed
 
 __all__ = ["set_apart"]
 
@@ -45,7 +44,7 @@ def set_apart(key: Tensor | None, value: Tensor) -> tuple[Tensor | None, Tensor,
 
 def _seen_at_once(value: Tensor) -> bool:
     """Whether values can be asked for: not where a graph is made of the operations, nor on a GPU, which would wait."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or is_watched((value,))
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or is_observed((value,))
     return value.device.type == "cpu" and value.numel() > 0 and not traced
 
 

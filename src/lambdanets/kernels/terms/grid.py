@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, define_op, widened
+from lambdanets.kernels.autograd.library import HALF, Op, widened
 from lambdanets.kernels.grid.planner import GRID_KERNELS, GridKernel, choose
 from lambdanets.kernels.grid.problem import GridProblem, problem_of
 
@@ -43,7 +43,7 @@ def _prepared(
     return chosen, (query, value, table), problem_of(query, value, table, grid, origin)
 
 
-GRID_OP = define_op(
+GRID_OP = Op(
     "grid_term",
     _forward,
     _backward,
@@ -71,4 +71,4 @@ def grid_term(
     Returns:
         (b, h, n, v).
     """
-    return GRID_OP.apply(query, value, table, list(grid), list(origin), kernel)
+    return GRID_OP(query, value, table, list(grid), list(origin), kernel)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import is_batched, is_transformed
-from lambdanets.kernels.autograd.library import HALF, is_watched, whole
+from lambdanets.kernels.autograd.library import HALF, whole
+from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed
 from lambdanets.kernels.grid.planner import GRID_KERNELS, GridKernel, choose
 from lambdanets.kernels.grid.problem import GridProblem, problem_of
 from lambdanets.kernels.terms.content import add_content, content_gradients, content_lambdas, content_term
@@ -32,7 +32,7 @@ def can_join(query: Tensor, keys: Tensor, value: Tensor, table: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or is_transformed()
-        or is_watched(tensors)
+        or is_observed(tensors)
         or query.dtype in HALF
         or torch.is_autocast_enabled(query.device.type)
         or any(tensor.numel() == 0 for tensor in tensors)
