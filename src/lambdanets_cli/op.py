@@ -81,8 +81,8 @@ def kernels(
     from rich.table import Table
 
     from lambdanets.experiments.bench.constants import device_name, where_from
+    from lambdanets.kernels.grid.contract import GridProblem, reachable_window
     from lambdanets.kernels.grid.planner import choose, explain
-    from lambdanets.kernels.grid.problem import GridProblem, reachable_window
 
     batch, *grid, dim = _numbers(shape)
     if dtype not in _DTYPES:
@@ -188,7 +188,7 @@ def bench(
     if table is not None:
         print(table_of(table))
     elif calibrate:
-        _calibrate(console, seconds)
+        _calibrate(console, seconds, output)
     else:
         _need_peers()
         output = output or Path("bench-results")
@@ -204,7 +204,7 @@ def bench(
 # What each way to measure takes beside itself.
 _TAKES = {
     "--table": (),
-    "--calibrate": ("--seconds",),
+    "--calibrate": ("--seconds", "--output"),
     "--growth": ("--seconds", "--output"),
     "--device cuda": ("--quick", "--cases", "--seconds", "--output"),
 }
@@ -322,7 +322,7 @@ def _growth(console: Console, output: Path, seconds: float | None) -> None:
     _measure(console, output, len(growth.SIZES), run, show, results.write_growth)
 
 
-def _calibrate(console: Console, seconds: float | None) -> None:
+def _calibrate(console: Console, seconds: float | None, output: Path | None) -> None:
     from lambdanets.experiments.bench import calibrate
     from lambdanets.experiments.report import results
 
@@ -331,5 +331,7 @@ def _calibrate(console: Console, seconds: float | None) -> None:
     constants = calibrate.calibrate(
         cases, seconds=seconds or 0.2, report=lambda case: console.print(f"  {case.name}", highlight=False)
     )
-    path = results.write_calibration(constants)
-    console.print(f"Wrote {path}. Delete it to go back to the constants of the package.", soft_wrap=True)
+    path = results.write_calibration(constants, output)
+    console.print(
+        f"Wrote {path}.", "" if output else "Delete it to go back to the constants of the package.", soft_wrap=True
+    )

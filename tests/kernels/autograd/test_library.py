@@ -7,7 +7,7 @@ from torch.library import opcheck
 from helpers import grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
 from lambdanets.kernels.grid.planner import kernels_for
-from lambdanets.kernels.terms.grid import GRID_OP, grid_term
+from lambdanets.kernels.terms.grid import GRID_OP
 
 
 def op_args(kernel="", requires_grad=True):
@@ -76,7 +76,7 @@ def test_keeps_nothing_but_its_inputs(kernel):
     args = op_args(kernel)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        grid_term(*args)
+        GRID_OP(*args)
     inputs = {t.untyped_storage().data_ptr() for t in args[:3]}
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 

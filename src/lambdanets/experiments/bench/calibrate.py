@@ -1,7 +1,8 @@
-"""Fits the planner's constants to a machine: seconds for a multiply-add, a moved element and a call of each kernel."""
+"""Fit of the planner's constants to a machine: seconds for a multiply-add, a moved element, a call of each kernel."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.cases import CASES, Case
 from lambdanets.experiments.bench.contenders import grid_tensors
 from lambdanets.experiments.bench.measure import interleaved
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.kernels.grid.problem import problem_of
 
 __all__ = ["CALIBRATION_CASES", "calibrate", "fit"]
 
@@ -102,8 +104,8 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
         if kernel.check(problem) is not None:
             continue
         for direction, call in (
-            ("forward", lambda kernel=kernel: _depth_first(kernel.forward(*args, problem))),
-            ("backward", lambda kernel=kernel: list(map(_depth_first, kernel.backward(grad, *args, problem)[:2]))),
+            ("forward", functools.partial(_forward, kernel, args, problem)),
+            ("backward", functools.partial(_backward, kernel, (grad, *args), problem)),
         ):
             (first,) = interleaved([call], seconds=0, least=1)
             if first.median < LONGEST_SECONDS:
@@ -112,6 +114,16 @@ def _measure(case: Case, seconds: float) -> list[tuple[str, str, tuple[float, fl
                 calls.append(call)
     timings = interleaved(calls, seconds=seconds, least=2)
     return [(*entry, timing.median) for entry, timing in zip(entries, timings, strict=True)]
+
+
+def _forward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor], problem: GridProblem) -> Tensor:
+    with Workspace.for_thread() as workspace:
+        return _depth_first(kernel.forward(*args, problem, workspace))
+
+
+def _backward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor, Tensor], problem: GridProblem) -> list[Tensor]:
+    with Workspace.for_thread() as workspace:
+        return list(map(_depth_first, kernel.backward(*args, problem, workspace)[:2]))
 
 
 def _depth_first(tensor: Tensor) -> Tensor:

@@ -32,20 +32,23 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: Op, *args: Any) -> Tensor:
-        return op.forward_op(*args) if is_observed(args) else op.compute(*args)
+        """Compute without derivatives."""
+        return op.forward_op(*args) if _needs_library_op(args) else op.compute(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save the tensors and the other arguments."""
         _save(ctx, inputs, inputs[0].count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the arguments."""
         op, args = ctx.op, (*ctx.saved_tensors, *ctx.statics)
         if grad is None:
             return (None,) * (1 + len(args))
         if torch.is_grad_enabled() or is_transformed():
             grads = Backward.apply(op, grad, *args)
-        elif is_batched(grad) or is_observed((grad, *args)):
+        elif _needs_library_op((grad, *args)):
             grads = op.backward_op(grad, *args)
         else:
             grads = op.compute_gradients(grad, *args)
@@ -53,6 +56,7 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Tangent from the tangents of the arguments."""
         op, given = ctx.op, ctx.saved_tensors
         _require_linear(op)
         total = None
@@ -64,6 +68,7 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], op: Op, *args: Any) -> tuple[Tensor, int]:
+        """All samples, along a first axis."""
         dims = in_dims[1:]
         if all(dim is None for dim, name in zip(dims, op.tensors, strict=False) if name in op.shared):
             batched = [i for i, name in enumerate(op.tensors) if name not in op.shared]
@@ -83,18 +88,22 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: Op, *args: Any) -> tuple[Tensor, ...]:
-        return op.backward_op(*args) if is_observed(args) else op.compute_gradients(*args)
+        """Compute without derivatives."""
+        return op.backward_op(*args) if _needs_library_op(args) else op.compute_gradients(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save the tensors and the other arguments."""
         _save(ctx, inputs, 1 + inputs[0].count)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the arguments."""
         return (None, *second_gradients(ctx.op, ctx.saved_tensors, ctx.statics, cotangents))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Tangent from the tangents of the arguments."""
         op, given = ctx.op, ctx.saved_tensors
         _require_linear(op)
         totals: dict[int, Tensor | None] = dict.fromkeys(op.active)
@@ -110,6 +119,7 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], op: Op, *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """All samples, along a first axis."""
         # Each sample has its own gradients of the shared tensors, and no kernel returns those of many at once.
         dims, places = in_dims[1:], (0,) * len(op.active)
         if info.batch_size == 0:
@@ -121,7 +131,7 @@ class Backward(torch.autograd.Function):
 
 # PyTorch asks for the signature at each call, and working it out takes as long as a small kernel.
 for _function in (Forward.forward, Backward.forward):
-    _function.__signature__ = inspect.signature(_function)  # type: ignore[attr-defined]
+    _function.__signature__ = inspect.signature(_function)  # type: ignore[union-attr]
 
 
 def second_gradients(
@@ -147,6 +157,11 @@ def second_gradients(
             if j != i:
                 totals[j] = _sum(totals[j], part)
     return (of_grad, *op.spread(list(totals.values()), len(statics)))
+
+
+def _needs_library_op(args: Sequence[Any]) -> bool:
+    """True if PyTorch has to see the op: a dispatch mode is active, or a tensor stands for many."""
+    return is_observed(args) or any(map(is_batched, args))
 
 
 def _sum(total: Tensor | None, part: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""How a forward and a backward function become one op of PyTorch.
+"""Ops of PyTorch made of a forward and a backward function.
 
 The library op is opaque: ``torch.compile`` and ``torch.export`` neither break the graph at it nor specialise on sizes,
-and its backward pass gets the inputs alone. In eager mode the functions are called directly, since the way through the
+and its backward pass gets the inputs alone. In eager mode the functions are called directly, since the
 dispatcher takes as long as a small kernel (``results/eager_path.csv``).
 """
 

@@ -90,10 +90,13 @@ def is_readable(tensor: Tensor) -> bool:
     return is_wrapped is None or not is_wrapped(tensor)
 
 
-def is_batched(grad: Tensor) -> bool:
-    """True if ``grad`` holds many gradients at once, as ``torch.autograd.grad(..., is_grads_batched=True)`` passes."""
+def is_batched(arg: Any) -> bool:
+    """True if ``arg`` holds many gradients or tangents at once, as ``torch.autograd`` passes them.
+
+    For example with ``torch.autograd.grad(..., is_grads_batched=True)``: a library op is then called for each.
+    """
     check = getattr(_functorch, "is_legacy_batchedtensor", None)
-    return check is not None and check(grad)
+    return check is not None and isinstance(arg, Tensor) and check(arg)
 
 
 def is_view(tensor: Tensor) -> bool:

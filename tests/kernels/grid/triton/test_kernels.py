@@ -134,7 +134,7 @@ def test_the_same_bits_in_every_run(kernel, device, monkeypatch, programs):
 def test_half_precision_reaches_the_kernel_as_it_is(kernel, device, monkeypatch):
     seen = []
 
-    def forward(query, value, table, problem):
+    def forward(query, value, table, problem, workspace):
         seen.extend([query.dtype, value.dtype, table.dtype, problem.dtype])
         return query.new_zeros(*query.shape[:3], value.shape[3])
 
