@@ -208,3 +208,21 @@ def test_the_meta_device_gives_shapes(make, dtype, causal):
     assert (out.shape, out.dtype, out.device.type) == ((2, 3, 12, 5), dtype, "meta")
     out.sum().backward()
     assert call.query.grad.shape == call.query.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_dtypes_without_arithmetic_are_refused(dtype):
+    query, key, value = (t.to(dtype) for t in random_call(4).args[:3])
+    with pytest.raises(TypeError, match=r"query must be of one of the dtypes float64, .*got torch.float8"):
+        lambda_apply(query, key, value)
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("kernel", [None, "spectral", "banded", "reference", "portable"])
+@pytest.mark.parametrize("sizes", [{"u": 0}, {"k": 0}, {"v": 0}, {"h": 0}, {"b": 0}])
+def test_an_empty_sum_is_zero(sizes, kernel, has_key):
+    call = grid_call((3, 4), (3, 3), **sizes).requiring_grad()
+    out = lambda_apply(call.query, call.key if has_key else None, call.value, call.positions, kernel=kernel)
+    assert torch.equal(out, torch.zeros(call.query.shape[:3] + call.value.shape[3:], dtype=torch.float64))
+    for grad in torch.autograd.grad(out.sum(), [call.query, call.value, call.positions.table]):
+        assert not grad.any()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import is_watched
+from lambdanets.kernels.autograd.modes import is_autocast, is_readable
+from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.grid.planner import require
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]
 
@@ -16,17 +19,6 @@ __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph
 def check_kernel(name: str) -> None:
     """Raise a ValueError that lists the kernels unless there is one of this name."""
     require(name)
-
-
-def is_readable(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor can be asked for.
-
-    Not while a graph is traced, under a dispatch mode as that of fake tensors, on the meta device, nor under vmap.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_watched((tensor,)):
-        return False
-    is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
-    return is_wrapped is None or not is_wrapped(tensor)
 
 
 def lambda_apply(
@@ -59,14 +51,19 @@ def lambda_apply(
             the softmax included, and may hold anything. An example with nothing visible gives zeros.
             Default: all take part.
         causal: query n sees the context positions m <= n only (row-major order on a grid), in both sums, the
-            softmax included. Needs n = m. Context that is not finite makes the outputs from its position on NaN
-            and no earlier one (but with ``kernel="portable"`` or ``"reference"``). Default False.
+            softmax included. Needs n = m. Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
-            give the same numbers.
+            give the same numbers; in float32 the errors of ``"spectral"`` and ``"row_spectral"`` are in proportion
+            to the largest value of the context, so None takes another one where values in a local or causal context
+            differ in size.
 
     Returns:
         (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32, and their total is
         rounded once; on CUDA devices with GridPositions each term is.
+
+        A value that is not finite makes those outputs NaN that see it, and no others: the position term sees the
+        table's extents around the query, a dense E the whole context, edges their own positions; without a causal
+        order the content term sees the whole context, and its outputs are then NaN or infinite.
 
         Derivatives of every order, in reverse and in forward mode; the content term in causal order has first
         derivatives in reverse mode only, but with ``kernel="portable"`` or ``"reference"``.
@@ -91,7 +88,7 @@ def lambda_apply(
             f"causal=True needs as many queries as context positions, got n = {query.shape[2]} and "
             f"m = {value.shape[2]}; leave causal off for a context of its own"
         )
-    return dispatch(query, key, value, positions, mask, causal, kernel)
+    return dispatch(Call(query, key, value, positions, mask, causal, kernel))
 
 
 def lambda_apply_by_graph(
@@ -137,10 +134,11 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
+        if tensor.dtype not in _DTYPES:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise TypeError(f"{name} must be of one of the dtypes {names}, got {tensor.dtype}; use .to(torch.bfloat16)")
     device_type = query.device.type
-    # Asking about a device that has no autocast, as meta, is an error.
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if autocast and query.dtype != torch.float64:  # which autocast leaves alone
+    if is_autocast(device_type) and query.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device_type)
         return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
     if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):

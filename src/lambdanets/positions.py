@@ -1,4 +1,4 @@
-"""What the position embedding E is: its numbers and its geometry, never how it is computed with.
+"""The position embedding E: its numbers and its geometry, not the computation with it.
 
 Letters as in the paper: n queries, m context positions, k query depth, u intra-depth. ``E[n, m]`` is a
 (k, u) matrix, shared by all examples of a batch.
@@ -33,7 +33,7 @@ def _require_floating(name: str, tensor: object) -> None:
 
 
 def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: torch.device | None = None) -> Tensor:
-    """Which offsets point to the position itself or to one before it in row-major order.
+    """Mask of the offsets that point to the position itself or to one before it in row-major order.
 
     Args:
         extents: shape of the table of offsets.

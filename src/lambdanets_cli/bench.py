@@ -92,7 +92,7 @@ def bench(
     if table is not None:
         print(table_of(table))
     elif calibrate:
-        _calibrate(console, _limits(seconds, max_seconds, 1.0, 5.0))
+        _calibrate(console, output, _limits(seconds, max_seconds, 1.0, 5.0))
     else:
         _need_peers()
         output = output or Path("bench-results")
@@ -138,7 +138,7 @@ def _noisy(kept: list[Row], column: str) -> set[str]:
 # What each way to measure takes beside itself.
 _TAKES = {
     "--table": (),
-    "--calibrate": ("--seconds", "--max-seconds"),
+    "--calibrate": ("--seconds", "--max-seconds", "--output"),
     "--growth": ("--seconds", "--max-seconds", "--noisy", "--output"),
     "--noisy": ("--growth", "--device cuda", "--seconds", "--max-seconds", "--output"),
     "--device cuda": ("--quick", "--cases", "--seconds", "--max-seconds", "--noisy", "--output"),
@@ -277,7 +277,7 @@ def _growth(console: Console, output: Path, kept: list[Row], limits: tuple[float
     _measure(console, output, len(sizes), run, show, results.write_growth, kept)
 
 
-def _calibrate(console: Console, limits: tuple[float, float]) -> None:
+def _calibrate(console: Console, output: Path | None, limits: tuple[float, float]) -> None:
     from lambdanets.experiments.bench import calibrate
     from lambdanets.experiments.report import results
 
@@ -289,5 +289,6 @@ def _calibrate(console: Console, limits: tuple[float, float]) -> None:
         max_seconds=limits[1],
         report=lambda case: console.print(f"  {case.name}"),
     )
-    path = results.write_calibration(constants)
-    console.print(f"Wrote {path}. Delete it to go back to the constants of the package.", soft_wrap=True)
+    path = results.write_calibration(constants, output)
+    back = "" if output else " Delete it to go back to the constants of the package."
+    console.print(f"Wrote {path}.{back}", soft_wrap=True)

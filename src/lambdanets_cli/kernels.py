@@ -71,8 +71,8 @@ def kernels(
 
     from lambdanets.console import make_console
     from lambdanets.experiments.bench.constants import device_name, where_from
+    from lambdanets.kernels.grid.contract import GridProblem, reachable_window
     from lambdanets.kernels.grid.planner import choose, explain
-    from lambdanets.kernels.grid.problem import GridProblem, reachable_window
 
     batch, *grid, dim = _numbers(shape)
     if dtype not in _DTYPES:

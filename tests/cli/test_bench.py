@@ -72,6 +72,20 @@ def test_noisy_measures_marked_cases_again(monkeypatch, tmp_path, words, name):
     assert {row["positions"] for row in again if row["note"] != "old"} == {"25"}
 
 
+def test_calibrate_writes_what_is_shipped(monkeypatch, tmp_path):
+    from lambdanets.experiments.bench import calibrate
+    from lambdanets.kernels.grid import costs
+
+    monkeypatch.setattr(calibrate, "CALIBRATION_CASES", calibrate.CALIBRATION_CASES[:0])
+    shipped = costs.shipped()
+    monkeypatch.setattr(calibrate, "calibrate", lambda cases, **_: shipped)
+    path = tmp_path / "new" / "costs.json"
+    result = run("bench", "--calibrate", "--output", str(path))
+    assert result.exit_code == 0, result.output
+    assert path.read_bytes() == costs.shipped_file().read_bytes()
+    assert not costs.cache_file().exists()
+
+
 def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     from lambdanets.experiments.bench import calibrate
 
@@ -124,7 +138,6 @@ def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path,
         ("--growth --quick", "--quick means nothing together with --growth; leave one of them out"),
         ("--growth --cases scope7-*", "--cases means nothing together with --growth"),
         ("--growth --device cuda", "--device cuda means nothing together with --growth"),
-        ("--calibrate --output results", "--output means nothing together with --calibrate"),
         ("--calibrate --growth", "--growth means nothing together with --calibrate"),
         ("--table bench.csv --seconds 1", "--seconds means nothing together with --table"),
         ("--device tpu", "--device must be cpu or cuda, got 'tpu'"),

@@ -1,1 +1,1 @@
-"""Exact ways through the lambda sum, one file each, and the planner that picks among them."""
+"""The op: its terms, the kernels for the grid term and the planner that chooses among them, and its derivatives."""

@@ -11,41 +11,41 @@ Axes: b batch, h heads, n queries, k query depth, v value depth, u intra-depth.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanets.kernels.call import Call
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import content_term, normalise
-from lambdanets.positions import GridPositions, Positions, lexicographic_past
+from lambdanets.positions import GridPositions, lexicographic_past
 
 __all__ = ["portable"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def portable(query: Tensor, key: Tensor | None, value: Tensor, positions: Positions | None, causal: bool) -> Tensor:
-    """Content and position term of a call.
+def portable(call: Call) -> Tensor:
+    """Content and position term of a call whose mask is applied: (b, h, n, v).
 
-    A causal content term, and positions that are not on a grid, go the reference's way, which is plain too.
-
-    Args:
-        query: (b, h, n, k).
-        key: (b, u, m, k), before its softmax; the dtype's minimum where masked; None leaves the content term out.
-        value: (b, u, m, v); zero where masked.
-        positions: what E is; None leaves the position term out.
-        causal: query n sees the context positions m <= n only.
-
-    Returns:
-        (b, h, n, v).
+    A causal content term, and positions that are not on a grid, are the reference's, which is plain too.
     """
-    if key is not None:
-        content = (
-            reference(query, key, value, None, None, True) if causal else content_term(query, normalise(key), value)
-        )
-        return content if positions is None else content + portable(query, None, value, positions, causal)
+    query, key, value, positions = call.query, call.key, call.value, call.positions
+    call = replace(call, mask=None)
+    if key is None:
+        content = None
+    elif call.causal:
+        content = reference(replace(call, positions=None))
+    else:
+        content = content_term(query, normalise(key), value)
+    if positions is None:
+        return content  # type: ignore[return-value]
     if isinstance(positions, GridPositions):
-        return _grid_term(query, value, positions, causal)
-    return reference(query, None, value, positions, None, causal)
+        term = _grid_term(query, value, positions, call.causal)
+    else:
+        term = reference(replace(call, key=None))
+    return term if content is None else content + term
 
 
 def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: bool) -> Tensor:

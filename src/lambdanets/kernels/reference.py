@@ -11,32 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lambdanets.positions import EdgePositions, GridPositions, Positions
+from lambdanets.kernels.call import Call
+from lambdanets.positions import EdgePositions, GridPositions
 
 __all__ = ["reference"]
 
 
-def reference(
-    query_bhnk: Tensor,
-    key_bumk: Tensor | None,
-    value_bumv: Tensor,
-    positions: Positions | None,
-    mask_bm: Tensor | None,
-    causal: bool,
-) -> Tensor:
-    """y_n = (λc + λp_n)ᵀ q_n, computed in that order, with every intermediate kept.
-
-    Args:
-        query_bhnk: (b, h, n, k).
-        key_bumk: (b, u, m, k), before its softmax; None leaves the content lambda out.
-        value_bumv: (b, u, m, v).
-        positions: what E is; None leaves the position lambdas out.
-        mask_bm: (b, m) bool, True where the context position takes part; None for all.
-        causal: query n sees the context positions m <= n only.
-
-    Returns:
-        (b, h, n, v).
-    """
+def reference(call: Call) -> Tensor:
+    """y_n = (λc + λp_n)ᵀ q_n, computed in that order, with every intermediate kept: (b, h, n, v)."""
+    query_bhnk, key_bumk, value_bumv, mask_bm = call.query, call.key, call.value, call.mask
+    positions, causal = call.positions, call.causal
     b, _, n, _ = query_bhnk.shape
     m = value_bumv.shape[2]
 
@@ -59,7 +43,7 @@ def reference(
 
     if positions is not None:
         # λp_n = Σ_mu E_nmu V_muᵀ.
-        # First in the dtype of the sums: what stands in E more than once adds up in its gradient.
+        # First in the dtype of the sums: an entry that stands in E more than once adds up in its gradient.
         name = "table" if isinstance(positions, GridPositions) else "embedding"
         positions = replace(positions, **{name: getattr(positions, name).to(value_bumv.dtype)})
         dense_nmku = positions.dense(n, m) if isinstance(positions, EdgePositions) else positions.dense()
@@ -75,8 +59,8 @@ def reference(
 def _normalised_keys(key_bumk: Tensor, visible_bnm: Tensor) -> Tensor:
     """K̄, (b, u, n, m, k): softmax over the visible context positions, for each of the k·u channels.
 
-    What is hidden may hold anything, NaN too, so it is replaced before it is used; a query that sees nothing gets
-    zeros.
+    Hidden positions may hold anything, NaN too, so they are replaced before they are used; a query that sees nothing
+    gets zeros.
     """
     score_bunmk = torch.where(visible_bnm[:, None, :, :, None], key_bumk[:, :, None], float("-inf"))
     if score_bunmk.shape[3] == 0:

@@ -11,7 +11,7 @@ from torch.nn.modules import module as nn_module
 from torch.nn.modules.conv import _ConvNd
 
 from lambdanets.functional import is_readable
-from lambdanets.kernels.autograd.derivatives import is_batched, is_transformed
+from lambdanets.kernels.autograd.modes import is_batched, is_transformed
 from lambdanets.layers.single_example import guarded
 
 __all__ = ["is_plain", "project"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lambdanets.functional import is_readable
-from lambdanets.kernels.autograd.derivatives import is_transformed
+from lambdanets.kernels.autograd.modes import is_transformed
 
 __all__ = ["guarded"]
 

@@ -8,9 +8,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from helpers import dense_call, edge_call, grid_call, random_call
-from lambdanets import LambdaLayer, lambda_apply
+from lambdanets import DensePositions, EdgePositions, GridPositions, LambdaLayer, lambda_apply
+from lambdanets.kernels.grid.planner import kernels_for
 
-CPU_KERNELS = ["query_first", "lambda_first", "banded", "convolution", "row_spectral", "spectral"]
+CPU_KERNELS = kernels_for("cpu")
 CALLS = {
     "grid": lambda: grid_call((3, 4), (3, 3), u=2, b=1, h=2, k=2, v=2),
     "sequence": lambda: grid_call((5,), (9,), b=2, h=1, k=2, v=3),
@@ -113,3 +114,57 @@ def test_a_named_kernel_cannot_be_traced():
     layer = LambdaLayer(16, dim_key=4, scope=3, kernel="banded").eval()
     with pytest.raises(ValueError, match=r"kernel='banded' cannot be traced"):
         torch.jit.trace(layer, torch.randn(1, 16, 6, 6))
+
+
+POSITIONS = {
+    "content": None,
+    "grid": lambda: GridPositions(torch.randn(1, 4, 3, 5), (3, 4)),
+    "dense": lambda: DensePositions(torch.randn(12, 12, 4, 1)),
+    "edges": lambda: EdgePositions(torch.randint(12, (2, 20)), torch.randn(20, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", POSITIONS)
+def test_vmap_over_no_samples(name, causal):
+    positions = POSITIONS[name]() if POSITIONS[name] else None
+    query, key, value = (t[None][:0] for t in random_call(12, b=2, u=1, dtype=torch.float32).args[:3])
+
+    def op(query, key, value):
+        return lambda_apply(query, key, value, positions, causal=causal)
+
+    assert torch.func.vmap(op)(query, key, value).shape == (0, 2, 3, 12, 5)
+    others = (torch.zeros(t.shape[1:]) for t in (key, value))
+    last = torch.func.vmap(op, in_dims=(4, None, None))(torch.zeros(2, 3, 12, 4, 0), *others)
+    assert last.shape == (0, 2, 3, 12, 5)
+    grads = torch.func.vmap(torch.func.grad(lambda *args: op(*args).sum(), argnums=(0, 1, 2)))(query, key, value)
+    assert [grad.shape for grad in grads] == [query.shape, key.shape, value.shape]
+
+
+def test_vmap_over_no_shared_tensors():
+    call = random_call(12, b=2, dtype=torch.float32)
+
+    def on_grid(table):
+        return lambda_apply(*call.args[:3], GridPositions(table, (3, 4)))
+
+    def dense(embedding):
+        return lambda_apply(*call.args[:3], DensePositions(embedding))
+
+    for op, numbers in ((on_grid, torch.randn(0, 1, 4, 3, 5)), (dense, torch.randn(0, 12, 12, 4, 1))):
+        assert torch.func.vmap(op)(numbers).shape == (0, 2, 3, 12, 5)
+        grads = torch.func.vmap(torch.func.grad(lambda numbers, op=op: op(numbers).sum()))(numbers)
+        assert grads.shape == numbers.shape
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("name", [name for name in POSITIONS if name != "content"])
+def test_many_tangents_at_once(name, has_key):
+    positions = POSITIONS[name]()
+    query, key, value = random_call(12, b=1, h=2, v=3, dtype=torch.float32).args[:3]
+    ops = (
+        (lambda query: lambda_apply(query, key if has_key else None, value, positions), query),
+        (lambda value: lambda_apply(query, key if has_key else None, value, positions), value),
+    )
+    for op, x in ops:
+        forward = torch.autograd.functional.jacobian(op, x, vectorize=True, strategy="forward-mode")
+        torch.testing.assert_close(forward, torch.autograd.functional.jacobian(op, x), atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ from torch.library import opcheck
 from helpers import grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
 from lambdanets.kernels.grid.planner import kernels_for
-from lambdanets.kernels.terms.grid import GRID_OP, grid_term
+from lambdanets.kernels.terms.grid import GRID_OP
 
 
 def op_args(kernel="", requires_grad=True):
@@ -18,9 +18,9 @@ def op_args(kernel="", requires_grad=True):
 
 @pytest.mark.parametrize("kernel", ["", *kernels_for("cpu")])
 def test_opcheck(kernel):
-    opcheck(GRID_OP.forward, op_args(kernel))
+    opcheck(GRID_OP.forward_op, op_args(kernel))
     grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
-    opcheck(GRID_OP.backward, (grad, *op_args(kernel, requires_grad=False)))
+    opcheck(GRID_OP.backward_op, (grad, *op_args(kernel, requires_grad=False)))
 
 
 def test_compiles_without_graph_breaks_for_any_size():
@@ -76,7 +76,7 @@ def test_keeps_nothing_but_its_inputs(kernel):
     args = op_args(kernel)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        grid_term(*args)
+        GRID_OP(*args)
     inputs = {t.untyped_storage().data_ptr() for t in args[:3]}
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lambdanets.kernels.autograd import memory
-from lambdanets.kernels.autograd.memory import contiguous, in_workspace, padded, release, scratch, workspace
+from lambdanets.kernels.autograd.memory import Workspace, release
+from lambdanets.kernels.grid.contract import problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.kernels.grid.problem import problem_of
 
 KERNELS = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
 # (grid, extents, u): one tile and many, scope 1, a global context, a sequence, a volume, one row.
@@ -30,13 +30,23 @@ def nothing_kept():
 
 
 def kept():
-    return memory._workspace.buffer
+    return Workspace.for_thread().buffer
 
 
 def poison():
     """What lies in the kept memory, as if other calls had been there."""
     if kept() is not None:
         kept().fill_(255)  # NaN in every dtype
+
+
+def forward(kernel, tensors, problem):
+    with Workspace.for_thread() as workspace:
+        return kernel.forward(*tensors, problem, workspace)
+
+
+def backward(kernel, tensors, problem):
+    with Workspace.for_thread() as workspace:
+        return kernel.backward(*tensors, problem, workspace)[:3]
 
 
 def problem_and_tensors(grid, extents, u, seed=0):
@@ -64,7 +74,7 @@ def test_later_calls_give_the_same(name, shape):
     kernel = GRID_KERNELS[name]
 
     def run():
-        return kernel.forward(*args, problem), *kernel.backward(grad, *args, problem)
+        return forward(kernel, args, problem), *backward(kernel, (grad, *args), problem)
 
     first = [result.clone() for result in run()]
     poison()
@@ -77,15 +87,15 @@ def test_later_calls_give_the_same(name, shape):
 def test_kernels_keep_what_they_need_up_to_the_limit(monkeypatch):
     problem, args, _ = problem_and_tensors((5, 7), (3, 5), 1)
     kernel = GRID_KERNELS["banded"]
-    expected = kernel.forward(*args, problem)
+    expected = forward(kernel, args, problem)
     needed = kept().numel()
-    kernel.forward(*args, problem)
+    forward(kernel, args, problem)
     assert kept().numel() == needed
 
     release()
     monkeypatch.setattr(memory, "LARGEST_BUFFER", needed // 2)
     for _ in range(3):
-        torch.testing.assert_close(kernel.forward(*args, problem), expected, rtol=0, atol=0)
+        torch.testing.assert_close(forward(kernel, args, problem), expected, rtol=0, atol=0)
     assert kept().numel() == needed // 2
 
 
@@ -93,12 +103,12 @@ def test_threads_have_memory_of_their_own():
     problem, args, _ = problem_and_tensors((9, 8), (5, 5), 1)
     other = problem_and_tensors((9, 8), (5, 5), 1, seed=1)[1]
     kernel = GRID_KERNELS["banded"]
-    expected = [kernel.forward(*tensors, problem) for tensors in (args, other)]
+    expected = [forward(kernel, tensors, problem) for tensors in (args, other)]
     wrong = []
 
     def repeat(tensors, right):
         for _ in range(50):
-            if not torch.equal(kernel.forward(*tensors, problem), right):
+            if not torch.equal(forward(kernel, tensors, problem), right):
                 wrong.append(tensors)
 
     threads = [threading.Thread(target=repeat, args=pair) for pair in zip((args, other), expected, strict=True)]
@@ -113,55 +123,64 @@ def test_memory_made_in_inference_mode_serves_training():
     problem, args, grad = problem_and_tensors((5, 7), (3, 5), 1)
     kernel = GRID_KERNELS["query_first"]
     with torch.inference_mode():
-        kernel.forward(*args, problem)
-    for result in (kernel.forward(*args, problem), *kernel.backward(grad, *args, problem)):
+        forward(kernel, args, problem)
+    for result in (forward(kernel, args, problem), *backward(kernel, (grad, *args), problem)):
         assert not result.is_inference()
 
 
 def test_a_workspace_gives_the_same_memory_again():
-    like = torch.empty(0, dtype=torch.float32)
-    with workspace():
-        scratch(like, 100)
-    with workspace():
-        outer = scratch(like, 3, 5)
-        with workspace():
-            first = scratch(like, 20)
-        second = scratch(like, 20)
+    like, workspace = torch.empty(0, dtype=torch.float32), Workspace()
+    with workspace:
+        workspace.scratch(like, 100)
+    with workspace:
+        outer = workspace.scratch(like, 3, 5)
+        with workspace:
+            first = workspace.scratch(like, 20)
+        second = workspace.scratch(like, 20)
     assert first.data_ptr() == second.data_ptr() != outer.data_ptr()
     assert outer.shape == (3, 5)
     assert outer.is_contiguous()
     assert outer.data_ptr() % 64 == 0
 
 
-def test_an_error_ends_the_workspace():
-    @in_workspace
-    def failing():
-        scratch(torch.empty(0), 10)
-        raise RuntimeError("on purpose")
-
-    with pytest.raises(RuntimeError, match="on purpose"):
-        failing()
-    assert memory._workspace.depth == memory._workspace.used == 0
+def test_an_error_ends_the_call():
+    workspace = Workspace()
+    with pytest.raises(RuntimeError, match="expanded size"), workspace:
+        workspace.scratch(torch.empty(0), 10).expand(3)
+    with workspace:
+        piece = workspace.scratch(torch.empty(0), 10)
+    assert piece.data_ptr() == workspace.buffer.data_ptr()
 
 
-def test_outside_of_a_workspace_memory_is_fresh():
-    assert scratch(torch.empty(0), 4).shape == (4,)
-    assert kept() is None
+def test_outside_of_a_call_memory_is_fresh():
+    workspace = Workspace()
+    with workspace:
+        workspace.scratch(torch.empty(0), 4)
+    piece = workspace.scratch(torch.empty(0), 4)
+    assert piece.shape == (4,)
+    assert piece.data_ptr() != workspace.buffer.data_ptr()
+
+
+def test_only_cpus_have_a_buffer():
+    workspace = Workspace()
+    with workspace:
+        assert workspace.scratch(torch.empty(0, device="meta"), 4).is_meta
+    assert workspace.buffer is None
 
 
 @pytest.mark.parametrize("pads", [(1, 2), (0, 0, 3, 1), (2, 0, 0, 1, 1, 1)])
 def test_padded_is_pad(pads):
     tensor = torch.randn(2, 3, 4).transpose(0, 1)
     for _ in range(2):
-        with workspace():
-            assert torch.equal(padded(tensor, pads), torch.nn.functional.pad(tensor, pads))
+        with Workspace.for_thread() as workspace:
+            assert torch.equal(workspace.padded(tensor, pads), torch.nn.functional.pad(tensor, pads))
         poison()
 
 
 def test_contiguous_copies_only_what_is_not():
     tensor = torch.randn(3, 4)
-    with workspace():
-        assert contiguous(tensor) is tensor
-        copy = contiguous(tensor.T)
+    with Workspace.for_thread() as workspace:
+        assert workspace.contiguous(tensor) is tensor
+        copy = workspace.contiguous(tensor.T)
         assert torch.equal(copy, tensor.T)
         assert copy.is_contiguous()

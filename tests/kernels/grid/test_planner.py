@@ -3,14 +3,16 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from lambdanets.kernels.grid import costs, planner
+from lambdanets.kernels.grid.contract import GridProblem, reachable_window
 from lambdanets.kernels.grid.costs import cost_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, kernels_for, require, seconds
-from lambdanets.kernels.grid.problem import GridProblem, good_length, reachable_window
+from lambdanets.kernels.grid.spectral import good_length
 
 
 def problem(grid, extents=None, *, causal=False, **changes):
@@ -143,7 +145,7 @@ def test_a_kernel_without_the_content_term_is_charged_a_pass(backward):
     problem = GridProblem(2, 4, 16, 16, 1, grid=(14, 14), extents=(7, 7), origin=(3, 3))
     kernel = GRID_KERNELS["spectral"]
     moved = cost_of("cpu", "spectral", backward)[1]
-    joint = replace(kernel, joint_forward=kernel.forward, joint_backward=kernel.backward)
+    joint = replace(kernel, adds_content=True)
     extra = seconds(kernel, problem, backward) - seconds(joint, problem, backward)
     assert extra == pytest.approx(moved * 2 * 4 * 14 * 14 * 16)
 
@@ -154,3 +156,37 @@ def test_row_spectral_says_where_its_matrices_are_too_large():
     problem = GridProblem(1, 1, 4, 4, 1, grid=(16, 8000), extents=(3, 15999), origin=(1, 7999))
     reason = GRID_KERNELS["row_spectral"].check(problem)
     assert re.fullmatch(r"its largest matrix would have 256,000,000 elements, more than 67,108,864", reason)
+
+
+def test_a_kernel_without_constants_says_how_to_measure_them(calibration, monkeypatch):
+    new = replace(GRID_KERNELS["spectral"], name="new")
+    monkeypatch.setitem(GRID_KERNELS, "new", new)
+    with pytest.raises(RuntimeError, match=r"'new' has no constants in .*costs.json.*bench --calibrate --output"):
+        choose(problem((7, 7)), backward=False)
+    spectral = costs.shipped()["devices"]["cpu"]["spectral"]
+    calibration.write_text(json.dumps({"devices": {"cpu": {"new": spectral}}}))
+    costs.reload()
+    assert seconds(new, problem((7, 7)), False) == seconds(GRID_KERNELS["spectral"], problem((7, 7)), False)
+
+
+def test_an_empty_grid_is_explained():
+    empty = problem((0, 5))
+    assert {verdict.reason for verdict in explain(empty)} == {
+        "there is nothing to compute for the grid (0, 5) with batch 2"
+    }
+    with pytest.raises(ValueError, match="no kernel can run: there is nothing to compute"):
+        choose(empty, backward=False)
+
+
+def test_the_planner_may_be_kept_from_kernels_that_spread_errors():
+    each = problem((56, 56), (23, 23))
+    assert not choose(each, backward=False, may_spread=False).spreads_errors
+    huge = problem((200_000,))  # no other kernel has room for it
+    assert choose(huge, backward=False, may_spread=False).name == "spectral"
+
+
+def test_every_kernel_is_in_the_table():
+    """A file with a kernel that the planner does not collect is forgotten."""
+    folder = Path(planner.__file__).parent
+    files = [path for path in folder.rglob("*.py") if "\nKERNEL = " in path.read_text(encoding="utf-8")]
+    assert len(files) == len(GRID_KERNELS)

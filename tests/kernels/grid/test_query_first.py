@@ -5,14 +5,15 @@ import torch
 
 from helpers import assert_same, grid_call, outputs_and_gradients, small_blocks
 from lambdanets import lambda_apply
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid import query_first
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 
 
 @pytest.fixture(params=[0, 1 << 20], ids=["rows", "one row"])
 def few_scores(request):
     """Room for the scores of two examples of 5x6 positions, or one of 17x11."""
-    with small_blocks("query_first", SCORE_ELEMENTS=4000, ONE_ROW_ELEMENTS=request.param):
+    with small_blocks("grid.query_first", SCORE_ELEMENTS=4000, ONE_ROW_ELEMENTS=request.param):
         yield
 
 
@@ -36,8 +37,9 @@ def test_memory_of_scores_does_not_grow_with_the_batch():
     batch, heads, n, depth = 256, 4, 400, 8
     query, value = torch.randn(batch, heads, n, depth), torch.randn(batch, 1, n, depth)
     problem = GridProblem(batch, heads, depth, depth, 1, (20, 20), (39, 39), (19, 19))
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        query_first.forward(query, value, torch.randn(1, depth, 39, 39), problem)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with Workspace() as workspace, torch.profiler.profile(profile_memory=True, activities=activities) as profile:
+        query_first.forward(query, value, torch.randn(1, depth, 39, 39), problem, workspace)
     events = profile.profiler.kineto_results.events()
     largest = max(event.nbytes() for event in events if event.name() == "[memory]")
     # The output; S of a row of all examples would have been more than twice as much.

@@ -3,9 +3,10 @@
 import pytest
 
 from helpers import grid_call
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid import row_spectral
+from lambdanets.kernels.grid.contract import GridProblem, problem_of
 from lambdanets.kernels.grid.folding import fold
-from lambdanets.kernels.grid.problem import GridProblem, problem_of
 
 
 def problem(grid, scope=None, *, b=1, h=4, k=16, v=16, u=1):
@@ -57,5 +58,5 @@ def test_large_transforms_are_not_kept():
     for columns in (7, 700):
         call = grid_call((1, columns), (1, 3), k=1, v=1)
         args = (call.query, call.value, call.positions.table)
-        row_spectral.forward(*args, problem_of(*args, (1, columns), (0, 1)))
+        row_spectral.forward(*args, problem_of(*args, (1, columns), (0, 1)), Workspace())
     assert row_spectral._transforms.cache_info().currsize == 1

@@ -39,9 +39,9 @@ def test_exact(name, u, masked, small_blocks, monkeypatch):
 
 def test_opcheck():
     call = dense_call(4, 5, u=2).requiring_grad()
-    opcheck(DENSE_OP.forward, (call.query, call.value, call.positions.embedding))
+    opcheck(DENSE_OP.forward_op, (call.query, call.value, call.positions.embedding))
     call = edge_call(4, 5, 7, u=2).requiring_grad()
-    opcheck(EDGES_OP.forward, (call.query, call.value, call.positions.index, call.positions.embedding))
+    opcheck(EDGES_OP.forward_op, (call.query, call.value, call.positions.index, call.positions.embedding))
 
 
 @pytest.mark.parametrize("name", ["dense, cross", "edges, cross"])

@@ -67,7 +67,7 @@ def test_per_sample_gradients():
 def test_opcheck():
     query, key, value = leaves()
     keys = segment_softmax(key, BATCH, GRAPHS).detach().requires_grad_()
-    opcheck(SEGMENTS_OP.forward, (query, keys, value, BATCH, GRAPHS))
+    opcheck(SEGMENTS_OP.forward_op, (query, keys, value, BATCH, GRAPHS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.cases import CASES, Case
 from lambdanets.experiments.bench.contenders import grid_tensors
 from lambdanets.experiments.bench.timing import Turns, wall_clock
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.kernels.grid.problem import problem_of
 
 __all__ = ["CALIBRATION_CASES", "calibrate", "fit"]
 
@@ -106,8 +108,8 @@ def _measure(
         if kernel.check(problem) is not None:
             continue
         for direction, call in (
-            ("forward", lambda kernel=kernel: _depth_first(kernel.forward(*args, problem))),
-            ("backward", lambda kernel=kernel: list(map(_depth_first, kernel.backward(grad, *args, problem)[:2]))),
+            ("forward", functools.partial(_forward, kernel, args, problem)),
+            ("backward", functools.partial(_backward, kernel, (grad, *args), problem)),
         ):
             call()
             if wall_clock(call) < LONGEST_SECONDS:
@@ -117,6 +119,16 @@ def _measure(
     turns = Turns(calls)
     turns.take(seconds, max_seconds)
     return [(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
+
+
+def _forward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor], problem: GridProblem) -> Tensor:
+    with Workspace.for_thread() as workspace:
+        return _depth_first(kernel.forward(*args, problem, workspace))
+
+
+def _backward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor, Tensor], problem: GridProblem) -> list[Tensor]:
+    with Workspace.for_thread() as workspace:
+        return list(map(_depth_first, kernel.backward(*args, problem, workspace)[:2]))
 
 
 def _depth_first(tensor: Tensor) -> Tensor:

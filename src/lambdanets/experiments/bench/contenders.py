@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanets.experiments.bench.cases import Case
+from lambdanets.kernels.grid.contract import GridProblem, problem_of, reachable_window
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
-from lambdanets.kernels.grid.problem import GridProblem, problem_of, reachable_window
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["Attention", "Contender", "contenders", "grid_problem", "grid_tensors"]

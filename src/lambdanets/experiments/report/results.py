@@ -67,13 +67,17 @@ def write_cuda(rows: Sequence[Row], folder: Path) -> list[Path]:
     return [file]
 
 
-def write_calibration(constants: dict[str, Any]) -> Path:
-    """Keeps a machine's constants in the cache folder and has the planner read them.
+def write_calibration(constants: dict[str, Any], path: Path | None = None) -> Path:
+    """Write a machine's constants in the form of the package's ``costs.json``.
+
+    Args:
+        constants: as ``calibrate`` returns them.
+        path: the file; default None is the cache folder's, which the planner reads from then on.
 
     Returns:
         The file.
     """
-    path = costs.cache_file()
+    path = path or costs.cache_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, constants)
     costs.reload()

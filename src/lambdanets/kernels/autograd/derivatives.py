@@ -1,268 +1,199 @@
-"""The derivatives of an op, in three forms, since no single one serves all.
+"""Rules for the derivatives of an op: the two autograd functions that all ops share.
 
-- ``torch.compile`` and ``torch.export`` trace the one that is registered with the library op.
-- ``torch.func`` transforms and forward mode go through autograd functions with rules for vmap and jvp.
-- Everything else goes through one without rules: what PyTorch does around the others takes as long as a small kernel.
-
-A position term is linear in each of its tensors, and so are its gradients. Then every further derivative is a sum of
+A position term is linear in each of its tensors, and so are its gradients. Every further derivative is then a sum of
 the same two functions with one tensor replaced: gradients of gradients, tangents, Hessians.
+
+``torch.compile`` and ``torch.export`` do not trace these functions but the rules that ``library.py`` registers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-__all__ = ["Inputs", "differentiable", "is_batched", "is_transformed"]
+from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed
+
+if TYPE_CHECKING:
+    from lambdanets.kernels.autograd.library import Op
+
+__all__ = ["Backward", "Forward"]
 
 NO_SECOND_DERIVATIVE = (
     "the content term in causal order has first derivatives in reverse mode only; kernel='reference' has all of them"
 )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The tensor arguments of an op.
+class Forward(torch.autograd.Function):
+    """The output of an op, from (op, *tensors, *statics)."""
+
+    @staticmethod
+    def forward(op: Op, *args: Any) -> Tensor:
+        """Compute without derivatives."""
+        return op.forward_op(*args) if _needs_library_op(args) else op.compute(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save the tensors and the other arguments."""
+        _save(ctx, inputs, inputs[0].count)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the arguments."""
+        op, args = ctx.op, (*ctx.saved_tensors, *ctx.statics)
+        if grad is None:
+            return (None,) * (1 + len(args))
+        if torch.is_grad_enabled() or is_transformed():
+            grads = Backward.apply(op, grad, *args)
+        elif _needs_library_op((grad, *args)):
+            grads = op.backward_op(grad, *args)
+        else:
+            grads = op.compute_gradients(grad, *args)
+        return (None, *op.spread(grads, len(ctx.statics)))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
+        """Tangent from the tangents of the arguments."""
+        op, given = ctx.op, ctx.saved_tensors
+        _require_linear(op)
+        total = None
+        for i in op.active:
+            tangent = tangents[1 + i]
+            if tangent is not None:
+                total = _sum(total, Forward.apply(op, *given[:i], tangent, *given[i + 1 :], *ctx.statics))
+        return torch.zeros_like(Forward.apply(op, *given, *ctx.statics)) if total is None else total
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], op: Op, *args: Any) -> tuple[Tensor, int]:
+        """All samples, along a first axis."""
+        dims = in_dims[1:]
+        if all(dim is None for dim, name in zip(dims, op.tensors, strict=False) if name in op.shared):
+            batched = [i for i, name in enumerate(op.tensors) if name not in op.shared]
+            folded = list(args)
+            for i in batched:  # the samples are more examples
+                folded[i] = _fold(args[i], dims[i], info.batch_size)
+            out = Forward.apply(op, *folded)
+            examples = args[batched[0]].shape[0 if dims[batched[0]] != 0 else 1]
+            return out.unflatten(0, (info.batch_size, examples)), 0
+        if info.batch_size == 0:
+            return args[0].new_empty(0, *op.out_shape(*_shapes(dims, args, op.count))), 0
+        return torch.stack([Forward.apply(op, *_sample(dims, args, i)) for i in range(info.batch_size)]), 0
+
+
+class Backward(torch.autograd.Function):
+    """The gradients of an op's active tensors, from (op, grad, *tensors, *statics)."""
+
+    @staticmethod
+    def forward(op: Op, *args: Any) -> tuple[Tensor, ...]:
+        """Compute without derivatives."""
+        return op.backward_op(*args) if _needs_library_op(args) else op.compute_gradients(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save the tensors and the other arguments."""
+        _save(ctx, inputs, 1 + inputs[0].count)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the arguments."""
+        return (None, *second_gradients(ctx.op, ctx.saved_tensors, ctx.statics, cotangents))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Tangent from the tangents of the arguments."""
+        op, given = ctx.op, ctx.saved_tensors
+        _require_linear(op)
+        totals: dict[int, Tensor | None] = dict.fromkeys(op.active)
+        for place in (0, *(i + 1 for i in op.active)):
+            tangent = tangents[1 + place]
+            if tangent is None:
+                continue
+            replaced = [*given[:place], tangent, *given[place + 1 :]]
+            for i, part in zip(op.active, Backward.apply(op, *replaced, *ctx.statics), strict=True):
+                if i + 1 != place:  # the gradient of a tensor does not depend on it
+                    totals[i] = _sum(totals[i], part)
+        return tuple(torch.zeros_like(given[i + 1]) if total is None else total for i, total in totals.items())
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], op: Op, *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """All samples, along a first axis."""
+        # Each sample has its own gradients of the shared tensors, and no kernel returns those of many at once.
+        dims, places = in_dims[1:], (0,) * len(op.active)
+        if info.batch_size == 0:
+            shapes = _shapes(dims, args, 1 + op.count)
+            return tuple(args[1 + i].new_empty(0, *shapes[1 + i].shape) for i in op.active), places
+        outs = [Backward.apply(op, *_sample(dims, args, i)) for i in range(info.batch_size)]
+        return tuple(torch.stack(grads) for grads in zip(*outs, strict=True)), places
+
+
+# PyTorch asks for the signature at each call, and working it out takes as long as a small kernel.
+for _function in (Forward.forward, Backward.forward):
+    _function.__signature__ = inspect.signature(_function)  # type: ignore[union-attr]
+
+
+def second_gradients(
+    op: Op, saved: Sequence[Tensor], statics: Sequence[Any], cotangents: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (grad, *tensors, *statics) in the op's gradients.
 
     Args:
-        names: one for each; their first axis is the batch unless they are shared.
-        shared: those without a batch axis.
-        constant: those without a gradient (integers).
-        multilinear: whether the op is linear in each tensor that has a gradient.
+        op: the op.
+        saved: grad and the op's tensors.
+        statics: its other arguments.
+        cotangents: gradient of each of the op's gradients, or None.
     """
-
-    names: tuple[str, ...]
-    shared: tuple[str, ...] = ()
-    constant: tuple[str, ...] = ()
-    multilinear: bool = True
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.names)
-
-    @property
-    def active(self) -> tuple[int, ...]:
-        """Where those with a gradient stand."""
-        return tuple(i for i, name in enumerate(self.names) if name not in self.constant)
-
-    def spread(self, grads: Sequence[Tensor | None], statics: int) -> tuple[Tensor | None, ...]:
-        """Gradients of the active tensors put where their arguments stand, None for the others."""
-        every: list[Tensor | None] = [None] * (self.count + statics)
-        for i, grad in zip(self.active, grads, strict=True):
-            every[i] = grad
-        return tuple(every)
+    _require_linear(op)
+    grad, *tensors = saved
+    of_grad, totals = None, dict.fromkeys(op.active)
+    for i, cotangent in zip(op.active, cotangents, strict=True):
+        if cotangent is None:
+            continue
+        replaced = [*tensors[:i], cotangent, *tensors[i + 1 :]]
+        of_grad = _sum(of_grad, Forward.apply(op, *replaced, *statics))
+        for j, part in zip(op.active, Backward.apply(op, grad, *replaced, *statics), strict=True):
+            if j != i:
+                totals[j] = _sum(totals[j], part)
+    return (of_grad, *op.spread(list(totals.values()), len(statics)))
 
 
-def differentiable(
-    arguments: Inputs,
-    forward_op: Any,
-    backward_op: Any,
-    forward_call: Callable[..., Tensor],
-    backward_call: Callable[..., tuple[Tensor, ...]],
-) -> Callable[..., Tensor]:
-    """Register the op's derivatives.
-
-    Args:
-        arguments: its tensor arguments; others follow them.
-        forward_op: the library op.
-        backward_op: the library op of its gradients.
-        forward_call: what computes it in eager mode.
-        backward_call: what computes its gradients in eager mode.
-
-    Returns:
-        The op with its derivatives, in the form that each call needs.
-    """
-    forward, backward = _functions(arguments, forward_call, backward_call)
-    eager = _eager_function(arguments, forward_call, backward_call, backward_op, backward)
-
-    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return arguments.spread(backward_op(grad, *ctx.saved_tensors, *ctx.statics), len(ctx.statics))
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[: arguments.count])
-        ctx.statics = inputs[arguments.count :]
-
-    forward_op.register_autograd(gradients, setup_context=save)
-    backward_op.register_autograd(backward.backward, setup_context=backward.setup_context)
-
-    def apply(*args: Any) -> Tensor:
-        if torch.compiler.is_compiling():
-            return forward_op(*args)
-        if is_transformed():
-            return forward.apply(*args)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in args[: arguments.count]):
-            return eager.apply(*args)
-        return forward_call(*args)
-
-    return apply
+def _needs_library_op(args: Sequence[Any]) -> bool:
+    """True if PyTorch has to see the op: a dispatch mode is active, or a tensor stands for many."""
+    return is_observed(args) or any(map(is_batched, args))
 
 
-def is_transformed() -> bool:
-    """Whether a torch.func transform or forward mode is at work; yes where PyTorch does not say."""
-    active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-    return active() or getattr(forward_ad, "_current_level", 0) >= 0
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
 
 
-def _eager_function(
-    arguments: Inputs, forward_call: Callable[..., Tensor], backward_call: Any, backward_op: Any, backward: Any
-) -> Any:
-    """The autograd function that has no rules."""
-
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
-            ctx.save_for_backward(*args[: arguments.count])
-            ctx.statics = args[arguments.count :]
-            return forward_call(*args)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            call = backward_call
-            if torch.is_grad_enabled() or is_transformed():
-                call = backward.apply
-            elif is_batched(grad):
-                call = backward_op
-            grads = call(grad, *ctx.saved_tensors, *ctx.statics)
-            return arguments.spread(grads, len(ctx.statics))
-
-    return Eager
-
-
-def is_batched(grad: Tensor) -> bool:
-    """Whether many gradients come at once, as with ``is_grads_batched=True``: an op is then called for each."""
-    check = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", None)
-    return check is not None and check(grad)
-
-
-def _functions(arguments: Inputs, forward_call: Callable[..., Tensor], backward_call: Any) -> tuple[Any, Any]:
-    """The autograd functions of the op and of its gradients, with rules for vmap, jvp and further derivatives."""
-    active = arguments.active
-
-    class Backward(torch.autograd.Function):
-        """Gradients of the active tensors from (grad, *tensors, *statics)."""
-
-        @staticmethod
-        def forward(*args: Any) -> tuple[Tensor, ...]:
-            return backward_call(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            _save(ctx, inputs, arguments.count + 1)
-
-        @staticmethod
-        def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            _require(arguments)
-            grad, *tensors = ctx.saved_tensors
-            total = _Sum()
-            totals = {i: _Sum() for i in active}
-            for i, cotangent in zip(active, cotangents, strict=True):
-                if cotangent is None:
-                    continue
-                replaced = [*tensors[:i], cotangent, *tensors[i + 1 :]]
-                total.add(Forward.apply(*replaced, *ctx.statics))
-                for j, part in zip(active, Backward.apply(grad, *replaced, *ctx.statics), strict=True):
-                    if j != i:
-                        totals[j].add(part)
-            return (total.value, *arguments.spread([totals[i].value for i in active], len(ctx.statics)))
-
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-            _require(arguments)
-            given = ctx.saved_tensors
-            totals = {i: _Sum() for i in active}
-            for place in (0, *(i + 1 for i in active)):
-                tangent = tangents[place]
-                if tangent is None:
-                    continue
-                replaced = [*given[:place], tangent, *given[place + 1 :]]
-                for i, part in zip(active, Backward.apply(*replaced, *ctx.statics), strict=True):
-                    if i + 1 != place:  # the gradient of a tensor does not depend on it
-                        totals[i].add(part)
-            return tuple(totals[i].or_zeros(given[i + 1]) for i in active)
-
-        @staticmethod
-        def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-            # Each sample has gradients of the shared tensors of its own, which no kernel returns for many at once.
-            outs = [Backward.apply(*_sample(in_dims, args, i)) for i in range(info.batch_size)]
-            return tuple(torch.stack(grads) for grads in zip(*outs, strict=True)), (0,) * len(active)
-
-    class Forward(torch.autograd.Function):
-        """The op itself."""
-
-        @staticmethod
-        def forward(*args: Any) -> Tensor:
-            return forward_call(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            _save(ctx, inputs, arguments.count)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            statics = len(ctx.statics)
-            if grad is None:
-                return (None,) * (arguments.count + statics)
-            return arguments.spread(Backward.apply(grad, *ctx.saved_tensors, *ctx.statics), statics)
-
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
-            _require(arguments)
-            given, total = ctx.saved_tensors, _Sum()
-            for i in active:
-                if tangents[i] is not None:
-                    total.add(Forward.apply(*given[:i], tangents[i], *given[i + 1 :], *ctx.statics))
-            return total.value if total.value is not None else torch.zeros_like(Forward.apply(*given, *ctx.statics))
-
-        @staticmethod
-        def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-            shared = [name in arguments.shared for name in arguments.names]
-            if all(dim is None for dim, is_shared in zip(in_dims, shared, strict=False) if is_shared):
-                folded = list(args)  # nothing but more examples
-                for i in (i for i, is_shared in enumerate(shared) if not is_shared):
-                    folded[i] = _fold(args[i], in_dims[i], info.batch_size)
-                return Forward.apply(*folded).unflatten(0, (info.batch_size, -1)), 0
-            outs = [Forward.apply(*_sample(in_dims, args, i)) for i in range(info.batch_size)]
-            return torch.stack(outs), 0
-
-    return Forward, Backward
-
-
-class _Sum:
-    """A sum that is None until something is added."""
-
-    def __init__(self) -> None:
-        self.value: Tensor | None = None
-
-    def add(self, part: Tensor) -> None:
-        self.value = part if self.value is None else self.value + part
-
-    def or_zeros(self, like: Tensor) -> Tensor:
-        return torch.zeros_like(like) if self.value is None else self.value
-
-
-def _require(inputs: Inputs) -> None:
-    if not inputs.multilinear:
+def _require_linear(op: Op) -> None:
+    if not op.multilinear:
         raise NotImplementedError(NO_SECOND_DERIVATIVE)
 
 
-def _save(ctx: Any, given: tuple[Any, ...], count: int) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], count: int) -> None:
     ctx.set_materialize_grads(False)
+    ctx.op, *given = inputs
     ctx.save_for_backward(*given[:count])
     ctx.save_for_forward(*given[:count])
-    ctx.statics = given[count:]
+    ctx.statics = tuple(given[count:])
 
 
-def _sample(in_dims: Sequence[Any], args: Sequence[Any], index: int) -> list[Any]:
-    """One sample of a vmapped call."""
+def _sample(dims: Sequence[Any], args: Sequence[Any], index: int) -> list[Any]:
+    """The arguments of one sample of a vmapped call."""
     return [
         arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
-        for dim, arg in zip(in_dims, args, strict=True)
+        for dim, arg in zip(dims, args, strict=True)
+    ]
+
+
+def _shapes(dims: Sequence[Any], args: Sequence[Any], count: int) -> list[Tensor]:
+    """Tensors without values, of the shapes that one sample's tensors have."""
+    return [
+        torch.empty([size for axis, size in enumerate(arg.shape) if axis != dim], device="meta")
+        for dim, arg in zip(dims[:count], args[:count], strict=True)
     ]
 
 

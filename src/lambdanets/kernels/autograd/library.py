@@ -1,153 +1,163 @@
-"""How a kernel's forward and backward functions become one op of PyTorch.
+"""Ops of PyTorch made of a forward and a backward function.
 
-The op is opaque, so ``torch.compile`` and ``torch.export`` neither break the graph at it nor specialise on sizes,
-and its backward pass gets the inputs alone: what is recomputed is the kernel's affair.
+The library op is opaque: ``torch.compile`` and ``torch.export`` neither break the graph at it nor specialise on sizes,
+and its backward pass gets the inputs alone. In eager mode the functions are called directly, since the
+dispatcher takes as long as a small kernel (``results/eager_path.csv``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import Inputs, differentiable
+from lambdanets.kernels.autograd.derivatives import Forward, second_gradients
+from lambdanets.kernels.autograd.modes import (
+    is_compiling,
+    is_observed,
+    is_transformed,
+    is_view,
+    without_autocast,
+)
 
-__all__ = ["HALF", "Op", "define_op", "is_watched", "whole", "widened", "without_autocast"]
+__all__ = ["HALF", "Op", "whole", "widened"]
 
-_PLAIN = (Tensor, nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
 class Op:
-    """An op and what calls it.
-
-    Args:
-        forward: the library op.
-        backward: the library op of its gradients.
-        apply: the op with its derivative; call this one.
-    """
-
-    forward: Any
-    backward: Any
-    apply: Callable[..., Tensor]
-
-
-def define_op(
-    name: str,
-    forward: Callable[..., Tensor],
-    backward: Callable[..., Sequence[Tensor]],
-    out_shape: Callable[..., tuple[int, ...]],
-    *,
-    tensors: Sequence[str],
-    shared: Sequence[str] = (),
-    constant: Sequence[str] = (),
-    multilinear: bool = True,
-    widen: bool = True,
-    statics: str = "",
-) -> Op:
-    """Register ``lambdanets::name`` and ``lambdanets::name_backward``.
+    """An op with its derivatives, registered as ``lambdanets::name`` and ``lambdanets::name_backward``.
 
     Args:
         name: of the op.
         forward: (*tensors, *statics) -> output.
         backward: (grad, *tensors, *statics) -> gradient of each tensor that is not in ``constant``.
-        out_shape: (*tensors) -> shape of the output, which is of the first tensor's dtype.
+        out_shape: (*tensors) -> shape of the output, which has the first tensor's dtype.
         tensors: names of the tensor arguments; their first axis is the batch unless they are shared.
-        shared: those without a batch axis.
-        constant: those without a gradient (integers); at least two others must remain.
-        multilinear: whether the op is linear in each of the others, which gives it derivatives of every order.
-        widen: whether half precision reaches both functions as float32, so that their sums are; else that is their
-            own affair.
+        shared: tensors without a batch axis.
+        constant: tensors without a gradient (integers); at least two others must remain.
+        multilinear: True if the op is linear in each of the others, which gives it derivatives of every order.
+        widen: True if half precision reaches both functions as float32; else the functions widen it themselves.
         statics: schema of the other arguments, as ``"SymInt[] grid, str kernel"``.
+
+    Attributes:
+        forward_op: the library op.
+        backward_op: the library op of its gradients.
+        count: number of tensor arguments.
+        active: indices of the tensors that have a gradient.
     """
-    tail = f", {statics}" if statics else ""
-    arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + tail
-    inputs = Inputs(tuple(tensors), tuple(shared), tuple(constant), multilinear)
-    prepared = widened if widen else tuple
-    count, active = inputs.count, inputs.active
-    results = ", ".join(["Tensor"] * len(active))
 
-    def compute(*args: Any) -> Tensor:
-        given = args[:count]
-        shape = out_shape(*given)
-        if 0 in shape or any(t.numel() == 0 for t in given):
-            return given[0].new_zeros(shape)
-        with without_autocast(given[0].device.type):
-            out = forward(*prepared(given), *args[count:])
-        return out.to(given[0].dtype)
+    def __init__(
+        self,
+        name: str,
+        forward: Callable[..., Tensor],
+        backward: Callable[..., Sequence[Tensor]],
+        out_shape: Callable[..., tuple[int, ...]],
+        *,
+        tensors: Sequence[str],
+        shared: Sequence[str] = (),
+        constant: Sequence[str] = (),
+        multilinear: bool = True,
+        widen: bool = True,
+        statics: str = "",
+    ):
+        self.name, self.tensors, self.shared, self.multilinear, self.widen = name, tensors, shared, multilinear, widen
+        self.out_shape = out_shape
+        self.count = len(tensors)
+        self.active = tuple(i for i, tensor in enumerate(tensors) if tensor not in constant)
+        self._forward, self._backward = forward, backward
+        arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + (f", {statics}" if statics else "")
+        results = ", ".join(["Tensor"] * len(self.active))
+        self.forward_op = torch.library.custom_op(
+            f"lambdanets::{name}", self._library_forward, mutates_args=(), schema=f"({arguments}) -> Tensor"
+        )
+        self.backward_op = torch.library.custom_op(
+            f"lambdanets::{name}_backward",
+            self._library_backward,
+            mutates_args=(),
+            schema=f"(Tensor grad, {arguments}) -> ({results})",
+        )
+        self.forward_op.register_fake(self._fake_forward)
+        self.backward_op.register_fake(self._fake_backward)
+        self.forward_op.register_autograd(self._registered_gradients, setup_context=self._save)
+        self.backward_op.register_autograd(self._registered_second_gradients, setup_context=self._save_with_grad)
 
-    def compute_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        given = args[:count]
-        targets = [given[i] for i in active]
-        if grad.numel() == 0 or any(t.numel() == 0 for t in given):
-            return tuple(t.new_zeros(t.shape) for t in targets)
-        with without_autocast(given[0].device.type):
-            grads = backward(*prepared((grad, *given)), *args[count:])
-        return tuple(g.to(t.dtype) for g, t in zip(grads, targets, strict=True))
+    def __call__(self, *args: Any) -> Tensor:
+        """The output of (*tensors, *statics), with derivatives."""
+        if is_compiling():
+            return self.forward_op(*args)
+        needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args[: self.count])
+        if needs_grad or is_transformed():
+            return Forward.apply(self, *args)
+        return self.forward_op(*args) if is_observed(args) else self.compute(*args)
 
-    def library_op(suffix: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-        op = torch.library.custom_op(f"lambdanets::{name}{suffix}", function, mutates_args=(), schema=schema)
-        op.register_fake(fake)
-        return op
+    def compute(self, *args: Any) -> Tensor:
+        """The output from tensors that hold numbers, no view."""
+        tensors = args[: self.count]
+        first, shape = tensors[0], self.out_shape(*tensors)
+        if 0 in shape or any(tensor.numel() == 0 for tensor in tensors):
+            return first.new_zeros(shape)
+        with without_autocast(first.device.type):
+            out = self._forward(*(widened(tensors) if self.widen else tensors), *args[self.count :])
+        return whole(out.to(first.dtype))
 
-    # Contiguous, as the fake kernels promise.
-    forward_op = library_op(
-        "",
-        f"({arguments}) -> Tensor",
-        lambda *args: compute(*args).contiguous(),
-        lambda *args: args[0].new_empty(out_shape(*args[:count])),
-    )
-    backward_op = library_op(
-        "_backward",
-        f"(Tensor grad, {arguments}) -> ({results})",
-        lambda *args: tuple(grad.contiguous() for grad in compute_backward(*args)),
-        lambda grad, *args: tuple(args[i].new_empty(args[i].shape) for i in active),
-    )
-    calls = (
-        _or_direct(forward_op, lambda *args: whole(compute(*args))),
-        _or_direct(backward_op, lambda *args: tuple(map(whole, compute_backward(*args)))),
-    )
-    return Op(forward_op, backward_op, differentiable(inputs, forward_op, backward_op, *calls))
+    def compute_gradients(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        """The gradients of the active tensors from tensors that hold numbers, none a view."""
+        tensors = args[: self.count]
+        targets = [tensors[i] for i in self.active]
+        if grad.numel() == 0 or any(tensor.numel() == 0 for tensor in tensors):
+            return tuple(target.new_zeros(target.shape) for target in targets)
+        given = (grad, *tensors)
+        with without_autocast(grad.device.type):
+            grads = self._backward(*(widened(given) if self.widen else given), *args[self.count :])
+        return tuple(whole(part.to(target.dtype)) for part, target in zip(grads, targets, strict=True))
 
+    def spread(self, grads: Sequence[Tensor | None], statics: int) -> tuple[Tensor | None, ...]:
+        """Gradients of the active tensors at the places of their arguments, None at the others."""
+        every: list[Tensor | None] = [None] * (self.count + statics)
+        for i, grad in zip(self.active, grads, strict=True):
+            every[i] = grad
+        return tuple(every)
 
-def _or_direct(op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The op, or what it does where nobody watches: the way through the dispatcher costs as much as a small kernel."""
+    # What the library ops run, contiguous as the functions for fake tensors promise.
 
-    def call(*args: Any) -> Any:
-        return (op if is_watched(args) else function)(*args)
+    def _library_forward(self, *args: Any) -> Tensor:
+        return self.compute(*args).contiguous()
 
-    return call
+    def _library_backward(self, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(grad.contiguous() for grad in self.compute_gradients(*args))
 
+    def _fake_forward(self, *args: Any) -> Tensor:
+        return args[0].new_empty(self.out_shape(*args[: self.count]))
 
-def is_watched(args: Sequence[Any]) -> bool:
-    """Whether somebody sees each operation: a dispatch mode, a subclass of tensors, tensors without values."""
-    if is_in_torch_dispatch_mode():
-        return True
-    # A loop: this is asked several times a call, and any() over a generator takes twice as long.
-    for arg in args:  # noqa: SIM110
-        if isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.is_meta):
-            return True
-    return False
+    def _fake_backward(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(args[i].new_empty(args[i].shape) for i in self.active)
+
+    # The derivatives that torch.compile and torch.export trace.
+
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[: self.count])
+        ctx.statics = inputs[self.count :]
+
+    def _registered_gradients(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return self.spread(self.backward_op(grad, *ctx.saved_tensors, *ctx.statics), len(ctx.statics))
+
+    def _save_with_grad(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[: 1 + self.count])
+        ctx.statics = inputs[1 + self.count :]
+
+    def _registered_second_gradients(self, ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        return second_gradients(self, ctx.saved_tensors, ctx.statics, cotangents)
 
 
 def whole(tensor: Tensor) -> Tensor:
     """The same memory as a tensor that is no view, so that users may write into an output."""
-    if not tensor._is_view():
+    if not is_view(tensor):
         return tensor
     return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Operations keep the dtypes of their inputs inside."""
-    # Asking about a device that has no autocast, as meta, is an error.
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -1,137 +1,133 @@
-"""How tensors lie in memory, and memory that a kernel needs while it runs.
+"""Scratch memory for kernels on CPUs, and the memory order of tensors.
 
-Fresh memory has a price at every call: a system gives it out page by page, at the first touch of each, and an allocator
-gives back what is freed. So kernels keep theirs on CPUs: much of what a call needs beyond its inputs and outputs comes
-out of one buffer of the thread, which the next call finds again.
+Fresh memory has a price at every call: the system hands it out page by page at the first touch, and an allocator
+returns what is freed. So each thread keeps one buffer, out of which a call takes what it needs beyond its inputs and
+outputs.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["contiguous", "empty_in_order", "in_workspace", "padded", "release", "room", "scratch", "workspace"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["Workspace", "empty_in_order", "release", "room"]
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
-# Pieces start where vector instructions want them.
+# Pieces start at multiples of this, as vector instructions want.
 _ALIGNMENT = 64
 
 
-class _Workspace(threading.local):
-    """A thread's buffer: its bytes, how many are given out, and the most that were asked for at once."""
+class Workspace:
+    """Scratch memory for one call at a time; on devices other than CPUs its pieces are fresh memory.
+
+    Pieces are taken inside of a ``with`` block and are free again at its end, so nothing that a kernel returns may lie
+    in them. Blocks may be nested: a kernel that works in parts opens one for each.
+
+        with Workspace.for_thread() as workspace:
+            return kernel.forward(query, value, table, problem, workspace)
+
+    Attributes:
+        buffer: the bytes that are kept, or None; it grows at the end of a call that needed more.
+    """
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
-        self.views: dict[torch.dtype, Tensor] = {}
-        self.depth = self.used = self.wanted = 0
+        self._by_dtype: dict[torch.dtype, Tensor] = {}
+        self._used = self._wanted = 0
+        self._starts: list[int] = []
 
-    def keep(self, buffer: Tensor | None) -> None:
-        """From now on, the pieces come out of ``buffer``."""
-        self.buffer, self.views = buffer, {}
+    @staticmethod
+    def for_thread() -> Workspace:
+        """The workspace of the current thread."""
+        return _threads.workspace
 
-    def of_dtype(self, dtype: torch.dtype) -> Tensor:
+    def __enter__(self) -> Workspace:
+        self._starts.append(self._used)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._used = self._starts.pop()
+        if not self._starts and self._wanted > (0 if self.buffer is None else self.buffer.numel()):
+            self._grow()
+
+    def scratch(self, like: Tensor, *shape: int) -> Tensor:
+        """Uninitialised memory until the ``with`` block ends.
+
+        Args:
+            like: a tensor of the dtype and on the device wanted.
+            shape: of the result, which is contiguous.
+        """
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
+        start, item = self._used, like.element_size()
+        self._used += -(-math.prod(shape) * item // _ALIGNMENT) * _ALIGNMENT
+        self._wanted = max(self._wanted, self._used)
+        if not self._starts or self.buffer is None or self._used > self.buffer.numel():
+            return like.new_empty(shape)
+        stride, strides = 1, []
+        for size in reversed(shape):
+            strides.append(stride)
+            stride *= size
+        return self._elements(like.dtype).as_strided(shape, strides[::-1], start // item)
+
+    def contiguous(self, tensor: Tensor) -> Tensor:
+        """The tensor, or a contiguous copy in scratch memory."""
+        return tensor if tensor.is_contiguous() else self.scratch(tensor, *tensor.shape).copy_(tensor)
+
+    def padded(self, tensor: Tensor, pads: Sequence[int]) -> Tensor:
+        """``torch.nn.functional.pad`` with zeros, none of ``pads`` below zero, into scratch memory."""
+        axes = range(tensor.ndim - 1, tensor.ndim - 1 - len(pads) // 2, -1)
+        sides = dict(zip(axes, zip(pads[::2], pads[1::2], strict=True), strict=True))
+        shape = (size + sum(sides.get(axis, ())) for axis, size in enumerate(tensor.shape))
+        out = self.scratch(tensor, *shape).zero_()
+        inside = out
+        for axis, (before, _) in sides.items():
+            inside = inside.narrow(axis, before, tensor.shape[axis])
+        inside.copy_(tensor)
+        return out
+
+    def release(self) -> None:
+        """Free the buffer."""
+        self.buffer, self._by_dtype, self._wanted = None, {}, 0
+
+    def _elements(self, dtype: torch.dtype) -> Tensor:
         """The buffer as elements of ``dtype``."""
-        if dtype not in self.views and self.buffer is not None:
+        if dtype not in self._by_dtype and self.buffer is not None:
             with torch.inference_mode(False):
-                self.views[dtype] = self.buffer.view(dtype)
-        return self.views[dtype]
+                self._by_dtype[dtype] = self.buffer.view(dtype)
+        return self._by_dtype[dtype]
+
+    def _grow(self) -> None:
+        size = min(self._wanted, LARGEST_BUFFER)
+        if self.buffer is None or size > self.buffer.numel():
+            self.buffer, self._by_dtype = None, {}
+            with torch.inference_mode(False):
+                self.buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
-_workspace = _Workspace()
+class _Threads(threading.local):
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+
+
+_threads = _Threads()
 
 
 def release() -> None:
-    """Give back what this thread keeps."""
-    _workspace.keep(None)
-    _workspace.wanted = 0
-
-
-class workspace:  # noqa: N801 - called as a function
-    """In here :func:`scratch` may be called; at the end what it gave is anybody's again."""
-
-    def __enter__(self) -> None:
-        self.used = _workspace.used
-        _workspace.depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        _workspace.used, _workspace.depth = self.used, _workspace.depth - 1
-        if _workspace.depth == 0:
-            _grow(_workspace)
-
-
-def in_workspace(function: Callable[P, R]) -> Callable[P, R]:
-    """The function with a :func:`workspace` of its own at each call."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with workspace():
-            return function(*args, **kwargs)
-
-    return call
-
-
-def _grow(space: _Workspace) -> None:
-    size = min(space.wanted, LARGEST_BUFFER)
-    if size > (0 if space.buffer is None else space.buffer.numel()):
-        space.keep(None)
-        with torch.inference_mode(False):
-            space.keep(torch.empty(size, dtype=torch.uint8, device="cpu"))
-
-
-def scratch(like: Tensor, *shape: int) -> Tensor:
-    """Uninitialised memory until the :func:`workspace` ends: nothing that a kernel returns may lie in it.
-
-    Args:
-        like: of the dtype and on the device wanted.
-        shape: of the result.
-    """
-    space = _workspace
-    if space.depth == 0 or like.device.type != "cpu" or type(like) not in (Tensor, torch.nn.Parameter):
-        return like.new_empty(shape)
-    start, item = space.used, like.element_size()
-    space.used += -(-math.prod(shape) * item // _ALIGNMENT) * _ALIGNMENT
-    space.wanted = max(space.wanted, space.used)
-    if space.buffer is None or space.used > space.buffer.numel():
-        return like.new_empty(shape)
-    stride, strides = 1, []
-    for size in reversed(shape):
-        strides.append(stride)
-        stride *= size
-    return space.of_dtype(like.dtype).as_strided(shape, strides[::-1], start // item)
-
-
-def contiguous(tensor: Tensor) -> Tensor:
-    """The tensor, or a contiguous copy in :func:`scratch`."""
-    return tensor if tensor.is_contiguous() else scratch(tensor, *tensor.shape).copy_(tensor)
-
-
-def padded(tensor: Tensor, pads: Sequence[int]) -> Tensor:
-    """``torch.nn.functional.pad`` with zeros, none of ``pads`` below zero, into :func:`scratch`."""
-    axes = range(tensor.ndim - 1, tensor.ndim - 1 - len(pads) // 2, -1)
-    sides = dict(zip(axes, zip(pads[::2], pads[1::2], strict=True), strict=True))
-    out = scratch(tensor, *(size + sum(sides.get(axis, ())) for axis, size in enumerate(tensor.shape))).zero_()
-    inside = out
-    for axis, (before, _) in sides.items():
-        inside = inside.narrow(axis, before, tensor.shape[axis])
-    inside.copy_(tensor)
-    return out
+    """Free the scratch memory that this thread keeps."""
+    Workspace.for_thread().release()
 
 
 def empty_in_order(like: Tensor, depth: int) -> Tensor:
     """An uninitialised (b, h, n, depth) whose axes follow each other in memory as those of ``like`` do.
 
     A layer's projection of images leaves positions behind the depth, attention modules often leave heads behind the
-    positions; what comes back in the same order needs no copy behind it.
+    positions; a result in the same order needs no copy afterwards.
 
     Args:
         like: (b, h, n, any depth).

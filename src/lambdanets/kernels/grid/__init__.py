@@ -1,1 +1,1 @@
-"""The ways through the grid term: one file each."""
+"""Kernels for the grid term: one file each."""

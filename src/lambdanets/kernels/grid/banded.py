@@ -33,10 +33,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import empty_in_order, padded, room, scratch, workspace
-from lambdanets.kernels.grid.problem import GridProblem, Work, in_parts
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, room
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["KERNEL"]
 
 # Elements that the scores of a block may have: a few times that stays in the last cache, and calls are few.
 BLOCK_ELEMENTS = 1 << 19
@@ -94,10 +94,10 @@ class _Layout:
         for first in range(0, self.lines, step):
             yield slice(first, min(first + step, self.lines))
 
-    def bands(self, table: Tensor) -> Tensor:
+    def bands(self, table: Tensor, workspace: Workspace) -> Tensor:
         """band_x for each place of a tile, (x, k, c)."""
         source = table.view(self.intra_depth, self.dim_key, *self.lead_extents, self.row_extent, self.extent)
-        bands = scratch(table, self.tile, self.dim_key, self.row_extent, self.row_places).zero_()
+        bands = workspace.scratch(table, self.tile, self.dim_key, self.row_extent, self.row_places).zero_()
         self._shifted(bands).copy_(source.permute(1, -2, *range(2, source.ndim - 2), 0, -1))
         return bands.flatten(2)
 
@@ -115,17 +115,17 @@ class _Layout:
         stride = view.stride()
         return view.as_strided((*view.shape[:-1], self.extent), (stride[0] + 1, *stride[1:]))
 
-    def to_tiles(self, tensor: Tensor, margin: int = 0) -> Tensor:
+    def to_tiles(self, tensor: Tensor, workspace: Workspace, margin: int = 0) -> Tensor:
         """(b, h, n, depth) -> (l, h, x, depth), zero in the last tile's rest, between strips and in a margin of l."""
         depth = tensor.shape[-1]
         tensor = tensor.reshape(self.batch, self.heads, -1, self.rows, self.width, depth)
-        out = scratch(tensor, self.lines + 2 * margin, self.heads, self.tile, depth).zero_()
+        out = workspace.scratch(tensor, self.lines + 2 * margin, self.heads, self.tile, depth).zero_()
         lines = out.narrow(0, margin, self.lines).unflatten(0, (self.batch, -1, self.tiles, self.stride))
         self._copy_tiles(tensor, lines.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=True)
         return out
 
     def _copy_tiles(self, grid: Tensor, tiles: Tensor, to_tiles: bool) -> None:
-        """Between (b, h, leads, y, columns, depth) and (b, h, leads, y, tiles, x, depth), whichever way."""
+        """Copy (b, h, leads, y, columns, depth) to (b, h, leads, y, tiles, x, depth), or back without ``to_tiles``."""
         full = self.width // self.tile * self.tile
         pairs = [(grid[..., :full, :].unflatten(4, (-1, self.tile)), tiles[..., : full // self.tile, :, :])]
         if full < self.width:
@@ -142,9 +142,10 @@ class _Layout:
         grid = out.unflatten(2, (-1, self.rows, self.width))
         self._copy_tiles(grid, tensor.permute(0, 4, 1, 3, 2, 5, 6)[:, :, :, : self.rows], to_tiles=False)
 
-    def to_strips(self, value: Tensor) -> Tensor:
+    def to_strips(self, value: Tensor, workspace: Workspace) -> Tensor:
         """(b, u, n, v) -> (rows, a, v): those of :meth:`inside` and the zeros around them."""
-        view = padded(value.reshape(*value.shape[:2], *self.leads, self.rows, self.width, self.dim_value), self.pads)
+        view = value.reshape(*value.shape[:2], *self.leads, self.rows, self.width, self.dim_value)
+        view = workspace.padded(view, self.pads)
         for axis, extent in enumerate(self.lead_extents, start=2):
             view = view.unfold(axis, extent, 1)
         rank = len(self.leads)
@@ -152,7 +153,7 @@ class _Layout:
         # (b, u, *leads, rows, tiles, v, *lead extents, window) -> (b, *leads, tiles, rows, *lead extents, u, window, v)
         leads, lead_extents = range(2, 2 + rank), range(5 + rank, 5 + 2 * rank)
         view = view.permute(0, *leads, 3 + rank, 2 + rank, *lead_extents, 1, -1, 4 + rank)
-        strips = self.empty_strips(value)
+        strips = self.empty_strips(value, workspace)
         self.inside(strips).copy_(view)
         below = self.above + self.lines
         strips[: self.above] = 0
@@ -160,9 +161,9 @@ class _Layout:
         strips[below:] = 0
         return strips
 
-    def empty_strips(self, like: Tensor) -> Tensor:
+    def empty_strips(self, like: Tensor, workspace: Workspace) -> Tensor:
         """(rows, a, v), uninitialised: as many rows as all windows need."""
-        return scratch(like, self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
+        return workspace.scratch(like, self.lines - 1 + self.row_extent, self.row_places, self.dim_value)
 
     def inside(self, strips: Tensor) -> Tensor:
         """The rows of the grid in the strips, (b, *leads, tiles, rows, *lead extents, u, window, v): a view."""
@@ -172,7 +173,7 @@ class _Layout:
         places = rows.unflatten(2, (*self.lead_extents, self.intra_depth, self.window))
         return places.unflatten(0, (self.batch, *self.leads, self.tiles))
 
-    def strips_gradient(self, grad: Tensor, out: Tensor) -> None:
+    def strips_gradient(self, grad: Tensor, out: Tensor, workspace: Workspace) -> None:
         """Undo :meth:`to_strips`, into (b, u, n, v): tiles overlap, so one tile's width of all windows at a time."""
         rank = len(self.leads)
         # (b, *lead extents, u, *leads, rows, tiles, window, v)
@@ -182,7 +183,7 @@ class _Layout:
         padded_leads = [size + extent - 1 for size, extent in zip(self.leads, self.lead_extents, strict=True)]
         columns = self.tiles + pieces - 1
         shape = (self.batch, self.intra_depth, *padded_leads, grad.shape[-4], columns, self.tile, self.dim_value)
-        total = scratch(grad, *shape).zero_()
+        total = workspace.scratch(grad, *shape).zero_()
         for offsets in itertools.product(*(range(extent) for extent in self.lead_extents)):
             target, source = total, grad
             for axis, (o, size) in enumerate(zip(offsets, self.leads, strict=True), start=2):
@@ -215,7 +216,7 @@ class _Layout:
 
 @functools.lru_cache(maxsize=1024)
 def _examples(problem: GridProblem) -> int:
-    """How many examples go through at a time."""
+    """Number of examples that are computed at a time."""
     layout = _layout(replace(problem, batch=1))
     return max(1, min(problem.batch, STRIP_ELEMENTS // (layout.lines * layout.row_places * layout.dim_value)))
 
@@ -241,10 +242,11 @@ def work(problem: GridProblem, backward: bool) -> Work:
 class _Scores:
     """S of one block after the other, in memory that all of them share."""
 
-    def __init__(self, layout: _Layout, like: Tensor, backward: bool):
+    def __init__(self, layout: _Layout, like: Tensor, workspace: Workspace, backward: bool):
         self.layout = layout
         self.lines = max(block.stop - block.start for block in layout.blocks())
         each = layout.heads * layout.tile * layout.places
+        scratch = workspace.scratch
         self.by_place, self.by_tile = scratch(like, self.lines * each), scratch(like, self.lines * each)
         # What none of the lines writes, those that see a row and are outside of the block, stays zero.
         self.by_row = scratch(like, (self.lines + layout.row_extent - 1) * each if backward else 0).zero_()
@@ -286,49 +288,71 @@ class _Scores:
         return room(self.by_tile, (lines * self.layout.heads, self.layout.tile, self.layout.places))
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    out, bands = empty_in_order(query, problem.dim_value), _layout(problem).bands(table)
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
+    out, bands = empty_in_order(query, problem.dim_value), _layout(problem).bands(table, workspace)
     for part, some in in_parts(problem, _examples(problem)):
-        with workspace():
-            _forward_into(out[part], query[part], value[part], bands, _layout(some))
+        with workspace:
+            _forward_into(out[part], query[part], value[part], bands, _layout(some), workspace)
     return out
 
 
-def _forward_into(out: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _Layout) -> None:
-    queries, strips = layout.to_tiles(query), layout.to_strips(value)
-    tiles = scratch(value, layout.lines, layout.heads * layout.tile, layout.dim_value)
-    scores = _Scores(layout, value, backward=False)
+def _forward_into(
+    out: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _Layout, workspace: Workspace
+) -> None:
+    queries, strips = layout.to_tiles(query, workspace), layout.to_strips(value, workspace)
+    tiles = workspace.scratch(value, layout.lines, layout.heads * layout.tile, layout.dim_value)
+    scores = _Scores(layout, value, workspace, backward=False)
     for block in layout.blocks():
         torch.bmm(scores.make(queries[block], bands), layout.windows(strips, block), out=tiles[block])
     layout.from_tiles(tiles, out)
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass, as in ``contract.py``."""
     layout = _layout(problem)
     grad_query, grad_value = empty_in_order(query, layout.dim_key), empty_in_order(value, layout.dim_value)
-    bands = layout.bands(table)
-    grad_bands = scratch(bands, *bands.shape).zero_()
+    bands = layout.bands(table, workspace)
+    grad_bands = workspace.scratch(bands, *bands.shape).zero_()
     for part, some in in_parts(problem, _examples(problem)):
         grads = grad_query[part], grad_value[part], grad_bands
-        with workspace():
-            _gradients_into(grads, grad[part], query[part], value[part], bands, _layout(some))
-    return grad_query, grad_value, layout.bands_gradient(grad_bands).reshape(table.shape)
+        with workspace:
+            _gradients_into(grads, grad[part], query[part], value[part], bands, _layout(some), workspace)
+    return grad_query, grad_value, layout.bands_gradient(grad_bands).reshape(table.shape), None
 
 
 def _gradients_into(
-    grads: tuple[Tensor, Tensor, Tensor], grad: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _Layout
+    grads: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    bands: Tensor,
+    layout: _Layout,
+    workspace: Workspace,
 ) -> None:
-    """Those of query and value; that of the bands is added."""
+    """Write the gradients of query and value, and add that of the bands."""
     grad_query, grad_value, grad_bands = grads
-    queries, strips = layout.to_tiles(query), layout.to_strips(value)
-    with_margin = layout.to_tiles(grad, margin=layout.row_extent - 1)
+    queries, strips = layout.to_tiles(query, workspace), layout.to_strips(value, workspace)
+    with_margin = layout.to_tiles(grad, workspace, margin=layout.row_extent - 1)
     grad_tiles = with_margin[layout.row_extent - 1 :].flatten(1, 2)
-    grad_queries, grad_strips = scratch(queries, *queries.shape), layout.empty_strips(value).zero_()
-    scores = _Scores(layout, value, backward=True)
+    grad_queries = workspace.scratch(queries, *queries.shape)
+    grad_strips = layout.empty_strips(value, workspace).zero_()
+    scores = _Scores(layout, value, workspace, backward=True)
     for block in layout.blocks():
         query_lhxk, grad_lav = queries[block], grad_tiles[block]
         scores_rca = scores.make_by_row(query_lhxk, bands)
@@ -339,4 +363,7 @@ def _gradients_into(
         grad_queries[block].flatten(0, 1).copy_(by_place.transpose(0, 1))
         grad_bands.baddbmm_(query_lhxk.flatten(0, 1).permute(1, 2, 0), grad_xac)
     layout.from_tiles(grad_queries, grad_query)
-    layout.strips_gradient(grad_strips, grad_value)
+    layout.strips_gradient(grad_strips, grad_value, workspace)
+
+
+KERNEL = GridKernel("banded", forward, backward, check, work)

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.grid.problem import GridProblem, Work
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["KERNEL"]
 
 # Elements of λp that the examples of one step may have.
 BLOCK_ELEMENTS = 1 << 20
@@ -134,8 +135,15 @@ class _Layout:
 _layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
     layout, filters = _layout(problem), _layout(problem).filters(table)
     query_bhkn = query.transpose(2, 3)
     out_bhvn = query.new_empty(*query.shape[:2], layout.dim_value, query.shape[2])
@@ -149,9 +157,15 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass, as in ``contract.py``."""
     layout, filters = _layout(problem), _layout(problem).filters(table)
     query_bhkn, grad_bhvn = query.transpose(2, 3), grad.transpose(2, 3)
     grad_query_bhkn = query.new_empty(query_bhkn.shape)
@@ -167,4 +181,7 @@ def backward(
         grad_value[step] = layout.images_gradient(grad_images)
         grad_filters += grad_part_filters
     grad_table = grad_filters if layout.in_batch else grad_filters.squeeze(2)
-    return grad_query_bhkn.transpose(2, 3), grad_value, grad_table.transpose(0, 1)
+    return grad_query_bhkn.transpose(2, 3), grad_value, grad_table.transpose(0, 1), None
+
+
+KERNEL = GridKernel("convolution", forward, backward, check, work)

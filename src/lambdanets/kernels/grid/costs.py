@@ -1,4 +1,4 @@
-"""What a multiply-add, a moved element and a call cost on a machine, for each kernel and direction.
+"""Costs of a multiply-add, a moved element and a call on a machine, for each kernel and direction.
 
 The package brings constants that were measured once (``costs.json``, with the machine they are from);
 ``lambdanets bench --calibrate`` measures this machine's and keeps them in the user's cache folder, where they are
@@ -11,19 +11,18 @@ import functools
 import json
 import math
 import warnings
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-__all__ = ["Cost", "cache_file", "calibration", "cost_of", "reload", "shipped"]
+__all__ = ["Cost", "cache_file", "calibration", "cost_of", "reload", "shipped", "shipped_file"]
 
 _calibration = 0
 
 Cost = tuple[float, float, float]
 
-# Of kernels for devices that nobody has measured yet: products at half of an H100's published rate, each score's shift
+# Kernels for devices without measurements: products at half of an H100's published rate, each score's shift
 # and each element of E at what docs/gpu.md derives for it. A calibration on the device replaces them.
 _DERIVED: dict[str, dict[str, dict[str, Cost]]] = {
     "cuda": {
@@ -34,13 +33,18 @@ _DERIVED: dict[str, dict[str, dict[str, Cost]]] = {
 
 
 def cache_file() -> Path:
-    """Where the calibration of this machine is kept."""
+    """File of this machine's calibration."""
     return Path(platformdirs.user_cache_dir("lambdanets")) / "costs.json"
+
+
+def shipped_file() -> Path:
+    """File of the constants that come with the package."""
+    return Path(__file__).with_name("costs.json")
 
 
 def shipped() -> dict[str, Any]:
     """The constants that come with the package."""
-    return json.loads(resources.files("lambdanets.kernels.grid").joinpath("costs.json").read_text())
+    return json.loads(shipped_file().read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -62,7 +66,7 @@ def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
 
 
 def _valid(devices: dict[str, dict[str, dict[str, Cost]]]) -> dict[str, dict[str, dict[str, Cost]]]:
-    """What a calibration says, if it has three finite constants for both directions of each kernel."""
+    """The constants of a calibration, if there are three finite ones for both directions of each kernel."""
     for kernels in devices.values():
         for name, directions in kernels.items():
             for direction in ("forward", "backward"):
@@ -80,7 +84,7 @@ def reload() -> None:
 
 
 def calibration() -> int:
-    """Changes with every :func:`reload`, so that what was decided before it can be told."""
+    """Number that changes with every :func:`reload`, so that earlier decisions are made again."""
     return _calibration
 
 
@@ -89,8 +93,15 @@ def cost_of(device: str, kernel: str, backward: bool) -> Cost:
 
     A device without measurements of its own is treated as a CPU: the order of the kernels by work still holds. Kernels
     that are for one device only have derived constants until they are measured there.
+
+    Raises:
+        RuntimeError: if there are none for the kernel.
     """
     costs = _costs()
-    tables = (costs.get(device, {}), costs["cpu"], *_DERIVED.values())
-    directions = next(table[kernel] for table in tables if kernel in table)
-    return directions["backward" if backward else "forward"]
+    for table in (costs.get(device, {}), costs["cpu"], *_DERIVED.values()):
+        if kernel in table:
+            return table[kernel]["backward" if backward else "forward"]
+    raise RuntimeError(
+        f"the kernel {kernel!r} has no constants in {shipped_file()}, nor in {cache_file()}: measure every kernel with "
+        f"'lambdanets bench --calibrate --output {shipped_file()}'"
+    )

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 
 __all__ = ["Folding", "fold", "in_one_row"]
 
@@ -44,7 +44,7 @@ def fold(problem: GridProblem) -> GridProblem:
 
 
 class Folding:
-    """Takes the tensors of one call to the folded grid and back.
+    """Bring the tensors of one call to the folded grid and back.
 
     Args:
         problem: the call's problem.

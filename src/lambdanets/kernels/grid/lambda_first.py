@@ -21,11 +21,12 @@ import functools
 import torch
 from torch import Tensor
 
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import fold
-from lambdanets.kernels.grid.problem import SMALL_PRODUCT, GridProblem, Work
 from lambdanets.kernels.grid.toeplitz import RowLayout, check_size, elements
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["KERNEL"]
 
 
 def check(problem: GridProblem) -> str | None:
@@ -82,10 +83,17 @@ class _Layout(RowLayout):
 _layout = functools.lru_cache(maxsize=256)(_Layout)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
     layout = _layout(problem)
-    operand, values, queries = layout.operand(table), layout.values(value), layout.by_row(query)
+    operand, values, queries = layout.operand(table, workspace), layout.values(value), layout.by_row(query)
     out = queries.new_empty(*queries.shape[:-1], layout.dim_value)
     for window in layout.toeplitz.windows:
         lambdas = layout.lambdas(operand[window.offsets], values[window.context])
@@ -95,11 +103,17 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass, as in ``contract.py``."""
     layout = _layout(problem)
-    operand, values = layout.operand(table), layout.values(value)
+    operand, values = layout.operand(table, workspace), layout.values(value)
     queries, grads = layout.by_row(query), layout.by_row(grad)
     grad_queries = torch.empty_like(queries)
     grad_values, grad_operand = torch.zeros_like(values), torch.zeros_like(operand)
@@ -119,4 +133,8 @@ def backward(
         layout.from_rows(grad_queries),
         layout.values_gradient(grad_values),
         layout.table_gradient(grad_operand),
+        None,
     )
+
+
+KERNEL = GridKernel("lambda_first", forward, backward, check, work)

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import contiguous, empty_in_order, room, scratch
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, room
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
 from lambdanets.kernels.grid.folding import fold, in_one_row
-from lambdanets.kernels.grid.problem import GridProblem, Work, in_parts
 from lambdanets.kernels.grid.toeplitz import RowLayout, RowWindow, check_size, elements
 
-__all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
+__all__ = ["KERNEL"]
 
 
 # Elements of the operand up to which a grid goes through as one row, a depth below LEAST_DEPTH counted as that: the
@@ -58,7 +58,7 @@ def check(problem: GridProblem) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _examples(problem: GridProblem) -> int:
-    """How many examples go through at a time."""
+    """Number of examples that are computed at a time."""
     image = _arrange(problem)
     rows = image.grid[0]
     seen = min(image.extents[0], rows) * image.intra_depth * (image.num_positions // rows) ** 2
@@ -105,13 +105,13 @@ class _Layout(RowLayout):
         self.steps = tuple(map(self._step, self.toeplitz.windows))
         self.most_context = max(step.context.stop - step.context.start for step in self.steps)
 
-    def queries_by_place(self, query: Tensor) -> Tensor:
+    def queries_by_place(self, query: Tensor, workspace: Workspace) -> Tensor:
         """(b, h, n, k) -> (y, x, b h, k)."""
-        return contiguous(self._by_row(query).permute(2, 3, 0, 1, 4)).flatten(2, 3)
+        return workspace.contiguous(self._by_row(query).permute(2, 3, 0, 1, 4)).flatten(2, 3)
 
-    def queries_by_example(self, query: Tensor) -> Tensor:
+    def queries_by_example(self, query: Tensor, workspace: Workspace) -> Tensor:
         """(b, h, n, k) -> (y, b, h x, k)."""
-        return contiguous(self._by_row(query).permute(2, 0, 1, 3, 4)).flatten(2, 3)
+        return workspace.contiguous(self._by_row(query).permute(2, 0, 1, 3, 4)).flatten(2, 3)
 
     def queries_gradient(self, by_place: Tensor, by_example: Tensor | None, query: Tensor) -> Tensor:
         """Undo both, in the query's memory order."""
@@ -123,11 +123,11 @@ class _Layout(RowLayout):
             out += split.flatten(2, 3)[:, :, : self.positions]
         return out
 
-    def values(self, value: Tensor) -> Tensor:
+    def values(self, value: Tensor, workspace: Workspace) -> Tensor:
         """(b, u, n, v) -> (b, y u x, v), as it lies in memory where that is possible."""
         if self.intra_depth == 1:
             return self.folding.padded(value)[:, 0]
-        return contiguous(self._by_row(value).transpose(1, 2)).flatten(1, 3)
+        return workspace.contiguous(self._by_row(value).transpose(1, 2)).flatten(1, 3)
 
     def values_gradient(self, grad_bvc: Tensor) -> Tensor:
         """Undo :meth:`values`, from (b, v, y u x)."""
@@ -157,10 +157,10 @@ _layout = functools.lru_cache(maxsize=64)(_Layout)
 class _Scores:
     """S of one row after the other, in memory that all of them share."""
 
-    def __init__(self, layout: _Layout, like: Tensor):
+    def __init__(self, layout: _Layout, like: Tensor, workspace: Workspace):
         self.places = (layout.row_size, layout.batch, layout.heads)
         count = math.prod(self.places) * layout.most_context
-        self.by_place, self.by_example = scratch(like, count), scratch(like, count)
+        self.by_place, self.by_example = workspace.scratch(like, count), workspace.scratch(like, count)
 
     def make(self, query_xak: Tensor, operand_xck: Tensor) -> Tensor:
         """(b, h x, c)."""
@@ -188,69 +188,59 @@ class _ContentGradients:
         layout: of the call.
         query: (b, h, n, k).
         content: λc, (b, k, v), or None where there is no such term: then both gradients are None.
+        workspace: scratch memory for the gradient of the queries.
     """
 
-    def __init__(self, layout: _Layout, query: Tensor, content: Tensor | None):
+    def __init__(self, layout: _Layout, query: Tensor, content: Tensor | None, workspace: Workspace):
         self.lambdas = content
         self.queries = self.content = None
         if content is not None:
-            self.given = layout.queries_by_example(query)
-            self.queries, self.content = scratch(query, *self.given.shape), torch.zeros_like(content)
+            self.given = layout.queries_by_example(query, workspace)
+            self.queries, self.content = workspace.scratch(query, *self.given.shape), torch.zeros_like(content)
 
     def add(self, row: int, grad_bav: Tensor) -> None:
-        """Those of a row."""
+        """Add the gradients of a row."""
         if self.lambdas is None or self.queries is None or self.content is None:
             return
         torch.bmm(grad_bav, self.lambdas.transpose(1, 2), out=self.queries[row])
         self.content.baddbmm_(self.given[row].transpose(1, 2), grad_bav)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v).
-
-    Args:
-        query: (b, h, n, k).
-        value: (b, u, n, v).
-        table: (u, k, *extents), the reachable offsets.
-        problem: the shape of the call.
-    """
-    return joint_forward(query, value, table, problem, None)
-
-
-def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table, S made again row by row.
-
-    Args:
-        grad: (b, h, n, v), gradient of the output.
-        query: as in :func:`forward`, and so are the rest.
-        value: ...
-        table: ...
-        problem: ...
-    """
-    return joint_backward(grad, query, value, table, problem, None)[:3]
-
-
-def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
-    """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
     out = empty_in_order(query, problem.dim_value)
     if _examples(problem) >= problem.batch:
-        _forward_into(out, query, value, table, problem, content)
+        _forward_into(out, query, value, table, problem, workspace, content)
         return out
     for part, some in in_parts(problem, _examples(problem)):
-        _forward_into(out[part], query[part], value[part], table, some, None if content is None else content[part])
+        some_content = None if content is None else content[part]
+        with workspace:
+            _forward_into(out[part], query[part], value[part], table, some, workspace, some_content)
     return out
 
 
 def _forward_into(
-    out: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+    out: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None,
 ) -> None:
     layout = _layout(problem)
-    operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
-    by_example = None if content is None else layout.queries_by_example(query)
-    scores = _Scores(layout, value)
-    row_bav = scratch(value, layout.batch, layout.heads * layout.row_size, layout.dim_value)
+    operand, values = layout.operand(table, workspace), layout.values(value, workspace)
+    by_place = layout.queries_by_place(query, workspace)
+    by_example = None if content is None else layout.queries_by_example(query, workspace)
+    scores = _Scores(layout, value, workspace)
+    row_bav = workspace.scratch(value, layout.batch, layout.heads * layout.row_size, layout.dim_value)
     for step in layout.steps:
         y = step.row
         scores_bac = scores.make(by_place[y], operand[:, step.offsets].flatten(1, 3))
@@ -261,16 +251,23 @@ def _forward_into(
         target.copy_(row_bav.unflatten(1, (layout.heads, -1))[:, :, : target.shape[2]])
 
 
-def joint_backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+def backward(
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of query, value, table and content for :func:`joint_forward`."""
+    """Backward pass, as in ``contract.py``."""
     if _examples(problem) >= problem.batch:
-        return _part_gradients(grad, query, value, table, problem, content)
-    parts = [
-        _part_gradients(grad[part], query[part], value[part], table, some, None if content is None else content[part])
-        for part, some in in_parts(problem, _examples(problem))
-    ]
+        return _gradients(grad, query, value, table, problem, workspace, content)
+    parts = []
+    for part, some in in_parts(problem, _examples(problem)):
+        some_content = None if content is None else content[part]
+        with workspace:
+            parts.append(_gradients(grad[part], query[part], value[part], table, some, workspace, some_content))
     queries, values, tables, contents = zip(*parts, strict=True)
     grad_content = None if content is None else torch.cat(contents)
     return _together(queries), _together(values), torch.stack(tables).sum(0), grad_content
@@ -281,14 +278,21 @@ def _together(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.transpose(2, 3) for part in parts]).transpose(2, 3)
 
 
-def _part_gradients(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+def _gradients(
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    layout = _layout(problem)
-    operand, values, by_place = layout.operand(table), layout.values(value), layout.queries_by_place(query)
+    layout, scratch = _layout(problem), workspace.scratch
+    operand, values = layout.operand(table, workspace), layout.values(value, workspace)
+    by_place = layout.queries_by_place(query, workspace)
     grad_by_place, grad_operand = scratch(by_place, *by_place.shape), scratch(operand, *operand.shape).zero_()
     grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
-    part, scores = _ContentGradients(layout, query, content), _Scores(layout, value)
+    part, scores = _ContentGradients(layout, query, content, workspace), _Scores(layout, value, workspace)
     row_bhxv = scratch(value, layout.batch, layout.heads, layout.row_size, layout.dim_value)
     for step in layout.steps:
         y, length = step.row, step.span.stop - step.span.start
@@ -308,3 +312,6 @@ def _part_gradients(
         layout.table_gradient(grad_operand),
         part.content,
     )
+
+
+KERNEL = GridKernel("query_first", forward, backward, check, work, adds_content=True)

@@ -27,11 +27,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import contiguous, room, scratch
+from lambdanets.kernels.autograd.memory import Workspace, room
+from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import Folding, fold
-from lambdanets.kernels.grid.problem import SMALL_PRODUCT, GridProblem, Work
 
-__all__ = ["backward", "check", "forward", "joint_backward", "joint_forward", "work"]
+__all__ = ["KERNEL"]
 
 # Elements of λ̂ that some rows of some examples may have, unless one row of one example has more.
 BLOCK_ELEMENTS = 1 << 20
@@ -73,13 +73,13 @@ def _frequencies(image: GridProblem) -> int:
 
 
 def _group(image: GridProblem) -> int:
-    """How many examples at a time."""
+    """Number of examples of a group."""
     return max(1, min(image.batch, COLUMNS // max(1, image.dim_value)))
 
 
 @dataclass(frozen=True)
 class _Step:
-    """Some rows of queries and what they see.
+    """Some rows of queries and the rows of the context that they see.
 
     Args:
         rows: of the queries.
@@ -119,7 +119,7 @@ def _sides(image: GridProblem, axis: int) -> tuple[int, int]:
 
 
 def _reach(image: GridProblem) -> tuple[int, int]:
-    """How far back and ahead the rows of a step see together, counted from any of them."""
+    """Largest distances back and ahead that the rows of a step see together, counted from any of them."""
     back, ahead = (min(image.grid[0] - 1, side + _step_size(image) - 1) for side in _sides(image, 0))
     return back, ahead
 
@@ -169,7 +169,7 @@ def _transforms(
     """Transforms of ``length`` points as matrices, made in float64.
 
     Returns:
-        Of places, what [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂: real, -imaginary, imaginary and real
+        Of places, the factors of [Re T̂, Im T̂] for Re λ̂ and for Im λ̂: real, -imaginary, imaginary and real
         parts, (4 f, x); of the table's offsets, conjugate, (p f, offsets); and back to places, (x, p f).
     """
     with torch.inference_mode(False), torch.no_grad():
@@ -192,7 +192,8 @@ def _transforms(
 class _Layout:
     """The folded image, its transforms, and how tensors get there and back."""
 
-    def __init__(self, problem: GridProblem, device: torch.device):
+    def __init__(self, problem: GridProblem, device: torch.device, workspace: Workspace):
+        self.workspace = workspace
         self.folding = Folding(problem)
         image = self.folding.image
         self.batch, self.dim_key = problem.batch, problem.dim_key
@@ -217,7 +218,7 @@ class _Layout:
 
     def per_example(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (b, y, x, h, depth)."""
-        return contiguous(self.folding.rows(tensor).permute(0, 2, 3, 1, 4))
+        return self.workspace.contiguous(self.folding.rows(tensor).permute(0, 2, 3, 1, 4))
 
     def from_per_example(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`per_example`."""
@@ -229,15 +230,16 @@ class _Layout:
             yield slice(first, min(first + self.group, self.batch))
 
     def values_by_frequency(self, value: Tensor) -> Tensor:
-        """What [Re T̂, Im T̂] is multiplied with for Re λ̂ and for Im λ̂, (2, f, z, p, u, b, v)."""
+        """The factors of [Re T̂, Im T̂] for Re λ̂ and for Im λ̂, (2, f, z, p, u, b, v)."""
         rows = self.folding.rows(value).permute(3, 2, 1, 0, 4).flip(1)  # (x, z, u, b, v)
-        parts = scratch(value, 2, 2, self.frequencies, *rows.shape[1:])
-        torch.mm(self.to_frequency, contiguous(rows).view(self.columns, -1), out=parts.view(4 * self.frequencies, -1))
-        return contiguous(parts.permute(0, 2, 3, 1, 4, 5, 6))
+        parts = self.workspace.scratch(value, 2, 2, self.frequencies, *rows.shape[1:])
+        rows = self.workspace.contiguous(rows).view(self.columns, -1)
+        torch.mm(self.to_frequency, rows, out=parts.view(4 * self.frequencies, -1))
+        return self.workspace.contiguous(parts.permute(0, 2, 3, 1, 4, 5, 6))
 
     def values_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`values_by_frequency`: (b, u, n, v)."""
-        parts = contiguous(grad.permute(0, 3, 1, 2, 4, 5, 6))
+        parts = self.workspace.contiguous(grad.permute(0, 3, 1, 2, 4, 5, 6))
         rows = self.to_frequency.T @ parts.view(4 * self.frequencies, -1)
         rows = rows.view(self.columns, *parts.shape[3:]).flip(1).permute(3, 2, 1, 0, 4)
         return self.folding.cut(rows.flatten(2, 3))
@@ -245,15 +247,15 @@ class _Layout:
     def table_by_frequency(self, table: Tensor) -> Tensor:
         """Transformed table with zeros for the offsets along y that it lacks: (f, k, o, p, u)."""
         image = self.folding.table(table).flip(2).permute(3, 1, 2, 0)  # (offsets along x, k, o, u)
-        parts = scratch(table, 2, self.frequencies, *image.shape[1:])
+        parts = self.workspace.scratch(table, 2, self.frequencies, *image.shape[1:])
         torch.mm(self.table_to_frequency, image.reshape(len(image), -1), out=parts.view(2 * self.frequencies, -1))
-        out = scratch(table, self.frequencies, self.dim_key, self.offsets, 2, self.intra_depth).zero_()
+        out = self.workspace.scratch(table, self.frequencies, self.dim_key, self.offsets, 2, self.intra_depth).zero_()
         out[:, :, self.inside] = parts.permute(1, 2, 3, 0, 4)
         return out
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`table_by_frequency`."""
-        parts = contiguous(grad[:, :, self.inside].permute(3, 0, 1, 2, 4))
+        parts = self.workspace.contiguous(grad[:, :, self.inside].permute(3, 0, 1, 2, 4))
         image = self.table_to_frequency.T @ parts.view(2 * self.frequencies, -1)
         image = image.view(self.extents[1], *parts.shape[2:]).permute(3, 1, 2, 0).flip(2)
         return self.folding.table_gradient(image)
@@ -334,18 +336,20 @@ class _Layout:
     def room(self, name: str, *shape: int, like: Tensor) -> Tensor:
         """Memory that all steps share, of which the first needs the most."""
         if name not in self.rooms:
-            self.rooms[name] = scratch(like, math.prod(shape))
+            self.rooms[name] = self.workspace.scratch(like, math.prod(shape))
         return room(self.rooms[name], shape)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
-    return joint_forward(query, value, table, problem, None)
-
-
-def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None) -> Tensor:
-    """Position term plus content term q·λc, (b, h, n, v); ``content`` is λc, (b, k, v), or None for zero."""
-    layout = _Layout(problem, query.device)
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
+    layout = _Layout(problem, query.device, workspace)
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
     table_f = layout.table_by_frequency(table)
     out = queries.new_empty(*queries.shape[:4], layout.dim_value)
@@ -361,21 +365,20 @@ def joint_forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProb
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
-    return joint_backward(grad, query, value, table, problem, None)[:3]
-
-
-def joint_backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of query, value, table and content for :func:`joint_forward`."""
-    layout = _Layout(problem, query.device)
+    """Backward pass, as in ``contract.py``."""
+    layout = _Layout(problem, query.device, workspace)
     queries, grads = layout.per_example(query), layout.per_example(grad)
     values, table_f = layout.values_by_frequency(value), layout.table_by_frequency(table)
-    grad_queries, grad_table_f = torch.empty_like(queries), scratch(table_f, *table_f.shape).zero_()
-    grad_values = scratch(values, *values.shape).zero_()
+    grad_queries, grad_table_f = torch.empty_like(queries), workspace.scratch(table_f, *table_f.shape).zero_()
+    grad_values = workspace.scratch(values, *values.shape).zero_()
     grad_content = None if content is None else torch.zeros_like(content)
     for step in layout.steps:
         toeplitz = layout.toeplitz(table_f, step)
@@ -416,3 +419,6 @@ def _apply_gradients(grad: Tensor, query: Tensor, lambdas: Tensor, grad_query: T
         torch.bmm(grad_nhv, lambda_nkv.transpose(1, 2), out=grad_query[example].flatten(0, 1))
         torch.bmm(query_nhk.transpose(1, 2), grad_nhv, out=grad_lambdas[example])
     return grad_lambdas
+
+
+KERNEL = GridKernel("row_spectral", forward, backward, check, work, adds_content=True, spreads_errors=True)

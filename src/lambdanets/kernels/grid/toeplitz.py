@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import scratch
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.folding import Folding
-from lambdanets.kernels.grid.problem import GridProblem
 
 __all__ = ["MAX_ELEMENTS", "RowLayout", "RowWindow", "Toeplitz", "check_size", "elements"]
 
@@ -52,7 +52,7 @@ class RowWindow:
 
 @dataclass(frozen=True)
 class _Entries:
-    """Where the operand's vectors stand in the table, and for each entry of the table where it went.
+    """Index of the operand's vectors in the table, and the places in the operand of each entry of the table.
 
     Args:
         index: of the entry, one for each vector of the operand.
@@ -100,14 +100,14 @@ class Toeplitz:
             first = low - row + self.origin[0]
             yield RowWindow(row, slice(low, high), slice(first, first + high - low))
 
-    def expand(self, table: Tensor) -> Tensor:
-        """The operand of a table (u, k, o, *extents): its axes in the order wanted, then k; contiguous."""
+    def expand(self, table: Tensor, workspace: Workspace) -> Tensor:
+        """The operand of a table (u, k, o, *extents) in scratch memory: its axes in the order wanted, then k."""
         entries = table.movedim(1, -1)
         if any(self.pads):
             entries = F.pad(entries, [0, 0, *self.pads])
         k = table.shape[1]
         entries = entries.reshape(-1, k).contiguous()  # vectors side by side are picked ten times faster
-        out, index = scratch(table, *self.shape, k), self._entries(table.device).index
+        out, index = workspace.scratch(table, *self.shape, k), self._entries(table.device).index
         torch.index_select(entries, 0, index, out=out.view(-1, k))
         return out
 
@@ -148,7 +148,7 @@ class RowLayout:
     Args:
         problem: the call's problem.
         order: of the axes of the Toeplitz operand.
-        one_row: whether all positions make one row.
+        one_row: True if all positions make one row.
     """
 
     def __init__(self, problem: GridProblem, order: str, one_row: bool = False):
@@ -158,9 +158,9 @@ class RowLayout:
         self.toeplitz = Toeplitz(self.folding.image, order)
         self.rows, self.row_size = self.toeplitz.rows, self.toeplitz.row_size
 
-    def operand(self, table: Tensor) -> Tensor:
+    def operand(self, table: Tensor, workspace: Workspace) -> Tensor:
         """T of the call's table, in its order."""
-        return self.toeplitz.expand(self.folding.table(table))
+        return self.toeplitz.expand(self.folding.table(table), workspace)
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`operand`."""

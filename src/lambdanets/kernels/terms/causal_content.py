@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, einsum
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import Op
 
 __all__ = ["CAUSAL_CONTENT_OP", "causal_content_term"]
 
@@ -36,7 +36,7 @@ CHUNKS_PER_SEGMENT = 64
 
 @dataclass(frozen=True)
 class _LogSum:
-    """ℓ as a running maximum and the logarithm of the rest: in one number, large keys would cost it its digits."""
+    """ℓ as the running maximum and log Σ exp(K - maximum): in one number, large keys would take the sum's digits."""
 
     largest: Tensor
     rest: Tensor
@@ -48,24 +48,43 @@ class _LogSum:
         return torch.exp((self.largest - other.largest) + (self.rest - other.rest))
 
 
-def _log_sums(key: Tensor) -> _LogSum:
-    """ℓ at every position of axis 2; where all keys so far are -inf, a number beside which their weights are 0."""
-    largest = key.cummax(dim=2).values.clamp_(min=torch.finfo(key.dtype).min)
-    total = torch.logcumsumexp(key.double(), dim=2)
-    rest = torch.where(total > float("-inf"), total - largest.double(), 0.0)
-    return _LogSum(largest, rest.to(key.dtype))
+def _log_sums(key_butmk: Tensor) -> _LogSum:
+    """ℓ at every position; where all keys so far are -inf, a number beside which their weights are 0.
+
+    Only differences of keys are summed, place after place in all chunks at once, then over the borders of the chunks by
+    doubling: keys of any size keep all digits.
+    """
+    key = key_butmk.clamp(min=torch.finfo(key_butmk.dtype).min)
+    largest, total = key.cummax(dim=3).values, (key_butmk > float("-inf")).to(key.dtype)
+    for place in range(1, CHUNK):
+        top, before = largest[:, :, :, place], largest[:, :, :, place - 1]
+        weight = torch.exp(key[:, :, :, place] - top) * total[:, :, :, place]
+        total[:, :, :, place] = weight + torch.exp(before - top) * total[:, :, :, place - 1]
+    # Sums over all chunks up to each, then of those before each.
+    before, count, step = largest[:, :, :, -1], total[:, :, :, -1], 1
+    while step < before.shape[2]:
+        top = torch.maximum(before[:, :, step:], before[:, :, :-step])
+        joined = count[:, :, step:] * torch.exp(before[:, :, step:] - top)
+        joined += count[:, :, :-step] * torch.exp(before[:, :, :-step] - top)
+        before, count = torch.cat([before[:, :, :step], top], 2), torch.cat([count[:, :, :step], joined], 2)
+        step *= 2
+    hidden = torch.finfo(key.dtype).min
+    before = F.pad(before[:, :, :-1], [0, 0, 1, 0], value=hidden)[:, :, :, None]
+    count = F.pad(count[:, :, :-1], [0, 0, 1, 0])[:, :, :, None]
+    top = torch.maximum(largest, before)
+    total = total * torch.exp(largest - top) + count * torch.exp(before - top)
+    return _LogSum(top, torch.where(total > 0, total, 1.0).log())
 
 
 class _Scan:
-    """A call cut into chunks, filled up with positions that nobody sees, and the weights between them."""
+    """A call cut into chunks, filled up with positions that no query sees, and the weights between them."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor):
         self.positions = query.shape[2]
         hidden = torch.finfo(key.dtype).min
         self.query_bhtnk, self.value_butmv = self.cut(query), self.cut(value)
         self.key_butmk = self.cut(key, hidden)
-        sums = _log_sums(self.key_butmk.flatten(2, 3))
-        self.log_sum = _LogSum(sums.largest.unflatten(2, (-1, CHUNK)), sums.rest.unflatten(2, (-1, CHUNK)))
+        self.log_sum = _log_sums(self.key_butmk)
         # The border before everything: nothing is carried over it, so its ℓ has no influence.
         self.border = _LogSum(
             F.pad(self.log_sum.largest[..., -1, :], [0, 0, 1, 0], value=hidden),
@@ -152,10 +171,10 @@ def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[
 def _segment_backward(
     scan: _Scan, g: Tensor, chunks: slice, start: Tensor, carried: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a segment's queries, keys and values, and what it hands to the segment before it.
+    """Gradients of a segment's queries, keys and values, and the sums that it hands to the segment before it.
 
-    What runs backwards over the borders is Σ_n exp(ℓ_j - ℓ_n) [dλ_n, dλ_n · λ_n] over the queries behind border j:
-    (b, u, j, k, v + 1). The derivative of exp(K_m - ℓ_n) needs both.
+    The sums that run backwards over the borders are Σ_n exp(ℓ_j - ℓ_n) [dλ_n, dλ_n · λ_n] over the queries
+    behind border j: (b, u, j, k, v + 1). The derivative of exp(K_m - ℓ_n) needs both.
     """
     q, v = scan.query_bhtnk[:, :, chunks], scan.value_butmv[:, :, chunks]
     within, from_border, to_border = scan.within(chunks), scan.from_border(chunks), scan.to_border(chunks)
@@ -183,7 +202,7 @@ def _segment_backward(
     return query_grad.sum(1), key_grad, value_grad, at_borders[:, :, :1]
 
 
-CAUSAL_CONTENT_OP = define_op(
+CAUSAL_CONTENT_OP = Op(
     "causal_content_term",
     _forward,
     _backward,
@@ -205,4 +224,4 @@ def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (b, h, n, v), contiguous.
     """
-    return CAUSAL_CONTENT_OP.apply(query, key, value)
+    return CAUSAL_CONTENT_OP(query, key, value)

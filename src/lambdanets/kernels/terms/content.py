@@ -8,17 +8,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import is_transformed
-from lambdanets.kernels.autograd.library import HALF, without_autocast
+from lambdanets.kernels.autograd.library import HALF
+from lambdanets.kernels.autograd.modes import is_compiling, is_transformed
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.terms.causal_content import causal_content_term
 
-__all__ = ["add_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
+__all__ = ["add_content", "any_content_term", "content_gradients", "content_lambdas", "content_term", "normalise"]
+
+
+def any_content_term(call: Call, other: Tensor | None = None) -> Tensor:
+    """Content term of a call without a mask, causal or not, plus ``other``; ``other`` alone where there is no key.
+
+    Args:
+        call: its query, key, value and order; one of ``call.key`` and ``other`` is given.
+        other: (b, h, n, v), which may be overwritten; default None.
+    """
+    if call.key is None:
+        return other  # type: ignore[return-value]
+    if not call.causal:
+        return content_term(call.query, normalise(call.key), call.value, other)
+    content = causal_content_term(call.query, call.key, call.value)
+    return content if other is None else content + other
 
 
 def normalise(key: Tensor) -> Tensor:
     """K̄ from keys (b, u, m, k): their softmax over m, (b, u, k, m).
 
-    Depth stands in front of the positions, as a layer's projection has laid them out: a softmax over contiguous memory.
-    Of half precision it is float32: shares lose digits that their sums need, and those of many positions, 1/m, are
+    Depth stands in front of the positions, as a layer's projection lays them out: a softmax over contiguous memory.
+    Half precision becomes float32: the sums need more digits of the shares, and shares of many positions, 1/m, are
     below float16's normal numbers from m = 16,384 on.
     """
     return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
@@ -38,17 +55,13 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
         query: (b, h, n, k).
         keys: (b, u, k, m), behind :func:`normalise`.
         value: (b, u, m, v); zero where masked.
-        other: (b, h, n, v), which it is added to and which may be overwritten; default None, nothing.
+        other: (b, h, n, v), added to the term; it may be overwritten. Default None.
 
     Returns:
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
     b, h, n, _ = query.shape
-    if value.dtype in HALF:
-        with without_autocast(value.device.type):
-            lambda_bkv = (keys @ value.float()).sum(1).to(value.dtype)
-    else:
-        lambda_bkv = (keys @ value).sum(1)
+    lambda_bkv = (keys @ value.to(keys.dtype)).sum(1).to(value.dtype)
     if query.stride(3) != 1:
         left = lambda_bkv.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
         right = query.transpose(2, 3).flatten(0, 1)
@@ -60,10 +73,10 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
 
 
 def _product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
-    """``left @ right``, added to ``total`` in its own memory where that may be written."""
+    """``left @ right + total``, in the memory of ``total`` where that may be overwritten."""
     if total is None:
         return torch.bmm(left, right)
-    if torch.compiler.is_compiling() or is_transformed():
+    if is_compiling() or is_transformed():
         return torch.baddbmm(total, left, right)
     return total.baddbmm_(left, right)
 

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import HALF, Op
+from lambdanets.kernels.call import Call
+from lambdanets.positions import DensePositions
 
-__all__ = ["DENSE_OP", "dense_term"]
+__all__ = ["DENSE_OP", "dense_positions_term", "op_dtype"]
 
 # Elements of S and of a block of E.
 BLOCK_ELEMENTS = 1 << 20
@@ -69,7 +71,7 @@ def _backward(grad: Tensor, query: Tensor, value: Tensor, embedding: Tensor) -> 
     return grad_query, grad_value.view(value.shape), grad_embedding
 
 
-DENSE_OP = define_op(
+DENSE_OP = Op(
     "dense_term",
     _forward,
     _backward,
@@ -79,15 +81,16 @@ DENSE_OP = define_op(
 )
 
 
-def dense_term(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """y[b,h,n] = Σ_mu (q[b,h,n] · E[n,m,:,u]) V[b,u,m].
+def dense_positions_term(call: Call, positions: DensePositions) -> Tensor:
+    """y[b,h,n] = Σ_mu (q[b,h,n] · E[n,m,:,u]) V[b,u,m]: (b, h, n, v)."""
+    embedding = op_dtype(positions.embedding, call.query.dtype)
+    if call.causal:
+        n = embedding.shape[0]
+        past = torch.ones(n, n, dtype=torch.bool, device=embedding.device).tril()
+        embedding = embedding.masked_fill(~past[..., None, None], 0.0)
+    return DENSE_OP(call.query, call.value, embedding)
 
-    Args:
-        query: (b, h, n, k).
-        value: (b, u, m, v).
-        embedding: (n, m, k, u).
 
-    Returns:
-        (b, h, n, v), contiguous.
-    """
-    return DENSE_OP.apply(query, value, embedding)
+def op_dtype(embedding: Tensor, dtype: torch.dtype) -> Tensor:
+    """The embedding in the dtype of the queries; in half precision for float32, which the op widens by itself."""
+    return embedding if embedding.dtype in HALF and dtype == torch.float32 else embedding.to(dtype)

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import define_op
+from lambdanets.kernels.autograd.library import Op
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.terms.dense import op_dtype
+from lambdanets.positions import EdgePositions
 
-__all__ = ["EDGES_OP", "edges_term"]
+__all__ = ["EDGES_OP", "edge_positions_term"]
 
 # Elements gathered for a block of edges.
 BLOCK_ELEMENTS = 1 << 20
@@ -59,7 +62,7 @@ def _backward(
     return grad_query, grad_value, grad_embedding
 
 
-EDGES_OP = define_op(
+EDGES_OP = Op(
     "edges_term",
     _forward,
     _backward,
@@ -70,16 +73,10 @@ EDGES_OP = define_op(
 )
 
 
-def edges_term(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> Tensor:
-    """y[b,h,n] = Σ over the edges e = (n, m) and u of (q[b,h,n] · E[e,:,u]) V[b,u,m].
-
-    Args:
-        query: (b, h, n, k).
-        value: (b, u, m, v).
-        index: (2, e), rows (query, context).
-        embedding: (e, k, u).
-
-    Returns:
-        (b, h, n, v), contiguous.
-    """
-    return EDGES_OP.apply(query, value, index, embedding)
+def edge_positions_term(call: Call, positions: EdgePositions) -> Tensor:
+    """y[b,h,n] = Σ over the edges e = (n, m) and u of (q[b,h,n] · E[e,:,u]) V[b,u,m]: (b, h, n, v)."""
+    embedding = op_dtype(positions.embedding, call.query.dtype)
+    if call.causal:
+        future = positions.index[1] > positions.index[0]
+        embedding = embedding.masked_fill(future[:, None, None], 0.0)
+    return EDGES_OP(call.query, call.value, positions.index, embedding)

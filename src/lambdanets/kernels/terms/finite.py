@@ -1,58 +1,110 @@
-"""What is not finite in a causal context: seen by the queries from its place on, never by those before it.
+"""Numbers of the context that are not finite: they make exactly those outputs NaN that see them, in every kernel.
 
-A sum over what a query sees is a product with zeros for what it does not see, in every kernel, and zero times NaN is
-NaN; a Fourier transform spreads it over the whole sequence. So such numbers are taken out of the context before the
-sums, and the outputs from their place on become NaN behind them.
+A sum over what a query sees is a product with zeros for what it does not see, and zero times NaN is NaN; a Fourier
+transform spreads it over the whole grid. So such numbers are taken out of the context before the sums, and the outputs
+that see them become NaN afterwards:
+
+- without a causal order the content term sees the whole context, so all outputs of the channel; nothing is done for it
+  here, since every kernel agrees;
+- a causal content term sees the positions up to the query;
+- the position term on a grid sees the table's extents around the query, a dense E the whole context (a zero in E is
+  seen), the edges of a graph their own context positions.
+
+In eager mode on CPUs a pass over the context says that there is nothing to do. A traced or transformed call, and one on
+a GPU, where reading a value would wait, always computes both.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import is_transformed
-from lambdanets.kernels.autograd.library import is_watched
+from lambdanets.kernels.autograd.modes import is_eager
+from lambdanets.kernels.call import Call
+from lambdanets.positions import EdgePositions, GridPositions
 
 __all__ = ["set_apart"]
 
 
-def set_apart(key: Tensor | None, value: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Key and value without what is not finite, and what it does to the outputs of a causal call.
+def set_apart(call: Call) -> tuple[Call, Tensor | None]:
+    """The call without the numbers of its context that are not finite, and their effect on the output.
 
-    A key of -inf is none of it: its weight in the softmax is 0.
+    A key of -inf stays: its weight in the softmax is 0.
 
     Args:
-        key: (b, u, n, k), or None.
-        value: (b, u, n, v).
+        call: its mask is applied.
 
     Returns:
-        Key, value, and a summand of the output, (b, 1, n, v): NaN from the first position on that holds such a
-        number, else 0. It is None where all is finite.
+        The call, and a summand of the output, (b, 1, n, v): NaN where a query sees such a number, else 0. It is None
+        where all are finite, or the whole context is seen by the content term.
     """
-    if _seen_at_once(value) and _is_finite(key, value):
-        return key, value, None
+    key, value = call.key, call.value
+    if key is not None and not call.causal:
+        return call, None
+    if value.device.type == "cpu" and is_eager((value,)) and _is_finite(key, value):
+        return call, None
     infinite_bumv = ~value.isfinite()
-    seen_bmv = infinite_bumv.any(1)
+    bad_bmv = infinite_bumv.any(1)
     value = value.masked_fill(infinite_bumv, 0.0)
     if key is not None:
         infinite_bumk = key.isnan() | key.isposinf()
-        seen_bmv = seen_bmv | infinite_bumk.any(1).any(2, keepdim=True)
+        bad_bmv = bad_bmv | infinite_bumk.any(1).any(2, keepdim=True)
         key = key.masked_fill(infinite_bumk, 0.0)
-    seen_bmv = seen_bmv.cumsum(1) > 0
-    # Added, not filled in: a gradient that is NaN stays one.
-    return key, value, torch.zeros_like(value[:, 0]).masked_fill(seen_bmv, float("nan"))[:, None]
-
-
-def _seen_at_once(value: Tensor) -> bool:
-    """Whether values can be asked for: not where a graph is made of the operations, nor on a GPU, which would wait."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or is_watched((value,))
-    return value.device.type == "cpu" and value.numel() > 0 and not traced
+    # Added, not filled in: a gradient that is NaN stays NaN, which scalers of half precision look for.
+    nan_bnv = value.new_zeros(()).masked_fill(_seen(call, bad_bmv), float("nan"))
+    return replace(call, key=key, value=value), nan_bnv[:, None]
 
 
 def _is_finite(key: Tensor | None, value: Tensor) -> bool:
-    low, high = value.detach().aminmax()
-    finite = low.isfinite() & high.isfinite()
-    if key is not None and key.numel():
-        top = key.detach().amax()
-        finite = finite & ~(top.isnan() | top.isposinf())
-    return bool(finite)
+    # A sum is the fastest look at all numbers; one that overflows just means more work.
+    if not value.detach().sum(dtype=torch.float64).isfinite():
+        return False
+    top = None if key is None or key.numel() == 0 else key.detach().amax()
+    return top is None or not (top.isnan() or top.isposinf())
+
+
+def _seen(call: Call, bad_bmv: Tensor) -> Tensor:
+    """True where a query sees one of the positions, (b, n, v)."""
+    positions, causal = call.positions, call.causal
+    if call.key is None and isinstance(positions, GridPositions):
+        return _seen_on_grid(positions, bad_bmv, causal)
+    if call.key is None and isinstance(positions, EdgePositions):
+        query, context = positions.index
+        bad_bev = bad_bmv.index_select(1, context)
+        if causal:
+            bad_bev = bad_bev & (context <= query)[:, None]
+        count_bnv = bad_bmv.new_zeros((bad_bmv.shape[0], call.query.shape[2], bad_bmv.shape[2]), dtype=torch.int32)
+        return count_bnv.index_add(1, query, bad_bev.int()) > 0
+    if causal:
+        return bad_bmv.cumsum(1) > 0
+    return bad_bmv.any(1, keepdim=True).expand(-1, call.query.shape[2], -1)
+
+
+def _seen_on_grid(positions: GridPositions, bad_bmv: Tensor, causal: bool) -> Tensor:
+    """True where the table's extents around a query, or their past, hold one of the positions."""
+    sides = [extent // 2 for extent in positions.extents]
+    bad = bad_bmv.unflatten(1, positions.grid)
+    if not causal:
+        for axis, side in enumerate(sides, start=1):
+            bad = _any_within(bad, axis, side, side)
+        return bad.flatten(1, -2)
+    # The past in row-major order: along the last axis; then the rows before with all behind; and so on to the front.
+    last = len(sides)
+    seen = _any_within(bad, last, sides[-1], 0)
+    behind = bad
+    for axis in range(last - 1, 0, -1):
+        behind = _any_within(behind, axis + 1, sides[axis], sides[axis])
+        seen = seen | _any_within(behind, axis, sides[axis - 1], -1)
+    return seen.flatten(1, -2)
+
+
+def _any_within(flags: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """True where one of the places from ``before`` places back to ``after`` places ahead is True."""
+    size = flags.shape[axis]
+    counts = torch.cat([flags.narrow(axis, 0, 1).int() * 0, flags.int().cumsum(axis)], dim=axis)
+    place = torch.arange(size, device=flags.device)
+    stop = (place + after + 1).clamp(max=size)
+    start = (place - before).clamp(min=0)
+    return counts.index_select(axis, stop) > counts.index_select(axis, start)

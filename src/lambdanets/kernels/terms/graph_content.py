@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, einsum
 
-from lambdanets.kernels.autograd.library import HALF, define_op
+from lambdanets.kernels.autograd.library import HALF, Op
 
 __all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
 
@@ -88,7 +88,7 @@ def _backward(
     return grad_query, grad_keys, _applied(keys, grad_bgkv, batch)
 
 
-SEGMENTS_OP = define_op(
+SEGMENTS_OP = Op(
     "segment_content_term",
     _forward,
     _backward,
@@ -113,4 +113,4 @@ def segment_content_term(query: Tensor, keys: Tensor, value: Tensor, batch: Tens
     Returns:
         (b, h, nodes, v), contiguous.
     """
-    return SEGMENTS_OP.apply(query, keys, value, batch, num_graphs)
+    return SEGMENTS_OP(query, keys, value, batch, num_graphs)

@@ -1,49 +1,114 @@
-"""The position term on a grid as one op for all kernels.
+"""The terms on a grid: y = S·V, the position term, and q·λc, the content term without a causal order.
 
-Which kernel runs is decided inside, from the sizes at hand; the forward and the backward pass choose each for
-themselves.
+**The position term** is one library op for all kernels. Which kernel runs is decided inside, from the sizes at hand;
+the forward and the backward pass choose each for themselves.
+
+**Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
+which takes as long as the products at small sizes (``results/eager_path.csv``). Here a kernel that can adds q·λc while
+a part of its output is in the cache; after the others it is added in place, in the memory order of their output. Where
+calls are traced, transformed, observed or differentiated twice, the terms are computed apart.
+
+Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, define_op, widened
-from lambdanets.kernels.grid.planner import GRID_KERNELS, GridKernel, choose
-from lambdanets.kernels.grid.problem import GridProblem, problem_of
+from lambdanets.kernels.autograd.library import HALF, Op, whole, widened
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.autograd.modes import is_batched, is_compiling, is_eager, is_transformed
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of, reachable_window
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
+from lambdanets.kernels.grid.spread import differ_in_size
+from lambdanets.kernels.terms.causal_content import causal_content_term
+from lambdanets.kernels.terms.content import (
+    add_content,
+    content_gradients,
+    content_lambdas,
+    content_term,
+    normalise,
+)
+from lambdanets.positions import GridPositions, lexicographic_past
 
-__all__ = ["GRID_OP", "grid_term"]
+__all__ = ["GRID_OP", "grid_terms"]
+
+
+def grid_terms(call: Call, positions: GridPositions) -> Tensor:
+    """Position term of a call on a grid, and its content term where there is a key: (b, h, n, v)."""
+    query, key, value = call.query, call.key, call.value
+    table, origin = _reachable_table(positions, query.dtype, call.causal)
+    if call.kernel is not None:
+        require(call.kernel, problem_of(query, value, table, positions.grid, origin))
+    statics = list(positions.grid), origin, call.kernel or ""
+    if key is None:
+        return GRID_OP(query, value, table, *statics)
+    if call.causal:
+        return causal_content_term(query, key, value) + GRID_OP(query, value, table, *statics)
+    keys = normalise(key)
+    tensors = query, keys, value, table
+    if query.dtype in HALF or not is_eager(tensors) or query.shape[0] == 0:
+        return content_term(query, keys, value, GRID_OP(query, value, table, *statics))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _BothTerms.apply(*tensors, *statics)
+    return _both_terms(*tensors, *statics)[0]
+
+
+def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
+    """The table cut to the offsets that occur, and the index of offset 0 in it."""
+    extents = positions.extents
+    window = reachable_window(extents, positions.grid, causal)
+    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
+    table = positions.table.to(dtype)
+    for axis, (extent, (start, stop)) in enumerate(zip(extents, window, strict=True), start=2):
+        if is_compiling():
+            # A view's contiguity depends on what is cut off: a guard, and so a graph, for each answer.
+            table = table.index_select(axis, torch.arange(start, stop, device=table.device))
+        elif stop - start < extent:
+            table = table.narrow(axis, start, stop - start)
+    if causal and len(positions.grid) > 1:
+        table = table * lexicographic_past(table.shape[2:], origin, table.device)
+    return table, origin
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
-    chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=False)
-    return chosen.forward(*tensors, problem)
+    problem = problem_of(query, value, table, grid, origin)
+    chosen = _chosen(kernel, problem, query, value)
+    if not chosen.half and query.dtype in HALF:
+        query, value, table = widened((query, value, table))
+        problem = problem_of(query, value, table, grid, origin)
+    with Workspace.for_thread() as workspace:
+        return chosen.forward(query, value, table, problem, workspace)
 
 
 def _backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, ...]:
-    chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=True)
-    (grad,) = (grad,) if chosen.half else widened((grad,))
-    return chosen.backward(grad, *tensors, problem)
-
-
-def _prepared(
-    tensors: tuple[Tensor, ...], grid: list[int], origin: list[int], kernel: str, backward: bool
-) -> tuple[GridKernel, tuple[Tensor, ...], GridProblem]:
-    """The kernel, its inputs in the precision that it takes, and the problem that they are."""
-    query, value, table = tensors
     problem = problem_of(query, value, table, grid, origin)
-    chosen = GRID_KERNELS[kernel] if kernel else choose(problem, backward)
-    if chosen.half or query.dtype not in HALF:
-        return chosen, tensors, problem
-    query, value, table = widened(tensors)
-    return chosen, (query, value, table), problem_of(query, value, table, grid, origin)
+    chosen = _chosen(kernel, problem, query, value, grad)
+    if not chosen.half and query.dtype in HALF:
+        grad, query, value, table = widened((grad, query, value, table))
+        problem = problem_of(query, value, table, grid, origin)
+    with Workspace.for_thread() as workspace:
+        return chosen.backward(grad, query, value, table, problem, workspace)[:3]
 
 
-GRID_OP = define_op(
+def _chosen(kernel: str, problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> GridKernel:
+    """The kernel of the name, or the planner's choice for these tensors; with ``grad`` for the backward pass."""
+    if kernel:
+        return GRID_KERNELS[kernel]
+    chosen = choose(problem, backward=grad is not None)
+    if chosen.spreads_errors and differ_in_size(problem, query, value, grad):
+        return choose(problem, backward=grad is not None, may_spread=False)
+    return chosen
+
+
+GRID_OP = Op(
     "grid_term",
     _forward,
     _backward,
@@ -55,20 +120,89 @@ GRID_OP = define_op(
 )
 
 
-def grid_term(
-    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int], kernel: str = ""
-) -> Tensor:
-    """y[b,h,n] = Σ_mu (q[b,h,n] · E[n,m,u]) V[b,u,m] with E[n,m] = table[m - n + origin], 0 outside.
+class _BothTerms(torch.autograd.Function):
+    """Output from (query, keys, value, table, grid, origin, kernel); keys (b, u, k, m) are normalised."""
 
-    Args:
-        query: (b, h, n, k).
-        value: (b, u, n, v).
-        table: (u, k, *extents), cut to the reachable offsets.
-        grid: sizes of the grid, n their product.
-        origin: index of offset 0 in the table.
-        kernel: a name from the planner's table, or "" (default) for its choice.
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
+        out, lambdas = _both_terms(*args)
+        ctx.save_for_backward(*args[:4], lambdas)
+        ctx.statics = args[4:]
+        return out
 
-    Returns:
-        (b, h, n, v).
-    """
-    return GRID_OP.apply(query, value, table, list(grid), list(origin), kernel)
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, keys, value, table, lambdas = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed() or is_batched(grad):
+            grads = _gradients_apart(grad, (query, keys, value, table), ctx.needs_input_grad[:4], ctx.statics)
+        else:
+            grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
+        return (*grads, None, None, None)
+
+
+def _both_terms(
+    query: Tensor, keys: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
+) -> tuple[Tensor, Tensor]:
+    """The output and λc."""
+    problem = problem_of(query, value, table, grid, origin)
+    chosen = _chosen(kernel, problem, query, value)
+    lambdas = content_lambdas(keys, value)
+    with Workspace.for_thread() as workspace:
+        if chosen.adds_content:
+            out = chosen.forward(query, value, table, problem, workspace, lambdas)
+        else:
+            out = add_content(chosen.forward(query, value, table, problem, workspace), query, lambdas)
+    return whole(out), lambdas
+
+
+def _both_gradients(
+    grad: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    value: Tensor,
+    table: Tensor,
+    lambdas: Tensor,
+    grid: list[int],
+    origin: list[int],
+    kernel: str,
+) -> tuple[Tensor, ...]:
+    """Gradients of query, keys, value and table."""
+    problem = problem_of(query, value, table, grid, origin)
+    chosen = _chosen(kernel, problem, query, value, grad)
+    content = lambdas if chosen.adds_content else None
+    with Workspace.for_thread() as workspace:
+        grad_query, grad_value, grad_table, grad_lambdas = chosen.backward(
+            grad, query, value, table, problem, workspace, content
+        )
+    if grad_lambdas is None:
+        part, grad_lambdas = content_gradients(grad, query, lambdas)
+        grad_query = grad_query.add_(part)
+    grad_keys = grad_lambdas[:, None] @ value.transpose(2, 3)
+    for u in range(value.shape[1]):
+        _add_product(grad_value[:, u], keys[:, u].transpose(1, 2), grad_lambdas)
+    return grad_query, grad_keys, grad_value, grad_table
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right``, as the transposed product where ``total`` is transposed in memory."""
+    if total.stride(2) > total.stride(1):
+        total.transpose(1, 2).baddbmm_(right.transpose(1, 2), left.transpose(1, 2))
+    else:
+        total.baddbmm_(left, right)
+
+
+def _gradients_apart(
+    grad: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], statics: tuple[Any, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again: those of each term."""
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        tensors = [
+            t if t.requires_grad or not need else t.detach().requires_grad_()
+            for t, need in zip(inputs, needed, strict=True)
+        ]
+        query, keys, value, table = tensors
+        out = content_term(query, keys, value, GRID_OP(query, value, table, *statics))
+        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=further))
+    return tuple(next(found) if need else None for need in needed)

@@ -31,11 +31,24 @@ def _make_kernels_for_the_interpreter():
         os.environ.pop("TRITON_INTERPRET")
         if before is not None:
             os.environ["TRITON_INTERPRET"] = before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _functions_called_by_kernels_are_plain():
+    """Leave out what the interpreter does again for each function that a kernel calls.
+
+    It replaces all of triton.language, which takes ten times as long as the function; the kernel's own call has done
+    so already.
+    """
+    if not HAS_TRITON:
+        yield
+        return
     from triton.runtime.interpreter import InterpretedFunction
 
-    # It replaces all of triton.language again for each function that a kernel calls, which takes ten times as long as
-    # the function; the kernel's own call has done so already.
-    InterpretedFunction.__call__ = lambda self, *args, **kwargs: self.rewrite()(*args, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        call = lambda self, *args, **kwargs: self.rewrite()(*args, **kwargs)  # noqa: E731
+        patch.setattr(InterpretedFunction, "__call__", call)
+        yield
 
 
 if HAS_TRITON and not torch.cuda.is_available():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain
-from lambdanets.kernels.grid.problem import GridProblem
 from lambdanets.kernels.grid.triton.launch import addressable
 from lambdanets.kernels.grid.triton.query_first import check
 

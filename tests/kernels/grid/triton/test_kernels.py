@@ -124,8 +124,8 @@ def test_the_same_bits_in_every_run(kernel, device, monkeypatch, programs):
     statics = [3, 6], [1, 2], kernel
 
     def run():
-        out = GRID_OP.forward(*tensors, *statics)
-        return [out, *GRID_OP.backward(torch.ones_like(out), *tensors, *statics)]
+        out = GRID_OP.forward_op(*tensors, *statics)
+        return [out, *GRID_OP.backward_op(torch.ones_like(out), *tensors, *statics)]
 
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
     assert_exact(kernel, call, device)
@@ -134,7 +134,7 @@ def test_the_same_bits_in_every_run(kernel, device, monkeypatch, programs):
 def test_half_precision_reaches_the_kernel_as_it_is(kernel, device, monkeypatch):
     seen = []
 
-    def forward(query, value, table, problem):
+    def forward(query, value, table, problem, workspace):
         seen.extend([query.dtype, value.dtype, table.dtype, problem.dtype])
         return query.new_zeros(*query.shape[:3], value.shape[3])
 
@@ -147,6 +147,6 @@ def test_half_precision_reaches_the_kernel_as_it_is(kernel, device, monkeypatch)
 def test_opcheck(kernel, device):
     call = grid_call((3, 4), (3, 3), dtype=torch.float32, b=1)
     tensors = [t.to(device) for t in (call.query, call.value, call.positions.table)]
-    torch.library.opcheck(GRID_OP.forward, (*tensors, [3, 4], [1, 1], kernel))
+    torch.library.opcheck(GRID_OP.forward_op, (*tensors, [3, 4], [1, 1], kernel))
     grad = torch.randn(1, 3, math.prod((3, 4)), 5, device=device)
-    torch.library.opcheck(GRID_OP.backward, (grad, *tensors, [3, 4], [1, 1], kernel))
+    torch.library.opcheck(GRID_OP.backward_op, (grad, *tensors, [3, 4], [1, 1], kernel))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import grid_call
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton import lambda_first
 from lambdanets.kernels.grid.triton.launch import example_elements
 from lambdanets.kernels.grid.triton.tiling import Config

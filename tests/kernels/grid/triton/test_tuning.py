@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton.tiling import Config
 
 pytestmark = pytest.mark.needs_triton

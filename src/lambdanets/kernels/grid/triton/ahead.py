@@ -1,4 +1,4 @@
-"""What the kernels compile to, for a GPU that need not be there: registers, spills, shared memory, instructions.
+"""Report of what the kernels compile to, without a GPU: registers, spills, shared memory, instructions.
 
 Triton brings its compilers along, so this runs on any Linux machine:
 
@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton import kernels, lambda_first, lambda_kernels
 from lambdanets.kernels.grid.triton.tiling import Config, as_image, candidates, tile
 
@@ -52,7 +52,7 @@ def _is_of_context(name: str) -> bool:
 
 
 def configurations(name: str, problem: GridProblem) -> tuple[Config, ...]:
-    """What is tried for a kernel, the most promising first."""
+    """Configurations to try for a kernel, the most promising first."""
     if _is_lambda_first(name):
         return lambda_first.candidates(problem, for_gradient=_is_of_context(name))
     return candidates(problem)
@@ -105,7 +105,7 @@ def compiled(name: str, problem: GridProblem, config: Config, arch: int = 90, pr
 
 
 def report(name: str, problem: GridProblem, config: Config, arch: int = 90, precision: str = "ieee") -> dict[str, Any]:
-    """What one kernel needs, as :func:`compiled` makes it.
+    """Resources of one kernel, as :func:`compiled` makes it.
 
     Returns:
         ``shared`` and ``stack`` (what does not fit into registers) in bytes, ``registers`` of a thread, instructions

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.grid.problem import GridProblem, Work
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,
     check_call,
@@ -31,7 +32,7 @@ from lambdanets.kernels.grid.triton.launch import (
 )
 from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
 
-__all__ = ["Tiling", "backward", "candidates", "check", "forward", "tile", "work"]
+__all__ = ["KERNEL", "Tiling", "candidates", "tile"]
 
 # Rows (n, k) and columns (b, v) of a product.
 ROWS = COLUMNS = 128
@@ -66,7 +67,7 @@ class Tiling:
         }
 
     def bands(self, rows: int, columns: int) -> tuple[int, int, int]:
-        """How the table gradient's steps of ``block`` places cover a table.
+        """Cover of a table by the table gradient's steps of ``block`` places.
 
         Returns:
             Bands of rows, windows of columns (from the first offset of a tile's first query to the last of its last),
@@ -90,7 +91,7 @@ def tile(problem: GridProblem, block: int) -> Tiling:
 
 
 def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config, ...]:
-    """What is tried for a problem, the most promising first.
+    """Configurations to try for a problem, the most promising first.
 
     Args:
         problem: its sizes.
@@ -138,8 +139,15 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(3 * products, 2 * operand + apply * (1 + problem.intra_depth * again), 12)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v); arguments as for ``query_first.forward``."""
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
 
     with current(query):
@@ -149,9 +157,15 @@ def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table; arguments as for ``query_first.backward``."""
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel
 
     with current(query):
@@ -162,6 +176,7 @@ def backward(
             grad_query,
             _value_gradient(grad, query, table, value, problem),
             _table_gradient(grad, query, value, problem).reshape(table.shape),
+            None,
         )
 
 
@@ -261,3 +276,6 @@ def _sizes(problem: GridProblem) -> tuple[int, ...]:
     grid, extents, origin = as_image(problem)
     depths = (problem.intra_depth, problem.dim_key, problem.dim_value)
     return (problem.batch, problem.heads, *depths, *grid, *extents, *origin)
+
+
+KERNEL = GridKernel("lambda_first_triton", forward, backward, check, work, device="cuda", half=True)

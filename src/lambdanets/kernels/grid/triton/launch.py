@@ -1,4 +1,4 @@
-"""What the Triton kernels have in common on their way to the device: conditions, memory layouts, the launch."""
+"""Common to the launches of the Triton kernels: conditions, memory layouts, the launch itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton.tiling import Config
 
 __all__ = [
@@ -77,7 +77,7 @@ def current(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def laid_out_like(like: Tensor, depth: int) -> Tensor:
-    """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that nobody has to transpose it."""
+    """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that it need not be transposed."""
     b, c, n, _ = like.shape
     like = addressable(like)
     if like.stride(3) != 1:

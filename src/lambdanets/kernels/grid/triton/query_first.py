@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.grid.problem import GridProblem, Work
+from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     addressable,
     check_call,
@@ -27,7 +28,7 @@ from lambdanets.kernels.grid.triton.launch import (
 )
 from lambdanets.kernels.grid.triton.tiling import Config, Tiling, candidates, tile
 
-__all__ = ["backward", "check", "forward", "work"]
+__all__ = ["KERNEL"]
 
 
 def check(problem: GridProblem) -> str | None:
@@ -46,15 +47,15 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(scores * depth * (3 if backward else 1), scores * (5 if backward else 1), 12 if backward else 3)
 
 
-def forward(query: Tensor, value: Tensor, table: Tensor, problem: GridProblem) -> Tensor:
-    """Position term, (b, h, n, v).
-
-    Args:
-        query: (b, h, n, k).
-        value: (b, u, n, v).
-        table: (u, k, *extents), the reachable offsets.
-        problem: the shape of the call.
-    """
+def forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass, as in ``contract.py``."""
     with current(query):
         return _output(addressable(query), depth_last(value), offsets_first(table), problem)
 
@@ -82,17 +83,15 @@ def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem)
 
 
 def backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and table.
-
-    Args:
-        grad: (b, h, n, v), gradient of the output.
-        query: as in :func:`forward`, and so are the rest.
-        value: ...
-        table: ...
-        problem: ...
-    """
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass, as in ``contract.py``."""
     with current(query):
         g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
         offsets = offsets_first(table)
@@ -100,6 +99,7 @@ def backward(
             _query_gradient(g, v, offsets, query, problem),
             _value_gradient(g, q, offsets, value, problem),
             _table_gradient(g, q, v, problem).reshape(table.shape),
+            None,
         )
 
 
@@ -205,3 +205,6 @@ def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
         *tiling.extents,
         *tiling.origin,
     )
+
+
+KERNEL = GridKernel("query_first_triton", forward, backward, check, work, device="cuda", half=True)

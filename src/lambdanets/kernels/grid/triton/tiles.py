@@ -1,4 +1,4 @@
-"""What the Triton kernels share: products, the skew, rows of a tile and of the table.
+"""Shared by the Triton kernels: products, the skew, rows of a tile and of the table.
 
 Only operations of ``triton.language`` itself are used, none of its library (``tl.zeros``, ``tl.cdiv``): those are made
 for the GPU or for the interpreter when Triton is imported, whichever is first, and not ours to decide then.

@@ -1,4 +1,4 @@
-"""How a problem is cut into tiles: what the kernels are launched with, as plain integers.
+"""Cut of a problem into tiles: the arguments of the kernels, as plain integers.
 
 A tile is B places of one row of the grid; see ``kernels.py`` for what a program does with it.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 
 __all__ = ["Config", "Tiling", "as_image", "candidates", "power_of_2", "tile"]
 
@@ -48,8 +48,8 @@ class Tiling:
         origin: offset 0 in the table.
         block: places of a tile.
         heads: heads of one group of rows.
-        rows_paired: whether the two groups of a program are two rows of the grid; else two sets of heads.
-        relative: whether context tiles start at the first offset of a query tile; else they lie on the grid's.
+        rows_paired: True if the two groups of a program are two rows of the grid; else two sets of heads.
+        relative: True if context tiles start at the first offset of a query tile; else they lie on the grid's.
         key_depth: k, padded.
         value_depth: channels of the values in a program, padded.
     """
@@ -82,12 +82,12 @@ class Tiling:
 
     @property
     def context_start(self) -> int:
-        """Where context tiles start, from a query tile on."""
+        """Start of the context tiles, counted from a query tile."""
         return -self.origin[1] if self.relative else 0
 
     @property
     def query_start(self) -> int:
-        """Where query tiles start, from a context tile on."""
+        """Start of the query tiles, counted from a context tile."""
         return -(self.extents[1] - 1 - self.origin[1]) if self.relative else 0
 
     @property
@@ -97,7 +97,7 @@ class Tiling:
 
     @property
     def windows(self) -> int:
-        """How many such distances there are."""
+        """Number of such distances."""
         return _relative_tiles(self.extents[1], self.block) if self.relative else 2 * self.tiles_x - 1
 
     def constants(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def tile(problem: GridProblem, block: int) -> Tiling:
 
 
 def candidates(problem: GridProblem) -> tuple[Config, ...]:
-    """What is tried for a problem, the most promising first.
+    """Configurations to try for a problem, the most promising first.
 
     They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). No GPU has
     judged them yet.

@@ -1,4 +1,4 @@
-"""Which configuration a kernel runs with: the fastest of a small list, found once for shapes that are alike and kept.
+"""Choice of a kernel's configuration: the fastest of a small list, found once for shapes that are alike.
 
 Only what leaves the order of the sums alone is chosen by the clock, warps and stages; the tile's width follows from the
 shape. Otherwise two processes could find different bits.
@@ -15,7 +15,7 @@ from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 from triton.testing import do_bench
 
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton.tiling import LEAST_BLOCK, Config, power_of_2
 
 __all__ = ["forget", "interpreted", "run_best"]
@@ -24,7 +24,7 @@ _best: dict[Hashable, Config | None] = {}
 
 
 def interpreted(kernel: Any) -> bool:
-    """Whether a kernel was made for Triton's interpreter, which runs it on the CPU."""
+    """True if a kernel was made for Triton's interpreter, which runs it on the CPU."""
     return isinstance(kernel, InterpretedFunction)
 
 

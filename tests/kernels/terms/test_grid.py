@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid.contract import problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.kernels.grid.problem import problem_of
-from lambdanets.kernels.terms import joint
+from lambdanets.kernels.terms import grid as terms
 from lambdanets.kernels.terms.content import content_term, normalise
-from lambdanets.kernels.terms.grid import grid_term
+from lambdanets.kernels.terms.grid import GRID_OP, _BothTerms
+from lambdanets.kernels.terms.grid import _both_terms as both_terms
 
 ORDERS = ["heads", "places", "depth"]
 CASES = {
@@ -40,8 +41,14 @@ def arguments(case, order="depth"):
     return [t.requires_grad_() for t in (query, keys, value, table)], (grid, origin)
 
 
+def at_once(*inputs_and_grid):
+    """Both terms at once, from (query, keys, value, table, grid, origin) and a kernel or none."""
+    *inputs, grid, origin, kernel = (*inputs_and_grid, "")[:7]
+    return _BothTerms.apply(*inputs, list(grid), list(origin), kernel)
+
+
 def apart(query, keys, value, table, grid, origin):
-    return content_term(query, keys, value) + grid_term(query, value, table, grid, origin, "query_first")
+    return content_term(query, keys, value) + GRID_OP(query, value, table, list(grid), list(origin), "query_first")
 
 
 def kernels(case):
@@ -55,7 +62,7 @@ def kernels(case):
 @pytest.mark.parametrize(("case", "kernel"), [(case, kernel) for case in CASES for kernel in ["", *kernels(case)]])
 def test_outputs_and_gradients_are_those_of_the_terms_apart(case, kernel, order):
     inputs, (grid, origin) = arguments(case, order)
-    out, expected = joint.joint_term(*inputs, grid, origin, kernel), apart(*inputs, grid, origin)
+    out, expected = at_once(*inputs, grid, origin, kernel), apart(*inputs, grid, origin)
     torch.testing.assert_close(out, expected, atol=1e-10, rtol=1e-10)
     grad = torch.randn_like(out)
     grads = torch.autograd.grad(out, inputs, grad)
@@ -65,7 +72,7 @@ def test_outputs_and_gradients_are_those_of_the_terms_apart(case, kernel, order)
 @pytest.mark.parametrize("case", ["global", "local, two values a place"])
 def test_gradients_of_gradients(case):
     inputs, (grid, origin) = arguments(case)
-    torch.autograd.gradgradcheck(lambda *args: joint.joint_term(*args, grid, origin), inputs, fast_mode=True)
+    torch.autograd.gradgradcheck(lambda *args: at_once(*args, grid, origin), inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("frozen", range(4))
@@ -74,31 +81,31 @@ def test_a_frozen_input_has_no_gradient(frozen):
     inputs[frozen].requires_grad_(False)
     others = [t for t in inputs if t.requires_grad]
     for create_graph in (False, True):
-        found = torch.autograd.grad(joint.joint_term(*inputs, grid, origin).sum(), others, create_graph=create_graph)
+        found = torch.autograd.grad(at_once(*inputs, grid, origin).sum(), others, create_graph=create_graph)
         expected = torch.autograd.grad(apart(*inputs, grid, origin).sum(), others)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_several_gradients_at_once():
     inputs, (grid, origin) = arguments("global")
-    out = joint.joint_term(*inputs, grid, origin)
+    out = at_once(*inputs, grid, origin)
     many = torch.randn(3, *out.shape, dtype=torch.float64)
-    at_once = torch.autograd.grad(out, inputs, many, retain_graph=True, is_grads_batched=True)
+    together = torch.autograd.grad(out, inputs, many, retain_graph=True, is_grads_batched=True)
     for i in range(3):
         alone = torch.autograd.grad(out, inputs, many[i], retain_graph=True)
-        torch.testing.assert_close([grad[i] for grad in at_once], list(alone), atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close([grad[i] for grad in together], list(alone), atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_output_lies_in_memory_as_the_query_does(order):
     inputs, (grid, origin) = arguments("global", order)
-    out = joint.joint_term(*inputs, grid, origin, "query_first")
+    out = at_once(*inputs, grid, origin, "query_first")
     assert out.stride() == in_order(order, *out.shape).stride()
 
 
 def test_an_output_may_be_written_into():
     inputs, (grid, origin) = arguments("global")
-    out = joint.joint_term(*inputs, grid, origin)
+    out = at_once(*inputs, grid, origin)
     expected = torch.autograd.grad((out * 2).sum(), inputs, retain_graph=True)
     out.mul_(2)
     torch.testing.assert_close(torch.autograd.grad(out.sum(), inputs), expected)
@@ -106,9 +113,7 @@ def test_an_output_may_be_written_into():
 
 def test_lambda_apply_joins_in_eager_mode_only(monkeypatch):
     called = []
-    monkeypatch.setattr(
-        "lambdanets.kernels.dispatch.joint_term", lambda *args: called.append(1) or joint.joint_term(*args)
-    )
+    monkeypatch.setattr(terms, "_both_terms", lambda *args: called.append(1) or both_terms(*args))
     q, k, v = torch.randn(2, 2, 6, 4), torch.randn(2, 1, 6, 4), torch.randn(2, 1, 6, 5)
     positions = GridPositions(torch.randn(1, 4, 3, 5), (2, 3))
     expected = lambda_apply(q, k, v, positions)

@@ -1,0 +1,114 @@
+"""Predicates about PyTorch's modes: which program runs, and which values can be read. All private names stand here.
+
+=========================================  ==============  ==========================================================
+private name of PyTorch                    seen in         if it is gone
+=========================================  ==============  ==========================================================
+torch._C._are_functorch_transforms_active  2.11 to 2.14    every call counts as transformed: right, slower in eager
+forward_ad._current_level                  2.11 to 2.14    dual levels are not seen: tangents are lost in eager mode,
+                                                           which tests/kernels/autograd/test_derivatives.py shows
+torch.utils._python_dispatch               2.11 to 2.14    an ImportError at import
+Tensor._is_view                            2.11 to 2.14    an AttributeError at the first call
+torch._C._functorch                        2.11 to 2.14    no tensor counts as wrapped or batched: ``vmap`` and
+                                                           ``is_grads_batched`` raise PyTorch's error about values
+=========================================  ==============  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+__all__ = [
+    "is_autocast",
+    "is_batched",
+    "is_compiling",
+    "is_eager",
+    "is_exporting",
+    "is_jit_tracing",
+    "is_observed",
+    "is_readable",
+    "is_transformed",
+    "is_view",
+    "without_autocast",
+]
+
+_PLAIN = (Tensor, nn.Parameter)
+_functorch = getattr(torch._C, "_functorch", None)
+
+
+def is_compiling() -> bool:
+    """True if ``torch.compile`` or ``torch.export`` traces the call: sizes may be symbols, values are unknown."""
+    return torch.compiler.is_compiling()
+
+
+def is_exporting() -> bool:
+    """True if ``torch.export`` traces the call."""
+    return torch.compiler.is_exporting()
+
+
+def is_jit_tracing() -> bool:
+    """True if ``torch.jit.trace`` or the ONNX exporter built on it records the call."""
+    return torch.jit.is_tracing()
+
+
+def is_transformed() -> bool:
+    """True if a transform of ``torch.func`` or forward-mode differentiation is active."""
+    active = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return active is None or active() or getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def is_observed(args: Sequence[Any]) -> bool:
+    """True if each operation on the tensors among ``args`` is seen by a dispatch mode or a tensor subclass.
+
+    Also true for tensors on the meta device, which have no values.
+    """
+    if is_in_torch_dispatch_mode():
+        return True
+    # A loop: any() over a generator takes twice as long, and this runs several times a call.
+    for arg in args:  # noqa: SIM110
+        if isinstance(arg, Tensor) and (type(arg) not in _PLAIN or arg.is_meta):
+            return True
+    return False
+
+
+def is_eager(args: Sequence[Any]) -> bool:
+    """True if a call on these arguments runs now, on plain tensors: not traced, transformed or observed."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or is_observed(args))
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """True if the values of ``tensor`` can be read: it is not traced, observed, on the meta device or under vmap."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_observed((tensor,)):
+        return False
+    is_wrapped = getattr(_functorch, "is_functorch_wrapped_tensor", None)
+    return is_wrapped is None or not is_wrapped(tensor)
+
+
+def is_batched(arg: Any) -> bool:
+    """True if ``arg`` holds many gradients or tangents at once, as ``torch.autograd`` passes them.
+
+    For example with ``torch.autograd.grad(..., is_grads_batched=True)``: a library op is then called for each.
+    """
+    check = getattr(_functorch, "is_legacy_batchedtensor", None)
+    return check is not None and isinstance(arg, Tensor) and check(arg)
+
+
+def is_view(tensor: Tensor) -> bool:
+    """True if ``tensor`` is a view of another one, which autograd does not let users write into."""
+    return tensor._is_view()
+
+
+def is_autocast(device: str) -> bool:
+    """True if autocast is enabled for a type of device; asking PyTorch about one without autocast is an error."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Context in which operations keep the dtypes of their inputs."""
+    return torch.autocast(device, enabled=False) if is_autocast(device) else nullcontext()

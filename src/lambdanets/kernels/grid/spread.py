@@ -1,0 +1,67 @@
+"""Values of very different sizes, which keep the planner from kernels that spread rounding errors over the grid.
+
+The rounding error of a Fourier transform is in proportion to the largest number of its input, wherever that stands. In
+a context that does not see all positions it would show in outputs that do not see that number. So the planner's choice
+of such a kernel holds only while the largest value that any query sees is at least 1/``RATIO`` of the largest of all:
+an error of ε of the largest is then at most ``RATIO``·ε of a value that the query sees, 1e-5 in float32.
+
+A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions wherever it stands, so one pass over
+the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8 positions
+along each axis, or half of the axis.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lambdanets.kernels.grid.contract import GridProblem
+
+__all__ = ["RATIO", "differ_in_size"]
+
+# Of the largest value on the grid to the largest in a block.
+RATIO = 64
+# Positions of a block along an axis in causal order.
+CAUSAL_BLOCK = 8
+
+_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def differ_in_size(problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> bool:
+    """True if rounding errors that spread over the grid would show, or if if finding out would make a GPU wait.
+
+    Args:
+        problem: the shape of the call.
+        query: (b, h, n, k).
+        value: (b, u, n, v).
+        grad: (b, h, n, v), gradient of the output; None in the forward pass.
+    """
+    if problem.sees_everything:
+        return False
+    if problem.device != "cpu":  # reading a value would wait for all that runs there
+        return True
+    if _differ(problem, value.abs()):
+        return True
+    # The gradient of a value sums the products of queries and gradients in its scope.
+    return grad is not None and _differ(problem, grad.abs().amax(1) * query.abs().amax((1, 3))[..., None])
+
+
+def _differ(problem: GridProblem, sizes: Tensor) -> bool:
+    """True if a block's largest size is below 1/RATIO of the largest on its plane.
+
+    Args:
+        problem: the shape of the call.
+        sizes: (..., n, depth), not negative; a plane for each of the others.
+    """
+    planes = sizes.transpose(-1, -2).reshape(-1, *problem.grid)
+    blocks = _MAX_POOL[len(problem.grid)](planes, _block(problem), ceil_mode=True).flatten(1)
+    # Not a comparison that NaN would pass.
+    return not bool((blocks.amin(1) * RATIO >= blocks.amax(1)).all())
+
+
+def _block(problem: GridProblem) -> list[int]:
+    """Positions of a block along each axis."""
+    sides = [(origin, extent - 1 - origin) for extent, origin in zip(problem.extents, problem.origin, strict=True)]
+    if any(min(side) == 0 < max(side) for side in sides):
+        return [min(CAUSAL_BLOCK, -(-size // 2)) for size in problem.grid]
+    return [min(size, min(side) + 1) for size, side in zip(problem.grid, sides, strict=True)]

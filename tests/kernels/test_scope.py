@@ -1,0 +1,213 @@
+"""A query sees its scope and nothing else: numbers that are not finite, and very large ones, in every kernel."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import dense_call, edge_call, grid_call, kernel_cases
+from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid import planner, spread
+from lambdanets.kernels.grid.contract import GridProblem
+from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
+from lambdanets.kernels.terms import grid as terms
+
+PLAIN = ["reference", "portable"]
+# A sequence, an image, a volume, a global context.
+SHAPES = [((11,), (5,)), ((5, 6), (3, 5)), ((3, 4, 3), (3, 1, 3)), ((4, 5), (7, 9))]
+CASES = pytest.mark.parametrize(
+    ("kernel", "grid", "extents"),
+    [*kernel_cases(kernels_for("cpu"), SHAPES), *((kernel, *shape) for kernel in (None, *PLAIN) for shape in SHAPES)],
+)
+BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+
+
+def sees(grid, extents, causal):
+    """(n, m), True where query n sees position m; from the definition of the table."""
+    table = GridPositions(torch.ones(1, 1, *extents), grid)
+    seen = table.dense()[:, :, 0, 0] > 0
+    return seen & torch.ones_like(seen).tril() if causal else seen
+
+
+@BAD
+@pytest.mark.parametrize("causal", [False, True])
+@CASES
+def test_what_is_not_finite_is_seen_within_its_scope(kernel, grid, extents, causal, bad):
+    call = grid_call(grid, extents, u=2)
+    query, _, value, positions = call.args
+    place = math.prod(grid) // 2
+    expected = lambda_apply(query, None, value, positions, causal=causal, kernel="reference")
+    value[1, 0, place, 2] = bad
+    tensors = [t.requires_grad_() for t in (query, value, positions.table)]
+    out = lambda_apply(query, None, value, positions, causal=causal, kernel=kernel)
+    is_seen = torch.zeros_like(out, dtype=torch.bool)
+    is_seen[1, :, :, 2] = sees(grid, extents, causal)[:, place]
+    assert torch.equal(out.isnan(), is_seen)
+    torch.testing.assert_close(out[~is_seen], expected[~is_seen], atol=1e-10, rtol=1e-10)
+    # And so are the gradients of the outputs that do not see it.
+    grads = torch.autograd.grad(out[~is_seen].square().sum(), tensors)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@BAD
+@pytest.mark.parametrize("kernel", [None, *PLAIN])
+@pytest.mark.parametrize("causal", [False, True])
+def test_edges_see_their_own_context(kernel, causal, bad):
+    call = edge_call(9, 9, 20)
+    call.positions.index[:, :2] = torch.tensor([[2, 6], [4, 4]])
+    call.value[0, 0, 4, 1] = bad
+    out = lambda_apply(call.query, None, call.value, call.positions, causal=causal, kernel=kernel)
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    for n, m in call.positions.index.T.tolist():
+        if m == 4 and (n >= m or not causal):
+            expected[0, :, n, 1] = True
+    assert expected.any()
+    assert torch.equal(out.isnan(), expected)
+
+
+@BAD
+@pytest.mark.parametrize("kernel", [None, *PLAIN])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_zero_in_a_dense_embedding_is_seen(kernel, causal, bad):
+    call = dense_call(9, 9)
+    call.positions.embedding[:, 4] = 0
+    call.value[0, 0, 4, 1] = bad
+    out = lambda_apply(call.query, None, call.value, call.positions, causal=causal, kernel=kernel)
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    expected[0, :, 4 if causal else 0 :, 1] = True
+    assert torch.equal(out.isnan(), expected)
+
+
+@pytest.mark.parametrize("kernel", [*kernels_for("cpu"), *PLAIN, None])
+def test_a_content_term_sees_all(kernel):
+    call = grid_call((5, 6), (3, 5))
+    call.value[1, 0, 7, 2] = float("nan")
+    out = lambda_apply(*call.args, kernel=kernel)
+    expected = torch.zeros_like(out, dtype=torch.bool)
+    expected[1, :, :, 2] = True
+    assert torch.equal(out.isnan(), expected)
+
+
+def test_in_a_compiled_call():
+    call = grid_call((5, 6), (3, 5))
+    call.value[1, 0, 7, 2] = float("inf")
+
+    def apply(query, value):
+        return lambda_apply(query, None, value, call.positions)
+
+    actual = torch.compile(apply, fullgraph=True, backend="aot_eager")(call.query, call.value)
+    torch.testing.assert_close(actual, apply(call.query, call.value), equal_nan=True)
+    assert 0 < actual.isnan().sum() < actual.numel()
+
+
+@pytest.fixture
+def cheapest(request, monkeypatch):
+    """A kernel that spreads errors over the grid is the cheapest; yields the kernels that were chosen."""
+    estimate, chosen = planner.seconds, []
+
+    def seconds(kernel, problem, backward):
+        return 0.0 if kernel.name == request.param else estimate(kernel, problem, backward)
+
+    monkeypatch.setattr(planner, "seconds", seconds)
+    planner._cheapest.cache_clear()
+    choose = terms.choose
+    monkeypatch.setattr(terms, "choose", lambda *a, **k: chosen.append(choose(*a, **k)) or chosen[-1])
+    yield chosen
+    monkeypatch.undo()
+    planner._cheapest.cache_clear()
+
+
+# (grid, extents, causal)
+LOCAL = [
+    ((96,), (9,), False),
+    ((96,), (191,), True),
+    ((16, 20), (7, 7), False),
+    ((9, 10), (17, 19), True),
+    ((6, 8, 7), (3, 5, 3), False),
+]
+SPREADING = [name for name, kernel in GRID_KERNELS.items() if kernel.spreads_errors]
+
+
+def far_apart(grid, extents, causal, kernel, u=2):
+    """Largest changes, in what does not see it, by one value of 1e6 and by one output gradient of 1e6."""
+    call = grid_call(grid, extents, u=u, dtype=torch.float32)
+    query, _, value, positions = call.args
+    place = math.prod(grid) // 2
+    table = sees(grid, extents, causal)
+    grad = torch.randn(*query.shape[:3], value.shape[3])
+    results = []
+    for size in (None, 1e6):
+        some_value, some_grad = value.clone(), grad.clone()
+        if size is not None:
+            some_value[0, 0, place, 1], some_grad[0, 1, place, 1] = size, size
+        out = lambda_apply(query, None, some_value, positions, causal=causal, kernel=kernel)
+        leaf = value.clone().requires_grad_()
+        unchanged = lambda_apply(query, None, leaf, positions, causal=causal, kernel=kernel)
+        (value_grad,) = torch.autograd.grad(unchanged, leaf, some_grad)
+        results.append((out[:, :, ~table[:, place]], value_grad[:, :, ~table[place]]))
+    return [(a - b).abs().max().item() for a, b in zip(*results, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("cheapest", "grid", "extents", "causal"),
+    [(*case, causal) for *shape, causal in LOCAL for case in kernel_cases(SPREADING, [shape])],
+    indirect=["cheapest"],
+)
+def test_a_large_value_does_not_show_outside_of_its_scope(cheapest, grid, extents, causal):
+    assert max(far_apart(grid, extents, causal, None)) < 1e-4
+    assert {kernel.spreads_errors for kernel in cheapest} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "grid", "extents", "causal"),
+    [
+        (*case, causal)
+        for *shape, causal in LOCAL
+        for case in kernel_cases([n for n in kernels_for("cpu") if not GRID_KERNELS[n].spreads_errors], [shape])
+        if not (causal and case[0] in ("banded", "convolution"))
+    ],
+)
+def test_nor_in_a_kernel_by_name(kernel, grid, extents, causal):
+    assert max(far_apart(grid, extents, causal, kernel)) == 0
+
+
+@pytest.mark.parametrize("grid", [(16, 20), (96,)])
+@pytest.mark.parametrize("kernel", SPREADING)
+def test_a_kernel_by_name_is_obeyed_and_errors_follow_the_largest_value(kernel, grid):
+    value_error, grad_error = far_apart(grid, (7,) * len(grid), False, kernel)
+    assert 1e-4 < max(value_error, grad_error) < 1e6 * 2e-5
+
+
+@pytest.mark.parametrize("cheapest", SPREADING, indirect=True)
+def test_values_of_one_size_leave_the_choice_alone(cheapest):
+    call = grid_call((16, 20), (7, 7), dtype=torch.float32).requiring_grad()
+    lambda_apply(*call.args).square().sum().backward()
+    assert [kernel.spreads_errors for kernel in cheapest] == [True, True]
+
+
+def problem(grid, extents, origin):
+    return GridProblem(2, 3, 4, 5, 1, grid, extents, origin)
+
+
+def test_what_counts_as_one_size():
+    local = problem((12, 12), (5, 5), (2, 2))
+    query, value = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5)
+    assert not spread.differ_in_size(local, query, value)
+    assert not spread.differ_in_size(local, query, value * 1e30)
+    assert not spread.differ_in_size(local, query, torch.zeros_like(value))
+    value[1, 0, 77, 3] = spread.RATIO
+    assert not spread.differ_in_size(local, query, value)
+    value[1, 0, 77, 3] = -spread.RATIO * 1.01
+    assert spread.differ_in_size(local, query, value)
+    assert not spread.differ_in_size(problem((12, 12), (23, 23), (11, 11)), query, value)
+    assert spread.differ_in_size(problem((12, 12), (12, 23), (11, 11)), query, value)
+    assert spread.differ_in_size(local, query, torch.full_like(value, float("nan")))
+    quiet = torch.ones_like(value).unflatten(2, (12, 12))
+    quiet[0, 0, 6:9, 6:9, 2] = 0  # a block of three rows and columns
+    assert spread.differ_in_size(local, query, quiet.flatten(2, 3))
+
+
+def test_on_a_gpu_no_value_is_read():
+    value = torch.empty(2, 1, 144, 5, device="meta")
+    assert spread.differ_in_size(replace(problem((12, 12), (5, 5), (2, 2)), device="cuda"), value, value)
