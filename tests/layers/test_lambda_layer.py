@@ -123,14 +123,6 @@ def test_mask_of_the_grid_or_of_positions():
     torch.testing.assert_close(out[..., :4], layer(x[..., :4]))
 
 
-def test_causal_layer_does_not_see_what_follows():
-    layer = LambdaLayer(8, size=12, ndim=1, dim_key=4, causal=True).eval()
-    x = torch.randn(1, 8, 12)
-    changed = x.clone()
-    changed[..., 7:] += 1
-    torch.testing.assert_close(layer(x)[..., :7], layer(changed)[..., :7])
-
-
 @pytest.mark.parametrize("options", [{"scope": 5}, {"size": 6}])
 def test_meta_device_then_load(options):
     """No buffer is computed at construction, so none can be stale after ``to_empty``."""
@@ -144,15 +136,25 @@ def test_meta_device_then_load(options):
     torch.testing.assert_close(empty.eval()(x), layer.eval()(x), rtol=0, atol=0)
 
 
-def test_norm_layer_and_no_norm():
-    layer = LambdaLayer(8, scope=3, dim_key=4, norm_layer=lambda width: nn.GroupNorm(2, width))
-    assert isinstance(layer.norm_query, nn.GroupNorm)
-    assert isinstance(LambdaLayer(8, scope=3, norm_layer=nn.Identity).norm_value, nn.Identity)
-    assert layer(torch.randn(2, 8, 4, 4)).shape == (2, 8, 4, 4)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{"scope": 3}, {"size": 4}, {"scope": 3, "causal": True}])
+def test_empty_batch(options, training):
+    layer = LambdaLayer(8, **options).train(training)
+    x = torch.randn(0, 8, 4, 4, requires_grad=True)
+    out = layer(x)
+    assert out.shape == (0, 8, 4, 4)
+    out.sum().backward()
+    assert x.grad.shape == x.shape
 
 
-def test_empty_batch():
-    assert LambdaLayer(8, scope=3).eval()(torch.randn(0, 8, 4, 4)).shape == (0, 8, 4, 4)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("ndim", "shape"), [(1, (2, 8, 0)), (2, (2, 8, 0, 5)), (2, (2, 8, 5, 0)), (3, (0, 8, 4, 0, 4))]
+)
+def test_a_grid_without_positions_is_named(ndim, shape, causal):
+    layer = LambdaLayer(8, ndim=ndim, scope=3, causal=causal)
+    with pytest.raises(ValueError, match=r"x must have at least one position along each axis.*got shape \(.*8"):
+        layer(torch.randn(shape))
 
 
 @pytest.mark.parametrize(
