@@ -1,5 +1,8 @@
 """The layer: shapes, start, size-agnosticism, bad input."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,22 +69,50 @@ def test_layer_is_the_equations(ndim, shape, options, training):
     )
 
 
-def variance_at_the_start(pixels, **options):
-    """Mean over initialisations of the output's variance, unit-variance inputs, widths as in a ResNet-50."""
-    dim = 28 * 128 // pixels
-    runs = [LambdaLayer(dim, **options)(torch.randn(4, dim, pixels, pixels)).var() for _ in range(8)]
-    return torch.stack(runs).mean()
+def variances_at_the_start(pixels, **options):
+    """Means over initialisations of the variance of the position term, of the content term, and of k · u · Σ K̄²."""
+    sums = torch.zeros(3)
+    for _ in range(8):
+        layer = LambdaLayer(256, **options)
+        with torch.no_grad():
+            query, key, value = layer._project(torch.randn(8, 256, pixels, pixels), None)
+            position = lambda_apply(query, None, value, GridPositions(layer.positions, (pixels, pixels)))
+            content = lambda_apply(query, key, value)
+            weights = key.softmax(2).square().sum(2).mean() * layer.dim_key * layer.intra_depth
+        sums += torch.stack([position.var(), content.var(), weights]) / 8
+    return sums.tolist()
 
 
-@pytest.mark.parametrize("size", [7, 14, 28])
-@pytest.mark.parametrize("options", [{}, {"dim_key": 8, "num_heads": 8}])
-def test_output_starts_with_variance_about_one(size, options):
-    assert 0.5 <= variance_at_the_start(size, size=size, **options) <= 2
+@pytest.mark.parametrize("pixels", [1, 3, 7, 14])
+@pytest.mark.parametrize("options", [{}, {"dim_key": 8, "num_heads": 8}, {"intra_depth": 4}])
+def test_start_of_global_layers(pixels, options):
+    """Positions start with variance 1 at every size, the content term with what the softmax of the keys leaves."""
+    position, content, expected = variances_at_the_start(pixels, size=pixels, **options)
+    assert position == pytest.approx(1, rel=0.3)
+    assert content == pytest.approx(expected, rel=0.3)
 
 
-@pytest.mark.parametrize("options", [{"scope": 7}, {"scope": 23}, {"size": 28, "intra_depth": 4}])
-def test_local_and_deep_outputs_start_with_variance_about_one(options):
-    assert 0.5 <= variance_at_the_start(28, **options) <= 2
+@pytest.mark.parametrize("scope", [3, 7])
+def test_start_of_local_layers(scope):
+    """Away from the border a local position term has variance 1; at it positions are missing."""
+    position, _, _ = variances_at_the_start(14, scope=scope)
+    reach = scope // 2
+    seen = sum(min(14, at + reach + 1) - max(0, at - reach) for at in range(14)) / (14 * scope)
+    assert position == pytest.approx(seen**2, rel=0.3)
+
+
+def test_the_start_in_the_docs_is_the_measured_one():
+    root = Path(__file__).parents[2]
+    with (root / "results/start.csv").open(encoding="utf-8") as file:
+        rows = {(row["context"], row["u"], row["size"]): row["output"] for row in csv.DictReader(file)}
+    text = (root / "docs/models.md").read_text(encoding="utf-8").split("| output's variance |")[1].split("\n\n")[0]
+    head, _, *lines = text.splitlines()
+    sizes = [size.strip() for size in head.split("|")[:-1]]
+    for line in lines:
+        name, *figures = [cell.strip() for cell in line.strip("|").split("|")]
+        context, u = name.split(", u = ")
+        assert figures == [rows[context, u, size] for size in sizes]
+    assert len(lines) == 4
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (10, 14), (9, 5), (1, 1)])

@@ -11,6 +11,7 @@ from timm.models import is_model
 import lambdanets
 from helpers import assert_same_weights, random_norms
 from lambdanets import LambdaLayer, LambdaResNet
+from lambdanets.layers.scriptable import ScriptableLambdaLayer
 from lambdanets.models import LambdaBottleneck
 
 # timm's own; ours must never stand in their place.
@@ -246,7 +247,7 @@ def test_a_scripted_model_with_global_layers_and_biases():
 
 def test_a_causal_layer_cannot_be_scripted():
     with pytest.raises(ValueError, match="must be for images and not causal, got ndim=2 and causal=True"):
-        timm.create_model("lambda_resnet50", **NARROW, lambda_args={"causal": True}, scriptable=True)
+        ScriptableLambdaLayer(8, scope=3, causal=True)
 
 
 def test_arguments_of_layers_add_to_those_of_the_variant():

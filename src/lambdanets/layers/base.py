@@ -26,10 +26,6 @@ class LambdaModule(nn.Module):
         ValueError: if one is not a positive int, or the heads do not divide ``dim_out``.
     """
 
-    qkv: Any
-    norm_query: nn.Module
-    norm_value: nn.Module
-
     def __init__(self, dim: int, dim_out: int | None, num_heads: int, dim_key: int, intra_depth: int) -> None:
         super().__init__()
         self.dim = positive_int("dim", dim)
@@ -50,9 +46,10 @@ class LambdaModule(nn.Module):
     @torch.no_grad()
     def _reset_projection(self) -> None:
         """Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2), as in the paper; norms as they reset."""
+        qkv: Any = self.qkv
         width = self._widths()[0]
-        nn.init.normal_(self.qkv.weight[:width], std=(self.dim_key * self.dim) ** -0.5)
-        nn.init.normal_(self.qkv.weight[width:], std=self.dim**-0.5)
+        nn.init.normal_(qkv.weight[:width], std=(self.dim_key * self.dim) ** -0.5)
+        nn.init.normal_(qkv.weight[width:], std=self.dim**-0.5)
         for norm in (self.norm_query, self.norm_value):
             reset = getattr(norm, "reset_parameters", None)
             if callable(reset):

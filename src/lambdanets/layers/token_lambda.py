@@ -139,7 +139,7 @@ class TokenLambda(LambdaModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as :class:`lambdanets.LambdaLayer` does: outputs on the grid start with a variance of about 1.
+        """Initialise as :class:`lambdanets.LambdaLayer` does; the grid's position term starts with variance about 1.
 
         A prefix token's learnt sum over the grid starts smaller, by the root of the context's size: its entries are
         all equal, so that what tokens have in common adds up.
