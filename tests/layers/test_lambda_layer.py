@@ -117,41 +117,41 @@ def test_the_start_in_the_docs_is_the_measured_one():
 
 @pytest.mark.parametrize("grid", [(14, 14), (10, 14), (9, 5), (1, 1)])
 def test_global_layer_uses_the_centre_of_its_table_on_smaller_inputs(grid):
-    large = LambdaLayer(8, size=14, dim_key=4).eval()
-    small = LambdaLayer(8, size=grid, dim_key=4).eval()
+    large = LambdaLayer(8, size=14, dim_key=4, dtype=torch.float64).eval()
+    small = LambdaLayer(8, size=grid, dim_key=4, dtype=torch.float64).eval()
     h, w = grid
     state = large.state_dict()
     state["positions"] = state["positions"][:, :, 14 - h : 13 + h, 14 - w : 13 + w]
     small.load_state_dict(state)
-    x = torch.randn(2, 8, *grid)
-    torch.testing.assert_close(large(x), small(x))
+    x = torch.randn(2, 8, *grid, dtype=torch.float64)
+    torch.testing.assert_close(large(x), small(x), atol=1e-10, rtol=1e-10)
 
 
 def test_kernel_changes_no_parameter():
-    plain, forced = (LambdaLayer(8, scope=3, dim_key=4, kernel=k) for k in (None, "reference"))
+    plain, forced = (LambdaLayer(8, scope=3, dim_key=4, kernel=k, dtype=torch.float64) for k in (None, "reference"))
     forced.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 8, 5, 5)
-    torch.testing.assert_close(plain(x), forced(x))
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), forced(x), atol=1e-10, rtol=1e-10)
 
 
 def test_another_context():
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x, context = torch.randn(2, 2, 8, 5, 6)
-    torch.testing.assert_close(layer(x, context=x), layer(x))
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x, context = torch.randn(2, 2, 8, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, context=x), layer(x), atol=1e-10, rtol=1e-10)
     assert not torch.allclose(layer(x, context=context), layer(x))
     with pytest.raises(ValueError, match=r"context must have the shape of x.*\(2, 8, 5, 5\)"):
         layer(x, context=context[..., :5])
 
 
 def test_mask_of_the_grid_or_of_positions():
-    layer = LambdaLayer(8, size=(4, 6), dim_key=4).eval()
-    x = torch.randn(2, 8, 4, 6)
+    layer = LambdaLayer(8, size=(4, 6), dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(2, 8, 4, 6, dtype=torch.float64)
     mask = torch.ones(2, 4, 6, dtype=torch.bool)
     mask[:, :, 4:] = False
     out = layer(x, mask=mask)
-    torch.testing.assert_close(layer(x, mask=mask.flatten(1)), out)
+    torch.testing.assert_close(layer(x, mask=mask.flatten(1)), out, atol=1e-10, rtol=1e-10)
     # What is masked away is as if it were not there.
-    torch.testing.assert_close(out[..., :4], layer(x[..., :4]))
+    torch.testing.assert_close(out[..., :4], layer(x[..., :4]), atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("options", [{"scope": 5}, {"size": 6}])
@@ -255,9 +255,9 @@ def test_arguments_of_another_type():
 
 
 def test_masks_in_both_shapes_and_no_other():
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x, mask = torch.randn(2, 8, 4, 6), torch.rand(2, 4, 6) > 0.3
-    torch.testing.assert_close(layer(x, mask=mask), layer(x, mask=mask.flatten(1)))
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x, mask = torch.randn(2, 8, 4, 6, dtype=torch.float64), torch.rand(2, 4, 6) > 0.3
+    torch.testing.assert_close(layer(x, mask=mask), layer(x, mask=mask.flatten(1)), atol=1e-10, rtol=1e-10)
     with pytest.raises(ValueError, match=r"mask must have shape \(b, 4, 6\) or \(b, 24\), got \(2, 6, 4\)"):
         layer(x, mask=mask.transpose(1, 2))
     with pytest.raises(TypeError, match=r"mask must be a bool tensor .* got list"):
@@ -265,13 +265,13 @@ def test_masks_in_both_shapes_and_no_other():
 
 
 def test_strided_volumes_shorter_than_the_pooling_window():
-    layer = LambdaLayer(8, ndim=3, scope=3, stride=2, dim_key=4).eval()
-    x = torch.randn(1, 8, 2, 1, 5)
-    full = LambdaLayer(8, ndim=3, scope=3, dim_key=4).eval()
+    layer = LambdaLayer(8, ndim=3, scope=3, stride=2, dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(1, 8, 2, 1, 5, dtype=torch.float64)
+    full = LambdaLayer(8, ndim=3, scope=3, dim_key=4, dtype=torch.float64).eval()
     full.load_state_dict(layer.state_dict())
     expected = torch.nn.functional.avg_pool3d(torch.nn.functional.pad(full(x), (1,) * 6), 3, 2)
-    torch.testing.assert_close(layer(x), expected)
-    assert layer(x).shape == torch.nn.Conv3d(8, 8, 3, stride=2, padding=1)(x).shape
+    torch.testing.assert_close(layer(x), expected, atol=1e-10, rtol=1e-10)
+    assert layer(x).shape == torch.nn.Conv3d(8, 8, 3, stride=2, padding=1).double()(x).shape
 
 
 @pytest.mark.parametrize("kernel", [None, "reference", "portable", *kernels_for("cpu")])

@@ -10,8 +10,8 @@ from lambdanets import LambdaLayer
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("name", ["qkv", "norm_query", "norm_value"])
 def test_hooks_are_called(name, cross):
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     context = torch.randn_like(x) if cross else None
     expected, seen = layer(x, context), []
     layer.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -20,8 +20,8 @@ def test_hooks_are_called(name, cross):
 
 
 def test_a_projection_of_another_kind_is_called():
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     expected = layer(x)
     layer.qkv = nn.Sequential(layer.qkv)
     torch.testing.assert_close(layer(x), expected)
@@ -30,8 +30,8 @@ def test_a_projection_of_another_kind_is_called():
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("name", ["qkv", "norm_query", "norm_value"])
 def test_a_replaced_forward_is_called(name, cross):
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     part = layer.get_submodule(name)
     original, seen = part.forward, []
 
@@ -61,8 +61,8 @@ def test_global_and_backward_hooks_are_called():
 def test_offloaded_layer():
     from accelerate import cpu_offload
 
-    layer = LambdaLayer(8, scope=3, dim_key=4).eval()
-    x = torch.randn(2, 8, 5, 5)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).eval()
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     expected = layer(x)
     cpu_offload(layer, execution_device=torch.device("cpu"))
     torch.testing.assert_close(layer(x), expected)
@@ -90,9 +90,9 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_another_context_goes_through_a_wrapped_projection(training):
-    layer = LambdaLayer(8, scope=3, dim_key=4).train(training)
+    layer = LambdaLayer(8, scope=3, dim_key=4, dtype=torch.float64).train(training)
     layer.qkv = Wrapped(layer.qkv)
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(layer(x, context=x), layer(x))
     assert "LambdaLayer" in repr(layer)
 
