@@ -1,4 +1,4 @@
-"""Counts the models for the tables on the meta device, into results/models.csv: ``python scripts/collect_models.py``."""
+"""Counts the models for the tables on the meta device: ``python scripts/collect_models.py`` makes results/models.csv."""
 
 from pathlib import Path
 

@@ -31,10 +31,21 @@ class Dropped(PositionNorm):
         return nn.functional.dropout(super().forward(x), 0.5, self.training)
 
 
+class MeanInEvaluation(nn.Module):
+    """Mixes positions in evaluation, not in training."""
+
+    def __init__(self, width):
+        super().__init__()
+
+    def forward(self, x):
+        return x if self.training else x - x.flatten(2).mean(2).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
 KEEPING = {"default": None, "layer": "layer", "none": "none", "LayerNorm": nn.LayerNorm, "own": ChannelRMS}
 MIXING = {
     "BatchNorm": lambda ndim: BATCH_NORMS[ndim],
     "without statistics": lambda ndim: lambda width: BATCH_NORMS[ndim](width, track_running_stats=False),
+    "in evaluation": lambda ndim: MeanInEvaluation,
     "GroupNorm": lambda ndim: lambda width: nn.GroupNorm(1, width),
     "InstanceNorm": lambda ndim: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[ndim - 1],
 }
