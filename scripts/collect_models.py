@@ -1,4 +1,4 @@
-"""Counts the models for the tables on the meta device: ``python scripts/collect_models.py`` makes results/models.csv."""
+"""Counts the models for the tables on the meta device: run ``python scripts/collect_models.py``."""
 
 from pathlib import Path
 
