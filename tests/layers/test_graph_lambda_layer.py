@@ -123,7 +123,7 @@ BAD_INPUTS = {
     "edge across graphs": (
         {"edge_index": ACROSS, "edge_attr": torch.ones(4, 3).double()},
         ValueError,
-        "edge 3 goes from node 4 in graph 1 to node 3 in graph 0; mend batch or the edge",
+        "edge 3 goes from node 4 in graph 1 to node 3 in graph 0; correct batch or the edge",
     ),
     "index elsewhere": (
         {"edge_index": torch.ones(2, 9, dtype=torch.int64, device="meta")},
@@ -192,10 +192,14 @@ def test_graphs_without_nodes_change_nothing():
 
 @pytest.mark.parametrize("given", [{}, {"batch": torch.zeros(0, dtype=torch.int64)}])
 @pytest.mark.parametrize("num_graphs", [None, 0, 2])
-def test_no_nodes_at_all(given, num_graphs):
-    layer = layer_in_eval()
-    out = layer(torch.zeros(0, 8).double(), torch.zeros(2, 0, dtype=torch.int64), **given, num_graphs=num_graphs)
+@pytest.mark.parametrize("training", [True, False])
+def test_no_nodes_at_all(given, num_graphs, training):
+    layer = layer_in_eval().train(training)
+    x = torch.zeros(0, 8, dtype=torch.float64, requires_grad=True)
+    out = layer(x, torch.zeros(2, 0, dtype=torch.int64), **given, num_graphs=num_graphs)
     assert out.shape == (0, 8)
+    out.sum().backward()
+    assert x.grad.shape == (0, 8)
 
 
 def test_with_num_graphs_no_value_is_read():

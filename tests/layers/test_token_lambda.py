@@ -157,11 +157,49 @@ def test_bfloat16_autocast(prefix):
         ({"positions": "1d", "size": 4.0}, r"size must be positive ints, got 4\.0"),
         ({"positions": "1d", "size": 4, "num_heads": 3}, "num_heads must divide dim_out = 8"),
         ({"positions": "1d", "size": 4, "causal": True, "prefix_tokens": 1}, "excludes prefix_tokens=1"),
+        ({"positions": "1d", "size": 4, "num_heads": 0}, "num_heads must be a positive int, got 0"),
+        ({"positions": "1d", "size": 4, "dim_key": 2.0}, "dim_key must be a positive int, got 2.0"),
+        ({"positions": "1d", "size": 4, "kernel": "bandd"}, "got 'bandd'; did you mean 'banded'"),
+        ({"positions": "1d", "size": 4, "norm_layer": "batch"}, "norm_layer must be one of 'layer', 'none'"),
     ],
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         TokenLambda(8, **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(0, 4, 8), (2, 0, 8)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 4},
+        {"scope": 3},
+        {"size": 4, "causal": True},
+        {"positions": "none"},
+        {"positions": "none", "causal": True},
+    ],
+)
+def test_no_tokens(options, shape, training):
+    layer = TokenLambda(8, **options).train(training)
+    x = torch.randn(shape, requires_grad=True)
+    out = layer(x)
+    assert out.shape == shape
+    out.sum().backward()
+    assert x.grad.shape == shape
+
+
+def test_only_prefix_tokens_and_fewer():
+    layer = TokenLambda(8, size=4, prefix_tokens=2).double()
+    x = torch.randn(2, 2, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), by_hand(layer, x), atol=1e-10, rtol=1e-10)
+    for tokens in (0, 1):
+        with pytest.raises(
+            ValueError, match=r"x must have the 2 prefix tokens of this layer in front, got shape \(2, "
+        ):
+            layer(torch.randn(2, tokens, 8))
+    with pytest.raises(ValueError, match="0 tokens behind 0 prefix tokens are not the grid"):
+        TokenLambda(8, positions="2d", size=4)(torch.randn(2, 0, 8))
 
 
 def test_bad_inputs():

@@ -11,6 +11,7 @@ from timm.models import is_model
 import lambdanets
 from helpers import assert_same_weights, random_norms
 from lambdanets import LambdaLayer, LambdaResNet
+from lambdanets.layers.scriptable import ScriptableLambdaLayer
 from lambdanets.models import LambdaBottleneck
 
 # timm's own; ours must never stand in their place.
@@ -226,8 +227,8 @@ def test_an_unknown_argument_gives_the_nearest():
 def test_a_scripted_model_with_global_layers_and_biases():
     args = {"scope": None, "intra_depth": 2, "position_bias": True, "qkv_bias": True}
     options = {**NARROW, "lambda_args": args, "img_size": (64, 48), "scriptable": True, "zero_init_last": False}
-    model = timm.create_model("lambda_resnet50", **options).train()
-    x = torch.randn(3, 3, 64, 48)
+    model = timm.create_model("lambda_resnet50", **options).double().train()
+    x = torch.randn(3, 3, 64, 48, dtype=torch.float64)
     model(x)  # statistics
     for module in model.modules():
         if isinstance(module, LambdaLayer):
@@ -238,15 +239,15 @@ def test_a_scripted_model_with_global_layers_and_biases():
     model.eval()
     scripted.eval()
     for size in ((64, 48), (40, 33)):
-        x = torch.randn(2, 3, *size)
-        torch.testing.assert_close(scripted(x), model(x), atol=1e-4, rtol=1e-4)
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        torch.testing.assert_close(scripted(x), model(x))
     with pytest.raises(torch.jit.Error, match="larger grid than the size of this global layer"):
-        scripted(torch.randn(1, 3, 96, 48))
+        scripted(torch.randn(1, 3, 96, 48, dtype=torch.float64))
 
 
 def test_a_causal_layer_cannot_be_scripted():
     with pytest.raises(ValueError, match="must be for images and not causal, got ndim=2 and causal=True"):
-        timm.create_model("lambda_resnet50", **NARROW, lambda_args={"causal": True}, scriptable=True)
+        ScriptableLambdaLayer(8, scope=3, causal=True)
 
 
 def test_arguments_of_layers_add_to_those_of_the_variant():

@@ -109,10 +109,10 @@ def test_features(build, feature_cls):
 
 
 def test_features_are_the_intermediates(build):
-    model = build().eval()
-    features = build(features_only=True).eval()
+    model = build().eval().double()
+    features = build(features_only=True).eval().double()
     features.load_state_dict(model.state_dict(), strict=False)
-    x = images()
+    x = images().double()
     last, intermediates = model.forward_intermediates(x)
     assert torch.equal(last, model.forward_features(x))
     for ours, theirs in zip(features(x), intermediates, strict=True):
@@ -145,8 +145,8 @@ def test_output_stride(name, build, output_stride):
 
 
 def test_gradient_checkpointing(build):
-    model = build().train()
-    x = images()
+    model = build().train().double()
+    x = images().double()
     model(x).square().mean().backward()
     plain = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()

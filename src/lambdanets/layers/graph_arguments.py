@@ -1,4 +1,4 @@
-"""Checks of what :class:`GraphLambdaLayer` is given: shapes always, values of indices where nobody has to wait."""
+"""Checks of the inputs of :class:`GraphLambdaLayer`: shapes always, values of indices where reading costs no wait."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_gr
 
 
 def may_look(edge_index: Tensor, num_graphs: int | None) -> bool:
-    """Whether the values of indices are looked at.
+    """True if the values of indices are to be checked.
 
-    Not where they cannot be, as in a graph that is being traced, nor on a GPU that would have to be waited for, unless
-    the number of graphs is read there anyway.
+    They are not where they cannot be read, as in a graph that is being traced, nor on a GPU, which would have to be
+    waited for, unless the number of graphs is read there anyway.
     """
     return is_readable(edge_index) and (edge_index.device.type == "cpu" or num_graphs is None)
 
@@ -73,7 +73,7 @@ def check_edges(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, dim_edg
 
 
 def count_graphs(batch: Tensor | None, num_graphs: int | None, look: bool) -> int:
-    """The number of graphs; where ``look``, behind a check of the graphs that ``batch`` names.
+    """Return the number of graphs; with ``look`` after a check of the graphs that ``batch`` names.
 
     Raises:
         ValueError: if it names one that there is not.
@@ -114,7 +114,7 @@ def check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
         source, target = edge_index[:, edge].tolist()
         raise ValueError(
             f"edge_index must join nodes of one graph: edge {edge} goes from node {source} in graph "
-            f"{int(batch[source])} to node {target} in graph {int(batch[target])}; mend batch or the edge, or leave "
+            f"{int(batch[source])} to node {target} in graph {int(batch[target])}; correct batch or the edge, or leave "
             "batch out where all nodes are one graph"
         )
 

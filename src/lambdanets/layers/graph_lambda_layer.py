@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
-from lambdanets.layers.arguments import check_dtype, check_heads, positive_int
+from lambdanets.layers.arguments import check_dtype, positive_int
+from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.graph_arguments import (
     check_edges,
     check_ends,
@@ -18,12 +18,15 @@ from lambdanets.layers.graph_arguments import (
     count_graphs,
     may_look,
 )
+from lambdanets.layers.norms import NormLayer, make_norm
 from lambdanets.positions import EdgePositions
 
 __all__ = ["GraphLambdaLayer"]
 
+_NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": nn.Identity}
 
-class GraphLambdaLayer(nn.Module):
+
+class GraphLambdaLayer(LambdaModule):
     """Lambda layer over the nodes of graphs: content from a node's whole graph, positions from its edges.
 
     Each node is a query, and the nodes of its graph are its context. The content lambda sums all of them up, the
@@ -39,8 +42,9 @@ class GraphLambdaLayer(nn.Module):
         num_heads: the paper's h. Default 4.
         dim_key: the paper's k. Default 16.
         intra_depth: the paper's u. Default 1.
-        norm_layer: makes the normalisation of queries and values from a number of channels; default
-            ``nn.BatchNorm1d``, over all nodes. ``nn.Identity`` for none.
+        norm_layer: normalisation of queries and values: "batch" (default) batch-norm over the nodes of all graphs,
+            "layer" layer-norm over the channels of each node, "none", or a class or function that makes a norm of
+            (nodes, channels) from a number of channels.
         device: where the parameters live.
         dtype: their element type.
 
@@ -73,52 +77,27 @@ class GraphLambdaLayer(nn.Module):
         num_heads: int = 4,
         dim_key: int = 16,
         intra_depth: int = 1,
-        norm_layer: Callable[[int], nn.Module] | None = None,
+        norm_layer: NormLayer | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        dim, num_heads = positive_int("dim", dim), positive_int("num_heads", num_heads)
-        dim_key, intra_depth = positive_int("dim_key", dim_key), positive_int("intra_depth", intra_depth)
-        dim_out = positive_int("dim_out", dim if dim_out is None else dim_out)
-        dim_edge = None if dim_edge is None else positive_int("dim_edge", dim_edge)
-        check_heads(num_heads, dim_out)
-        self.dim, self.dim_out, self.dim_edge = dim, dim_out, dim_edge
-        self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
-        self.dim_value = dim_out // num_heads
+        super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
+        self.dim_edge = None if dim_edge is None else positive_int("dim_edge", dim_edge)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = nn.Linear(dim, sum(widths), bias=False, **factory)
-        self.norm_query = self._norm(norm_layer, widths[0], factory)
-        self.norm_value = self._norm(norm_layer, widths[2], factory)
+        self.qkv = nn.Linear(self.dim, sum(widths), bias=False, **factory)
+        norm_layer = norm_layer or "batch"
+        self.norm_query = make_norm(norm_layer, _NORMS, widths[0], **factory)
+        self.norm_value = make_norm(norm_layer, _NORMS, widths[2], **factory)
         # Without attributes an edge is a 1: the weight is then the one embedding.
-        self.edge = nn.Linear(dim_edge or 1, dim_key * intra_depth, bias=False, **factory)
+        self.edge = nn.Linear(self.dim_edge or 1, self.dim_key * self.intra_depth, bias=False, **factory)
         self.reset_parameters()
-
-    def _widths(self) -> list[int]:
-        return [
-            self.num_heads * self.dim_key,
-            self.intra_depth * self.dim_key,
-            self.intra_depth * self.dim_value,
-        ]
-
-    @staticmethod
-    def _norm(norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]) -> nn.Module:
-        if norm_layer is None:
-            return nn.BatchNorm1d(width, **factory)
-        return norm_layer(width).to(**factory)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as :class:`LambdaLayer`; edges so that one neighbour adds unit variance."""
-        query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
-        nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
-        nn.init.normal_(key_value, std=self.dim**-0.5)
+        self._reset_projection()
         nn.init.normal_(self.edge.weight, std=(self.dim_key * self.intra_depth * self.edge.in_features) ** -0.5)
-        for norm in (self.norm_query, self.norm_value):
-            reset = getattr(norm, "reset_parameters", None)
-            if callable(reset):
-                reset()
 
     def forward(
         self,

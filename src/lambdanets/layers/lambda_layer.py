@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lambdanets.functional import check_kernel, is_readable, lambda_apply
-from lambdanets.layers.arguments import check_dtype, check_heads, per_axis, positive_int
-from lambdanets.layers.projection import project
+from lambdanets.functional import check_kernel, lambda_apply
+from lambdanets.layers.arguments import check_dtype, per_axis, positive_int
+from lambdanets.layers.base import LambdaModule
+from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_BATCH_NORMS = (*_NORM.values(), nn.SyncBatchNorm)
 
 
 class _AvgPool3d(nn.AvgPool3d):
-    """PyTorch's refuses axes shorter than the window, which its others pad first: padded before, it takes them."""
+    """PyTorch's 3-D average pooling padded beforehand, since it refuses axes that are shorter than the window."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, *grid) -> (b, c, *strided grid)."""
@@ -32,7 +34,7 @@ class _AvgPool3d(nn.AvgPool3d):
 _POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: _AvgPool3d}
 
 
-class LambdaLayer(nn.Module):
+class LambdaLayer(LambdaModule):
     """Lambda layer: queries applied to a summary (a lambda) of their context, instead of attention.
 
     One 1x1 projection gives queries, keys and values; queries and values are batch-normalised, keys pass a
@@ -52,14 +54,17 @@ class LambdaLayer(nn.Module):
             Smaller ones use the centre of its table. Exactly one of ``scope`` and ``size`` must be given.
         ndim: rank of the grid: 1 sequences, 2 images (default), 3 volumes.
         stride: the output is pooled by a 3-wide average with this stride (padding 1), as in the paper.
-            Default 1: no pooling.
-        causal: each position sees itself and the positions before it in row-major order. Batch-norm mixes
-            positions during training; pass another ``norm_layer`` where that matters. Default False.
+            Default 1: no pooling. Not with ``causal``: the average takes in the position that follows.
+        causal: each position sees itself and the positions before it in row-major order; the outputs at the others
+            do not depend on what follows, in training as in evaluation. Default False.
         qkv_bias: the projection has a bias, as some published layers have. Default False, as in the paper.
         position_bias: one bias for each of the k channels, added to every entry of the position lambda, as a
             position convolution with a bias does; for weights that carry it. Default False, as in the paper.
-        norm_layer: makes the normalisation of queries and values from a number of channels; default
-            batch-norm of the grid's rank. ``nn.Identity`` for none.
+        norm_layer: normalisation of queries and values: "batch" batch-norm over examples and positions, "layer"
+            layer-norm over the channels of each position, "none", or a class or function that makes a norm of inputs
+            (b, channels, *grid) from a number of channels; ``nn.LayerNorm`` stands for "layer". Default "batch", as
+            in the paper; with ``causal`` "layer", since batch-norm mixes positions in training. A causal layer
+            refuses norms that mix positions, and takes "batch" for evaluation only, for weights trained with it.
         kernel: kernel of the op, see :func:`lambdanets.lambda_apply`; default None, the fastest. It changes
             no parameter and no name of one.
         device: where the parameters live.
@@ -93,16 +98,12 @@ class LambdaLayer(nn.Module):
         causal: bool = False,
         qkv_bias: bool = False,
         position_bias: bool = False,
-        norm_layer: Callable[[int], nn.Module] | None = None,
+        norm_layer: NormLayer | None = None,
         kernel: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        dim, num_heads = positive_int("dim", dim), positive_int("num_heads", num_heads)
-        dim_key, intra_depth = positive_int("dim_key", dim_key), positive_int("intra_depth", intra_depth)
-        dim_out, stride = positive_int("dim_out", dim if dim_out is None else dim_out), positive_int("stride", stride)
-        check_heads(num_heads, dim_out)
+        super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
         if isinstance(ndim, bool) or ndim not in _CONV:
             raise ValueError(f"ndim must be 1 (sequences), 2 (images) or 3 (volumes), got {ndim!r}")
         if (scope is None) == (size is None):
@@ -110,40 +111,40 @@ class LambdaLayer(nn.Module):
                 f"exactly one of scope (local context) and size (global context) must be given, got scope={scope!r} "
                 f"and size={size!r}"
             )
-        self.dim, self.dim_out, self.ndim, self.stride = dim, dim_out, ndim, stride
-        self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
-        self.dim_value = dim_out // num_heads
+        self.ndim, self.stride = ndim, positive_int("stride", stride)
         self.scope = None if scope is None else per_axis("scope", scope, ndim, odd=True)
         self.size = None if size is None else per_axis("size", size, ndim, odd=False)
         if not isinstance(causal, bool):
             raise TypeError(f"causal must be True or False, got {causal!r}")
         if kernel is not None:
             check_kernel(kernel)
+        if causal and self.stride > 1:
+            raise ValueError(
+                f"causal=True excludes stride={self.stride}: the 3-wide average behind the layer would take in the "
+                "position that follows; use stride=1 and keep every stride-th output"
+            )
         self.causal, self.kernel = causal, kernel
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = _CONV[ndim](dim, sum(widths), kernel_size=1, bias=qkv_bias, **factory)
-        self.norm_query = self._norm(norm_layer, widths[0], factory)
-        self.norm_value = self._norm(norm_layer, widths[2], factory)
+        self.qkv = _CONV[ndim](self.dim, sum(widths), kernel_size=1, bias=qkv_bias, **factory)
+        if norm_layer is None:
+            norm_layer = "layer" if causal else "batch"
+        elif norm_layer is nn.LayerNorm:
+            norm_layer = "layer"
+        self.norm_query, self.norm_value = (self._norm(norm_layer, width, factory) for width in (widths[0], widths[2]))
         extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
-        self.positions = nn.Parameter(torch.empty(intra_depth, dim_key, *extents, **factory))
-        self.position_bias = nn.Parameter(torch.empty(dim_key, **factory)) if position_bias else None
-        self.pool = nn.Identity() if stride == 1 else _POOL[ndim](3, stride, padding=1)
+        self.positions = nn.Parameter(torch.empty(self.intra_depth, self.dim_key, *extents, **factory))
+        self.position_bias = nn.Parameter(torch.empty(self.dim_key, **factory)) if position_bias else None
+        self.pool = nn.Identity() if self.stride == 1 else _POOL[ndim](3, self.stride, padding=1)
         self.reset_parameters()
 
-    def _widths(self) -> list[int]:
-        """Channels of queries (h, k), keys (u, k) and values (u, v), in the projection's order."""
-        return [
-            self.num_heads * self.dim_key,
-            self.intra_depth * self.dim_key,
-            self.intra_depth * self.dim_value,
-        ]
-
-    def _norm(self, norm_layer: Callable[[int], nn.Module] | None, width: int, factory: dict[str, Any]) -> nn.Module:
-        if norm_layer is None:
-            return _NORM[self.ndim](width, **factory)
-        return norm_layer(width).to(device=factory["device"], dtype=factory["dtype"])
+    def _norm(self, norm_layer: NormLayer, width: int, factory: dict[str, Any]) -> nn.Module:
+        named = {"batch": _NORM[self.ndim], "layer": PositionNorm, "none": nn.Identity}
+        norm = make_norm(norm_layer, named, width, **factory)
+        if self.causal and not isinstance(norm_layer, str):
+            check_keeps_order(norm, width, self.ndim, channels_axis=1)
+        return norm
 
     @property
     def num_context(self) -> int:
@@ -152,20 +153,19 @@ class LambdaLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise: projections as in the paper, positions so that the output has variance about 1.
+        """Initialise: projections as in the paper, positions so that a full context's position term has variance 1.
 
         Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2); positions have variance
-        1 / (k · u · context positions): each output sums k · u · m products of a unit-variance query and value
-        with a position entry. The content term adds about k · u · (e / m + 1 / dim) to the variance.
+        1 / (k · u · context positions): each output sums k · u · m products of a unit-variance query and value with a
+        position entry. A local context that reaches over the border sums fewer, and its position term starts smaller.
+
+        The content term adds a variance of k · u · Σ_m K̄_m², about k · u · e / m, which nothing scales down: small on
+        large maps, but above the position term's below 7x7, and four times as much at u = 4. With k 16 and a global
+        context outputs start with variance 17 at 1x1, 4.2 at 3x3, 1.8 at 7x7, 1.3 at 14x14 for u = 1, and with 69 at
+        1x1, 9.1 at 4x4, 4.2 at 7x7, 2.1 at 14x14 for u = 4 (results/start.csv).
         """
-        query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
-        nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
-        nn.init.normal_(key_value, std=self.dim**-0.5)
+        self._reset_projection()
         nn.init.normal_(self.positions, std=(self.dim_key * self.intra_depth * self.num_context) ** -0.5)
-        for norm in (self.norm_query, self.norm_value):
-            reset = getattr(norm, "reset_parameters", None)
-            if callable(reset):
-                reset()
         for bias in (self.qkv.bias, self.position_bias):
             if bias is not None:
                 nn.init.zeros_(bias)
@@ -182,29 +182,47 @@ class LambdaLayer(nn.Module):
             (b, dim_out, *strided grid).
         """
         self._check_input("x", x)
-        b, grid = x.shape[0], x.shape[2:]
-        n = math.prod(grid)
         if context is not None:
             self._check_context(x, context)
-        query, key, value = project(self.qkv, self.norm_query, self.norm_value, self._widths(), x, context)
-        query = query.reshape(b, self.num_heads, self.dim_key, n)
-        key = key.reshape(b, self.intra_depth, self.dim_key, n)
-        value = value.reshape(b, self.intra_depth, self.dim_value, n)
-        out = lambda_apply(
-            query.transpose(2, 3),
-            key.transpose(2, 3),
-            value.transpose(2, 3),
-            GridPositions(self.positions, tuple(grid)),
-            mask=None if mask is None else self._flat_mask(mask, tuple(grid)),
-            causal=self.causal,
-            kernel=self.kernel,
-        )
-        out = out.transpose(2, 3)  # (b, h, v, n)
+        if self.causal:
+            self._check_order()
+        grid = tuple(x.shape[2:])
+        query, key, value = self._project(x, context)
+        flat_mask = None if mask is None else self._flat_mask(mask, grid)
+        out = self._apply_lambdas(query, key, value, GridPositions(self.positions, grid), flat_mask)
         if self.position_bias is not None:
-            out = out + torch.einsum("bhkn,k->bhn", query, self.position_bias.to(query.dtype))[:, :, None]
-        out = out.reshape(b, self.dim_out, *grid)
-        # A batch-norm behind the layer would misread a single example too: see single_example.py.
-        return self.pool(out.contiguous() if is_readable(out) and b == 1 else out)
+            out = out + (query @ self.position_bias.to(query.dtype))[..., None]
+        # Contiguous before the grid's axes come back: with one head this is a view whose channels are innermost, and
+        # batch-norms behind the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
+        out = out.transpose(2, 3).flatten(1, 2).contiguous()
+        return self.pool(out.unflatten(2, grid))
+
+    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (b, h, n, k) of ``x``, keys (b, u, m, k) and values (b, u, m, v) of the context, norms applied.
+
+        Queries and values are copied for their norms: a batch-norm of a slice takes longer than the copy and the
+        batch-norm of it (results/projection.csv).
+        """
+        query, key, value = self.qkv(x).split(self._widths(), dim=1)
+        if context is not None:
+            _, key, value = self.qkv(context).split(self._widths(), dim=1)
+        query, value = self.norm_query(query.contiguous()), self.norm_value(value.contiguous())
+        return _heads(query, self.num_heads), _heads(key, self.intra_depth), _heads(value, self.intra_depth)
+
+    def _apply_lambdas(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
+    ) -> Tensor:
+        """(b, h, n, v)."""
+        return lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
+
+    def _check_order(self) -> None:
+        for norm in (self.norm_query, self.norm_value):
+            if isinstance(norm, _BATCH_NORMS) and (norm.training or norm.running_mean is None):
+                raise ValueError(
+                    'norm_layer="batch" mixes positions in training, which causal=True excludes; build the layer with '
+                    'norm_layer="layer" (the default) to train it, or call .eval() before using weights that were '
+                    "trained with batch-norm"
+                )
 
     def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
         if not isinstance(mask, Tensor):
@@ -238,6 +256,11 @@ class LambdaLayer(nn.Module):
                 f"{name} must have shape (batch, {self.dim}, {axes}) for LambdaLayer(dim={self.dim}, "
                 f"ndim={self.ndim}), got {tuple(x.shape)}"
             )
+        if 0 in x.shape[2:]:
+            raise ValueError(
+                f"{name} must have at least one position along each axis of its grid, got shape {tuple(x.shape)}; a "
+                "batch may be empty"
+            )
         check_dtype(name, x, self.qkv)
         if self.size is not None and any(g > s for g, s in zip(x.shape[2:], self.size, strict=True)):
             raise ValueError(
@@ -263,3 +286,12 @@ class LambdaLayer(nn.Module):
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(b, heads · depth, *grid) -> (b, heads, n, depth).
+
+    Channels are moved innermost before the axes of positions are joined: in the other order the gradient of one example
+    reaches the norm with strides that PyTorch's batch-norms misread (docs/pytorch-batchnorm-fault.md).
+    """
+    return x.movedim(1, -1).flatten(1, -2).unflatten(2, (heads, -1)).transpose(1, 2)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lambdanets.functional import lambda_apply
+from lambdanets.functional import check_kernel, lambda_apply
 from lambdanets.layers.arguments import check_dtype, per_axis
+from lambdanets.layers.base import LambdaModule
+from lambdanets.layers.norms import NormLayer, check_keeps_order, make_norm
 from lambdanets.positions import GridPositions
 
 __all__ = ["POSITIONS", "TokenLambda"]
 
 POSITIONS = {"none": 0, "1d": 1, "2d": 2}
 
+_NORMS = {"layer": nn.LayerNorm, "none": nn.Identity}
 
-class TokenLambda(nn.Module):
+
+class TokenLambda(LambdaModule):
     """Lambda layer over tokens (b, t, dim), as attention has them; the first ones may stand outside of the grid.
 
     A query of token n sees all tokens m through y_n = (Σ_m K̄_m V_mᵀ + Σ_m E_nm V_mᵀ)ᵀ q_n (LambdaNetworks, equations
@@ -49,8 +53,9 @@ class TokenLambda(nn.Module):
         dim_key: the paper's k. Default 16.
         intra_depth: the paper's u. Default 1.
         causal: a token sees itself and those before it. Not with prefix tokens. Default False.
-        norm_layer: makes the normalisation of queries and values from a number of channels, which are the last axis;
-            default ``nn.LayerNorm``.
+        norm_layer: normalisation of queries and values: "layer" (default) layer-norm over the channels of each token,
+            "none", or a class or function that makes a norm of (b, t, channels) from a number of channels. A causal
+            layer refuses norms that mix tokens.
         kernel: kernel of the position term, see :func:`lambdanets.lambda_apply`.
         device: where the parameters live.
         dtype: their element type.
@@ -81,24 +86,23 @@ class TokenLambda(nn.Module):
         dim_key: int = 16,
         intra_depth: int = 1,
         causal: bool = False,
-        norm_layer: Callable[[int], nn.Module] | None = None,
+        norm_layer: NormLayer | None = None,
         kernel: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        dim_out = dim if dim_out is None else dim_out
+        super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
         if positions not in POSITIONS:
             raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
-        if dim_out % num_heads:
-            raise ValueError(f"num_heads must divide dim_out = {dim_out}, got num_heads={num_heads}")
         if not isinstance(prefix_tokens, int) or isinstance(prefix_tokens, bool) or prefix_tokens < 0:
             raise ValueError(f"prefix_tokens must be a whole number from 0 on, got {prefix_tokens!r}")
+        if not isinstance(causal, bool):
+            raise TypeError(f"causal must be True or False, got {causal!r}")
         if causal and prefix_tokens:
             raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")
-        self.dim, self.dim_out, self.ndim = dim, dim_out, POSITIONS[positions]
-        self.num_heads, self.dim_key, self.intra_depth = num_heads, dim_key, intra_depth
-        self.dim_value = dim_out // num_heads
+        if kernel is not None:
+            check_kernel(kernel)
+        self.ndim = POSITIONS[positions]
         self.prefix_tokens, self.causal, self.kernel = prefix_tokens, causal, kernel
         self.scope, self.size = _per_axis("scope", scope, self.ndim), _per_axis("size", size, self.ndim)
         self._check_context(positions)
@@ -106,11 +110,14 @@ class TokenLambda(nn.Module):
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = nn.Linear(dim, sum(widths), bias=False, **factory)
-        make = norm_layer or nn.LayerNorm
-        self.norm_query = make(widths[0]).to(device=device, dtype=dtype)
-        self.norm_value = make(widths[2]).to(device=device, dtype=dtype)
-        shape, p = (intra_depth, dim_key), prefix_tokens if self.ndim else 0
+        self.qkv = nn.Linear(self.dim, sum(widths), bias=False, **factory)
+        norm_layer = norm_layer or "layer"
+        self.norm_query = make_norm(norm_layer, _NORMS, widths[0], **factory)
+        self.norm_value = make_norm(norm_layer, _NORMS, widths[2], **factory)
+        if causal and not isinstance(norm_layer, str):
+            check_keeps_order(self.norm_query, widths[0], ndim=1, channels_axis=-1)
+            check_keeps_order(self.norm_value, widths[2], ndim=1, channels_axis=-1)
+        shape, p = (self.intra_depth, self.dim_key), prefix_tokens if self.ndim else 0
         extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
         self.positions = nn.Parameter(torch.empty(*shape, *extents, **factory)) if self.ndim else None
         self.prefix_keys = nn.Parameter(torch.empty(*shape, p, **factory)) if p else None
@@ -130,20 +137,14 @@ class TokenLambda(nn.Module):
         if self.scope and any(s % 2 == 0 for s in self.scope):
             raise ValueError(f"scope must be odd, got {self.scope}; {self.scope[0] + 1} would do")
 
-    def _widths(self) -> list[int]:
-        """Channels of queries (h, k), keys (u, k) and values (u, v)."""
-        return [self.num_heads * self.dim_key, self.intra_depth * self.dim_key, self.intra_depth * self.dim_value]
-
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise as :class:`lambdanets.LambdaLayer` does: outputs on the grid start with a variance of about 1.
+        """Initialise as :class:`lambdanets.LambdaLayer` does; the grid's position term starts with variance about 1.
 
         A prefix token's learnt sum over the grid starts smaller, by the root of the context's size: its entries are
         all equal, so that what tokens have in common adds up.
         """
-        query, key_value = self.qkv.weight.split([self._widths()[0], sum(self._widths()[1:])])
-        nn.init.normal_(query, std=(self.dim_key * self.dim) ** -0.5)
-        nn.init.normal_(key_value, std=self.dim**-0.5)
+        self._reset_projection()
         context = math.prod(self.scope or self.size or ())
         std = (self.dim_key * self.intra_depth * context) ** -0.5
         for table in (self.positions, self.prefix_keys, self.prefix_pairs):
@@ -151,10 +152,6 @@ class TokenLambda(nn.Module):
                 nn.init.normal_(table, std=std)
         if self.prefix_queries is not None:
             nn.init.normal_(self.prefix_queries, std=std * context**-0.5)
-        for norm in (self.norm_query, self.norm_value):
-            reset = getattr(norm, "reset_parameters", None)
-            if callable(reset):
-                reset()
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Apply the layer.
@@ -181,20 +178,20 @@ class TokenLambda(nn.Module):
         """Queries (b, h, t, k), keys (b, u, m, k) and values (b, u, m, v)."""
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"x must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
+        if x.shape[1] < self.prefix_tokens:
+            raise ValueError(
+                f"x must have the {self.prefix_tokens} prefix tokens of this layer in front, got shape {tuple(x.shape)}"
+            )
         check_dtype("x", x, self.qkv)
-        widths = self._widths()
-        if context is None:
-            query, key, value = self.qkv(x).split(widths, dim=2)
-        else:
+        query, key, value = self.qkv(x).split(self._widths(), dim=2)
+        if context is not None:
             if self.ndim:
                 raise ValueError(
                     "context is another sequence, in which the tokens of x have no positions; it needs a layer with "
                     'positions="none"'
                 )
             check_dtype("context", context, self.qkv)
-            of_query, of_context = self.qkv.weight.split([widths[0], widths[1] + widths[2]])
-            query = nn.functional.linear(x, of_query)
-            key, value = nn.functional.linear(context, of_context).split(widths[1:], dim=2)
+            _, key, value = self.qkv(context).split(self._widths(), dim=2)
         query, value = self.norm_query(query), self.norm_value(value)
         return (
             query.unflatten(2, (self.num_heads, self.dim_key)).transpose(1, 2),

@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registr
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import layer_classes
 from lambdanets.models.options import nearest
 from lambdanets.models.resnet import LambdaResNet
 
 __all__ = ["ModelCost", "PartCost", "model_cost"]
 
-_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, LambdaLayer)
+_COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PartCost:
         output: shape of the output without the batch.
         parameters: their number.
         multiply_adds: in one forward pass.
-        activations: elements that convolutions, linear and lambda layers put out.
+        activations: elements that convolutions, linear layers and the layers of the registry put out.
     """
 
     name: str
@@ -54,7 +55,7 @@ class ModelCost:
         image_size: (height, width) of the image.
         parameters: their number.
         multiply_adds: in one forward pass.
-        activations: elements that convolutions, linear and lambda layers put out.
+        activations: elements that convolutions, linear layers and the layers of the registry put out.
         parts: the same, part by part.
     """
 
@@ -178,13 +179,13 @@ class _Seen:
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[_Seen]:
     """While it lasts, forward passes are noted."""
-    seen = _Seen()
+    seen, counted = _Seen(), (*_COUNTED, *layer_classes())
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 seen.outputs[name] = tuple(output.shape[1:])
-                if isinstance(module, _COUNTED):
+                if isinstance(module, counted):
                     seen.add(name, module, tuple(args[0].shape[2:]), output)
 
         return module.register_forward_hook(hook)

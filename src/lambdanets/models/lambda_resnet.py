@@ -16,14 +16,16 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 
-from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import LAYERS
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
 
-# A leaf in graphs that torch.fx traces: its checks look at shapes, which a traced value does not have.
-register_notrace_module(LambdaLayer)
+# Leaves in graphs that torch.fx traces: their checks look at shapes, which a traced value does not have.
+for _entry in LAYERS.values():
+    if _entry.layer is not None and _entry.leaf:
+        register_notrace_module(_entry.layer)
 
 
 def _create(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> LambdaResNet:

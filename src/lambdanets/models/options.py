@@ -1,30 +1,28 @@
-"""Checks of the keyword arguments that models hand on, with the nearest name for a wrong one."""
+"""Checks of the keyword arguments that models hand on to layers, with the nearest name for a wrong one."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import DECIDED, LAYERS
 
-__all__ = ["check_lambda_args", "nearest", "note_argument"]
+__all__ = ["check_lambda_args", "check_options", "nearest", "note_argument"]
 
 # Of known names that a message lists.
 MOST_NAMES = 40
 
-# What the place of a layer decides.
-_DECIDED = {"dim", "dim_out", "ndim", "stride", "device", "dtype"}
 
-
-def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
-    """Keyword arguments of :class:`lambdanets.LambdaLayer`, checked by name.
+def check_options(letter: str, given: Mapping[str, Any] | None, argument: str, place: str) -> dict[str, Any]:
+    """Keyword arguments of a layer, checked by name.
 
     Args:
+        letter: of the layer in :data:`lambdanets.layers.registry.LAYERS`.
         given: the arguments; None for none.
+        argument: how the caller's argument is called, for the message.
         place: what decides channels and stride, for the message: "each convolution".
 
     Raises:
@@ -32,15 +30,20 @@ def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, 
         ValueError: if the layer does not take one of them, or its place decides it.
     """
     if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"lambda_args must be a mapping of names to values, got {given!r}")
-    options = dict(given or {})
-    free = set(inspect.signature(LambdaLayer).parameters) - _DECIDED
+        raise TypeError(f"{argument} must be a mapping of names to values, got {given!r}")
+    options, entry = dict(given or {}), LAYERS[letter]
     for name in options:
-        if name in _DECIDED:
-            raise ValueError(f"lambda_args must not have {name!r}: it is taken from {place}")
-        if name not in free:
-            raise ValueError(f"lambda_args has {name!r}, which LambdaLayer does not take; {nearest(name, free)}")
+        if name in DECIDED:
+            raise ValueError(f"{argument} must not have {name!r}: it is taken from {place}")
+        if name not in entry.options:
+            kind = entry.layer.__name__ if entry.layer else f"a {entry.name}"
+            raise ValueError(f"{argument} has {name!r}, which {kind} does not take; {nearest(name, entry.options)}")
     return options
+
+
+def check_lambda_args(given: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
+    """Keyword arguments of :class:`lambdanets.LambdaLayer`, checked by name; see :func:`check_options`."""
+    return check_options("L", given, "lambda_args", place)
 
 
 def note_argument(model: nn.Module, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a vision transformer of timm or torchvision says about its tokens: their grid, and how many are in front."""
+"""The token grid of a vision transformer of timm or torchvision, and the number of tokens in front of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Patches:
 
     @property
     def any_size(self) -> bool:
-        """Whether it takes images of any size as they come."""
+        """True if it takes images of any size without being resized."""
         return self.grid is None or bool(getattr(self.transformer, "dynamic_img_size", False))
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:

@@ -1,39 +1,44 @@
-"""Which block of a ResNet is a convolution (C) and which a lambda layer (L), as words of letters."""
+"""The layer of each block of a model as words of letters: C convolution, L lambda layer, others of the registry."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from lambdanets.layers.registry import LAYERS
 
 __all__ = ["format_placement", "place_blocks"]
 
-_HOW = (
-    'stages must be one letter a stage, C (convolution) or L (lambda layer), as "CCLL", or one pattern a stage that '
-    'its blocks repeat, as "C-C-CL-L" or ("C", "C", "CL", "L")'
-)
 
-
-def place_blocks(stages: str | Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
+def place_blocks(
+    stages: str | Sequence[str], layers: Sequence[int], letters: Collection[str] | None = None
+) -> tuple[str, ...]:
     """Spell a placement out, block by block.
 
     Args:
         stages: one letter a stage, as "CCLL"; or one pattern a stage that is repeated over its blocks, as
             "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer.
         layers: number of blocks of each stage.
+        letters: those that may stand there; default all of :data:`lambdanets.layers.registry.LAYERS`.
 
     Returns:
         One word a stage with one letter a block: ("CCC", "CCCC", "CLCLCL", "LLL").
 
     Raises:
-        ValueError: if there is another number of patterns than of stages, one is empty or has other letters than
-            C and L.
+        ValueError: if there is another number of patterns than of stages, one is empty or has other letters.
     """
+    letters = LAYERS if letters is None else letters
+    *first, last = (f"{letter} ({LAYERS[letter].name})" for letter in letters)
+    how = (
+        f'stages must be one letter a stage, {", ".join(first)} or {last}, as "CCLL", or one pattern a stage that its '
+        'blocks repeat, as "C-C-CL-L" or ("C", "C", "CL", "L")'
+    )
     if not isinstance(stages, Sequence):
-        raise ValueError(f"{_HOW}; got {stages!r}")
+        raise ValueError(f"{how}; got {stages!r}")
     patterns = stages.split("-") if isinstance(stages, str) and "-" in stages else list(stages)
     if len(patterns) != len(layers):
-        raise ValueError(f"{_HOW}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
-    if not all(isinstance(pattern, str) and pattern and not set(pattern) - {"C", "L"} for pattern in patterns):
-        raise ValueError(f"{_HOW}; got {stages!r}")
+        raise ValueError(f"{how}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
+    if not all(isinstance(pattern, str) and pattern and not set(pattern) - set(letters) for pattern in patterns):
+        raise ValueError(f"{how}; got {stages!r}")
     return tuple(
         (pattern * -(-blocks // len(pattern)))[:blocks] for pattern, blocks in zip(patterns, layers, strict=True)
     )

@@ -1,8 +1,8 @@
 """LambdaResNets: timm's bottleneck ResNets with lambda layers in place of 3x3 convolutions.
 
 Paper: LambdaNetworks: Modeling Long-Range Interactions Without Attention, I. Bello, ICLR 2021,
-arXiv 2102.08602. Stages are written C (convolution) or L (lambda layer), as there. The models of timm's
-registry are in :mod:`lambdanets.models.lambda_resnet`.
+arXiv 2102.08602. Stages are written C (convolution) or L (lambda layer), as there, or with another letter of
+:data:`lambdanets.layers.registry.LAYERS`. The models of timm's registry are in :mod:`lambdanets.models.lambda_resnet`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from timm.layers import SEModule, is_scriptable
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
-from lambdanets.layers import LambdaLayer
-from lambdanets.models.options import check_lambda_args, nearest
+from lambdanets.layers.registry import LAYERS, layer_classes
+from lambdanets.models.options import check_lambda_args, check_options, nearest
 from lambdanets.models.placement import format_placement, place_blocks
-from lambdanets.models.scriptable import ScriptableLambdaLayer
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
 
@@ -28,9 +27,9 @@ LambdaArgs = Mapping[str, Any]
 
 
 class LambdaBottleneck(Bottleneck):
-    """timm's bottleneck block with a lambda layer for its 3x3 convolution.
+    """timm's bottleneck block with a lambda layer, or another layer of the registry, for its 3x3 convolution.
 
-    A stride is the layer's own: a 3x3 average pooling behind it. Groups and dilation belong to the
+    A stride is the layer's own: a lambda layer has a 3x3 average pooling behind it. Groups and dilation belong to the
     convolution and have no meaning here; a lambda layer's scope is set by ``lambda_args``.
 
     Args:
@@ -38,7 +37,8 @@ class LambdaBottleneck(Bottleneck):
         planes: base width of the block; the output has ``4 · planes`` channels.
         stride: stride of the block.
         downsample: the shortcut's projection, or None.
-        lambda_args: keyword arguments of :class:`lambdanets.LambdaLayer`.
+        lambda_args: keyword arguments of the layer, :class:`lambdanets.LambdaLayer` if ``letter`` is "L".
+        letter: of the layer in :data:`lambdanets.layers.registry.LAYERS`. Default "L".
         reduction: how many times smaller than the image this block's input is, where known; by it
             :func:`lambdanets.resize_positions` finds the size that an image makes. Default None.
         **kwargs: as for timm's ``Bottleneck``.
@@ -52,33 +52,34 @@ class LambdaBottleneck(Bottleneck):
         downsample: nn.Module | None = None,
         *,
         lambda_args: LambdaArgs,
+        letter: str = "L",
         reduction: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(inplanes, planes, stride, downsample, **kwargs)
         self.reduction = reduction
         conv: nn.Conv2d = self.conv2
-        layer = ScriptableLambdaLayer if is_scriptable() else LambdaLayer
-        self.conv2 = layer(  # type: ignore[assignment]
+        self.conv2 = LAYERS[letter].make(  # type: ignore[assignment]
             conv.in_channels,
             conv.out_channels,
-            stride=conv.stride[0],  # 1 where an anti-aliasing layer behind it has the stride
+            conv.stride[0],  # 1 where an anti-aliasing layer behind it has the stride
+            lambda_args,
+            scriptable=is_scriptable(),
             device=kwargs.get("device"),
             dtype=kwargs.get("dtype"),
-            **lambda_args,
         )
 
 
 class _Blocks:
-    """What timm takes for a block class: each call makes the next block of the placement, C or L.
+    """Stands for a block class in timm's constructor: each call makes the next block of the placement.
 
-    It follows the size of the maps, since a global lambda layer must know the one that it sees.
+    It follows the size of the maps, since some layers must know the one that they see.
 
     Args:
         words: one letter a block for each stage.
-        lambda_args: keyword arguments of the lambda layers for each stage.
+        layer_args: for each stage, keyword arguments of its layers by letter.
         conv_args: keyword arguments of the convolution blocks.
-        img_size: size of the images, or None where no layer is global.
+        img_size: size of the images, or None where no layer must know that of its map.
         reduction: how many times the stem reduces them.
     """
 
@@ -87,44 +88,48 @@ class _Blocks:
     def __init__(
         self,
         words: Sequence[str],
-        lambda_args: Sequence[LambdaArgs],
+        layer_args: Sequence[Mapping[str, LambdaArgs]],
         conv_args: Mapping[str, Any],
         img_size: tuple[int, int] | None,
         reduction: int,
     ) -> None:
         self.todo: Iterator[tuple[str, LambdaArgs]] = iter(
-            [(letter, args) for word, args in zip(words, lambda_args, strict=True) for letter in word]
+            [(letter, args.get(letter, {})) for word, args in zip(words, layer_args, strict=True) for letter in word]
         )
         self.conv_args, self.img_size, self.reduction = conv_args, img_size, reduction
 
     def __call__(self, inplanes: int, planes: int, stride: int, *args: Any, **kwargs: Any) -> Bottleneck:
-        letter, lambda_args = next(self.todo)
+        letter, options = next(self.todo)
         reduction, self.reduction = self.reduction, self.reduction * stride
-        if letter == "C":
+        if LAYERS[letter].layer is None:
             return Bottleneck(inplanes, planes, stride, *args, **{**self.conv_args, **kwargs})
         return LambdaBottleneck(
             inplanes,
             planes,
             stride,
             *args,
-            lambda_args=self._with_context(lambda_args, reduction),
+            lambda_args=self._with_size(letter, options, reduction),
+            letter=letter,
             reduction=reduction,
             **kwargs,
         )
 
-    def _with_context(self, lambda_args: LambdaArgs, reduction: int) -> LambdaArgs:
-        if lambda_args.get("scope") is not None or lambda_args.get("size") is not None:
-            return lambda_args
+    def _with_size(self, letter: str, options: LambdaArgs, reduction: int) -> LambdaArgs:
+        """The options with the size of the map that the layer sees, where it needs that."""
+        entry = LAYERS[letter]
+        if not entry.needs_size(options):
+            return options
         if self.img_size is None:
             raise ValueError(
-                "img_size must be given where lambda layers are global (lambda_args={'scope': None}), the largest "
-                "image that the model shall take, for example img_size=224; local layers (scope=23) need none"
+                f"img_size must be given where {entry.size_reason or f'a {entry.name} must know the size of its map'}, "
+                "the largest image that the model shall take, for example img_size=224"
+                + (f"; {entry.size_remedy}" if entry.size_remedy else "")
             )
-        return {**lambda_args, "size": tuple(-(-side // reduction) for side in self.img_size)}
+        return {**options, "size": tuple(-(-side // reduction) for side in self.img_size)}
 
 
 class LambdaResNet(ResNet):
-    """ResNet whose blocks use convolutions (C) or lambda layers (L).
+    """ResNet whose blocks use convolutions (C), lambda layers (L) or other layers of the registry.
 
     Args:
         layers: blocks of each of the four stages.
@@ -139,6 +144,7 @@ class LambdaResNet(ResNet):
             channels inside. Default 0: none. The paper's family has 1/4.
         stem_stride: None (default) for timm's stem, which reduces 4 times; 1 or 2 for a stem of small images,
             one 3x3 convolution of that stride without pooling.
+        layer_args: keyword arguments of the layers with other letters than C and L, by letter. Default: none.
         **kwargs: as for timm's ``ResNet``. With ``output_stride`` 16 or 8 the last stages keep their resolution:
             convolutions are dilated then, and a lambda layer's scope still counts positions of its map, so that
             it covers a smaller part of the image; give it a larger scope where that matters.
@@ -148,7 +154,8 @@ class LambdaResNet(ResNet):
     timm's ``create_optimizer_v2`` parameter groups exempts them.
 
     Raises:
-        ValueError: if ``stages``, ``lambda_args``, ``img_size``, ``se_ratio`` or ``stem_stride`` cannot be.
+        ValueError: if ``stages``, ``lambda_args``, ``layer_args``, ``img_size``, ``se_ratio`` or ``stem_stride`` cannot
+            be.
         TypeError: for an unknown argument.
     """
 
@@ -162,6 +169,7 @@ class LambdaResNet(ResNet):
         img_size: int | Sequence[int] | None = None,
         se_ratio: float = 0.0,
         stem_stride: int | None = None,
+        layer_args: Mapping[str, LambdaArgs] | None = None,
         **kwargs: Any,
     ) -> None:
         for name in kwargs:
@@ -179,7 +187,7 @@ class LambdaResNet(ResNet):
         size = _image_size(img_size)
         blocks = _Blocks(
             words,
-            _lambda_args_by_stage(lambda_args),
+            _layer_args_by_stage(lambda_args, layer_args),
             {"attn_layer": partial(SEModule, rd_ratio=se_ratio)} if se_ratio else {},
             size,
             stem_stride or 4,
@@ -221,8 +229,9 @@ class LambdaResNet(ResNet):
                     reset()
         super().init_weights(zero_init_last)
         for module in self.modules():
-            if isinstance(module, LambdaLayer):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if isinstance(module, layer_classes()) and callable(reset):
+                reset()
 
 
 _KNOWN = {
@@ -233,15 +242,37 @@ _KNOWN = {
 }
 
 
-def _lambda_args_by_stage(given: LambdaArgs | Sequence[LambdaArgs | None] | None) -> list[LambdaArgs]:
+def _layer_args_by_stage(
+    given: LambdaArgs | Sequence[LambdaArgs | None] | None, others: Mapping[str, LambdaArgs] | None
+) -> list[dict[str, LambdaArgs]]:
+    """Keyword arguments of each stage's layers, by letter."""
     by_stage = [given] * 4 if given is None or isinstance(given, Mapping) else list(given)
     if len(by_stage) != 4 or not all(args is None or isinstance(args, Mapping) for args in by_stage):
         raise ValueError(
             "lambda_args must be keyword arguments of LambdaLayer, as {'scope': 7}, or four such mappings, one a "
             f"stage, got {given!r}"
         )
-    checked = [check_lambda_args(args, "each block") for args in by_stage]
-    return [{"scope": None if args.get("size") else 23, **args} for args in checked]
+    if others is not None and not isinstance(others, Mapping):
+        raise TypeError(f"layer_args must be a mapping of letters to keyword arguments, got {others!r}")
+    known = {letter for letter, entry in LAYERS.items() if entry.layer is not None and letter != "L"}
+    for letter in others or {}:
+        if letter not in known:
+            raise ValueError(
+                f"layer_args must be by the letters {sorted(known)}, got {letter!r}; those of L are lambda_args"
+            )
+    checked = {
+        letter: {
+            **LAYERS[letter].defaults,
+            **check_options(letter, (others or {}).get(letter), f"layer_args[{letter!r}]", "each block"),
+        }
+        for letter in known
+    }
+    return [{**checked, "L": _with_defaults(check_lambda_args(args, "each block"))} for args in by_stage]
+
+
+def _with_defaults(args: LambdaArgs) -> LambdaArgs:
+    """A lambda layer's options, with the paper's scope unless they have a size."""
+    return args if args.get("size") else {**LAYERS["L"].defaults, **args}
 
 
 def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from lambdanets.functional import lambda_apply
@@ -38,20 +36,12 @@ class TwoOrderLambdaLayer(LambdaLayer):
         """
         if context is not None:
             raise ValueError("context must be None for TwoOrderLambdaLayer; use LambdaLayer for another context")
-        b, grid = x.shape[0], tuple(x.shape[2:])
-        n, h, k, u, v = math.prod(grid), self.num_heads, self.dim_key, self.intra_depth, self.dim_value
-        query, key, value = self.qkv(x).split([h * k, u * k, u * v], dim=1)
-        query = self.norm_query(query).reshape(b, h, k, n).transpose(2, 3)
-        key = key.reshape(b, u, k, n).transpose(2, 3)
-        value = self.norm_value(value).reshape(b, u * v, n)
-        content = value.reshape(b, v, u, n).permute(0, 2, 3, 1)
-        position = value.reshape(b, u, v, n).transpose(2, 3)
-        mask = mask.flatten(1) if mask is not None and mask.ndim > 2 else mask
-        table = GridPositions(self.positions, grid)
-        # A kernel chosen by name is one for grids; the content term has one way only.
+        return super().forward(x, mask=mask)
+
+    def _apply_lambdas(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
+    ) -> Tensor:
+        # The same channels (u · v) read as (v, u). A kernel named for the grid does not apply to the content term.
+        content = value.transpose(1, 2).flatten(2).unflatten(2, (self.dim_value, self.intra_depth)).permute(0, 3, 1, 2)
         out = lambda_apply(query, key, content, mask=mask, causal=self.causal)
-        out = out + lambda_apply(query, None, position, table, mask=mask, causal=self.causal, kernel=self.kernel)
-        out = out.transpose(2, 3)
-        if self.position_bias is not None:
-            out = out + (query @ self.position_bias.to(query.dtype))[:, :, None]
-        return self.pool(out.reshape(b, self.dim_out, *grid))
+        return out + lambda_apply(query, None, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)

@@ -44,7 +44,8 @@ def replace_convs(
 
     Everything else stays: the same module and parameter objects with the same values, device, dtype and mode. Each
     new layer takes the convolution's channels, device, dtype, training mode and stride (its own average pooling),
-    starts with an output of variance about 1 in training, and is trainable even where the convolution was frozen.
+    starts as :meth:`lambdanets.LambdaLayer.reset_parameters` says, and is trainable even where the convolution was
+    frozen.
     What has no counterpart is told in the table: *groups* (a lambda layer mixes all channels: ResNeXt's and
     MobileNet's grouped and depthwise convolutions become ordinary lambda layers), *dilation* (the scope covers
     it), a *bias* (dropped: the paper's layer has none), a *padding mode* (outside of the map is nothing) and *merging*:

@@ -55,7 +55,7 @@ def lambda_blocks(model: nn.Module, stages: str | Sequence[str]) -> list[tuple[s
             'names="..." or where=...'
         )
     try:
-        words = place_blocks(stages, [len(stage.blocks) for stage in found])
+        words = place_blocks(stages, [len(stage.blocks) for stage in found], letters="CL")
     except ValueError as error:
         outline = ", ".join(f"{stage.name} ({len(stage.blocks)} blocks)" for stage in found)
         raise ValueError(f"{error}; {type(model).__name__} has {len(found)} stages: {outline}") from error

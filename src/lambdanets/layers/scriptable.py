@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.layers import LambdaLayer
+from lambdanets.layers.lambda_layer import LambdaLayer
 
 __all__ = ["ScriptableLambdaLayer"]
 

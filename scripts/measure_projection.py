@@ -1,0 +1,199 @@
+"""Compare forms of the lambda layer's projection: writes results/projection.csv.
+
+    python scripts/measure_projection.py
+
+Each form computes the same layer. Calls take turns, in an order drawn anew for each round; a row holds the median of
+the ratios within the rounds, a form's time over that of "plain", with a 95 % percentile bootstrap interval. The layer
+uses "channels_inner"; docs/pytorch-batchnorm-fault.md says why.
+
+- plain: one convolution, its output split, the slices of queries and values copied and normalised. The gradients
+  of one example may be wrong, see docs/pytorch-batchnorm-fault.md: the floor that the others are compared with.
+- slices: the same without the copies of the slices.
+- channels_inner: plain, with channels moved innermost before heads are taken apart: gradients right.
+- hook: plain, with a hook that makes the gradient behind each norm contiguous for one example: gradients right.
+- products: a batched matrix product for each of the three parts, with a backward pass of its own, and the hook.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.provenance import processor, source_commit
+
+SECONDS = 4.0
+LEAST_ROUNDS = 30
+CASES = [  # grid side, channels, batch, context
+    *((7, dim, batch, {"size": 7}) for dim in (64, 512) for batch in (1, 8)),
+    *((14, dim, batch, {"size": 14}) for dim in (64, 256) for batch in (1, 8)),
+    *((28, 128, batch, {"size": 28}) for batch in (1, 8)),
+    *((56, 64, batch, {"scope": 7}) for batch in (1, 8)),
+]
+
+
+class _PartedProduct(torch.autograd.Function):
+    """(b, d, n) to (b, width, n) for each width."""
+
+    @staticmethod
+    def forward(ctx, x, weight, *widths):
+        ctx.save_for_backward(x, weight)
+        ctx.widths = widths
+        return tuple(torch.bmm(part.expand(len(x), -1, -1), x) for part in weight.split(widths))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        x, weight = ctx.saved_tensors
+        parts = [part.expand(len(x), -1, -1) for part in weight.T.split(ctx.widths, dim=1)]
+        grad_x = torch.bmm(parts[0], grads[0])
+        for part, grad in zip(parts[1:], grads[1:], strict=True):
+            grad_x.baddbmm_(part, grad)
+        grad_weight = torch.cat([torch.bmm(grad, x.transpose(1, 2)).sum(0) for grad in grads])
+        return (grad_x, grad_weight, *[None] * len(ctx.widths))
+
+
+def _hooked(norm: nn.Module, x: Tensor) -> Tensor:
+    out = norm(x)
+    if len(out) == 1 and out.requires_grad:
+        out.register_hook(lambda grad: grad.contiguous())
+    return out
+
+
+def _apart(layer: LambdaLayer, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    shapes = (
+        (layer.num_heads, layer.dim_key),
+        (layer.intra_depth, layer.dim_key),
+        (layer.intra_depth, layer.dim_value),
+    )
+    return [t.reshape(len(t), *shape, -1).transpose(2, 3) for t, shape in zip((query, key, value), shapes, strict=True)]
+
+
+def _plain(layer: LambdaLayer, x: Tensor) -> list[Tensor]:
+    query, key, value = layer.qkv(x).split(layer._widths(), dim=1)
+    return _apart(layer, layer.norm_query(query.contiguous()), key, layer.norm_value(value.contiguous()))
+
+
+def _slices(layer: LambdaLayer, x: Tensor) -> list[Tensor]:
+    query, key, value = layer.qkv(x).split(layer._widths(), dim=1)
+    return _apart(layer, layer.norm_query(query), key, layer.norm_value(value))
+
+
+def _channels_inner(layer: LambdaLayer, x: Tensor) -> list[Tensor]:
+    query, key, value = layer.qkv(x).split(layer._widths(), dim=1)
+    query, value = layer.norm_query(query.contiguous()), layer.norm_value(value.contiguous())
+    counts = (layer.num_heads, layer.intra_depth, layer.intra_depth)
+    return [
+        t.movedim(1, -1).flatten(1, -2).unflatten(2, (count, -1)).transpose(1, 2)
+        for t, count in zip((query, key, value), counts, strict=True)
+    ]
+
+
+def _hook(layer: LambdaLayer, x: Tensor) -> list[Tensor]:
+    query, key, value = layer.qkv(x).split(layer._widths(), dim=1)
+    return _apart(
+        layer, _hooked(layer.norm_query, query.contiguous()), key, _hooked(layer.norm_value, value.contiguous())
+    )
+
+
+def _products(layer: LambdaLayer, x: Tensor) -> list[Tensor]:
+    if x.shape[2:].numel() < 32:
+        return _hook(layer, x)
+    parts = _PartedProduct.apply(x.flatten(2), layer.qkv.weight.flatten(1), *layer._widths())
+    query, key, value = (part.unflatten(2, x.shape[2:]) for part in parts)
+    return _apart(layer, _hooked(layer.norm_query, query), key, _hooked(layer.norm_value, value))
+
+
+FORMS = {
+    "plain": _plain,
+    "slices": _slices,
+    "channels_inner": _channels_inner,
+    "hook": _hook,
+    "products": _products,
+}
+
+
+def _run(form: str, layer: LambdaLayer, x: Tensor) -> Tensor:
+    query, key, value = FORMS[form](layer, x)
+    out = lambda_apply(query, key, value, GridPositions(layer.positions, tuple(x.shape[2:])))
+    return out.transpose(2, 3).reshape(len(x), layer.dim_out, -1).contiguous().unflatten(2, x.shape[2:])
+
+
+def _seconds(form: str, layer: LambdaLayer, x: Tensor, grad: Tensor | None) -> float:
+    start = time.perf_counter()
+    out = _run(form, layer, x)
+    if grad is not None:
+        out.backward(grad)
+    return time.perf_counter() - start
+
+
+def _measure(layer: LambdaLayer, x: Tensor, backward: bool) -> dict[str, np.ndarray]:
+    grad = torch.randn(len(x), layer.dim_out, *x.shape[2:]) if backward else None
+    x = x.requires_grad_(backward)
+    times: dict[str, list[float]] = {form: [] for form in FORMS}
+    order, turn = list(FORMS), random.Random(0)
+    with torch.set_grad_enabled(backward):
+        for form in FORMS:
+            for _ in range(5):
+                _seconds(form, layer, x, grad)
+        end = time.perf_counter() + SECONDS
+        while len(times["plain"]) < LEAST_ROUNDS or time.perf_counter() < end:
+            turn.shuffle(order)
+            for form in order:
+                times[form].append(_seconds(form, layer, x, grad))
+    return {form: np.array(seconds) for form, seconds in times.items()}
+
+
+def _interval(ratios: np.ndarray) -> tuple[float, float]:
+    draws = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main() -> None:
+    """Measure every case and write the table."""
+    rows = []
+    about = {
+        "machine": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": source_commit(),
+    }
+    for side, dim, batch, context in CASES:
+        for backward in (False, True):
+            torch.manual_seed(0)
+            layer = LambdaLayer(dim, **context)
+            times = _measure(layer, torch.randn(batch, dim, side, side), backward)
+            for form, seconds in times.items():
+                ratios = seconds / times["plain"]
+                low, high = _interval(ratios)
+                rows.append(
+                    {
+                        "grid": f"{side}x{side}",
+                        "dim": dim,
+                        "batch": batch,
+                        "context": " ".join(f"{name}={size}" for name, size in context.items()),
+                        "pass": "forward+backward" if backward else "forward",
+                        "form": form,
+                        "median_ms": f"{1e3 * np.median(seconds):.4f}",
+                        "ratio": f"{np.median(ratios):.3f}",
+                        "low": f"{low:.3f}",
+                        "high": f"{high:.3f}",
+                        "rounds": len(ratios),
+                        **about,
+                    }
+                )
+                print({name: rows[-1][name] for name in list(rows[-1])[:11]}, flush=True)
+    with (Path(__file__).parents[1] / "results/projection.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Normalisations of queries and values, by name or by class, and the test that one keeps a causal order."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.functional import is_readable
+
+__all__ = ["NormLayer", "PositionNorm", "check_keeps_order", "make_norm"]
+
+NormLayer = str | Callable[[int], nn.Module]
+
+# Positions of the inputs that a norm is tried on.
+_POSITIONS = 4
+
+
+class PositionNorm(nn.LayerNorm):
+    """Layer-norm over the channels of each position of a grid (b, channels, *grid), of any rank.
+
+    Parameters and their names are those of ``nn.LayerNorm``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, *grid) -> (b, channels, *grid)."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def make_norm(given: NormLayer, named: Mapping[str, Callable[..., nn.Module]], width: int, **factory: Any) -> nn.Module:
+    """Return the norm of a number of channels that a layer's argument ``norm_layer`` asks for.
+
+    Args:
+        given: a name, or a class or function that makes a norm from a number of channels.
+        named: what makes the norm of each name.
+        width: channels.
+        **factory: device and dtype; None leaves a norm made by a class or function as it is.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if ``given`` is something else, or does not make a module.
+    """
+    if isinstance(given, str):
+        if given not in named:
+            names = ", ".join(map(repr, named))
+            raise ValueError(
+                f"norm_layer must be one of {names}, or a class that makes a norm from channels, got {given!r}"
+            )
+        return named[given](width, **factory)
+    if not callable(given):
+        raise TypeError(f"norm_layer must be a name or make a norm from a number of channels, got {given!r}")
+    norm = given(width)
+    if not isinstance(norm, nn.Module):
+        raise TypeError(f"norm_layer must make a torch.nn.Module from a number of channels, got {norm!r}")
+    asked = {name: value for name, value in factory.items() if value is not None}
+    return norm.to(**asked) if asked else norm
+
+
+@torch.no_grad()
+def check_keeps_order(norm: nn.Module, width: int, ndim: int, channels_axis: int) -> None:
+    """Raise unless a norm keeps positions apart, in evaluation and in training; found out by running a copy of it.
+
+    The norm, its buffers and the random generator stay as they are. A norm whose parameters are on the meta device or
+    are fake tensors cannot be run, and passes.
+
+    Args:
+        norm: the norm.
+        width: channels of its inputs.
+        ndim: number of axes of positions.
+        channels_axis: where the channels stand among the axes of its inputs: 1 or -1.
+
+    Raises:
+        ValueError: if the output at a position depends on a later one, or the norm does not take such inputs.
+    """
+    sizes = (2, *(_POSITIONS,) * ndim, width)
+    x = torch.linspace(-9, 9, math.prod(sizes), dtype=torch.float64, device="cpu").sin().reshape(sizes)
+    state = [*norm.parameters(), *norm.buffers()]
+    if not is_readable(x) or not all(map(is_readable, state)):
+        return
+    changed = x.clone()
+    changed.flatten(1, -2)[:, -1].mul_(3).add_(1)
+    generator = torch.get_rng_state()
+
+    def outputs_before_the_last(x: Tensor, training: bool) -> Tensor:
+        torch.set_rng_state(generator)  # the same dropout for both inputs
+        out = copy.deepcopy(norm).to("cpu", torch.float64).train(training)(x.movedim(-1, channels_axis))
+        return out.movedim(channels_axis, -1).flatten(1, -2)[:, :-1]
+
+    kind, remedy = type(norm).__name__, 'norm_layer="layer" normalises the channels of each position'
+    for mode, training in (("evaluation", False), ("training", True)):
+        try:
+            before, after = (outputs_before_the_last(given, training) for given in (x, changed))
+        except (RuntimeError, IndexError, ValueError) as error:
+            shape = tuple(x.movedim(-1, channels_axis).shape)
+            raise ValueError(
+                f"norm_layer made {kind}, which does not take an input of shape {shape}: {error}; {remedy}"
+            ) from error
+        finally:
+            torch.set_rng_state(generator)
+        if not torch.allclose(before, after, rtol=1e-5, atol=1e-5):
+            raise ValueError(
+                f"norm_layer made {kind}, in whose {mode} the output at a position depends on later positions, which "
+                f"causal=True excludes; {remedy}"
+            )
