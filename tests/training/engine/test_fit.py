@@ -44,7 +44,7 @@ def test_it_learns(trained):
 
 def test_run_folder_is_complete(trained):
     names = {path.name for path in trained.run.path.iterdir()}
-    expected = "config.json metrics.csv tensorboard best.safetensors last.safetensors curves.png result.json"
+    expected = "config.json split.csv metrics.csv tensorboard best.safetensors last.safetensors curves.png result.json"
     assert names == set(expected.split())
 
 
