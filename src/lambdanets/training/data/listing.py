@@ -138,7 +138,7 @@ def describe_skipped(skipped: Sequence[Path], root: Path) -> tuple[str, ...]:
     """The line that counts and names what is left out; none if there is nothing."""
     if not skipped:
         return ()
-    names = [path.relative_to(root).as_posix() + ("/" if path.is_dir() else "") for path in skipped]
+    names = [path.relative_to(root).as_posix() + ("/" if path.is_dir() else "") for path in sorted(skipped)]
     return (f"Left out of {root}: {count(len(names), 'file or folder', 'files and folders')}, {first(names)}.",)
 
 
