@@ -60,7 +60,9 @@ def test_opaque_images_keep_their_values(tmp_path):
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_sixteen_bits_are_divided_by_257(tmp_path, order):
-    image = Image.frombytes("I;16" if order == "<u2" else "I;16B", (4, 1), np.array([0, 257, 300, 65535], order).tobytes())
+    image = Image.frombytes(
+        "I;16" if order == "<u2" else "I;16B", (4, 1), np.array([0, 257, 300, 65535], order).tobytes()
+    )
     image.save(tmp_path / "a.tif")
     assert Image.open(tmp_path / "a.tif").mode == image.mode
     assert values(tmp_path / "a.tif") == [[0, 1, 1, 255]]

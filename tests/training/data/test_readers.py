@@ -198,5 +198,5 @@ def test_streams_are_converted_as_all_images(offer):
 )
 def test_commands_and_addresses_are_not_opened(spec):
     for load in (load_data, lambda spec: load_exam(spec, ("a", "b"))):
-        with pytest.raises(ValueError, match="commands and addresses are not opened|is no name of a data set"):
+        with pytest.raises(ValueError, match=r"commands and addresses are not opened|is no name of a data set"):
             load(spec)

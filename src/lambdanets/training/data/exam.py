@@ -6,7 +6,8 @@ One rule says which images are scored:
 2. else, a source with a validation part: that part;
 3. else, all images of the source.
 
-Labels are matched to the model's classes by name. A source may lack classes of the model; one that has others is refused.
+Labels are matched to the model's classes by name. A source may lack classes of the model; one that has others is
+refused.
 """
 
 from __future__ import annotations

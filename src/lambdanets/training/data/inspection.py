@@ -1,7 +1,8 @@
 """A look at every image file before the work: unreadable files are found, and each file gets a fingerprint.
 
-Files of up to 256 MiB together are decoded whole. Of larger collections each file is only opened, which finds empty files
-and files that are no images; a file that is damaged further on is an error that names it when it is first decoded.
+Files of up to 256 MiB together are decoded whole. Of larger collections each file is only opened, which finds empty
+files and files that are no images; a file that is damaged further on is an error that names it when it is first
+decoded.
 
 A fingerprint is the file's size and a digest of its first and last 64 KiB, so it depends neither on the file's name nor
 on its date. Files of up to 128 KiB are digested whole.
@@ -54,7 +55,7 @@ def inspect_images(parts: Sequence[FileImages]) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         errors = [error for error in pool.map(lambda path: _fault(path, whole), paths) if error]
     if errors:
-        path, error = errors[0]
+        error = errors[0][1]
         others = [str(path) for path, _ in errors[1:]]
         more = f" ({count(len(others), 'other image', 'other images')} neither: {first(others)})" if others else ""
         raise ValueError(f"{error}{more}")

@@ -1,6 +1,7 @@
 """The image files below a folder, and what else lies there.
 
-A file is an image if its name ends as one of a format that Pillow decodes, in any case. Links are followed. Left out are
+A file is an image if its name ends as one of a format that Pillow decodes, in any case. Links are followed. Left out
+are
 
 - hidden files and folders, whose names begin with a dot, and
 - all files of other kinds;
@@ -50,9 +51,7 @@ def image_extensions() -> frozenset[str]:
     """The endings of the files that Pillow decodes, in lower case."""
     Image.init()
     formats = Image.registered_extensions().items()
-    return frozenset(
-        ending.lower() for ending, name in formats if name in Image.OPEN and name not in _NOT_DECODED
-    )
+    return frozenset(ending.lower() for ending, name in formats if name in Image.OPEN and name not in _NOT_DECODED)
 
 
 def is_litter(name: str) -> bool:

@@ -49,7 +49,9 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
 def check_reader_name(kind: str, root: str | None) -> None:
     """Raises a ValueError if a reader's data name or root is a command or an address, which readers would open."""
     if not _DATA_NAME.fullmatch(kind):
-        raise ValueError(f"data {kind!r} is no name of a data set; use READER/NAME of letters, digits, '-', '_', '.', '/'")
+        raise ValueError(
+            f"data {kind!r} is no name of a data set; use READER/NAME of letters, digits, '-', '_', '.', '/'"
+        )
     if root is not None:
         local(root, f"the root of data {kind!r}")
 

@@ -35,8 +35,7 @@ def check_parallel(accelerator: Accelerator, images: Any, spec: str, batch_size:
         )
     if processes > 1 and isinstance(images, IterableDataset):
         raise ValueError(
-            f"the data {spec!r} are a stream, which is read by one process only, not {processes}; "
-            "use hfds/ or a folder"
+            f"the data {spec!r} are a stream, which is read by one process only, not {processes}; use hfds/ or a folder"
         )
 
 

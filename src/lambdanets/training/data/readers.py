@@ -44,7 +44,7 @@ class ReaderImages(Dataset[tuple[Any, int]]):
         return (image if self.transform is None else self.transform(image)), label
 
     def _read(self, index: int) -> tuple[Any, Any]:
-        reader = getattr(self.base, "reader", None)
+        reader: Any = getattr(self.base, "reader", None)
         if not hasattr(reader, "__getitem__"):
             image, label = self.base[index]
             return convert_colours(image, "RGB"), label
@@ -59,7 +59,7 @@ class ReaderImages(Dataset[tuple[Any, int]]):
         pixels = getattr(self.base, "data", None)
         if pixels is not None:
             digest.update(np.ascontiguousarray(pixels).data)
-        reader = getattr(self.base, "reader", None)
+        reader: Any = getattr(self.base, "reader", None)
         labels = getattr(self.base, "targets", None)
         if labels is None and hasattr(reader, "iter_targets"):
             labels = list(reader.iter_targets())
@@ -198,7 +198,7 @@ def _file_name(reader: Any, index: int) -> str:
 
 def _open(name: str, root: str | None, split: str, batch_size: int, seed: int) -> Any:
     # WebDataset's images come as they are stored, so that all readers' pixels are converted by one rule.
-    mode = {"input_img_mode": ""} if name.lower().startswith("wds/") else {}
+    mode: dict[str, Any] = {"input_img_mode": ""} if name.lower().startswith("wds/") else {}
     try:
         return create_dataset(
             name, root=root, split=split, is_training=split == "train", batch_size=batch_size, seed=seed, **mode

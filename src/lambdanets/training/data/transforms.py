@@ -10,8 +10,8 @@ Pixels are read by these rules, whatever the format of the file:
   (Pillow gives the 16-bit greyscale of PGM files in this mode; they are 16-bit values in any case.)
 - Floats (``F``) from 0 to 1 are multiplied by 255.
 - Numbers outside of these ranges, and NaN, are refused with the file's name, its mode and its range.
-- CMYK, YCbCr, HSV, LAB and 1-bit images are converted by Pillow to red, green and blue, and from these to grey where the
-  model takes one channel. Colour profiles are not applied. Pillow reads colours of 16 bits as their upper 8 bits.
+- CMYK, YCbCr, HSV, LAB and 1-bit images are converted by Pillow to red, green and blue, and from these to grey where
+  the model takes one channel. Colour profiles are not applied. Pillow reads colours of 16 bits as their upper 8 bits.
 """
 
 from __future__ import annotations

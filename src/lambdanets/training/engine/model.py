@@ -16,7 +16,6 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.names import unknown_name
 
-
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 

@@ -43,8 +43,9 @@ class Start:
 
 def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     """Raises a ValueError for an optimizer that timm does not know, or an augmentation that cannot be made."""
-    if recipe.optimizer.lower() not in timm.optim.list_optimizers():
-        raise unknown_name("optimizer", recipe.optimizer, timm.optim.list_optimizers())
+    known = [str(name) for name in timm.optim.list_optimizers()]
+    if recipe.optimizer.lower() not in known:
+        raise unknown_name("optimizer", recipe.optimizer, known)
     try:
         transform.build_training(recipe.augmentation)
     except ValueError:
@@ -117,8 +118,7 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform) ->
             **recipe.model_kwargs,
         )
     if not names_weights(recipe.model):
-        notes = _unused_weights(recipe.model)
-        return Start(model, recipe.override(model_kwargs=kwargs), None, notes)
+        return Start(model, recipe.override(model_kwargs=kwargs), None, _unused_weights(recipe.model))
     # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     stored = timm.models.resolve_model_input_args(recipe.model)
@@ -139,7 +139,7 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform) ->
 
 
 def _unused_weights(name: str) -> tuple[str, ...]:
-    architecture, _, tag = name.partition(".")
+    tag = name.partition(".")[2]
     if not tag:
         return ()
     return (
