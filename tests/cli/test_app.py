@@ -210,7 +210,7 @@ def test_training_tells_its_choices(run, colours, tmp_path):
         ("train --seed 4294967296", "seed is 4294967296; use an integer from 0 to 2147483647"),
         ("train --seed -1", "seed is -1; use an integer from 0"),
         ("train --lr -1", "lr is -1.0; use a finite number"),
-        ("train --batch-size 1", "batch_size is 1 for 1,258 training images on 1 process"),
+        ("train --batch-size 1", "batch_size is 1 for 1,259 training images on 1 process"),
         ("train --data wds/:pipe:ls", "the root of data 'wds/' is 'pipe:ls'; commands and addresses are not opened"),
         ("train --model local-dir:no/where", "the model 'local-dir:no/where' and its weights cannot be loaded"),
         ("train --lr nan", "lr is nan; use a finite number"),
