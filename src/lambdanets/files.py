@@ -18,11 +18,18 @@ __all__ = [
     "check_folder",
     "naming_failed_writes",
     "read_csv",
+    "read_json",
+    "read_rows",
+    "read_text",
     "replacing",
     "write_csv",
     "write_json",
     "write_text",
 ]
+
+# The largest text that is read whole, and the largest table: that of a run's split has a line for each image.
+_TEXT_BYTES = 64 * 1024**2
+_TABLE_BYTES = 4 * 1024**3
 
 
 def check_file(path: Path, name: str) -> None:
@@ -45,12 +52,15 @@ def check_folder(path: Path) -> None:
     """Refuse a path where no folder is or can be made, before work is done for it.
 
     Raises:
-        ValueError: it is a file, or inside of one.
+        ValueError: it is a file, or inside of one, or may not be written to.
     """
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             inside = "" if part == path else f"inside {part}, which is "
             raise ValueError(f"the output {path} is {inside}a file; give a folder")
+    nearest = next((part for part in (path, *path.absolute().parents) if part.exists()), path)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"the output {path} cannot be written: no permission for {nearest}; give another folder")
 
 
 @contextmanager
@@ -120,12 +130,80 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that this package wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no regular file, too large, not UTF-8 or not JSON, holds NaN, infinity or the same key twice,
+            or is nested too deeply; the message names the file.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_text(path: Path, most: int = _TEXT_BYTES) -> str:
+    """Reads a UTF-8 text file of at most ``most`` bytes; errors as of ``read_json``."""
+    if not path.exists():
+        raise FileNotFoundError(f"the file {path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device, and must be a file")
+    if path.stat().st_size > most:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than such a file can have")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: it is not UTF-8 ({error})") from error
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"it holds {word}, which is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
+    return content
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV file with a header line, every value as text; errors as of ``read_text``, with the line."""
+    reader = csv.reader(io.StringIO(read_text(path, _TABLE_BYTES), newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        rows = []
+        for row in reader:
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(row)} values, the header {len(header)}")
+            rows.append(dict(zip(header, row, strict=True)))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return rows
+
+
 def read_csv(path: Path) -> list[dict[str, float]]:
-    """Reads back what ``write_csv`` wrote, every value as a number; a missing file has no rows."""
+    """Reads back the numbers that ``write_csv`` wrote; a missing file has no rows.
+
+    Raises:
+        ValueError: the file is damaged; the message names it, and the row where there is one.
+    """
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = []
+    for index, row in enumerate(read_rows(path), start=1):
+        try:
+            rows.append({name: _number(value) for name, value in row.items()})
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: row {index}: {error}") from error
+    return rows
 
 
 def _number(text: str) -> float:

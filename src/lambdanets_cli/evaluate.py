@@ -16,7 +16,10 @@ def evaluate(
     run: RunFolder,
     data: Annotated[
         str | None,
-        typer.Option(help="Other data with the same classes.  \\[default: the run's]"),
+        typer.Option(
+            help="Other data, scored whole: a test part if there is one, else a validation part, else all images. "
+            "Classes are matched by name.  \\[default: the run's own test images]"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -32,11 +35,16 @@ def evaluate(
 ) -> None:
     """Measure a run's best weights on the test images: top-1, top-5, loss, a picture of the confusion matrix.
 
+    The test images are those of the split that is stored with the run. Other data are a source of their own: a
+    folder of class folders, or one with test/ or val/, with any number of images for each class.
+
     Writes evaluation.json, confusion.csv and confusion.png.
 
     For example:
 
       lambdanets evaluate runs/lambda_resnet_tiny-digits-20260101-120000
+
+      lambdanets evaluate runs/my-run --data exam/
     """
     from lambdanets import training
     from lambdanets.console import make_console, print_json
@@ -46,6 +54,6 @@ def evaluate(
     if not result.main_process:
         return
     if as_json:
-        print_json({"part": result.part, **result.scores.to_dict()})
+        print_json(result.to_dict())
     else:
         print_evaluation(make_console(), result)

@@ -154,6 +154,21 @@ def test_evaluate(run, run_folder, colours):
     assert json.loads(output)["top1"] == json.loads((run_folder / "result.json").read_text())["test"]["top1"]
 
 
+def test_evaluate_other_data_whole(run, run_folder, colours, tmp_path):
+    for name in ("red", "blue"):
+        (tmp_path / "exam" / name).mkdir(parents=True)
+        for index, image in enumerate(sorted((colours / name).iterdir())):
+            (tmp_path / "exam" / name / f"{index}.PNG").write_bytes(image.read_bytes())
+    (tmp_path / "exam" / "red" / "notes.txt").touch()
+    code, output, _ = run("evaluate", run_folder, "--data", tmp_path / "exam", "--output", tmp_path / "out")
+    assert code == 0
+    assert output.startswith(f"40 images of imagefolder:{tmp_path / 'exam'}\nLeft out of {tmp_path / 'exam'}: 1 file")
+    assert "32 of these 40 images are images that the run was trained on" in output
+    code, output, _ = run("evaluate", run_folder, "--data", tmp_path / "exam", "--output", tmp_path / "out", "--json")
+    told = json.loads(output)
+    assert (told["part"], told["images"], len(told["notes"])) == ("all", 40, 3)
+
+
 def test_predict(run, run_folder, colours):
     images = [colours / "red" / "0.png", colours / "blue" / "1.png"]
     code, output, _ = run("predict", run_folder, *images)
@@ -191,6 +206,13 @@ def test_training_tells_its_choices(run, colours, tmp_path):
         ("train --recipe imagenet-90", "give --data"),
         ("train --precision fp8", "precision is 'fp8'; use one of fp32, bf16, fp16"),
         ("train --workers -1", "workers is -1; use an integer from 0"),
+        ("train --workers 10000", "workers is 10000; use an integer from 0 to 256"),
+        ("train --seed 4294967296", "seed is 4294967296; use an integer from 0 to 2147483647"),
+        ("train --seed -1", "seed is -1; use an integer from 0"),
+        ("train --lr -1", "lr is -1.0; use a finite number"),
+        ("train --batch-size 1", "batch_size is 1 for 1,259 training images on 1 process"),
+        ("train --data wds/:pipe:ls", "the root of data 'wds/' is 'pipe:ls'; commands and addresses are not opened"),
+        ("train --model local-dir:no/where", "the model 'local-dir:no/where' and its weights cannot be loaded"),
         ("train --lr nan", "lr is nan; use a finite number"),
         ("train --resume no/where", "the run folder no/where does not exist"),
         ("train --resume no/where --epochs 3", "--epochs is '3' together with --resume"),

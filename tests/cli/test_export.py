@@ -36,7 +36,7 @@ def random_weights(model, seed):
 def run_folder(tmp_path_factory):
     """A run folder as a training leaves it."""
     recipe = Recipe(name="test", model="lambda_resnet_tiny", data="digits")
-    data = ImageData("colours", CLASSES, [], [], None, channels=3, image_size=None, mean=(0,), std=(1,))
+    data = ImageData("imagefolder:/colours", CLASSES, [], [], None, channels=3, image_size=None, mean=(0,), std=(1,))
     transform = InputTransform(20, 3, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), interpolation="bicubic", crop_pct=0.8)
     run = Run.create(tmp_path_factory.mktemp("runs") / "run", recipe, data, transform)
     model = timm.create_model("lambda_resnet_tiny", num_classes=3)

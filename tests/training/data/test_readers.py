@@ -4,6 +4,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from lambdanets.training.data import load_data, readers
+from lambdanets.training.data.exam import load_exam
 
 
 class Reader:
@@ -117,3 +118,85 @@ def test_torchvisions_data_through_timm(tmp_path, idx_bytes):
 def test_torchvisions_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=f"give --data imagefolder:{tmp_path}"):
         load_data(f"torch/folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("parts", "part", "values"),
+    [
+        ({"train": Indexed(0, 20), "val": Indexed(20, 5), "test": Indexed(25, 4)}, "test", range(25, 29)),
+        ({"train": Indexed(0, 20), "val": Indexed(20, 5)}, "validation", range(20, 25)),
+        ({"train": Indexed(0, 20)}, "train", range(20)),
+        ({"test": Indexed(0, 3)}, "test", range(3)),
+    ],
+)
+def test_evaluation_takes_a_whole_part_and_matches_names(offer, parts, part, values):
+    offer(**parts)
+    exam = load_exam("hfds/name", ("ant", "bee", "zebra"))
+    assert (exam.part, brightness(exam.images)) == (part, set(values))
+    assert [exam.images[index][1] for index in range(2)] == [2, 0]  # zebra, ant
+    with pytest.raises(ValueError, match="does not have: zebra"):
+        load_exam("hfds/name", ("ant", "bee"))
+
+
+def test_part_without_labels_is_refused(offer):
+    class Unlabelled(Indexed):
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], -1
+
+    offer(test=Unlabelled(0, 3))
+    with pytest.raises(ValueError, match="the label of an image is -1: this part of the data has no labels"):
+        load_exam("hfds/name", ("ant", "zebra")).images[0]
+
+
+def test_too_few_images_to_split(offer):
+    offer(train=Indexed(0, 1))
+    with pytest.raises(ValueError, match="the training part of 'hfds/name' has 1 images; at least 2"):
+        load_data("hfds/name")
+
+
+def test_fingerprint_tells_other_images(offer):
+    offer(train=Indexed(0, 20))
+    data = load_data("hfds/name")
+    assert data.train.fingerprint() == load_data("hfds/name").train.fingerprint()
+    assert data.train.fingerprint() != data.validation.fingerprint()
+    offer(train=Indexed(0, 21))
+    assert data.train.fingerprint() != load_data("hfds/name").train.fingerprint()
+
+
+def test_streams_are_converted_as_all_images(offer):
+    class Transparent(Stream):
+        def __iter__(self):
+            yield Image.new("RGBA", (1, 1)), 1
+
+        def __len__(self):
+            return 1
+
+    offer(train=Transparent(), validation=Transparent())
+    data = load_data("wds/:root")
+    ((image, label),) = data.train
+    assert (np.asarray(image).tolist(), label) == ([[[255] * 3]], 1)
+    data.train.transform = lambda image: "changed"
+    assert next(iter(data.train))[0] == "changed"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "wds/:pipe:touch x",
+        "wds/x:pipe:touch x",
+        "WDS/:pipe:touch x",
+        "wds/:a|b",
+        "wds/:http://host/x",
+        "wds/:s3:bucket",
+        "wds/:s3://bucket",
+        "tfds/x:gs://bucket",
+        "torch/cifar10:$(touch x)",
+        "hfds/a b",
+        "hfds/a`b`",
+        "hfds/a|b",
+    ],
+)
+def test_commands_and_addresses_are_not_opened(spec):
+    for load in (load_data, lambda spec: load_exam(spec, ("a", "b"))):
+        with pytest.raises(ValueError, match=r"commands and addresses are not opened|is no name of a data set"):
+            load(spec)

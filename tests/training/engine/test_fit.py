@@ -1,7 +1,9 @@
 """Training as a whole, on a few tiny pictures."""
 
+import io
 import json
 import math
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -44,7 +47,7 @@ def test_it_learns(trained):
 
 def test_run_folder_is_complete(trained):
     names = {path.name for path in trained.run.path.iterdir()}
-    expected = "config.json metrics.csv tensorboard best.safetensors last.safetensors curves.png result.json"
+    expected = "config.json split.csv metrics.csv tensorboard best.safetensors last.safetensors curves.png result.json"
     assert names == set(expected.split())
 
 
@@ -130,6 +133,35 @@ def test_resumed_training_equals_an_uninterrupted_one(monkeypatch, trained, reci
     assert finished.test.to_dict() == trained.test.to_dict()
     for name in ("best", "last"):
         assert weights_equal(tmp_path / "run" / f"{name}.safetensors", trained.run.path / f"{name}.safetensors")
+
+
+def test_resumed_training_keeps_its_split(monkeypatch, recipe, colours, tmp_path):
+    """Whatever was added; and it refuses to go on without an image."""
+    shutil.copytree(colours, tmp_path / "data")
+    recipe = recipe.override(data=str(tmp_path / "data"), epochs=2)
+    train(recipe, output=tmp_path / "whole")
+    signal_at(monkeypatch, "epoch", lambda row, best: row["epoch"] == 1)
+    train(recipe, output=tmp_path / "run")
+    Image.new("RGB", (12, 10), (200, 0, 0)).save(tmp_path / "data" / "red" / "0000.png")
+    removed = tmp_path / "data" / "green" / "007.png"
+    removed.rename(tmp_path / "kept.png")
+    with pytest.raises(ValueError, match=r"1 train image of the run .* is missing: green/007\.png"):
+        resume(tmp_path / "run")
+    (tmp_path / "kept.png").rename(removed)
+    text = io.StringIO()
+    finished = resume(tmp_path / "run", console=Console(file=text, width=300))
+    assert "1 image in " in text.getvalue()
+    assert "red/0000.png" in text.getvalue()
+    assert learnt(tmp_path / "run") == learnt(tmp_path / "whole")
+    assert evaluate_run(tmp_path / "run").scores.to_dict() == finished.test.to_dict()
+
+
+def test_resume_refuses_damaged_metrics(monkeypatch, recipe, tmp_path):
+    signal_at(monkeypatch, "epoch", lambda row, best: row["epoch"] == 1)
+    train(recipe.override(epochs=2), output=tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_text("epoch\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv has 0 rows, but 1 epochs of this run were finished"):
+        resume(tmp_path / "run")
 
 
 def test_stop_in_the_first_epoch_leaves_weights_and_can_be_resumed(monkeypatch, trained, recipe, tmp_path):

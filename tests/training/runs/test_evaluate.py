@@ -7,8 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from lambdanets.training import evaluate_run
+from lambdanets.training import evaluate_run, predict_images
 from lambdanets.training.data import load_data
+from lambdanets.training.runs.split import read_split
+
+
+def write_colours(folder, images, seed=5):
+    """Noisy pictures, a folder for each colour."""
+    random = np.random.default_rng(seed)
+    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
+        (folder / name).mkdir(parents=True)
+        for index in range(images):
+            pixels = random.integers(0, 120, (10, 12, 3))
+            pixels[..., channel] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:03d}.png")
 
 
 def test_files(trained, tmp_path):
@@ -50,12 +62,60 @@ def test_other_data_of_the_same_classes(trained, colours, tmp_path):
     assert evaluation.scores.images == 60
 
 
-def test_data_of_other_classes(trained, colours, tmp_path):
+def test_data_of_fewer_and_of_other_classes(trained, colours, tmp_path):
     shutil.copytree(colours, tmp_path / "few")
-    shutil.rmtree(tmp_path / "few" / "red")
-    with pytest.raises(ValueError, match=r"have 3 classes, but the data .* have 2"):
-        evaluate_run(trained.run.path, data=str(tmp_path / "few"), output=tmp_path / "out")
+    shutil.rmtree(tmp_path / "few" / "green")
+    evaluation = evaluate_run(trained.run.path, data=str(tmp_path / "few"), output=tmp_path / "out")
+    assert evaluation.scores.confusion.sum(dim=1).tolist() == [20, 0, 20]
+    assert any("No images of 1 class of the model: green" in note for note in evaluation.notes)
+    (tmp_path / "few" / "red").rename(tmp_path / "few" / "rot")
+    with pytest.raises(ValueError, match="have 1 class that the model does not have: rot"):
+        evaluate_run(trained.run.path, data=str(tmp_path / "few"), output=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_exam_is_scored_whole_and_says_what_was_scored(trained, tmp_path):
+    write_colours(tmp_path / "exam", 7, seed=1)
+    evaluation = evaluate_run(trained.run.path, data=str(tmp_path / "exam"), output=tmp_path / "out")
+    assert (evaluation.part, evaluation.scores.images, evaluation.notes) == ("all", 21, ())
+    assert evaluation.source == f"21 images of imagefolder:{tmp_path / 'exam'}"
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()).items() >= evaluation.to_dict().items()
+    files = sorted((tmp_path / "exam").glob("*/*.png"))
+    guesses = [prediction.classes[0][0] for prediction in predict_images(trained.run.path, files, top=1)]
+    right = sum(guess == file.parent.name for guess, file in zip(guesses, files, strict=True))
+    assert evaluation.scores.top1 == pytest.approx(right / 21)
+
+
+def test_images_that_the_run_has_seen_are_told(trained, colours, tmp_path):
+    split = read_split(trained.run)
+    for part, files in split.items():
+        (tmp_path / "exam" / "red").mkdir(parents=True, exist_ok=True)
+        chosen = next(path for path, name in zip(files.paths, files.names, strict=True) if name.startswith("red"))
+        shutil.copy(chosen, tmp_path / "exam" / "red" / f"{part}.png")
+    notes = evaluate_run(trained.run.path, data=str(tmp_path / "exam"), output=tmp_path / "out").notes
+    assert "1 of these 3 images are images that the run was trained on: red/train.png." in notes
+    assert "1 of these 3 images are images that the run was chosen by: red/validation.png." in notes
+
+
+def test_the_runs_own_data_by_name_are_its_own_test_images(trained, colours, tmp_path):
+    evaluation = evaluate_run(trained.run.path, data=str(colours), output=tmp_path)
+    assert (evaluation.part, evaluation.scores.images) == ("test", 6)
+    assert "what the run was trained on: its own test images are scored, not all" in evaluation.notes[0]
+    assert evaluation.scores.to_dict() == trained.test.to_dict()
+
+
+def test_unreadable_image_of_the_exam_is_told_before_work(trained, tmp_path):
+    write_colours(tmp_path / "exam", 2)
+    (tmp_path / "exam" / "red" / "000.png").write_bytes(b"?")
+    with pytest.raises(ValueError, match=r"red/000\.png cannot be read"):
+        evaluate_run(trained.run.path, data=str(tmp_path / "exam"), output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("workers", -1), ("workers", 10000)])
+def test_choices_out_of_range(trained, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is {value}; use an integer"):
+        evaluate_run(trained.run.path, output=tmp_path, **{name: value})
 
 
 def test_what_is_wrong_is_told(trained, tmp_path):

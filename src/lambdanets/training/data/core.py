@@ -1,7 +1,8 @@
-"""What every source of images gives: three sets, the class names and how to scale the values."""
+"""Images with labels, and the data set of three parts that every source gives."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ class ArrayImages(LabelledImages):
         """The image as it is, before the transform."""
         return Image.fromarray(self.images[index])
 
+    def fingerprint(self) -> str:
+        """A digest of pixels and labels, by which a run tells whether its images are still the same."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.images).data, digest_size=12)
+        digest.update(np.asarray(self.labels, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
 
 class FileImages(LabelledImages):
     """Images in files, read when they are needed.
@@ -65,12 +72,34 @@ class FileImages(LabelledImages):
         paths: one file an image.
         labels: one class index an image.
         mode: ``"L"`` or ``"RGB"``; files are converted.
+        root: the data folder, to which ``names`` are relative.
+        fingerprints: one for each file, if they are known (see ``lambdanets.training.data.inspection``).
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], mode: str = "RGB") -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        mode: str = "RGB",
+        *,
+        root: Path = Path(),
+        fingerprints: Sequence[str] | None = None,
+    ) -> None:
         self.paths = list(paths)
         self.labels = list(labels)
         self.mode = mode
+        self.root = root
+        self.fingerprints = fingerprints
+
+    @property
+    def names(self) -> list[str]:
+        """The paths relative to the data folder, with forward slashes."""
+        return [path.relative_to(self.root).as_posix() for path in self.paths]
+
+    def select(self, indices: Sequence[int]) -> FileImages:
+        """Some of the images, in the order of ``indices``."""
+        paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
+        return FileImages(paths, labels, self.mode, root=self.root)
 
     def image(self, index: int) -> Image.Image:
         """The decoded image; a ValueError that names the path if it cannot be read."""
@@ -91,6 +120,7 @@ class ImageData:
         image_size: side of the images in pixels where all have one size, else None.
         mean: mean of the values scaled to 0..1, a number a channel.
         std: their standard deviation.
+        notes: sentences for the user: what was left out, and what else the data's files do not show by themselves.
     """
 
     spec: str
@@ -102,9 +132,18 @@ class ImageData:
     image_size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def photographs(cls, spec: str, class_names: Sequence[str], train: Any, validation: Any, test: Any) -> ImageData:
+    def photographs(
+        cls,
+        spec: str,
+        class_names: Sequence[str],
+        train: Any,
+        validation: Any,
+        test: Any,
+        notes: Sequence[str] = (),
+    ) -> ImageData:
         """Colour images of any size, scaled by the mean and the deviation of ImageNet."""
         return cls(
             spec=spec,
@@ -116,7 +155,14 @@ class ImageData:
             image_size=None,
             mean=IMAGENET_DEFAULT_MEAN,
             std=IMAGENET_DEFAULT_STD,
+            notes=tuple(notes),
         )
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The parts that there are, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def held_out(self) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,18 +68,24 @@ def load_fashion_mnist(folder: Path = DEFAULT_FOLDER) -> ImageData:
     )
 
 
-def _find_files(folder: Path) -> dict[str, Path]:
+def load_test_images(folder: Path = DEFAULT_FOLDER) -> ArrayImages:
+    """The 10,000 test images; the files of the training images need not be there. Errors as ``load_fashion_mnist``."""
+    paths = _find_files(folder, (TEST_IMAGES, TEST_LABELS))
+    return ArrayImages(*_read_part(paths[TEST_IMAGES], paths[TEST_LABELS]))
+
+
+def _find_files(folder: Path, names: Sequence[str] = _FILES) -> dict[str, Path]:
     best: dict[str, Path] = {}
     for subfolder in _SUBFOLDERS:
         found = {}
-        for name in _FILES:
+        for name in names:
             for candidate in (folder / subfolder / f"{name}.gz", folder / subfolder / name):
                 if candidate.is_file():
                     found[name] = candidate
-        if len(found) == len(_FILES):
+        if len(found) == len(names):
             return found
         best = max(best, found, key=len)
-    missing = [name for name in _FILES if name not in best]
+    missing = [name for name in names if name not in best]
     raise FileNotFoundError(
         f"Fashion-MNIST is not complete in {folder}: missing {', '.join(missing)} (with .gz or without). "
         "Install it with `apt-get install dataset-fashion-mnist` (Debian, Ubuntu), or download the four "

@@ -2,117 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
+from lambdanets.training.data.listing import (
+    beside,
+    class_folders,
+    count,
+    describe_skipped,
+    first,
+    image_extensions,
+    list_images,
+)
 
-_TRAIN = ("train", "training")
-_VALIDATION = ("val", "valid", "validation")
-_TEST = ("test", "testing")
-_LAYOUT = "A data folder holds one folder of images for each class, or such folders in train/, val/, test/"
+# The names that a part's folder may have, in any case.
+PART_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+LAYOUT = "A data folder holds one folder of images for each class, or such folders in train/, val/, test/"
 
 
 def load_image_folder(folder: Path) -> ImageData:
     """Finds the images below ``folder`` and splits them where the folder does not.
 
     With ``train/`` and ``val/`` the folders are the split, and ``test/`` is used if it is there. With
-    ``train/`` and ``test/`` a tenth of the training images, always the same, is for validation. Otherwise
-    every subfolder is a class: 80 % of its images to train on, 10 % for validation, 10 % to test, always the
-    same.
+    ``train/`` and ``test/`` a tenth of the training images is for validation. Otherwise every subfolder is a
+    class: 80 % of its images to train on, 10 % for validation, 10 % to test. The same files give the same split;
+    a run stores its own, so that files that come or go later do not change it.
 
     Args:
         folder: the data folder.
 
     Returns:
-        Images of three channels with ImageNet's mean and deviation. They are decoded when they are needed.
+        Images of three channels with ImageNet's mean and deviation, decoded when they are needed. The notes count
+        and name what lies in the folder and is left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: it is empty or no folder, or a class has no images or too few to split.
     """
-    if not folder.exists():
-        raise FileNotFoundError(f"the data folder {folder} does not exist. {_LAYOUT}.")
-    if not folder.is_dir():
-        raise ValueError(f"the data folder {folder} is a file. {_LAYOUT}.")
+    check_data_folder(folder)
     return ImageData.photographs(f"imagefolder:{folder.resolve()}", *_find_parts(folder))
 
 
-def _find_parts(folder: Path) -> tuple[tuple[str, ...], FileImages, FileImages, FileImages | None]:
-    train_folder = _subfolder(folder, _TRAIN)
-    validation_folder = _subfolder(folder, _VALIDATION)
-    test_folder = _subfolder(folder, _TEST)
-    if train_folder is None:
-        for other in (validation_folder, test_folder):
-            if other is not None:
-                raise ValueError(f"the data folder {folder} has {other.name}/ but no train/. {_LAYOUT}.")
-        names, images = _read_classes(folder)
+def check_data_folder(folder: Path) -> None:
+    """Raises a FileNotFoundError or ValueError if ``folder`` is no folder."""
+    if not folder.exists():
+        raise FileNotFoundError(f"the data folder {folder} does not exist. {LAYOUT}.")
+    if not folder.is_dir():
+        raise ValueError(f"the data folder {folder} is a file. {LAYOUT}.")
+
+
+def _find_parts(
+    folder: Path,
+) -> tuple[tuple[str, ...], FileImages, FileImages, FileImages | None, tuple[str, ...]]:
+    parts = part_folders(folder)
+    if "train" not in parts:
+        for other in parts.values():
+            raise ValueError(f"the data folder {folder} has {other.name}/ but no train/. {LAYOUT}.")
+        names = _class_names(folder)
+        images, skipped = read_classes(folder, names, root=folder)
+        skipped += beside(folder, names)
         train, validation, test = _split(images, names, 0.1, 0.1)
-        return names, train, validation, test
-    if validation_folder is None and test_folder is None:
+        return names, train, validation, test, describe_skipped(skipped, folder)
+    if len(parts) == 1:
         raise ValueError(
-            f"the data folder {folder} has {train_folder.name}/ but neither val/ nor test/. Add one, or give "
-            f"{train_folder}, which is then split."
+            f"the data folder {folder} has {parts['train'].name}/ but neither val/ nor test/. Add one, or give "
+            f"{parts['train']}, which is then split."
         )
-    names, train = _read_classes(train_folder)
-    test_images = None if test_folder is None else _read_classes(test_folder, names)[1]
-    if validation_folder is None:
-        train, validation = _split(train, names, 0.1)
+    names = _class_names(parts["train"])
+    skipped = beside(folder, [path.name for path in parts.values()])
+    images_of = {}
+    for part, path in parts.items():
+        _check_same_classes(path, names)
+        images_of[part], others = read_classes(path, names, root=folder)
+        skipped += others + beside(path, names)
+    train = images_of["train"]
+    if "validation" in images_of:
+        validation = images_of["validation"]
     else:
-        validation = _read_classes(validation_folder, names)[1]
-    return names, train, validation, test_images
+        train, validation = _split(train, names, 0.1)
+    return names, train, validation, images_of.get("test"), describe_skipped(skipped, folder)
 
 
-def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+def part_folders(folder: Path) -> dict[str, Path]:
+    """The folders of ``folder`` that hold a part, by the part's name.
+
+    Raises:
+        ValueError: two folders mean the same part.
+    """
+    found: dict[str, Path] = {}
+    for name in class_folders(folder):
+        for part, names in PART_FOLDERS.items():
+            if name.lower() in names:
+                if part in found:
+                    raise ValueError(
+                        f"the data folder {folder} has both {found[part].name}/ and {name}/ for the {part} images; "
+                        "keep one of them"
+                    )
+                found[part] = folder / name
+    return found
 
 
-def _read_classes(folder: Path, expected: Sequence[str] | None = None) -> tuple[tuple[str, ...], FileImages]:
-    """The classes and images of one part, by timm's reader; every subfolder must be a class with images."""
-    class_folders = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"}
-    if not class_folders:
-        raise ValueError(f"the data folder {folder} has no class folders. {_LAYOUT}.")
-    if expected is not None and class_folders != set(expected):
-        extra, missing = sorted(class_folders - set(expected)), sorted(set(expected) - class_folders)
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = class_folders(folder)
+    if not names:
+        raise ValueError(f"the data folder {folder} has no class folders. {LAYOUT}.")
+    return tuple(names)
+
+
+def _check_same_classes(folder: Path, expected: Sequence[str]) -> None:
+    found = set(_class_names(folder))
+    if found != set(expected):
+        extra, missing = sorted(found - set(expected)), sorted(set(expected) - found)
         raise ValueError(
             f"the classes in {folder} are not those of the training folder"
-            + (f"; unknown there: {', '.join(extra[:8])}" if extra else "")
-            + (f"; missing: {', '.join(missing[:8])}" if missing else "")
+            + (f"; unknown there: {first(extra, 8)}" if extra else "")
+            + (f"; missing: {first(missing, 8)}" if missing else "")
         )
-    labels: list[int] = []
+
+
+def read_classes(
+    folder: Path,
+    names: Sequence[str],
+    labels: Mapping[str, int] | None = None,
+    *,
+    root: Path,
+    empty: bool = False,
+) -> tuple[FileImages, list[Path]]:
+    """The images of one part, all those in a class's folder and its subfolders.
+
+    Args:
+        folder: holds the class folders.
+        names: the classes to read.
+        labels: their indices. Default: as in ``names``.
+        root: the data folder.
+        empty: True allows classes without images.
+
+    Returns:
+        The images, and the files that are none.
+
+    Raises:
+        ValueError: a class folder holds no images; all such are named.
+    """
     paths: list[Path] = []
-    names = tuple(sorted(class_folders)) if expected is None else tuple(expected)
-    for label, name in enumerate(names):
-        found = _images_below(folder / name)
-        paths += found
-        labels += [label] * len(found)
-    return names, FileImages(paths, labels)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """All images in a class folder and its subfolders, in a fixed order."""
-    try:
-        return [Path(path) for path, _ in ReaderImageFolder(str(folder)).samples]
-    except RuntimeError as error:  # what timm raises when there are none
-        endings = ", ".join(get_img_extensions())
+    indices: list[int] = []
+    skipped: list[Path] = []
+    without = []
+    for index, name in enumerate(names):
+        found = list_images(folder / name)
+        paths += found.images
+        indices += [index if labels is None else labels[name]] * len(found.images)
+        skipped += found.skipped
+        if not found.images:
+            without.append(folder / name)
+    if without and not empty:
+        some = sorted(image_extensions() & {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".webp"})
+        more = f", nor do {count(len(without) - 1, 'other', 'others')}: {first(list(map(str, without[1:])))}"
         raise ValueError(
-            f"the class folder {folder} holds no images ({endings}). Add some, or remove the folder."
-        ) from error
+            f"the class folder {without[0]} holds no images ({', '.join(some)} and what else Pillow reads)"
+            f"{more if len(without) > 1 else ''}. Add some, or remove the folder."
+        )
+    return FileImages(paths, indices, root=root), skipped
 
 
 def _split(images: FileImages, names: Sequence[str], *shares: float) -> list[FileImages]:
     counts = [images.labels.count(label) for label in range(len(names))]
     fewest = min(counts)
     if fewest < len(shares) + 1:
-        path = images.paths[images.labels.index(counts.index(fewest))].parent
+        path = images.root / Path(images.names[images.labels.index(counts.index(fewest))]).parent
         raise ValueError(
             f"the class folder {path} holds {fewest} images; at least {len(shares) + 1} are needed to split "
             "them. Add some, or make train/, val/ and test/ folders."
         )
-    parts = split_by_class(images.labels, *shares)
-    return [
-        FileImages([images.paths[i] for i in part], [images.labels[i] for i in part], images.mode) for part in parts
-    ]
+    return [images.select(part) for part in split_by_class(images.labels, *shares)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lambdanets.names import unknown_name
@@ -10,8 +11,10 @@ from lambdanets.training.data.digits import load_digits_data
 from lambdanets.training.data.fashion_mnist import DEFAULT_FOLDER, load_fashion_mnist
 from lambdanets.training.data.folders import load_image_folder
 from lambdanets.training.data.readers import READERS, load_with_reader
+from lambdanets.training.rules import local
 
 NAMES = ("digits", "fashion-mnist", "imagefolder")
+_DATA_NAME = re.compile(r"[\w./-]*", re.ASCII)
 
 
 def resolve_data(spec: str) -> tuple[str, str | None]:
@@ -28,17 +31,29 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
         ValueError: it is no known name; the message shows the nearest.
     """
     kind, colon, rest = spec.partition(":")
-    if kind in NAMES or kind.partition("/")[0] in READERS:
+    if kind in NAMES or kind.partition("/")[0].lower() in READERS:
         if kind == "imagefolder" and not rest:
             raise ValueError(f"data {spec!r} names no folder; give imagefolder:DIR")
         if kind == "digits" and colon:
             raise ValueError(f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'")
+        if kind not in NAMES:
+            check_reader_name(kind, rest or None)
         return kind, rest or None
     if Path(spec).exists():
         return "imagefolder", spec
     if "/" in spec or "\\" in spec or spec.startswith((".", "~")):
         raise FileNotFoundError(f"the data folder {spec} does not exist")
     raise unknown_name("data", spec, NAMES, "A folder of images can be given by its path.")
+
+
+def check_reader_name(kind: str, root: str | None) -> None:
+    """Raises a ValueError if a reader's data name or root is a command or an address, which readers would open."""
+    if not _DATA_NAME.fullmatch(kind):
+        raise ValueError(
+            f"data {kind!r} is no name of a data set; use READER/NAME of letters, digits, '-', '_', '.', '/'"
+        )
+    if root is not None:
+        local(root, f"the root of data {kind!r}")
 
 
 def recipe_for_data(spec: str) -> str:

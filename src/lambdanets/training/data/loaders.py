@@ -14,7 +14,7 @@ from lambdanets.training.recipes.recipe import Recipe
 
 
 def input_transform(data: ImageData, recipe: Recipe) -> InputTransform:
-    """How the images of ``data`` become inputs under ``recipe``.
+    """The steps from the images of ``data`` to inputs under ``recipe``.
 
     Raises:
         ValueError: neither the data nor the recipe say the image size.
@@ -25,19 +25,27 @@ def input_transform(data: ImageData, recipe: Recipe) -> InputTransform:
     return InputTransform(size, data.channels, data.mean, data.std, crop_pct=recipe.crop_pct)
 
 
-def check_parallel(accelerator: Accelerator, data: ImageData, batch_size: int) -> None:
-    """Raises a ValueError if the data or the batch size cannot be shared out to the processes."""
+def check_parallel(accelerator: Accelerator, images: Any, spec: str, batch_size: int) -> None:
+    """Raises a ValueError if the images ``images`` of the data ``spec`` cannot be shared out to the processes."""
     processes = accelerator.num_processes
     if batch_size % processes:
         raise ValueError(
             f"batch_size is {batch_size}, the batch of all {processes} processes together; "
             f"use a multiple of {processes}"
         )
-    if processes > 1 and isinstance(data.train, IterableDataset):
+    if processes > 1 and isinstance(images, IterableDataset):
         raise ValueError(
-            f"the data {data.spec!r} are a stream, which is read by one process only, not {processes}; "
-            "use hfds/ or a folder"
+            f"the data {spec!r} are a stream, which is read by one process only, not {processes}; use hfds/ or a folder"
         )
+
+
+def fewest_in_a_step(images: int, batch_size: int, processes: int) -> int:
+    """The fewest training images that one process gets in one step.
+
+    Batches that are not full are left out, except where the data are less than one batch; then several processes
+    fill that one up with images that they have seen.
+    """
+    return min(images, batch_size) if processes == 1 else batch_size // processes
 
 
 def training_loader(

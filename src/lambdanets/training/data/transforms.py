@@ -1,4 +1,18 @@
-"""From an image file to the tensor that a model sees: one description, used in training and ever after."""
+"""The way from an image file to a model's input, the same in training, evaluation and prediction.
+
+Pixels are read by these rules, whatever the format of the file:
+
+- The EXIF orientation is applied. Of an animation or a file of several pages the first image is taken.
+- Transparent pixels are laid over white, by their opacity (RGBA, LA, PA, palettes and single colours that are declared
+  transparent).
+- 16-bit greyscale (``I;16`` in either byte order) is divided by 257, so that 65535 becomes 255.
+- 32-bit integers (``I``) are 8-bit values if the image has none above 255, 16-bit values if it has none above 65535.
+  (Pillow gives the 16-bit greyscale of PGM files in this mode; they are 16-bit values in any case.)
+- Floats (``F``) from 0 to 1 are multiplied by 255.
+- Numbers outside of these ranges, and NaN, are refused with the file's name, its mode and its range.
+- CMYK, YCbCr, HSV, LAB and 1-bit images are converted by Pillow to red, green and blue, and from these to grey where
+  the model takes one channel. Colour profiles are not applied. Pillow reads colours of 16 bits as their upper 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +30,15 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from lambdanets.training.recipes.recipe import Augmentation
+from lambdanets.training.recipes.recipe import MAX_IMAGE_SIZE, Augmentation
+from lambdanets.training.rules import Rule, check_attributes, each, number, one_of, refuse, whole
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class InputTransform:
-    """How an image becomes the input of a model when nothing is random; stored with every run.
+    """The steps from an image to a model's input when nothing is random; stored with every run.
 
     Attributes:
         image_size: side of the square input in pixels.
@@ -43,15 +58,12 @@ class InputTransform:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_attributes(self, _RULES)
+        for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; give one number for each of the {self.channels} channels"
-                )
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels!r}; use 1 (greyscale) or 3 (red, green, blue)")
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {self.std!r}; use numbers above 0")
+                raise refuse(getattr(self, name), name, f"give one number for each of the {self.channels} channels")
 
     @property
     def mode(self) -> str:
@@ -116,8 +128,23 @@ class InputTransform:
             raise ValueError(f"an input transform does not read: {error}") from error
 
 
+def _channels(value: object, name: str) -> None:
+    if type(value) is not int or value not in (1, 3):
+        raise refuse(value, name, "use 1 (greyscale) or 3 (red, green, blue)")
+
+
+_RULES: dict[str, Rule] = {
+    "image_size": whole(1, MAX_IMAGE_SIZE),
+    "channels": _channels,
+    "mean": each(number(-1e6, 1e6, "use numbers from -1e6 to 1e6")),
+    "std": each(number(1e-6, 1e6, "use numbers above 0, from 1e-6 to 1e6")),
+    "interpolation": one_of(("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")),
+    "crop_pct": number(0.05, 1, "use a share from 0.05 to 1"),
+}
+
+
 def read_image(path: str | Path, mode: str) -> Image.Image:
-    """Reads one image file, turns it upright as its EXIF data say and converts its colours.
+    """Read one image file by the rules of this module.
 
     Args:
         path: any file that Pillow reads.
@@ -128,24 +155,83 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder, no image, damaged or cut off; the message names the path.
+        ValueError: it is a folder or another thing than a file, no image, damaged or cut off, or its numbers have no
+            rule; the message names the path.
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"the image {path} is a link that leads nowhere")
     if not path.exists():
         raise FileNotFoundError(f"the image {path} does not exist")
     if path.is_dir():
         raise ValueError(f"the image {path} is a folder; give image files, for example {path / '*.png'}")
+    if not path.is_file():
+        raise ValueError(f"the image {path} is no regular file but a pipe or a device; give image files")
+    if path.stat().st_size == 0:
+        raise ValueError(f"the image {path} cannot be read: it is empty")
+    return decode_image(path, str(path), mode)
+
+
+def decode_image(file: Any, name: str, mode: str) -> Image.Image:
+    """Decode an image by the rules of this module.
+
+    Args:
+        file: a path or an open binary file.
+        name: the image's name for messages.
+        mode: ``"L"`` or ``"RGB"``.
+
+    Raises:
+        ValueError: it cannot be decoded; the message has the name.
+    """
     try:
-        with Image.open(path) as file:
-            return convert_colours(ImageOps.exif_transpose(file), mode)
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format
+            return convert_colours(upright, mode)
     # Pillow's decoders raise errors of many kinds on damaged files; to the user they are all one.
     except Exception as error:
-        reason = "it is empty" if path.stat().st_size == 0 else str(error)
-        raise ValueError(f"the image {path} cannot be read: {reason}") from error
+        raise ValueError(f"the image {name} cannot be read: {error}") from error
 
 
 def convert_colours(image: Image.Image, mode: str) -> Image.Image:
-    """The image in ``mode``; 16-bit greyscale is scaled to 8 bits, which Pillow would clip to white."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    """Convert an image to 8 bits a channel by the rules of this module.
+
+    Args:
+        image: of any of Pillow's modes.
+        mode: ``"L"`` or ``"RGB"``.
+
+    Raises:
+        ValueError: the image's numbers have no rule, or Pillow cannot convert its mode.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _scaled(image)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode == mode:
+        return image
+    if image.mode not in ("1", "L", "P"):
+        # Pillow knows no way from some modes to grey but through colours.
+        image = image.convert("RGB")
     return image.convert(mode)
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """The 8-bit greyscale image of one with larger integers or floats."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):  # neither holds for NaN
+            raise ValueError(f"mode F has values from {low:g} to {high:g}; scale floats to 0 .. 1, or save 8 bits")
+        scaled = values.astype(np.float64) * 255
+    elif low < 0 or high > 65535:
+        raise ValueError(f"mode {image.mode} has values from {low} to {high}; scale integers to 0 .. 255 or 0 .. 65535")
+    elif image.mode == "I" and high <= 255 and image.format != "PPM":
+        scaled = values.astype(np.float64)
+    else:
+        scaled = values.astype(np.float64) / 257
+    pixels = np.round(scaled).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        pixels[values == transparent] = 255
+    return Image.fromarray(pixels)

@@ -1,9 +1,9 @@
-"""What a training shows: a moving bar on a terminal, a line an epoch elsewhere."""
+"""Progress of a training on the console: a moving bar on a terminal, a line an epoch elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +30,12 @@ def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def print_notes(console: Console, notes: Sequence[str]) -> None:
+    """A line for each note: what of the data is left out, and the like."""
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 class TrainingProgress:
@@ -98,7 +104,7 @@ class TrainingProgress:
 
         Args:
             row: the epoch's line of ``metrics.csv``.
-            best: whether its validation accuracy is the highest so far.
+            best: True if its validation accuracy is the highest so far.
         """
         if not self._enabled:
             return

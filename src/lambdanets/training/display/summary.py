@@ -1,4 +1,4 @@
-"""What is printed at the end of a training, an evaluation or a prediction."""
+"""The summaries at the end of a training, an evaluation or a prediction."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from shlex import quote
 from rich.console import Console
 from rich.table import Table
 
-from lambdanets.training.display.progress import format_seconds
+from lambdanets.training.display.progress import format_seconds, print_notes
 from lambdanets.training.engine.fit import TrainingResult
 from lambdanets.training.runs.evaluate import Evaluation
 from lambdanets.training.runs.predict import Prediction
@@ -17,6 +17,7 @@ _FILES = (
     ("best.safetensors", "weights with the highest validation accuracy"),
     ("last.safetensors", "weights of the last finished epoch"),
     ("config.json", "recipe, data, input transform, versions"),
+    ("split.csv", "the images of each part"),
     ("metrics.csv", "losses and accuracies of every epoch"),
     ("curves.png", "the same as a picture"),
     ("tensorboard", "the same for TensorBoard"),
@@ -69,7 +70,8 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     for heading in ("top-1", "top-5", "loss"):
         table.add_column(heading, justify="right")
     table.add_row(f"{scores.top1:.2%}", f"{scores.top5:.2%}", f"{scores.loss:.4f}")
-    _print(console, f"{scores.images:,} {evaluation.part} images of {evaluation.spec}")
+    _print(console, evaluation.source)
+    print_notes(console, evaluation.notes)
     console.print(table)
     for true, guess, count in evaluation.mistakes:
         _print(console, f"  {count} × {true} taken for {guess}")

@@ -18,15 +18,24 @@ from rich.console import Console
 
 from lambdanets.files import replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
-from lambdanets.training.data.loaders import check_parallel, input_transform, measuring_loader
-from lambdanets.training.display.progress import TrainingProgress, print_start
+from lambdanets.training.data.loaders import input_transform, measuring_loader
+from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
 from lambdanets.training.engine.checkpoint import remove_checkpoints
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
-from lambdanets.training.engine.model import build_model_for_size, check_model_name, load_weights
+from lambdanets.training.engine.model import check_model_name, load_weights
 from lambdanets.training.engine.signals import StopSignal
+from lambdanets.training.engine.start import (
+    check_batches,
+    check_choices,
+    check_data,
+    check_training_step,
+    initial_model,
+    inspect_data,
+)
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
+from lambdanets.training.runs.split import stored_data
 
 _SAMPLES = 10
 
@@ -75,38 +84,36 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
-    # All that can be wrong is looked at before any work.
+    # Everything that can be known to be wrong is looked for before any work.
     if recipe.data is None:
         raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
     check_model_name(recipe.model)
     if output is not None:
         check_new(Path(output))
+    console = console or Console()
     data = load_data(recipe.data, batch_size=recipe.batch_size, seed=recipe.seed)
+    check_data(data)
     transform = input_transform(data, recipe)
+    check_choices(recipe, transform)
     accelerator = make_accelerator(recipe)
-    check_parallel(accelerator, data, recipe.batch_size)
+    notes = [*data.notes, *check_batches(accelerator, data, recipe)]
     set_seed(recipe.seed)
-    model, model_kwargs = build_model_for_size(
-        recipe.model,
-        transform.image_size,
-        num_classes=len(data.class_names),
-        in_chans=data.channels,
-        drop_rate=recipe.drop_rate,
-        drop_path_rate=recipe.drop_path_rate,
-        **recipe.model_kwargs,
-    )
-    recipe = recipe.override(model_kwargs=model_kwargs)
+    start = initial_model(recipe, data, transform)
+    recipe = start.recipe
+    check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
     path = None if output is None else Path(output)
     if accelerator.is_main_process:
+        notes += [*inspect_data(data), *start.notes]
         path = path or new_run_folder(recipe.model, data.spec)
-        Run.create(path, recipe, data, transform)
+        Run.create(path, recipe, data, transform, start.weights)
         _save_samples(path / "samples", data)
+        print_notes(console, notes)
     # All processes must mean the same folder, though their clocks differ.
     path = broadcast_object_list([path])[0]
-    trainer = Trainer(accelerator, Run.open(path), data, model)
+    trainer = Trainer(accelerator, Run.open(path), data, start.model)
     set_seed(recipe.seed, device_specific=True)
     trainer.start()
-    return _run(trainer, data, started, console or Console())
+    return _run(trainer, data, started, console)
 
 
 def resume(path: str | Path, *, console: Console | None = None) -> TrainingResult:
@@ -123,7 +130,8 @@ def resume(path: str | Path, *, console: Console | None = None) -> TrainingResul
 
     Raises:
         FileNotFoundError: there is no such run, it has no checkpoint, or the data are missing.
-        ValueError: the run is finished, or the data are not those it was started with.
+        ValueError: the run is finished, or its images are not those it was started with: one is gone or changed. Images
+            that were added are counted and not used.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
@@ -133,21 +141,36 @@ def resume(path: str | Path, *, console: Console | None = None) -> TrainingResul
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
     recipe = run.recipe
-    data = load_data(run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed)
-    run.check_classes(data.class_names, run.data_spec)
+    console = console or Console()
+    data = stored_data(run)
     accelerator = make_accelerator(recipe)
-    check_parallel(accelerator, data, recipe.batch_size)
+    notes = [*data.notes, *check_batches(accelerator, data, recipe)]
     trainer = Trainer(accelerator, run, data, run.new_model())
     trainer.resume()
-    return _run(trainer, data, started, console or Console())
+    if accelerator.is_main_process:
+        print_notes(console, notes)
+    return _run(trainer, data, started, console)
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """The process's place among the others, with the recipe's precision and seed of the images' order."""
+def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
+    """The process's place among the others, with the recipe's precision and seed of the images' order.
+
+    Args:
+        recipe: the choices.
+        measuring: True computes in fp32 where the device does not have the recipe's precision.
+
+    Raises:
+        ValueError: this machine's device does not have the recipe's precision.
+    """
     # The state outlives an Accelerator and would refuse another precision in the same process.
     AcceleratorState._reset_state()
+    precision = recipe.precision
+    if precision == "fp16" and not torch.accelerator.is_available():
+        if not measuring:
+            raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
+        precision = "fp32"
     return Accelerator(
-        mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
+        mixed_precision="no" if precision == "fp32" else precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
     )
 

@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lambdanets.files import read_csv, write_csv
+from lambdanets.files import write_csv
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.loaders import measuring_loader, training_loader
 from lambdanets.training.display.plots import plot_curves
@@ -27,6 +27,7 @@ from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import save_weights
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.schema import read_metrics
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20
@@ -115,14 +116,14 @@ class Trainer:
         """Goes back to the last finished epoch that the run has stored."""
         self.epoch = load_checkpoint(self.accelerator, self.run.path)
         # Lines behind the checkpoint belong to an epoch that is done again.
-        self.rows = read_csv(self.run.path / "metrics.csv")[: self.epoch]
+        self.rows = read_metrics(self.run.path / "metrics.csv", self.epoch)
         self.scheduler.step_update(self.epoch * len(self.loader))
 
     def fit(self, progress: TrainingProgress, stop: StopSignal) -> bool:
         """Trains to the last epoch or until ``stop``.
 
         Returns:
-            Whether the last epoch was finished.
+            True if the last epoch was finished.
 
         Raises:
             TrainingDivergedError: the loss became NaN or infinite.
@@ -154,7 +155,7 @@ class Trainer:
                 self._draw()
 
     def _any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
+        """True if the flag is set on any process."""
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
         return bool(total.item() > 0)
 

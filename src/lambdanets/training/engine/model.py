@@ -16,10 +16,17 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.names import unknown_name
 
+_SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+def names_weights(name: str) -> bool:
+    """True for a model's name that says where its weights lie: ``local-dir:FOLDER`` or ``hf-hub:NAME``."""
+    return name.lower().startswith(_SOURCES)
+
 
 def check_model_name(name: str) -> None:
     """Raises a ValueError with the nearest names if timm's registry does not have the model."""
-    if not timm.is_model(name) and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if not timm.is_model(name) and not names_weights(name):
         ours = timm.list_models(module="lambda_resnet")
         raise unknown_name("model", name, timm.list_models(), "timm.list_models() lists them all.", examples=ours)
 
@@ -33,10 +40,11 @@ def build_model(
     drop_path_rate: float = 0.0,
     **kwargs: Any,
 ) -> nn.Module:
-    """A model from timm's registry, with random weights from torch's generator.
+    """A model of timm's registry with random weights from torch's generator, or one that is read with its weights.
 
     Args:
-        name: the model's name.
+        name: the model's name in the registry; or ``local-dir:FOLDER`` or ``hf-hub:NAME``, whose weights are loaded
+            too. Where these have another number of classes the classifier is new, with random weights.
         num_classes: outputs of the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
@@ -44,16 +52,22 @@ def build_model(
         **kwargs: further arguments of the model.
 
     Raises:
-        ValueError: there is no such model, or it does not take these arguments.
+        ValueError: there is no such model, it does not take these arguments, or its weights cannot be loaded.
     """
     check_model_name(name)
     # Not every model takes the drop rates, so they are passed only where they are wanted.
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     given = {key: value for key, value in rates.items() if value} | kwargs
+    loads = names_weights(name)
     try:
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **given)
+        return timm.create_model(name, pretrained=loads, num_classes=num_classes, in_chans=in_chans, **given)
     except TypeError as error:
         raise ValueError(f"the model {name!r} cannot be made with {given!r}: {error}") from error
+    except Exception as error:
+        if not loads:
+            raise
+        # A missing folder, file or network, a damaged file, weights of another model: each fails in its own way.
+        raise ValueError(f"the model {name!r} and its weights cannot be loaded: {error}") from error
 
 
 def build_model_for_size(
@@ -185,11 +199,19 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
         if name not in weights or weights[name].shape != tensor.shape
     ]
     wrong += [f"{name} is unknown" for name in weights if name not in expected]
+    wrong += [
+        f"{name} has numbers of type {weights[name].dtype}, not {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].dtype != tensor.dtype
+    ]
     if wrong:
         raise ValueError(
             f"the weights {path} do not fit the model: {'; '.join(wrong[:3])}"
             f"{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         )
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise ValueError(f"the weights {path} have numbers that are not finite, in {', '.join(broken[:3])}")
     model.load_state_dict(weights)
 
 

@@ -1,6 +1,6 @@
 """The recipes that come with the package, one file each.
 
-Every file opens with its command and what it was measured to reach; ``RECIPE`` is what it consists of.
+Every file opens with its command and the accuracy that was measured; ``RECIPE`` holds its choices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from lambdanets.training.recipes.recipe import Recipe
 
 def list_recipes() -> list[str]:
     """The names of all recipes."""
-    return sorted(module.name.replace("_", "-") for module in iter_modules(__path__))
+    names = {module.name.replace("_", "-") for module in iter_modules(__path__)}
+    return sorted(names - {"recipe"})  # the module of the class itself
 
 
 def get_recipe(name: str) -> Recipe:

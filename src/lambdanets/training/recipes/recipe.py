@@ -1,19 +1,34 @@
-"""What a training is made of, as plain values: a ``Recipe`` can be written to JSON and read back."""
+"""The choices of one training as plain values; a ``Recipe`` can be written to JSON and read back."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from lambdanets.training.rules import (
+    Rule,
+    check_attributes,
+    each,
+    maybe,
+    model_arguments,
+    number,
+    one_of,
+    refuse,
+    text,
+    whole,
+)
 
 CROPS = ("none", "padded", "resized")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{name} is {value!r}; {remedy}")
+# Sizes above these are mistakes, not choices: no machine could hold them.
+MAX_IMAGE_SIZE = 8192
+MAX_SEED = 2**31 - 1
+_MAX_WORKERS = 256
 
 
 @dataclass(frozen=True)
@@ -40,19 +55,9 @@ class Augmentation:
     auto_augment: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", tuple(self.scale))
-        _require(self.crop in CROPS, "crop", self.crop, f"use one of {', '.join(CROPS)}")
-        _require(self.padding >= 0, "padding", self.padding, "use zero or more pixels")
-        _require(
-            len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] <= 1,
-            "scale",
-            self.scale,
-            "use two shares of the area, 0 < smallest <= largest <= 1",
-        )
-        _require(0 <= self.rotation <= 180, "rotation", self.rotation, "use 0 to 180 degrees")
-        for name in ("horizontal_flip", "random_erasing"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, name, value, "use a probability from 0 to 1")
+        if isinstance(self.scale, list):
+            object.__setattr__(self, "scale", tuple(self.scale))
+        check_attributes(self, _AUGMENTATION)
 
 
 @dataclass(frozen=True)
@@ -113,27 +118,7 @@ class Recipe:
     cpu_threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 1, name, value, "use an integer from 1")
-        for name in ("workers", "warmup_epochs", "seed"):
-            value = getattr(self, name)
-            _require(isinstance(value, int) and value >= 0, name, value, "use an integer from 0")
-        for name in ("image_size", "lr_batch_size", "cpu_threads"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "use an integer from 1")
-        for name in ("lr", "weight_decay"):
-            value = getattr(self, name)
-            _require(0 <= value < float("inf"), name, value, "use a finite number from 0")
-        for name in ("label_smoothing", "drop_rate", "drop_path_rate"):
-            value = getattr(self, name)
-            _require(0 <= value < 1, name, value, "use a number from 0 to below 1")
-        _require(0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "use a share above 0, up to 1")
-        decay = self.ema_decay
-        _require(decay is None or 0 < decay < 1, "ema_decay", decay, "use a number between 0 and 1, or None")
-        clip = self.clip_grad
-        _require(clip is None or clip > 0, "clip_grad", clip, "use a number above 0, or None")
-        _require(self.precision in PRECISIONS, "precision", self.precision, f"use one of {', '.join(PRECISIONS)}")
+        check_attributes(self, _RECIPE)
 
     @property
     def scaled_lr(self) -> float:
@@ -156,8 +141,69 @@ class Recipe:
             ValueError: for a field that recipes do not have, or one that is missing.
         """
         values = dict(fields)
+        augmentation = values.get("augmentation", {})
+        if not isinstance(augmentation, Mapping):
+            raise refuse(augmentation, "augmentation", "use an object with the fields of an augmentation")
         try:
-            values["augmentation"] = Augmentation(**values.get("augmentation", {}))
+            try:
+                values["augmentation"] = Augmentation(**augmentation)
+            except ValueError as error:
+                raise ValueError(f"augmentation.{error}") from error
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"a recipe does not read: {error}; was it written by another version?") from error
+
+
+def _scale(value: object, name: str) -> None:
+    try:
+        each(number(0, 1, "", above=True), least=2)(value, name)
+        fits = len(value) == 2 and value[0] <= value[1]  # type: ignore[arg-type, index]
+    except ValueError:
+        fits = False
+    if not fits:
+        raise refuse(value, name, "use two shares of the area, 0 < smallest <= largest <= 1")
+
+
+def _augmentation(value: object, name: str) -> None:
+    if not isinstance(value, Augmentation):
+        raise refuse(value, name, "use an Augmentation")
+
+
+_share = number(0, 1, "use a number from 0 to below 1", below=True)
+_probability = number(0, 1, "use a probability from 0 to 1")
+_positive = number(0, math.inf, "use a finite number from 0")
+_AUGMENTATION: dict[str, Rule] = {
+    "crop": one_of(CROPS),
+    "padding": whole(0, MAX_IMAGE_SIZE),
+    "scale": _scale,
+    "horizontal_flip": _probability,
+    "rotation": number(0, 180, "use 0 to 180 degrees"),
+    "random_erasing": _probability,
+    "auto_augment": maybe(text),
+}
+_RECIPE: dict[str, Rule] = {
+    "name": text,
+    "model": text,
+    "data": maybe(text),
+    "model_kwargs": model_arguments,
+    "image_size": maybe(whole(1, MAX_IMAGE_SIZE)),
+    "crop_pct": number(0.05, 1, "use a share from 0.05 to 1"),
+    "epochs": whole(1, 10**6),
+    "batch_size": whole(1, 10**6),
+    "optimizer": text,
+    "lr": _positive,
+    "lr_batch_size": maybe(whole(1, 10**6)),
+    "momentum": _share,
+    "weight_decay": _positive,
+    "warmup_epochs": whole(0, 10**6),
+    "label_smoothing": _share,
+    "clip_grad": maybe(number(0, math.inf, "use a number above 0, or None", above=True)),
+    "ema_decay": maybe(number(0, 1, "use a number between 0 and 1, or None", above=True, below=True)),
+    "drop_rate": _share,
+    "drop_path_rate": _share,
+    "augmentation": _augmentation,
+    "seed": whole(0, MAX_SEED),
+    "precision": one_of(PRECISIONS),
+    "workers": whole(0, _MAX_WORKERS),
+    "cpu_threads": maybe(whole(1, 1024)),
+}

@@ -1,17 +1,25 @@
-"""Measuring a finished run on images it has not learnt from."""
+"""Measure a finished run on images that it has not learnt from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
 
 from lambdanets.files import check_folder, write_csv, write_json
-from lambdanets.training.data import load_data
+from lambdanets.training.data import FileImages
+from lambdanets.training.data.exam import Exam, load_exam
+from lambdanets.training.data.inspection import inspect_images
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.loaders import check_parallel, measuring_loader
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.fit import computing_threads, make_accelerator
 from lambdanets.training.engine.metrics import Scores, measure
+from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
+from lambdanets.training.runs.split import seen_in_training, stored_data
 
 
 @dataclass(frozen=True)
@@ -19,20 +27,34 @@ class Evaluation:
     """Scores and where they were written.
 
     Attributes:
-        part: ``"test"`` or ``"validation"``.
+        part: the part of the data: ``"test"``, ``"validation"``, ``"train"``, or ``"all"`` where the data have no parts.
         spec: the data.
+        source: what was scored, in words: number of images, part and data.
         scores: loss, accuracies and confusion matrix.
         mistakes: the most frequent ones as (true class, predicted class, images).
         files: what was written.
         main_process: False on all processes but one of a parallel evaluation.
+        notes: sentences for the user: what of the data was left out, and whether the run has seen the images before.
     """
 
     part: str
     spec: str
+    source: str
     scores: Scores
     mistakes: list[tuple[str, str, int]]
     files: list[Path]
     main_process: bool
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores and where they come from, for JSON."""
+        return {
+            "data": self.spec,
+            "part": self.part,
+            "source": self.source,
+            **self.scores.to_dict(),
+            "notes": list(self.notes),
+        }
 
 
 def evaluate_run(
@@ -43,64 +65,100 @@ def evaluate_run(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Evaluation:
-    """Measures a run's best weights on the test images (on the validation images where there is no test).
+    """Measures a run's best weights on images that it has not learnt from.
+
+    Without ``data``, and with the run's own data, these are the test images of the split that is stored with the run
+    (the validation images where it has no test images). Other data are a source of their own, of which nothing is held
+    back: their test part if they have one (a folder ``test/``, a reader's test split), else their validation part, else
+    all of their images, any number for each class. Classes are matched by name.
 
     Writes ``evaluation.json``, ``confusion.csv`` and ``confusion.png``.
 
     Args:
         path: the run folder.
-        data: data with the same classes. Default: the data of the run.
+        data: a data specification, see ``lambdanets.training.data``. Default: the data of the run.
         output: folder for the files. Default: the run folder.
         batch_size: images a step. Default: that of the training.
         workers: processes that read images. Default: as in the training.
 
     Returns:
-        The scores.
+        The scores, and what they are the scores of.
 
     Raises:
         FileNotFoundError: the run, its weights or the data are missing.
-        ValueError: they are damaged or do not belong together.
+        ValueError: they are damaged or changed, or the data have a class that the run does not have.
     """
     run = Run.open(path)
     batch_size = run.recipe.batch_size if batch_size is None else batch_size
     workers = run.recipe.workers if workers is None else workers
+    whole(1, 10**6)(batch_size, "batch_size")
+    whole(0, 256)(workers, "workers")
     folder = run.path if output is None else Path(output)
     check_folder(folder)
-    images = load_data(data or run.data_spec, batch_size=batch_size)
-    run.check_classes(images.class_names, images.spec)
-    part, held_out = images.held_out
-    accelerator = make_accelerator(run.recipe)
-    check_parallel(accelerator, images, batch_size)
+    exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
+    accelerator = make_accelerator(run.recipe, measuring=True)
+    check_parallel(accelerator, exam.images, exam.spec, batch_size)
     model = run.load_model().to(accelerator.device)
-    loader = measuring_loader(accelerator, held_out, run.transform, batch_size, workers)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    loader = measuring_loader(accelerator, exam.images, run.transform, batch_size, workers)
     with computing_threads(run.recipe):
         scores = measure(accelerator, model, loader, len(run.class_names))
-    files = []
-    if accelerator.is_main_process:
-        files = _write(folder, run, part, images.spec, scores)
-    return Evaluation(
-        part=part,
-        spec=images.spec,
+    word = "" if exam.part == "all" else f"{exam.part} "
+    evaluation = Evaluation(
+        part=exam.part,
+        spec=exam.spec,
+        source=f"{count(scores.images, f'{word}image', f'{word}images')} of {exam.spec}",
         scores=scores,
         mistakes=frequent_mistakes(scores.confusion.numpy(), run.class_names, 5),
-        files=files,
+        files=[folder / name for name in ("evaluation.json", "confusion.csv", "confusion.png")],
         main_process=accelerator.is_main_process,
+        notes=exam.notes + _count_again(exam, scores),
     )
+    if accelerator.is_main_process:
+        _write(run, evaluation)
+    return evaluation
 
 
-def _write(folder: Path, run: Run, part: str, spec: str, scores: Scores) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    names, confusion = run.class_names, scores.confusion.numpy()
-    files = [folder / "evaluation.json", folder / "confusion.csv", folder / "confusion.png"]
-    write_json(
-        files[0],
-        {"run": str(run.path), "data": spec, "part": part, **scores.to_dict(), "versions": versions()},
-    )
+def _own_images(run: Run) -> Exam:
+    part = "test" if "test" in run.config["data"].get("images", {"test": 0}) else "validation"
+    data = stored_data(run, (part,))
+    part, images = data.held_out
+    return Exam(run.data_spec, part, images, data.notes)
+
+
+def _other_images(run: Run, data: str, batch_size: int) -> Exam:
+    exam = load_exam(data, run.class_names, batch_size=batch_size)
+    if exam.spec == run.data_spec:
+        own = _own_images(run)
+        note = f"{data} is what the run was trained on: its own {own.part} images are scored, not all."
+        return Exam(own.spec, own.part, own.images, (note, *own.notes))
+    notes = exam.notes
+    if isinstance(exam.images, FileImages):
+        inspect_images([exam.images])
+        notes += seen_in_training(run, exam.images)
+    return Exam(exam.spec, exam.part, exam.images, notes)
+
+
+def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:
+    """Nothing is left out: as many images are scored as there are. A stream can announce another number than it gives."""
+    announced = len(exam.images)
+    if scores.images == announced:
+        return ()
+    if isinstance(exam.images, IterableDataset):
+        return (f"{exam.spec} announces {announced:,} images, and {scores.images:,} could be read.",)
+    raise RuntimeError(f"{scores.images:,} images were scored of {announced:,}; this is a fault of lambdanets")
+
+
+def _write(run: Run, evaluation: Evaluation) -> None:
+    names, scores = run.class_names, evaluation.scores
+    confusion = scores.confusion.numpy()
+    write_json(evaluation.files[0], {"run": str(run.path), **evaluation.to_dict(), "versions": versions()})
     rows = [
         {"true class": name, **dict(zip(names, line.tolist(), strict=True))}
         for name, line in zip(names, confusion, strict=True)
     ]
-    write_csv(files[1], rows)
-    title = f"{run.recipe.model}: {scores.top1:.2%} of {scores.images:,} {part} images right"
-    plot_confusion(files[2], confusion, names, title)
-    return files
+    write_csv(evaluation.files[1], rows)
+    word = "" if evaluation.part == "all" else f"{evaluation.part} "
+    title = f"{run.recipe.model}: {scores.top1:.2%} of {scores.images:,} {word}images right"
+    plot_confusion(evaluation.files[2], confusion, names, title)

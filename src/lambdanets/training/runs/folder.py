@@ -1,8 +1,7 @@
-"""The folder of one training: what was done, what came out, and the weights."""
+"""The folder of one training: its choices, its split, its results and its weights."""
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,8 +17,9 @@ from lambdanets.training.data import ImageData
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.runs.schema import FORMAT, read_config
+from lambdanets.training.runs.split import fingerprints, write_split
 
-_FORMAT = 1
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 _ADVICE = "Give a folder that `lambdanets train` wrote"
 
@@ -50,8 +50,8 @@ def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
 class Run:
     """One run folder.
 
-    The files in it: ``config.json`` (recipe, data, input transform, class names, versions), ``metrics.csv``
-    (a line an epoch), ``tensorboard/``, ``curves.png``, ``best.safetensors`` (highest validation accuracy),
+    The files in it: ``config.json`` (recipe, data, input transform, class names, versions), ``split.csv`` (the images
+    of each part, for data in files), ``metrics.csv`` (a line an epoch), ``tensorboard/``, ``curves.png``, ``best.safetensors`` (highest validation accuracy),
     ``last.safetensors``, ``result.json``, ``samples/`` (some test images), and, while a training is not
     finished, ``checkpoint/``.
 
@@ -65,27 +65,31 @@ class Run:
         self.config = config
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, data: ImageData, transform: InputTransform) -> Run:
+    def create(
+        cls, path: Path, recipe: Recipe, data: ImageData, transform: InputTransform, weights: str | None = None
+    ) -> Run:
         """Starts a run folder.
 
         Args:
             path: must not exist, or be an empty folder.
             recipe: the training's choices.
             data: the data's specification, class names and sizes are stored.
-            transform: how images become inputs.
+            transform: the steps from images to inputs.
+            weights: the name of the weights that the training starts from; None for random ones.
 
         Raises:
             ValueError: ``path`` has content already, or is a file.
         """
         check_new(path)
         path.mkdir(parents=True, exist_ok=True)
-        parts = {"train": data.train, "validation": data.validation, "test": data.test}
-        config = {
-            "format": _FORMAT,
+        write_split(path, data)
+        config: dict[str, Any] = {
+            "format": FORMAT,
             "model": {"name": recipe.model, "kwargs": dict(recipe.model_kwargs)},
             "data": {
                 "spec": data.spec,
-                "images": {name: len(part) for name, part in parts.items() if part is not None},
+                "images": {name: len(part) for name, part in data.parts.items()},
+                "fingerprints": fingerprints(data),
             },
             "input": transform.to_dict(),
             "class_names": list(data.class_names),
@@ -93,6 +97,8 @@ class Run:
             "seed": recipe.seed,
             "versions": versions(),
         }
+        if weights is not None:
+            config["model"]["weights"] = weights
         write_json(path / "config.json", config)
         return cls(path, config)
 
@@ -102,7 +108,7 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no such folder, or it lacks ``config.json``.
-            ValueError: it is no folder, or ``config.json`` is damaged.
+            ValueError: it is no folder, or ``config.json`` is damaged or not what a training writes.
         """
         path = Path(path)
         if not path.exists():
@@ -110,21 +116,9 @@ class Run:
         if not path.is_dir():
             raise ValueError(f"the run folder {path} is a file. {_ADVICE}{_others(path)}.")
         file = path / "config.json"
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}.")
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}. {_ADVICE}.") from error
-        needed = ("format", "model", "data", "input", "class_names", "recipe")
-        missing = [key for key in needed if not isinstance(config, dict) or key not in config]
-        if missing:
-            raise ValueError(f"{file} is not a run's configuration: {', '.join(missing)} missing. {_ADVICE}.")
-        if config["format"] != _FORMAT:
-            raise ValueError(
-                f"{file} has format {config['format']!r}; this version of lambdanets reads format {_FORMAT}"
-            )
-        return cls(path, config)
+        return cls(path, read_config(file))
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -133,7 +127,7 @@ class Run:
 
     @cached_property
     def transform(self) -> InputTransform:
-        """How images become inputs."""
+        """The steps from images to inputs."""
         return InputTransform.from_dict(self.config["input"])
 
     @property
@@ -154,14 +148,18 @@ class Run:
     def new_model(self) -> nn.Module:
         """The run's model with random weights."""
         recipe = self.recipe
-        return build_model(
-            self.config["model"]["name"],
-            num_classes=len(self.class_names),
-            in_chans=self.transform.channels,
-            drop_rate=recipe.drop_rate,
-            drop_path_rate=recipe.drop_path_rate,
-            **self.config["model"]["kwargs"],
-        )
+        try:
+            return build_model(
+                self.config["model"]["name"],
+                num_classes=len(self.class_names),
+                in_chans=self.transform.channels,
+                drop_rate=recipe.drop_rate,
+                drop_path_rate=recipe.drop_path_rate,
+                **self.config["model"]["kwargs"],
+            )
+        # Models refuse arguments that they do not take in their own ways.
+        except Exception as error:
+            raise ValueError(f"{self.path / 'config.json'}: the model cannot be made: {error}") from error
 
     def load_model(self, weights: str = "best") -> nn.Module:
         """The run's model with trained weights, ready for inference.

@@ -1,0 +1,143 @@
+"""Images to evaluate a model on, from any source: all that the source holds for the purpose, and nothing is split.
+
+One rule says which images are scored:
+
+1. a source with a test part: that part;
+2. else, a source with a validation part: that part;
+3. else, all images of the source.
+
+Labels are matched to the model's classes by name. A source may lack classes of the model; one that has others is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambdanets.names import unknown_name
+from lambdanets.training.data.core import ArrayImages
+from lambdanets.training.data.digits import load_digits_images
+from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
+from lambdanets.training.data.folders import LAYOUT, check_data_folder, part_folders, read_classes
+from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, first
+from lambdanets.training.data.load import resolve_data
+from lambdanets.training.data.readers import open_reader_exam
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Labelled images to score a model on.
+
+    Attributes:
+        spec: the data specification, with absolute paths.
+        part: ``"test"``, ``"validation"``, ``"train"``, or ``"all"`` for a source without parts.
+        images: the images; their labels are the model's class indices.
+        notes: sentences for the user about what is left out.
+    """
+
+    spec: str
+    part: str
+    images: Any
+    notes: tuple[str, ...] = ()
+
+
+def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> Exam:
+    """Open the images that ``spec`` offers for an evaluation.
+
+    Args:
+        spec: a data specification, see ``lambdanets.training.data``. A folder may hold class folders, or parts
+            (``test/``, ``val/``) of class folders; with any number of images for each class.
+        class_names: the model's classes, in the order of its outputs.
+        batch_size: a hint for streaming readers.
+
+    Returns:
+        The images by the rule of this module.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing.
+        ValueError: there are no images, or the source has a class that the model does not have.
+    """
+    kind, rest = resolve_data(spec)
+    if kind == "digits":
+        names, images = load_digits_images()
+        return Exam("digits", "all", _relabelled(images, names, class_names, spec))
+    if kind == "fashion-mnist":
+        folder = Path(rest).expanduser() if rest else DEFAULT_FOLDER
+        images = _relabelled(load_test_images(folder), CLASS_NAMES, class_names, spec)
+        return Exam(f"fashion-mnist:{folder.resolve()}", "test", images)
+    if kind == "imagefolder":
+        return _folder(Path(rest or spec).expanduser(), class_names)
+    part, images, names = open_reader_exam(kind, rest, batch_size)
+    images.labels_to = class_indices(names, class_names, spec)
+    return Exam(kind if rest is None else f"{kind}:{rest}", part, images)
+
+
+def class_indices(names: Sequence[str], class_names: Sequence[str], source: str) -> list[int]:
+    """The model's index for each class of a source.
+
+    Raises:
+        ValueError: the model does not have a class; all such are named, with the nearest names for the first.
+    """
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        what = f"{count(len(unknown), 'class', 'classes')} that the model does not have: {first(unknown, 8)}"
+        error = unknown_name("class", unknown[0], class_names)
+        raise ValueError(f"the data {source!r} have {what}. {error}")
+    return [class_names.index(name) for name in names]
+
+
+def _relabelled(images: ArrayImages, names: Sequence[str], class_names: Sequence[str], spec: str) -> ArrayImages:
+    indices = class_indices(names, class_names, spec)
+    images.labels = [indices[label] for label in images.labels]
+    return images
+
+
+def _folder(folder: Path, class_names: Sequence[str]) -> Exam:
+    check_data_folder(folder)
+    part, scored = _scored_folder(folder, class_names)
+    names = class_folders(scored)
+    skipped = beside(scored, names)
+    if scored != folder:
+        skipped += beside(folder, [scored.name])
+    if not names:
+        raise ValueError(
+            f"the folder {scored} has no class folders, and without classes nothing can be scored. {LAYOUT}. "
+            "`lambdanets predict` takes images without classes."
+        )
+    indices = class_indices(names, class_names, str(scored))
+    labels = dict(zip(names, indices, strict=True))
+    images, others = read_classes(scored, names, labels, root=folder, empty=True)
+    if not images.paths:
+        raise ValueError(f"the folder {scored} holds no images in its class folders {first(names, 8)}. Add some.")
+    present = {class_names[label] for label in images.labels}
+    missing = [name for name in class_names if name not in present]
+    notes = describe_skipped(skipped + others, folder)
+    if missing:
+        notes += (f"No images of {count(len(missing), 'class', 'classes')} of the model: {first(missing, 8)}.",)
+    return Exam(f"imagefolder:{folder.resolve()}", part, images, notes)
+
+
+def _scored_folder(folder: Path, class_names: Sequence[str]) -> tuple[str, Path]:
+    """The part that is scored, and the folder that holds its class folders."""
+    names = class_folders(folder)
+    if names and all(name in class_names for name in names):
+        return "all", folder
+    parts = part_folders(folder)
+    if not parts:
+        return "all", folder
+    classes = [name for name in names if name in class_names and folder / name not in parts.values()]
+    if classes:
+        raise ValueError(
+            f"the folder {folder} holds parts ({first([path.name + '/' for path in parts.values()])}) and classes "
+            f"({first(classes, 8)}) side by side; give the folder of those that are meant"
+        )
+    for part in ("test", "validation"):
+        if part in parts:
+            return part, parts[part]
+    raise ValueError(
+        f"the folder {folder} has {parts['train'].name}/ but neither test/ nor val/; give {parts['train']} to score "
+        "the images in it"
+    )

@@ -1,0 +1,152 @@
+"""The image files below a folder, and what else lies there.
+
+A file is an image if its name ends as one of a format that Pillow decodes, in any case. Links are followed. Left out
+are
+
+- hidden files and folders, whose names begin with a dot, and
+- all files of other kinds;
+
+both are counted and named in one line (:func:`describe_skipped`). Files and folders that systems and editors leave
+behind (``LITTER``) are passed over without a word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from timm.utils.misc import natural_key
+
+LITTER = frozenset(
+    {
+        ".ds_store",
+        ".localized",
+        ".directory",
+        ".fseventsd",
+        ".git",
+        ".gitignore",
+        ".gitkeep",
+        ".ipynb_checkpoints",
+        ".spotlight-v100",
+        ".trashes",
+        "$recycle.bin",
+        "@eadir",
+        "__macosx",
+        "__pycache__",
+        "desktop.ini",
+        "ehthumbs.db",
+        "icon\r",
+        "thumbs.db",
+    }
+)
+# Pillow tells these formats by their first bytes but does not decode them.
+_NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG")
+_NAMED = 3
+
+
+def image_extensions() -> frozenset[str]:
+    """The endings of the files that Pillow decodes, in lower case."""
+    Image.init()
+    formats = Image.registered_extensions().items()
+    return frozenset(ending.lower() for ending, name in formats if name in Image.OPEN and name not in _NOT_DECODED)
+
+
+def is_litter(name: str) -> bool:
+    """True for a name that a system or an editor leaves behind; ``._name`` is macOS's second half of a file."""
+    return name.lower() in LITTER or name.startswith("._")
+
+
+@dataclass
+class Listing:
+    """What lies below a folder.
+
+    Attributes:
+        images: image files, in natural order of their paths (2 before 10).
+        skipped: other files, and hidden files and folders, in the order of their paths.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+
+
+def list_images(folder: Path) -> Listing:
+    """The images in a folder and its subfolders.
+
+    Raises:
+        ValueError: a link leads nowhere or to a folder that holds it, or a file's name is not valid Unicode.
+    """
+    found = Listing()
+    _walk(folder, (os.path.realpath(folder),), image_extensions(), found)
+    found.images.sort(key=lambda path: (natural_key(str(path)), str(path)))
+    found.skipped.sort()
+    return found
+
+
+def _walk(folder: Path, above: tuple[str, ...], extensions: frozenset[str], found: Listing) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            check_name(path)
+            if is_litter(entry.name):
+                continue
+            if entry.name.startswith("."):
+                found.skipped.append(path)
+            elif entry.is_dir():
+                real = os.path.realpath(path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+                if real in above:
+                    raise ValueError(f"the link {path} leads to {real}, the folder that it lies in; remove it")
+                _walk(path, (*above, real), extensions, found)
+            elif path.suffix.lower() not in extensions:
+                found.skipped.append(path)
+            elif entry.is_file():
+                found.images.append(path)
+            elif entry.is_symlink() and not path.exists():
+                raise ValueError(f"the image {path} is a link that leads nowhere; remove it, or bring its file back")
+            else:
+                found.skipped.append(path)  # a pipe, a device
+
+
+def check_name(path: Path) -> None:
+    """Raises a ValueError for a name whose bytes are no UTF-8: it could be neither stored nor shown."""
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {os.fsencode(path)!r} is not valid UTF-8; rename it") from None
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders in ``folder``, sorted, without hidden ones and litter."""
+    names = []
+    for entry in os.scandir(folder):
+        if entry.is_dir() and not is_litter(entry.name) and not entry.name.startswith("."):
+            check_name(folder / entry.name)
+            names.append(entry.name)
+    return sorted(names)
+
+
+def beside(folder: Path, read: Sequence[str]) -> list[Path]:
+    """What lies directly in a folder and is neither one of the folders ``read`` nor litter."""
+    names = sorted(os.listdir(folder))
+    return [folder / name for name in names if name not in read and not is_litter(name)]
+
+
+def describe_skipped(skipped: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """The line that counts and names what is left out; none if there is nothing."""
+    if not skipped:
+        return ()
+    names = [path.relative_to(root).as_posix() + ("/" if path.is_dir() else "") for path in sorted(skipped)]
+    return (f"Left out of {root}: {count(len(names), 'file or folder', 'files and folders')}, {first(names)}.",)
+
+
+def count(number: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def first(names: Sequence[str], shown: int = _NAMED) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

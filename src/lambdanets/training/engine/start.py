@@ -1,0 +1,200 @@
+"""What is looked at before a training begins: the data, the batches, the choices, and the weights to start from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import timm.optim
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lambdanets.names import unknown_name
+from lambdanets.training.data import FileImages, ImageData
+from lambdanets.training.data.inspection import describe_copies, inspect_images
+from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.loaders import check_parallel, fewest_in_a_step
+from lambdanets.training.data.transforms import InputTransform
+from lambdanets.training.engine.model import build_model_for_size, names_weights
+from lambdanets.training.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before its training.
+
+    Attributes:
+        model: the model.
+        recipe: the recipe with the model's name and arguments as the registry has them.
+        weights: the name of the weights that were loaded, None for random ones.
+        notes: sentences for the user.
+    """
+
+    model: nn.Module
+    recipe: Recipe
+    weights: str | None
+    notes: tuple[str, ...]
+
+
+def check_choices(recipe: Recipe, transform: InputTransform) -> None:
+    """Raises a ValueError for an optimizer that timm does not know, or an augmentation that cannot be made."""
+    known = [str(name) for name in timm.optim.list_optimizers()]
+    if recipe.optimizer.lower() not in known:
+        raise unknown_name("optimizer", recipe.optimizer, known)
+    try:
+        transform.build_training(recipe.augmentation)
+    except ValueError:
+        raise
+    # timm's policies are refused by assertions.
+    except Exception as error:
+        raise ValueError(f"the augmentation {recipe.augmentation} cannot be made: {error}") from error
+
+
+def check_data(data: ImageData) -> None:
+    """Raises a ValueError for data that nothing can be learnt from: less than two classes, or an empty part."""
+    if len(data.class_names) < 2:
+        raise ValueError(
+            f"the data {data.spec!r} have {count(len(data.class_names), 'class', 'classes')} "
+            f"({first(data.class_names)}); a classifier needs at least 2. Add a folder of images of another class."
+        )
+    for name, part in data.parts.items():
+        if len(part) == 0:
+            raise ValueError(f"the data {data.spec!r} have no {name} images; add some")
+    labels = getattr(data.train, "labels", None)
+    if labels is not None:
+        present = set(labels)
+        missing = [name for index, name in enumerate(data.class_names) if index not in present]
+        if missing:
+            raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
+
+
+def inspect_data(data: ImageData) -> tuple[str, ...]:
+    """Looks at all image files; returns sentences about held-out images that are also training images.
+
+    Raises:
+        ValueError: images cannot be read.
+    """
+    files = [part for part in data.parts.values() if isinstance(part, FileImages)]
+    inspect_images(files)
+    return describe_copies(data)
+
+
+def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> tuple[str, ...]:
+    """Checks that the batches can be shared out; returns a sentence about images that an epoch leaves out.
+
+    Raises:
+        ValueError: the batch size is no multiple of the processes, or the data are a stream for several.
+    """
+    check_parallel(accelerator, data.train, data.spec, recipe.batch_size)
+    images = len(data.train)
+    left = images % recipe.batch_size
+    if images < recipe.batch_size or not left:
+        return ()
+    return (
+        f"Each epoch takes {images - left:,} of the {images:,} training images, in full batches of "
+        f"{recipe.batch_size}; the {left:,} left out are others each time.",
+    )
+
+
+def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform) -> Start:
+    """Makes the model of a recipe, with random weights or with those that its name asks for.
+
+    Raises:
+        ValueError: there is no such model, it does not take the arguments or the size, or its weights cannot be loaded.
+    """
+    with _told_by_timm() as told:
+        model, kwargs = build_model_for_size(
+            recipe.model,
+            transform.image_size,
+            num_classes=len(data.class_names),
+            in_chans=data.channels,
+            drop_rate=recipe.drop_rate,
+            drop_path_rate=recipe.drop_path_rate,
+            **recipe.model_kwargs,
+        )
+    if not names_weights(recipe.model):
+        return Start(model, recipe.override(model_kwargs=kwargs), None, _unused_weights(recipe.model))
+    # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    stored = timm.models.resolve_model_input_args(recipe.model)
+    kwargs = {**stored, **kwargs}
+    for key in ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans"):
+        kwargs.pop(key, None)
+    for key in ("drop_rate", "drop_path_rate"):
+        if getattr(recipe, key):
+            kwargs.pop(key, None)
+    notes = [f"Starts from the weights of {recipe.model}."]
+    if config.get("num_classes") != len(data.class_names):
+        notes.append(
+            f"The classifier for {len(data.class_names)} classes is new, with random weights; that of {recipe.model} "
+            f"was for {config.get('num_classes')}."
+        )
+    changed = recipe.override(model=stored["model_name"], model_kwargs=kwargs)
+    return Start(model, changed, recipe.model, (*notes, *told))
+
+
+def _unused_weights(name: str) -> tuple[str, ...]:
+    tag = name.partition(".")[2]
+    if not tag:
+        return ()
+    return (
+        f"The weights {tag!r} that {name} names are not loaded: the training starts from random ones. "
+        f"--model hf-hub:timm/{name} loads weights of that name from the Hugging Face Hub.",
+    )
+
+
+@contextmanager
+def _told_by_timm() -> Iterator[list[str]]:
+    """Collects timm's log while it loads weights: parameters that it leaves random, weights that have no place."""
+    told: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.levelno >= logging.WARNING or message.startswith("Missing keys"):
+                told.append(f"timm: {message}")
+
+    logger, handler = logging.getLogger("timm.models"), Collect()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def check_training_step(model: nn.Module, recipe: Recipe, data: ImageData, size: int, processes: int) -> None:
+    """Tries the model in training mode on the smallest batch that one process can get; nothing of it is kept.
+
+    Raises:
+        ValueError: the model cannot train on such a batch, as one with batch-norm on one image of one position.
+    """
+    images = fewest_in_a_step(len(data.train), recipe.batch_size, processes)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(torch.zeros(min(images, 2), data.channels, size, size))
+    except Exception as error:
+        if images > 1:
+            raise ValueError(f"the model {recipe.model!r} cannot train on images of {size} pixels: {error}") from error
+        raise ValueError(
+            f"batch_size is {recipe.batch_size} for {len(data.train):,} training images on "
+            f"{count(processes, 'process', 'processes')}, so that a step has 1 image in a process, and the model "
+            f"{recipe.model!r} needs 2 or more there to train ({error}); give a larger --batch-size or more images"
+        ) from error
+    finally:
+        model.train(training)
+        for name, buffer in model.named_buffers():
+            if name in buffers:  # not one that the model makes on its first images
+                buffer.copy_(buffers[name])

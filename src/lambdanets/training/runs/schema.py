@@ -1,0 +1,154 @@
+"""The files of a run folder as input: each is checked whole when it is read, against what a training writes.
+
+``CONFIG`` describes ``config.json``. The recipe and the input transform in it check themselves, by the rules that stand
+beside their fields. A run folder may come from a stranger, so it can name neither commands nor addresses nor weights: the
+data it names are of this machine or a data set's name, its model is of timm's registry, and none of the model's arguments
+names a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import timm
+
+from lambdanets.files import read_csv, read_json
+from lambdanets.training.data.load import resolve_data
+from lambdanets.training.data.transforms import InputTransform
+from lambdanets.training.recipes.recipe import MAX_SEED, Recipe
+from lambdanets.training.rules import Rule, each, entries, fields, model_arguments, number, refuse, text, whole
+
+FORMAT = 1
+METRICS = (
+    "epoch",
+    "train_loss",
+    "train_top1",
+    "learning_rate",
+    "images_per_second",
+    "seconds",
+    "validation_loss",
+    "validation_top1",
+    "validation_top5",
+)
+
+
+def _registered(value: object, name: str) -> None:
+    text(value, name)
+    if not timm.is_model(str(value)):
+        raise refuse(value, name, "use a name of timm's registry; lambdanets models lists the LambdaResNets")
+
+
+def _data(value: object, name: str) -> None:
+    text(value, name)
+    spec = str(value)
+    kind, _, rest = spec.partition(":")
+    remedy = "a run has digits, fashion-mnist:FOLDER, imagefolder:FOLDER or READER/NAME[:ROOT], of this machine"
+    if kind in ("fashion-mnist", "imagefolder"):
+        if not (PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute()):
+            raise refuse(value, name, f"{remedy}, with a whole path")
+        return
+    if spec != "digits" and "/" not in kind:
+        raise refuse(value, name, remedy)
+    try:
+        resolve_data(spec)
+    except (ValueError, OSError) as error:
+        raise refuse(value, name, f"{remedy} ({error})") from error
+
+
+def _classes(value: object, name: str) -> None:
+    each(text, least=1)(value, name)
+    seen: set[str] = set()
+    for index, word in enumerate(value):  # type: ignore[arg-type, var-annotated]
+        if word in seen:
+            raise refuse(word, f"{name}[{index}]", "no two classes have one name")
+        seen.add(word)
+
+
+def _recipe(value: object, name: str) -> None:
+    _made(Recipe.from_dict, value, name)
+
+
+def _transform(value: object, name: str) -> None:
+    _made(InputTransform.from_dict, value, name)
+
+
+def _made(make: Any, value: object, name: str) -> None:
+    if not isinstance(value, Mapping):
+        raise refuse(value, name, "use an object with its fields")
+    try:
+        make(value)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error
+
+
+_COUNTS = fields(
+    {"train": whole(0), "validation": whole(0), "test": whole(0)}, optional=("train", "validation", "test")
+)
+_MARKS = fields({"train": text, "validation": text, "test": text}, optional=("train", "validation", "test"))
+CONFIG: dict[str, Rule] = {
+    "format": whole(FORMAT, FORMAT),
+    "model": fields({"name": _registered, "kwargs": model_arguments, "weights": text}, optional=("weights",)),
+    "data": fields({"spec": _data, "images": _COUNTS, "fingerprints": _MARKS}, optional=("images", "fingerprints")),
+    "input": _transform,
+    "class_names": _classes,
+    "recipe": _recipe,
+    "seed": whole(0, MAX_SEED),
+    "versions": entries(text),
+}
+_OPTIONAL = ("seed", "versions")
+_ADVICE = "Give a folder that `lambdanets train` wrote"
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The content of a run's ``config.json``.
+
+    Raises:
+        ValueError: the file is damaged, or not what a training writes; the message names file, field and value.
+    """
+    try:
+        config = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{error}. {_ADVICE}.") from error
+    needed = [key for key in CONFIG if key not in _OPTIONAL]
+    missing = [key for key in needed if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise ValueError(f"{file} is not a run's configuration: {', '.join(missing)} missing. {_ADVICE}.")
+    found = config["format"]
+    if found != FORMAT or isinstance(found, bool):
+        raise ValueError(f"{file} has format {_short(found)}; this version of lambdanets reads format {FORMAT}")
+    try:
+        fields(CONFIG, optional=_OPTIONAL)(config, "")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. {_ADVICE}.") from error
+    return config
+
+
+def _short(value: object) -> str:
+    return str(refuse(value, "", "")).removeprefix(" is ").removesuffix("; ")
+
+
+def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
+    """The first ``epochs`` rows of a run's ``metrics.csv``.
+
+    Raises:
+        ValueError: the file is damaged, has fewer rows, or not those that a training writes.
+    """
+    rows: list[dict[str, Any]] = list(read_csv(file)[:epochs])
+    if len(rows) < epochs:
+        raise ValueError(
+            f"{file} has {len(rows)} rows, but {epochs} epochs of this run were finished; bring the whole file back"
+        )
+    finite = number(-1e300, 1e300, "a training writes finite numbers")
+    for epoch, row in enumerate(rows, start=1):
+        if tuple(row) != METRICS:
+            raise ValueError(f"{file} has the columns {', '.join(map(str, row))}, not {', '.join(METRICS)}")
+        if row["epoch"] != epoch:
+            raise ValueError(f"{file}: epoch is {row['epoch']} in row {epoch}; the rows are those of epochs 1, 2, ...")
+        for name, value in row.items():
+            try:
+                finite(value, name)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error} (row {epoch})") from error
+    return rows

@@ -1,0 +1,195 @@
+"""What images of every kind mean: the values that a model gets, pixel by pixel."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lambdanets.training.data import FileImages
+from lambdanets.training.data.readers import ReaderImages
+from lambdanets.training.data.transforms import convert_colours, read_image
+
+
+def values(path, mode="L"):
+    return np.asarray(read_image(path, mode)).tolist()
+
+
+def stroke(mode):
+    """A black pixel, one of half opacity and one that is transparent, whose colour is black too."""
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 128))
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+@pytest.mark.parametrize("stored", ["RGBA", "LA"])
+def test_transparency_lies_over_white(tmp_path, stored):
+    stroke(stored).save(tmp_path / "a.png")
+    assert values(tmp_path / "a.png") == [[0, 127, 255]]
+    assert values(tmp_path / "a.png", "RGB") == [[[0] * 3, [127] * 3, [255] * 3]]
+
+
+def test_transparent_colour_of_a_palette_and_of_plain_images(tmp_path):
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    palette.save(tmp_path / "p.gif", transparency=0)
+    palette.save(tmp_path / "b.png", transparency=b"\x00\xff")
+    for name in ("p.png", "p.gif", "b.png"):
+        assert values(tmp_path / name, "RGB") == [[[255] * 3, [10, 20, 30]]]
+    grey = Image.new("L", (2, 1), 0)
+    grey.putpixel((1, 0), 9)
+    grey.save(tmp_path / "l.png", transparency=0)
+    assert values(tmp_path / "l.png") == [[255, 9]]
+    deep = Image.fromarray(np.array([[0, 65535, 257 * 7]], dtype=np.uint16))
+    deep.save(tmp_path / "i.png", transparency=0)
+    assert values(tmp_path / "i.png") == [[255, 255, 7]]
+    colour = Image.new("RGB", (1, 1), (1, 2, 3))
+    colour.save(tmp_path / "c.png", transparency=(1, 2, 3))
+    assert values(tmp_path / "c.png", "RGB") == [[[255] * 3]]
+
+
+def test_opaque_images_keep_their_values(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4)).astype(np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert values(tmp_path / "a.png", "RGB") == pixels[..., :3].tolist()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bits_are_divided_by_257(tmp_path, order):
+    image = Image.frombytes(
+        "I;16" if order == "<u2" else "I;16B", (4, 1), np.array([0, 257, 300, 65535], order).tobytes()
+    )
+    image.save(tmp_path / "a.tif")
+    assert Image.open(tmp_path / "a.tif").mode == image.mode
+    assert values(tmp_path / "a.tif") == [[0, 1, 1, 255]]
+    assert values(tmp_path / "a.tif", "RGB") == [[[0] * 3, [1] * 3, [1] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [([0, 1, 128, 255], [0, 1, 128, 255]), ([0, 257, 32768, 65535], [0, 1, 128, 255]), ([0, 0, 0, 256], [0, 0, 0, 1])],
+)
+def test_32_bit_integers_by_their_range(tmp_path, stored, expected):
+    Image.fromarray(np.array([stored], np.int32)).save(tmp_path / "a.tif")
+    assert values(tmp_path / "a.tif") == [expected]
+
+
+def test_16_bit_greymaps_are_16_bits_even_if_dark(tmp_path):
+    """Pillow opens them as 32-bit integers."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 65535\n" + np.array([0, 200, 255], ">u2").tobytes())
+    assert values(tmp_path / "a.pgm") == [[0, 1, 1]]
+
+
+def test_floats_from_0_to_1(tmp_path):
+    Image.fromarray(np.array([[0, 0.2, 0.5, 1]], np.float32)).save(tmp_path / "a.tiff")
+    assert values(tmp_path / "a.tiff") == [[0, 51, 128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[0, 1.5]], np.float32), r"mode F has values from 0 to 1\.5"),
+        (np.array([[-0.1, 1]], np.float32), r"mode F has values from -0\.1 to 1"),
+        (np.array([[0, 255]], np.float32), "mode F has values from 0 to 255; scale floats"),
+        (np.array([[0, np.nan]], np.float32), "mode F has values from nan to nan"),
+        (np.array([[0, np.inf]], np.float32), "mode F has values from 0 to inf"),
+        (np.array([[0, 65536]], np.int32), "mode I has values from 0 to 65536; scale integers"),
+        (np.array([[-1, 3]], np.int32), "mode I has values from -1 to 3"),
+    ],
+)
+def test_numbers_without_a_rule_are_refused_by_name(tmp_path, array, message):
+    Image.fromarray(array).save(tmp_path / "strange.tif")
+    for mode in ("L", "RGB"):
+        with pytest.raises(ValueError, match=rf"strange\.tif cannot be read: {message}"):
+            read_image(tmp_path / "strange.tif", mode)
+
+
+@pytest.mark.parametrize("stored", ["YCbCr", "CMYK", "HSV", "LAB", "1", "PA", "RGBX"])
+def test_other_colours(stored):
+    red = Image.new("RGB", (1, 1), (255, 0, 0) if stored not in ("1", "LAB") else (255, 255, 255))
+    if stored == "LAB":
+        image = Image.new("LAB", (1, 1), (255, 128, 128))
+    else:
+        image = (red.convert("P") if stored == "PA" else red).convert(stored)
+    expected = 255 if stored in ("1", "LAB") else 76
+    assert abs(np.asarray(convert_colours(image, "L")).item() - expected) <= 2
+    assert convert_colours(image, "RGB").mode == "RGB"
+
+
+def test_cmyk_photograph(tmp_path):
+    Image.new("RGB", (8, 8), (200, 100, 50)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert Image.open(tmp_path / "a.jpg").mode == "CMYK"
+    assert np.abs(np.asarray(read_image(tmp_path / "a.jpg", "RGB")) - np.array([200, 100, 50])).max() <= 3
+
+
+def test_first_image_of_an_animation(tmp_path):
+    frames = [Image.new("L", (2, 2), value) for value in (40, 200)]
+    for name in ("a.gif", "a.tif", "a.png", "a.webp"):
+        extra = {"lossless": True} if name.endswith("webp") else {}
+        frames[0].convert("RGB" if extra else "L").save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **extra
+        )
+        assert values(tmp_path / name)[0][0] == 40, name
+
+
+@pytest.mark.parametrize("depth", ["L", "I;16", "RGBA", "F"])
+def test_orientation_of_every_kind(tmp_path, depth):
+    array = {
+        "L": np.array([[10], [20]], np.uint8),
+        "I;16": np.array([[2570], [5140]], np.uint16),
+        "RGBA": np.array([[[10] * 3 + [255]], [[20] * 3 + [255]]], np.uint8),
+        "F": np.array([[10], [20]], np.float32) / 255,
+    }[depth]
+    image = Image.fromarray(array)
+    exif = image.getexif()
+    exif[0x0112] = 3  # turn by 180 degrees
+    path = tmp_path / ("a.tif" if depth == "F" else "a.png")
+    image.save(path, exif=exif)
+    assert values(path) == [[20], [10]]
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is no regular file but a pipe"):
+        read_image(tmp_path / "a.png", "L")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(FileNotFoundError, match=r"b\.png is a link that leads nowhere"):
+        read_image(tmp_path / "b.png", "L")
+
+
+class HuggingFaceLike:
+    """As timm's reader: open files by index; its data set would skip the second one."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def __getitem__(self, index):
+        return io.BytesIO(self.files[index]), index
+
+    def filename(self, index):
+        return f"image-{index}.png"
+
+
+def test_readers_go_through_the_same_conversion(tmp_path):
+    buffer = io.BytesIO()
+    stroke("RGBA").save(buffer, "PNG")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+
+    class Base:
+        reader = HuggingFaceLike([buffer.getvalue(), buffer.getvalue()[:45]])
+
+        def __len__(self):
+            return 2
+
+    images = ReaderImages(Base(), [0, 1])
+    image, label = images[0]
+    assert (np.asarray(image).tolist(), label) == (values(tmp_path / "a.png", "RGB"), 0)
+    assert np.asarray(FileImages([tmp_path / "a.png"], [0])[0][0]).tolist() == np.asarray(image).tolist()
+    with pytest.raises(ValueError, match=r"1 of HuggingFaceLike \(image-1\.png\) cannot be read"):
+        images[1]
