@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -105,9 +105,14 @@ def naming_failed_writes(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {error}. Is the disk full?") from error
 
 
+def _open_text(path: Path) -> TextIO:
+    # A file's name that is not UTF-8 holds lone surrogates, which have no encoding; JSON reads their escapes back.
+    return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path``, all of it or nothing."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, _open_text(temporary) as file:
         file.write(text)
         file.flush()
         # Without this a power cut may keep the new name and lose the content. A pipe cannot be synced.

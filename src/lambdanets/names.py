@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+__all__ = ["did_you_mean", "nearest_names", "unknown_name"]
+
+
+def nearest_names(name: object, known: Collection[str], count: int = 3) -> list[str]:
+    """Return the known names that a misspelt one is most like, the nearest first; [] if none is like it."""
+    return difflib.get_close_matches(str(name), sorted(known), n=count, cutoff=0.5)
+
+
+def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None) -> str:
+    """Return the end of an error's message: the nearest names as a question.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+        otherwise: what to say if none is near. Default: the first dozen of the known names.
+    """
+    near = nearest_names(name, known)
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    if otherwise is not None:
+        return otherwise
+    first = sorted(known)[:12]
+    return f"known are {', '.join(first)}{', ...' if len(first) < len(known) else ''}"
 
 
 def unknown_name(
@@ -21,7 +45,7 @@ def unknown_name(
     Returns:
         A ``ValueError`` to raise.
     """
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    near = nearest_names(name, known, count=4)
     if near:
         hint = f"Did you mean {' or '.join(repr(match) for match in near)}?"
     else:

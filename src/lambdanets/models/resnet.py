@@ -18,8 +18,9 @@ from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 from lambdanets.layers.registry import LAYERS, layer_classes
-from lambdanets.models.options import check_lambda_args, check_options, nearest
+from lambdanets.models.options import check_lambda_args, check_options
 from lambdanets.models.placement import format_placement, place_blocks
+from lambdanets.names import did_you_mean
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
 
@@ -174,7 +175,7 @@ class LambdaResNet(ResNet):
     ) -> None:
         for name in kwargs:
             if name not in _KNOWN:
-                raise TypeError(f"{type(self).__name__} has no argument {name!r}; {nearest(name, _KNOWN)}")
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}; {did_you_mean(name, _KNOWN)}")
         if len(layers) != 4:
             raise ValueError(f"layers must be four numbers of blocks, one a stage, got {layers!r}")
         if stem_stride not in (None, 1, 2):

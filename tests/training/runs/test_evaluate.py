@@ -112,7 +112,9 @@ def test_unreadable_image_of_the_exam_is_told_before_work(trained, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("workers", -1), ("workers", 10000)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("workers", -1), ("workers", 10000)]
+)
 def test_choices_out_of_range(trained, tmp_path, name, value):
     with pytest.raises(ValueError, match=f"^{name} is {value}; use an integer"):
         evaluate_run(trained.run.path, output=tmp_path, **{name: value})

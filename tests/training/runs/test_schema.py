@@ -57,7 +57,10 @@ BAD = [
     *(("recipe.seed", value) for value in [2**32, -1, None, "0"]),
     *(("recipe.lr", value) for value in [None, "1", [], -1, 10**400, True]),
     *(("recipe.precision", value) for value in [None, 3, ["fp32"], "fp8"]),
-    *(("recipe.augmentation", value) for value in [None, 3, [], "crop", {"crop": 1}, {"scale": 3}, {"scale": [None, 1]}]),
+    *(
+        ("recipe.augmentation", value)
+        for value in [None, 3, [], "crop", {"crop": 1}, {"scale": 3}, {"scale": [None, 1]}]
+    ),
     *(("recipe.colour", value) for value in [1]),
     *(("recipe", value) for value in [None, [], 3, "x", {}]),
     *(("input", value) for value in [None, [], 3, "x", {}]),
@@ -110,7 +113,10 @@ def test_data_that_no_training_writes(run, tmp_path, spec):
     assert repr(spec) in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ["fashion-mnist:/a b|c", "imagefolder:/x", "imagefolder:C:\\x", "hfds/a/b-c.d", "wds/:/x", "torch/cifar10:data"])
+@pytest.mark.parametrize(
+    "spec",
+    ["fashion-mnist:/a b|c", "imagefolder:/x", "imagefolder:C:\\x", "hfds/a/b-c.d", "wds/:/x", "torch/cifar10:data"],
+)
 def test_data_that_a_training_writes(run, tmp_path, spec):
     assert read_config(write(tmp_path, changed(run.config, "data.spec", spec)))["data"]["spec"] == spec
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import math
 import os
@@ -22,6 +21,7 @@ from lambdanets.interop.adopt.adopt import Adoption, adopt
 from lambdanets.interop.adopt.checkpoints import read_checkpoint
 from lambdanets.interop.adopt.weights import LoadedWeights, copy_weights, load_weights
 from lambdanets.layers import LambdaLayer
+from lambdanets.names import did_you_mean
 
 __all__ = ["Comparison", "Migration", "build_origin", "migrate"]
 
@@ -166,8 +166,7 @@ def build_origin(origin: str, *, num_classes: int | None = None, pretrained: boo
 
 def _from_timm(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() lists them"
+        hint = did_you_mean(name, timm.list_models(), "timm.list_models() lists them")
         raise ValueError(f"unknown model {name!r} of timm; {hint}")
     published = timm.get_pretrained_cfg(name)
     if pretrained and not (published and published.has_weights):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
 from lambdanets.models.options import note_argument
+from lambdanets.names import did_you_mean
 
 __all__ = ["LoadedWeights", "copy_weights", "load_weights"]
 
@@ -142,9 +142,7 @@ def _chosen(source: str) -> list[Source]:
     if source in SOURCES:
         return [SOURCES[source]]
     known = [*SOURCES, _OURS, "auto"]
-    near = difflib.get_close_matches(str(source), known, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(map(repr, known))}"
-    raise ValueError(f"source must name an implementation, got {source!r}; {hint}")
+    raise ValueError(f"source must name an implementation, got {source!r}; {did_you_mean(source, known)}")
 
 
 def _names_inside(tensors: Mapping[str, Tensor]) -> dict[str, set[str]]:

@@ -16,8 +16,8 @@ from lambdanets.interop.replace.recognise import choose_attentions, why_not
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
 from lambdanets.interop.replace.tree import Candidate, parameters_of
 from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
-from lambdanets.models.options import nearest
 from lambdanets.models.patches import Patches, patches_around
+from lambdanets.names import did_you_mean
 
 __all__ = ["plan_attention", "replace_attention"]
 
@@ -164,7 +164,7 @@ def _check_lambda_args(given: Mapping[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"lambda_args must be a mapping of names to values, got {given!r}")
     for name in given or {}:
         if name not in _OPTIONS:
-            raise ValueError(f"lambda_args has {name!r}; {nearest(name, _OPTIONS)}")
+            raise ValueError(f"lambda_args has {name!r}; {did_you_mean(name, _OPTIONS)}")
     return dict(given or {})
 
 

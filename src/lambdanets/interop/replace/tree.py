@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.names import nearest_names
 
 __all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "matches", "parameters_of", "swap"]
 
@@ -112,7 +112,7 @@ def _no_match(
     else:
         found = f"names={glob!r} matches no module"
     all_names = [name for c in candidates for name in c.names]
-    near = difflib.get_close_matches(_GLOB.sub("", glob), all_names, n=3, cutoff=0.5)
+    near = nearest_names(_GLOB.sub("", glob), all_names)
     hint = f"; the nearest are {', '.join(near)}" if near else ""
     return f"{found}{hint}; the {kind}s are {_some(candidates)}"
 

@@ -6,7 +6,6 @@ kernel is a file that ends with its ``KERNEL``, and one row here.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lambdanets.kernels.grid.contract import GridKernel, GridProblem
 from lambdanets.kernels.grid.costs import calibration, cost_of
 from lambdanets.kernels.grid.triton import lambda_first as lambda_first_triton
 from lambdanets.kernels.grid.triton import query_first as query_first_triton
+from lambdanets.names import nearest_names
 
 __all__ = [
     "GRID_KERNELS",
@@ -138,7 +138,7 @@ def require(name: str, problem: GridProblem | None = None) -> None:
     """
     names = [*PLAIN, *GRID_KERNELS]
     if name not in names:
-        near = difflib.get_close_matches(str(name), names)
+        near = nearest_names(name, names)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"kernel must be None or one of {names}, got {name!r}; {hint}None picks the fastest")
     if problem is not None and not problem.is_empty and name not in PLAIN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.signals import ignore_interrupts
 from lambdanets.training.recipes.recipe import Recipe
 
 
@@ -77,7 +77,12 @@ def measuring_loader(
 def _worker_options(accelerator: Accelerator, workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
-        "worker_init_fn": ignore_interrupts,
+        "worker_init_fn": _ignore_interrupts,
         "persistent_workers": workers > 0,
         "pin_memory": accelerator.device.type == "cuda",
     }
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ignore Ctrl-C in a data worker, which it reaches too: the training process needs the workers to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

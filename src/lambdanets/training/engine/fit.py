@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, set_seed
 from rich.console import Console
 
+from lambdanets.console import make_console
 from lambdanets.files import replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
 from lambdanets.training.data.loaders import input_transform, measuring_loader
@@ -90,7 +91,7 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
     check_model_name(recipe.model)
     if output is not None:
         check_new(Path(output))
-    console = console or Console()
+    console = console or make_console()
     data = load_data(recipe.data, batch_size=recipe.batch_size, seed=recipe.seed)
     check_data(data)
     transform = input_transform(data, recipe)
@@ -141,7 +142,7 @@ def resume(path: str | Path, *, console: Console | None = None) -> TrainingResul
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
     recipe = run.recipe
-    console = console or Console()
+    console = console or make_console()
     data = stored_data(run)
     accelerator = make_accelerator(recipe)
     notes = [*data.notes, *check_batches(accelerator, data, recipe)]

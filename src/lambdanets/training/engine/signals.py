@@ -37,8 +37,3 @@ class StopSignal:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-
-def ignore_interrupts(worker: int) -> None:
-    """For data workers: Ctrl-C reaches them too, and the training process needs them to end its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

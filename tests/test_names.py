@@ -1,0 +1,35 @@
+"""Hints for names that do not exist."""
+
+import pytest
+
+from lambdanets.names import did_you_mean, nearest_names, unknown_name
+
+KNOWN = ["query_first", "lambda_first", "banded", "spectral"]
+
+
+def test_the_nearest_come_first():
+    assert nearest_names("lambda_frist", KNOWN) == ["lambda_first"]
+    assert nearest_names("row_spectral", ["spectral", "row_spectrum"]) == ["row_spectrum", "spectral"]
+    assert nearest_names(3, KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("bandet", "did you mean 'banded'?"),
+        ("zzz", "known are banded, lambda_first, query_first, spectral"),
+        (None, "known are banded, lambda_first, query_first, spectral"),
+    ],
+)
+def test_hints(name, hint):
+    assert did_you_mean(name, KNOWN) == hint
+
+
+def test_hints_of_many_names():
+    assert did_you_mean("zzz", [f"{i:02}" for i in range(20)]).endswith("10, 11, ...")
+    assert did_you_mean("zzz", KNOWN, "ask somebody") == "ask somebody"
+
+
+def test_errors():
+    assert str(unknown_name("model", "bandet", KNOWN)) == "unknown model 'bandet'. Did you mean 'banded'?"
+    assert "Known: query_first" in str(unknown_name("model", "zzz", KNOWN, "Look it up."))
