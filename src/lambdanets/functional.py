@@ -13,7 +13,7 @@ from lambdanets.positions import DensePositions, EdgePositions, GridPositions, P
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-__all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]
+__all__ = ["check_kernel", "lambda_apply", "lambda_apply_by_graph"]
 
 
 def check_kernel(name: str) -> None:

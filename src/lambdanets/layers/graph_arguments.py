@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.functional import is_readable
+from lambdanets.kernels.autograd.modes import is_readable
 
 __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_graphs", "may_look"]
 

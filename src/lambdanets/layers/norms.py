@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lambdanets.functional import is_readable
+from lambdanets.kernels.autograd.modes import is_readable
 
 __all__ = ["NormLayer", "PositionNorm", "check_keeps_order", "make_norm"]
 

@@ -16,6 +16,7 @@ a GPU, where reading a value would wait, always computes both.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -59,10 +60,9 @@ def set_apart(call: Call) -> tuple[Call, Tensor | None]:
 
 def _is_finite(key: Tensor | None, value: Tensor) -> bool:
     # A sum is the fastest look at all numbers; one that overflows just means more work.
-    if not value.detach().sum(dtype=torch.float64).isfinite():
+    if not math.isfinite(value.detach().sum().item()):
         return False
-    top = None if key is None or key.numel() == 0 else key.detach().amax()
-    return top is None or not (top.isnan() or top.isposinf())
+    return key is None or key.numel() == 0 or key.detach().amax().item() < math.inf  # False for NaN
 
 
 def _seen(call: Call, bad_bmv: Tensor) -> Tensor:
