@@ -13,9 +13,9 @@ from lambdanets.training.data import FileImages
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.listing import count
-from lambdanets.training.data.loaders import check_parallel, measuring_loader
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.fit import computing_threads, make_accelerator
+from lambdanets.training.engine.loaders import check_parallel, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
