@@ -19,9 +19,9 @@ from rich.console import Console
 from lambdanets.console import make_console
 from lambdanets.files import replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
-from lambdanets.training.data.loaders import input_transform, measuring_loader
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
 from lambdanets.training.engine.checkpoint import remove_checkpoints
+from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import check_model_name, load_weights

@@ -19,10 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.files import write_csv
 from lambdanets.training.data import ImageData
-from lambdanets.training.data.loaders import measuring_loader, training_loader
 from lambdanets.training.display.plots import plot_curves
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine.checkpoint import load_checkpoint, save_checkpoint
+from lambdanets.training.engine.loaders import measuring_loader, training_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import save_weights
 from lambdanets.training.engine.signals import StopSignal

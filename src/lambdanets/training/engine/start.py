@@ -18,8 +18,8 @@ from lambdanets.names import unknown_name
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
 from lambdanets.training.data.listing import count, first
-from lambdanets.training.data.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.data.transforms import InputTransform
+from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.recipes.recipe import Recipe
 

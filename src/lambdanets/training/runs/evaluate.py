@@ -13,9 +13,9 @@ from lambdanets.training.data import FileImages
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.listing import count
-from lambdanets.training.data.loaders import check_parallel, measuring_loader
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.fit import computing_threads, make_accelerator
+from lambdanets.training.engine.loaders import check_parallel, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
@@ -27,7 +27,7 @@ class Evaluation:
     """Scores and where they were written.
 
     Attributes:
-        part: the part of the data: ``"test"``, ``"validation"``, ``"train"``, or ``"all"`` where the data have no parts.
+        part: the part of the data: ``"test"``, ``"validation"``, ``"train"``, or ``"all"`` of data without parts.
         spec: the data.
         source: what was scored, in words: number of images, part and data.
         scores: loss, accuracies and confusion matrix.
@@ -141,7 +141,7 @@ def _other_images(run: Run, data: str, batch_size: int) -> Exam:
 
 
 def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:
-    """Nothing is left out: as many images are scored as there are. A stream can announce another number than it gives."""
+    """A sentence if a stream gave another number of images than it announced; of other data all images are scored."""
     announced = len(exam.images)
     if scores.images == announced:
         return ()

@@ -51,9 +51,9 @@ class Run:
     """One run folder.
 
     The files in it: ``config.json`` (recipe, data, input transform, class names, versions), ``split.csv`` (the images
-    of each part, for data in files), ``metrics.csv`` (a line an epoch), ``tensorboard/``, ``curves.png``, ``best.safetensors`` (highest validation accuracy),
-    ``last.safetensors``, ``result.json``, ``samples/`` (some test images), and, while a training is not
-    finished, ``checkpoint/``.
+    of each part, for data in files), ``metrics.csv`` (a line an epoch), ``tensorboard/``, ``curves.png``,
+    ``best.safetensors`` (highest validation accuracy), ``last.safetensors``, ``result.json``, ``samples/`` (some test
+    images), and, while a training is not finished, ``checkpoint/``.
 
     Attributes:
         path: the folder.

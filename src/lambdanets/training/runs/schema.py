@@ -1,9 +1,9 @@
 """The files of a run folder as input: each is checked whole when it is read, against what a training writes.
 
 ``CONFIG`` describes ``config.json``. The recipe and the input transform in it check themselves, by the rules that stand
-beside their fields. A run folder may come from a stranger, so it can name neither commands nor addresses nor weights: the
-data it names are of this machine or a data set's name, its model is of timm's registry, and none of the model's arguments
-names a file.
+beside their fields. A run folder may come from a stranger, so it can name neither commands nor addresses nor weights:
+the data it names are of this machine or a data set's name, its model is of timm's registry, and none of the model's
+arguments names a file.
 """
 
 from __future__ import annotations

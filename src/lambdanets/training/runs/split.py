@@ -1,9 +1,9 @@
 """The split of a run: which image files it learns from, chooses by and tests with, fixed when the training begins.
 
 ``split.csv`` has a line for each image: part, class, fingerprint and the file's name relative to the data folder. The
-order of the lines is the order of the images. An evaluation and a resumed training take the images from there, so an image
-that is added to the folder later belongs to no part, and one that is deleted or changed is noticed. Data that are no
-folders of files are split anew in the same way each time; ``config.json`` keeps a digest of each of their parts.
+order of the lines is the order of the images. An evaluation and a resumed training take the images from there, so an
+image that is added to the folder later belongs to no part, and one that is deleted or changed is noticed. Data that are
+no folders of files are split anew in the same way each time; ``config.json`` keeps a digest of each of their parts.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
 
 
 def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
-    """A sentence about images that the run was trained on or chosen by, found by their content; none if there are none."""
+    """Sentences about images that the run was trained on or chosen by, found by their content."""
     if not (run.path / FILE).exists():
         return ()
     split = read_split(run)
