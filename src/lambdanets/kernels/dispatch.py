@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+import lambdanets.kernels.decompositions  # noqa: F401  # registers them
 from lambdanets.kernels.autograd.library import HALF, without_autocast
 from lambdanets.kernels.grid import planner
 from lambdanets.kernels.grid.problem import problem_of, reachable_window
-from lambdanets.kernels.portable import portable
+from lambdanets.kernels.portable import portable, summed_by_graph
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.causal_content import causal_content_term
 from lambdanets.kernels.terms.content import content_term, normalise
@@ -45,6 +46,8 @@ def dispatch(
         _require(kernel, positions)
     if torch.jit.is_tracing():
         kernel = _traceable(kernel)
+        if isinstance(positions, EdgePositions):
+            _refuse_scripted_onnx()
 
     def compute(query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
         return _masked_terms(query, key, value, positions, mask, causal, kernel)
@@ -58,10 +61,18 @@ def dispatch_by_graph(
     query: Tensor, key: Tensor, value: Tensor, positions: EdgePositions | None, batch: Tensor, num_graphs: int
 ) -> Tensor:
     """Compute the nodes of many graphs; see ``lambdanets.functional.lambda_apply_by_graph``."""
+    traced = torch.jit.is_tracing()
+    if traced:
+        _refuse_scripted_onnx()
 
     def compute(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = segment_content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
-        return out if positions is None else out + _position_term(query, value, positions, causal=False)
+        content_term = summed_by_graph if traced else segment_content_term
+        out = content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
+        if positions is None:
+            return out
+        if traced:
+            return out + portable(query, None, value, positions, causal=False)
+        return out + _position_term(query, value, positions, causal=False)
 
     return _rounded_once(compute, query, key, value)
 
@@ -115,12 +126,23 @@ def _terms(
 
 def _traceable(kernel: str | None) -> str:
     """A tracer records operations with the sizes of one example, which only plain ones survive."""
+    if torch.onnx.is_in_onnx_export():  # kernels give the same numbers, and none is known there
+        return planner.PORTABLE
     if kernel not in (None, planner.REFERENCE, planner.PORTABLE):
         raise ValueError(
             f"kernel={kernel!r} cannot be traced by torch.jit.trace; leave kernel=None, which traces "
             f"{planner.PORTABLE!r}, or use torch.export or torch.compile"
         )
     return kernel or planner.PORTABLE
+
+
+def _refuse_scripted_onnx() -> None:
+    """Raise a ValueError in an ONNX export by TorchScript, which adds up entries of one index wrongly."""
+    if torch.onnx.is_in_onnx_export():
+        raise ValueError(
+            "a graph's edges and nodes cannot be exported by torch.onnx.export(..., dynamo=False), which would write a "
+            "file with other numbers; use dynamo=True, PyTorch's default"
+        )
 
 
 def _content_term(
@@ -177,11 +199,13 @@ def _grid_terms(
 def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
     """The table cut to the offsets that occur, and where offset 0 stands in it."""
     extents = positions.extents
-    window = reachable_window(extents, positions.grid, causal)
+    # Without a grid's sizes in it, an exported program serves every grid, and a convolution's filters are constant.
+    grid = extents if torch.compiler.is_exporting() else positions.grid
+    window = reachable_window(extents, grid, causal)
     origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
     table = positions.table.to(dtype)
     for axis, (extent, (start, stop)) in enumerate(zip(extents, window, strict=True), start=2):
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             # A view's contiguity depends on whether anything was cut off: a guard, and so a graph, for each answer.
             table = table.index_select(axis, torch.arange(start, stop, device=table.device))
         elif stop - start < extent:

@@ -197,9 +197,9 @@ class TokenLambda(nn.Module):
             key, value = nn.functional.linear(context, of_context).split(widths[1:], dim=2)
         query, value = self.norm_query(query), self.norm_value(value)
         return (
-            query.unflatten(2, (self.num_heads, self.dim_key)).transpose(1, 2),
-            key.unflatten(2, (self.intra_depth, self.dim_key)).transpose(1, 2),
-            value.unflatten(2, (self.intra_depth, self.dim_value)).transpose(1, 2),
+            _parts(query, self.num_heads, self.dim_key),
+            _parts(key, self.intra_depth, self.dim_key),
+            _parts(value, self.intra_depth, self.dim_value),
         )
 
     def _with_prefix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -250,6 +250,12 @@ class TokenLambda(nn.Module):
         parts = [f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}"]
         parts += [f"{name}={value}" for name, value in named.items() if value]
         return ", ".join(parts)
+
+
+def _parts(x: Tensor, count: int, depth: int) -> Tensor:
+    """(b, t, count · depth) -> (b, count, t, depth)."""
+    # Not unflatten, which the TorchScript exporter of torch.onnx writes with the sizes of the example.
+    return x.reshape(*x.shape[:2], count, depth).transpose(1, 2)
 
 
 def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF, define_op, widened
@@ -18,6 +19,7 @@ __all__ = ["GRID_OP", "grid_term"]
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
+    table, origin, _ = _cut(table, grid, origin)
     chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=False)
     return chosen.forward(*tensors, problem)
 
@@ -25,9 +27,28 @@ def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origi
 def _backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, ...]:
+    table, origin, pads = _cut(table, grid, origin)
     chosen, tensors, problem = _prepared((query, value, table), grid, origin, kernel, backward=True)
     (grad,) = (grad,) if chosen.half else widened((grad,))
-    return chosen.backward(grad, *tensors, problem)
+    *grads, grad_table = chosen.backward(grad, *tensors, problem)
+    return (*grads, F.pad(grad_table, pads) if any(pads) else grad_table)
+
+
+def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
+    """The table without the offsets that no two positions have, its origin, and what pads it to its old extents.
+
+    Exported programs pass the whole table, so that its extents do not depend on the grid.
+    """
+    pads: list[int] = []
+    starts = []
+    for axis, (size, before) in enumerate(zip(grid, origin, strict=True), start=2):
+        extent = table.shape[axis]
+        start, stop = max(0, before - size + 1), min(extent, before + size)
+        if stop - start < extent:
+            table = table.narrow(axis, start, stop - start)
+        starts.append(start)
+        pads = [start, extent - stop, *pads]  # the last axis comes first
+    return table, [before - start for before, start in zip(origin, starts, strict=True)], pads
 
 
 def _prepared(
@@ -63,7 +84,7 @@ def grid_term(
     Args:
         query: (b, h, n, k).
         value: (b, u, n, v).
-        table: (u, k, *extents), cut to the reachable offsets.
+        table: (u, k, *extents); offsets that no two positions have are left out inside.
         grid: sizes of the grid, n their product.
         origin: index of offset 0 in the table.
         kernel: a name from the planner's table, or "" (default) for its choice.
