@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, is_readable, lambda_apply
 from lambdanets.layers.arguments import check_dtype, check_heads, per_axis, positive_int
+from lambdanets.layers.leaves import leaf
 from lambdanets.layers.projection import project
 from lambdanets.positions import GridPositions
 
@@ -181,6 +183,8 @@ class LambdaLayer(nn.Module):
         Returns:
             (b, dim_out, *strided grid).
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, context, mask)
         self._check_input("x", x)
         b, grid = x.shape[0], x.shape[2:]
         n = math.prod(grid)

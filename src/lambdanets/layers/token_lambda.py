@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
 from lambdanets.layers.arguments import check_dtype, per_axis
+from lambdanets.layers.leaves import leaf
 from lambdanets.positions import GridPositions
 
 __all__ = ["POSITIONS", "TokenLambda"]
@@ -167,6 +169,8 @@ class TokenLambda(nn.Module):
         Returns:
             (b, t, dim_out).
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, context, mask)
         query, key, value = self._project(x, context)
         if self.positions is None:
             out = lambda_apply(query, key, value, mask=mask, causal=self.causal, kernel=self.kernel)
