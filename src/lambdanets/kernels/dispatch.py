@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import lambdanets.kernels.decompositions  # noqa: F401  # registers them
+from lambdanets.kernels import decompositions  # noqa: F401  # registers them
 from lambdanets.kernels.autograd.library import HALF, without_autocast
 from lambdanets.kernels.grid import planner
 from lambdanets.kernels.grid.problem import problem_of, reachable_window
