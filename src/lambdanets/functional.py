@@ -8,7 +8,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.library import is_watched
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.grid.planner import require
-from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
+from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions, describe_type
 
 __all__ = ["check_kernel", "is_readable", "lambda_apply", "lambda_apply_by_graph"]
 
@@ -134,7 +134,7 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
         del named["key"]
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+            raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
     device_type = query.device.type

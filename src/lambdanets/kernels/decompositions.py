@@ -40,7 +40,8 @@ def decompositions() -> dict[Any, Callable[..., Tensor]]:
     Example:
         >>> table = torch.export.default_decompositions()
         >>> table.update(decompositions())
-        >>> program = torch.export.export(model, (images,)).run_decompositions(table)
+        >>> layer = LambdaLayer(8, scope=3).eval()
+        >>> program = torch.export.export(layer, (torch.zeros(2, 8, 6, 6),)).run_decompositions(table)
     """
     return dict(_TABLE)
 
