@@ -9,7 +9,7 @@ from lambdanets.kernels.autograd.modes import is_autocast, is_readable
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.grid.planner import require
-from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions
+from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions, describe_type
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -131,7 +131,7 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
         del named["key"]
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+            raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
         if tensor.dtype not in _DTYPES:

@@ -21,13 +21,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
-__all__ = ["DensePositions", "EdgePositions", "GridPositions", "Positions", "lexicographic_past"]
+__all__ = ["DensePositions", "EdgePositions", "GridPositions", "Positions", "describe_type", "lexicographic_past"]
+
+
+def describe_type(given: object) -> str:
+    """The type of what stands in place of a tensor, for messages; with a remedy where ``torch.fx`` traces it."""
+    name = type(given).__name__
+    if not isinstance(given, Proxy):
+        return name
+    return (
+        f"{name}; torch.fx.symbolic_trace knows no shapes: call lambda_apply in a function that torch.fx.wrap makes "
+        "one node, or use the layers, which are nodes by themselves"
+    )
 
 
 def _require_floating(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
 

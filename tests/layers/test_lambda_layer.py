@@ -1,8 +1,5 @@
 """The layer: shapes, start, size-agnosticism, bad input."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -99,20 +96,6 @@ def test_start_of_local_layers(scope):
     reach = scope // 2
     seen = sum(min(14, at + reach + 1) - max(0, at - reach) for at in range(14)) / (14 * scope)
     assert position == pytest.approx(seen**2, rel=0.3)
-
-
-def test_the_start_in_the_docs_is_the_measured_one():
-    root = Path(__file__).parents[2]
-    with (root / "results/start.csv").open(encoding="utf-8") as file:
-        rows = {(row["context"], row["u"], row["size"]): row["output"] for row in csv.DictReader(file)}
-    text = (root / "docs/models.md").read_text(encoding="utf-8").split("| output's variance |")[1].split("\n\n")[0]
-    head, _, *lines = text.splitlines()
-    sizes = [size.strip() for size in head.split("|")[:-1]]
-    for line in lines:
-        name, *figures = [cell.strip() for cell in line.strip("|").split("|")]
-        context, u = name.split(", u = ")
-        assert figures == [rows[context, u, size] for size in sizes]
-    assert len(lines) == 4
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (10, 14), (9, 5), (1, 1)])

@@ -11,7 +11,7 @@ from lambdanets.interop.adopt import (
     load_weights,
     read_checkpoint,
 )
-from lambdanets.interop.export import Check, Export, ExportDifferenceError, export_model
+from lambdanets.interop.export import Check, Export, ExportDifferenceError, decompositions, export_model
 from lambdanets.interop.replace import (
     Change,
     Kept,
@@ -42,6 +42,7 @@ __all__ = [
     "TokenLambda",
     "TwoOrderLambdaLayer",
     "adopt",
+    "decompositions",
     "export_model",
     "load_weights",
     "plan_attention",

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from lambdanets.kernels import decompositions  # noqa: F401  # registers them
 from lambdanets.kernels.autograd.library import HALF, widened
-from lambdanets.kernels.autograd.modes import is_jit_tracing, without_autocast
+from lambdanets.kernels.autograd.modes import is_jit_tracing, is_scripted_onnx_export, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid import planner
-from lambdanets.kernels.portable import portable
+from lambdanets.kernels.portable import portable, summed_by_graph
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import any_content_term
 from lambdanets.kernels.terms.dense import dense_positions_term
@@ -52,12 +53,15 @@ def dispatch_by_graph(
     query: Tensor, key: Tensor, value: Tensor, positions: EdgePositions | None, batch: Tensor, num_graphs: int
 ) -> Tensor:
     """Compute the nodes of many graphs; see ``lambdanets.functional.lambda_apply_by_graph``."""
-    dtype = query.dtype
+    dtype, is_traced = query.dtype, is_jit_tracing()
+    _refuse_scripted_onnx()
+    content_term = summed_by_graph if is_traced else segment_content_term
     with without_autocast(query.device.type):
         query, key, value = widened((query, key, value))
-        out = segment_content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
+        out = content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)
         if positions is not None:
-            out = out + edge_positions_term(Call(query, key, value, positions), positions)
+            call = Call(query, None, value, positions)
+            out = out + (portable(call) if is_traced else edge_positions_term(call, positions))
     return out.to(dtype)
 
 
@@ -76,14 +80,28 @@ def _with_kernel(call: Call) -> Call:
                 f"kernel={kernel!r} cannot run here: it is for GridPositions, got {given}, which has one method only; "
                 "leave kernel=None"
             )
-    if not is_jit_tracing() or kernel in planner.PLAIN:
+    if not is_jit_tracing():
         return call
-    if kernel is not None:  # a tracer records operations with the sizes of one example
+    if isinstance(call.positions, EdgePositions):
+        _refuse_scripted_onnx()
+    if kernel in planner.PLAIN:
+        return call
+    # A tracer records operations with the sizes of one example, which only plain ones survive. ONNX has no kernels.
+    if kernel is not None and not is_scripted_onnx_export():
         raise ValueError(
             f"kernel={kernel!r} cannot be traced by torch.jit.trace; leave kernel=None, which traces "
             f"{planner.PORTABLE!r}, or use torch.export or torch.compile"
         )
     return replace(call, kernel=planner.PORTABLE)
+
+
+def _refuse_scripted_onnx() -> None:
+    """Raise a ValueError in an ONNX export by TorchScript, which adds up entries of one index wrongly."""
+    if is_scripted_onnx_export():
+        raise ValueError(
+            "a graph's edges and nodes cannot be exported by torch.onnx.export(..., dynamo=False), which would write a "
+            "file with other numbers; use dynamo=True, PyTorch's default"
+        )
 
 
 def _takes_half(call: Call) -> bool:

@@ -11,17 +11,19 @@ Axes: b batch, h heads, n queries, k query depth, v value depth, u intra-depth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import content_term, normalise
-from lambdanets.positions import GridPositions, lexicographic_past
+from lambdanets.positions import EdgePositions, GridPositions, lexicographic_past
 
-__all__ = ["portable"]
+__all__ = ["convolved", "gathered", "portable", "summed_by_graph"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -29,7 +31,7 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 def portable(call: Call) -> Tensor:
     """Content and position term of a call whose mask is applied: (b, h, n, v).
 
-    A causal content term, and positions that are not on a grid, are the reference's, which is plain too.
+    A causal content term and written-out positions take the reference's operations, which are plain too.
     """
     query, key, value, positions = call.query, call.key, call.value, call.positions
     call = replace(call, mask=None)
@@ -43,19 +45,83 @@ def portable(call: Call) -> Tensor:
         return content  # type: ignore[return-value]
     if isinstance(positions, GridPositions):
         term = _grid_term(query, value, positions, call.causal)
+    elif isinstance(positions, EdgePositions):
+        embedding = positions.embedding.to(query.dtype)
+        if call.causal:
+            future = positions.index[1] > positions.index[0]
+            embedding = embedding.masked_fill(future[:, None, None], 0.0)
+        term = gathered(query, value, positions.index, embedding)
     else:
         term = reference(replace(call, key=None))
     return term if content is None else content + term
 
 
 def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: bool) -> Tensor:
-    u, k, *extents = positions.table.shape
+    extents = positions.extents
     centre = [extent // 2 for extent in extents]
-    filters_uk = positions.table.to(query.dtype)
+    table = positions.table.to(query.dtype)
     if causal:
-        filters_uk = filters_uk * lexicographic_past(extents, centre, filters_uk.device)
-    b, _, n, v = value.shape
-    # The value depth is one more batch axis, the offsets are the filter's taps: out[n] = Σ_o table[o] V[n + o].
-    images_bvu = value.permute(0, 3, 1, 2).reshape(b * v, u, *positions.grid)
-    lambda_bvkn = _CONV[len(extents)](images_bvu, filters_uk.transpose(0, 1), padding=centre).reshape(b, v, k, n)
+        table = table * lexicographic_past(extents, centre, table.device)
+    return convolved(query, value, table, positions.grid, centre)
+
+
+def convolved(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> Tensor:
+    """Position term of a grid: out[n] = q[n] · Σ_o table[o] V[n + o - origin].
+
+    Args:
+        query: (b, h, n, k).
+        value: (b, u, n, v).
+        table: (u, k, *extents).
+        grid: sizes of the grid, n their product.
+        origin: index of offset 0 in the table.
+
+    Returns:
+        (b, h, n, v).
+    """
+    k, *extents = table.shape[1:]
+    b, u, n, v = value.shape
+    # The value depth is one more batch axis, the offsets are the filter's taps.
+    images_bvu = value.permute(0, 3, 1, 2).reshape(b * v, u, *grid)
+    behind = [extent - 1 - before for extent, before in zip(extents, origin, strict=True)]
+    padding = list(origin)
+    if not all(isinstance(size, int) for size in padding + behind) or padding != behind:
+        pads = [pad for pair in zip(reversed(origin), reversed(behind), strict=True) for pad in pair]
+        images_bvu, padding = F.pad(images_bvu, pads), [0] * len(pads[::2])
+    lambda_bvkn = _CONV[len(extents)](images_bvu, table.transpose(0, 1), padding=padding).reshape(b, v, k, n)
     return (query.transpose(1, 2) @ lambda_bvkn.permute(0, 3, 2, 1)).transpose(1, 2)
+
+
+def gathered(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> Tensor:
+    """Position term of edges, all of them at once: b · e · (h · (k + v) + u · v) numbers.
+
+    Args:
+        query: (b, h, n, k).
+        value: (b, u, m, v).
+        index: (2, e), rows (query, context).
+        embedding: (e, k, u).
+
+    Returns:
+        (b, h, n, v).
+    """
+    scores_bhue = torch.einsum("bhek,eku->bhue", query.index_select(2, index[0]), embedding)
+    parts_bhev = torch.einsum("bhue,buev->bhev", scores_bhue, value.index_select(2, index[1]))
+    return query.new_zeros(*query.shape[:3], value.shape[3]).index_add(2, index[0], parts_bhev)
+
+
+def summed_by_graph(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+    """Content term of many graphs, all products at once: b · nodes · k · v numbers.
+
+    Args:
+        query: (b, h, nodes, k).
+        keys: (b, u, nodes, k), behind their softmax over each graph.
+        value: (b, u, nodes, v).
+        batch: (nodes,) int64 in [0, num_graphs), the graph of each node.
+        num_graphs: how many graphs there are.
+
+    Returns:
+        (b, h, nodes, v).
+    """
+    products_bmkv = torch.einsum("bumk,bumv->bmkv", keys, value)
+    lambda_bgkv = products_bmkv.new_zeros(query.shape[0], num_graphs, *products_bmkv.shape[2:])
+    lambda_bgkv = lambda_bgkv.index_add(1, batch, products_bmkv)
+    return torch.einsum("bhmk,bmkv->bhmv", query, lambda_bgkv.index_select(1, batch))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
 from lambdanets.layers.arguments import check_dtype, positive_int
@@ -18,6 +19,7 @@ from lambdanets.layers.graph_arguments import (
     count_graphs,
     may_look,
 )
+from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, make_norm
 from lambdanets.positions import EdgePositions
 
@@ -122,6 +124,8 @@ class GraphLambdaLayer(LambdaModule):
         Returns:
             (nodes, dim_out).
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, edge_index, edge_attr, batch, num_graphs)
         check_nodes(x, self.dim)
         check_graphs(x, batch, num_graphs)
         check_edges(x, edge_index, edge_attr, self.dim_edge)

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
 from lambdanets.layers.arguments import check_dtype, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
+from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
 from lambdanets.positions import GridPositions
 
@@ -181,6 +183,8 @@ class LambdaLayer(LambdaModule):
         Returns:
             (b, dim_out, *strided grid).
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, context, mask)
         self._check_input("x", x)
         if context is not None:
             self._check_context(x, context)
@@ -195,7 +199,7 @@ class LambdaLayer(LambdaModule):
         # Contiguous before the grid's axes come back: with one head this is a view whose channels are innermost, and
         # batch-norms behind the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
-        return self.pool(out.unflatten(2, grid))
+        return self.pool(out.reshape(*out.shape[:2], *grid))
 
     def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (b, h, n, k) of ``x``, keys (b, u, m, k) and values (b, u, m, v) of the context, norms applied.
@@ -294,4 +298,5 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     Channels are moved innermost before the axes of positions are joined: in the other order the gradient of one example
     reaches the norm with strides that PyTorch's batch-norms misread (docs/pytorch-batchnorm-fault.md).
     """
-    return x.movedim(1, -1).flatten(1, -2).unflatten(2, (heads, -1)).transpose(1, 2)
+    rows = x.movedim(1, x.ndim - 1).flatten(1, x.ndim - 2)
+    return rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads).transpose(1, 2)

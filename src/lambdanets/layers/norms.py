@@ -28,7 +28,8 @@ class PositionNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, *grid) -> (b, channels, *grid)."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        last = x.ndim - 1  # not -1, which the TorchScript exporter of torch.onnx passes on
+        return super().forward(x.movedim(1, last)).movedim(last, 1)
 
 
 def make_norm(given: NormLayer, named: Mapping[str, Callable[..., nn.Module]], width: int, **factory: Any) -> nn.Module:

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
 from lambdanets.layers.arguments import check_dtype, per_axis
 from lambdanets.layers.base import LambdaModule
+from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, check_keeps_order, make_norm
 from lambdanets.positions import GridPositions
 
@@ -164,6 +166,8 @@ class TokenLambda(LambdaModule):
         Returns:
             (b, t, dim_out).
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, context, mask)
         query, key, value = self._project(x, context)
         if self.positions is None:
             out = lambda_apply(query, key, value, mask=mask, causal=self.causal, kernel=self.kernel)
@@ -194,9 +198,9 @@ class TokenLambda(LambdaModule):
             _, key, value = self.qkv(context).split(self._widths(), dim=2)
         query, value = self.norm_query(query), self.norm_value(value)
         return (
-            query.unflatten(2, (self.num_heads, self.dim_key)).transpose(1, 2),
-            key.unflatten(2, (self.intra_depth, self.dim_key)).transpose(1, 2),
-            value.unflatten(2, (self.intra_depth, self.dim_value)).transpose(1, 2),
+            _parts(query, self.num_heads, self.dim_key),
+            _parts(key, self.intra_depth, self.dim_key),
+            _parts(value, self.intra_depth, self.dim_value),
         )
 
     def _with_prefix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -247,6 +251,12 @@ class TokenLambda(LambdaModule):
         parts = [f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}"]
         parts += [f"{name}={value}" for name, value in named.items() if value]
         return ", ".join(parts)
+
+
+def _parts(x: Tensor, count: int, depth: int) -> Tensor:
+    """(b, t, count · depth) -> (b, count, t, depth)."""
+    # Not unflatten, which the TorchScript exporter of torch.onnx writes with the sizes of the example.
+    return x.reshape(*x.shape[:2], count, depth).transpose(1, 2)
 
 
 def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:

@@ -251,7 +251,24 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
+@torch.library.custom_op("tests::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+@doubled.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class OfAnotherPackage(nn.Module):
+    def forward(self, x):
+        return doubled(x)
+
+
 class OwnCall(nn.Module):
+    """The op without a layer."""
+
     def forward(self, x):
         rows = x.flatten(2).transpose(1, 2)[:, None]
         positions = lambdanets.GridPositions(x.new_ones(1, 8, 3, 3), x.shape[2:])
@@ -269,6 +286,42 @@ class Pixels(nn.Module):
         nodes = x.flatten(2).transpose(1, 2).flatten(0, 1)
         to_itself = torch.arange(nodes.shape[0]).expand(2, -1)
         return self.layer(nodes, to_itself).reshape(x.shape[0], -1, 8).transpose(1, 2).reshape(x.shape)
+
+
+def test_what_calls_the_ops_without_a_switch_is_decomposed(tmp_path):
+    model = network(nn.Sequential(OwnCall(), Pixels()))
+    result = export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
+    assert result.difference < 1e-5
+    program = torch.export.load(result.path)
+    assert not any("lambdanets" in str(node.target) for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("layers", "example", "name", "kind"),
+    [
+        ((nn.Conv1d, nn.AdaptiveAvgPool1d), torch.zeros(1, 3, 24), "model.onnx", "sequence"),
+        ((nn.Conv3d, nn.AdaptiveAvgPool3d), torch.zeros(1, 3, 6, 5, 7), "model.pt2", "volume"),
+    ],
+)
+def test_sequences_and_volumes(tmp_path, layers, example, name, kind):
+    conv, pool = layers
+    ndim = example.ndim - 2
+    layer = LambdaLayer(8, scope=5, ndim=ndim, intra_depth=2, causal=ndim == 1)
+    model = wake(nn.Sequential(conv(3, 8, 3, padding=1), layer, pool(1), nn.Flatten(), nn.Linear(8, 5)))
+    result = export_model(model, tmp_path / name, example=example)
+    assert result.metadata["input"] == kind
+    sizes = {check.size for check in result.checks}
+    assert len(sizes) == 3
+    assert tuple(example.shape[2:]) in sizes
+    images = torch.randn(5, 3, *(side + 1 for side in example.shape[2:]))
+    expected = model(images).softmax(1).detach().numpy()
+    assert np.ptp(expected) > 0.05
+    if name == "model.pt2":
+        np.testing.assert_allclose(open_torch_export(result.path)(images), expected, atol=1e-5)
+    else:
+        session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
+        assert session.get_inputs()[0].shape == ["batch", 3, "length"]
+        np.testing.assert_allclose(session.run(None, {kind: images.numpy()})[0], expected, atol=1e-4)
 
 
 def test_other_numbers_are_an_error_and_leave_no_file(tmp_path):
@@ -295,11 +348,10 @@ def test_numbers_that_are_none_are_an_error(tmp_path):
             r"the layer '1\.1' \(Bessel\) has no ONNX form: .*bessel_j0.*torch-export",
         ),
         (
-            Pixels,
+            OfAnotherPackage,
             "model.pt2",
-            r"the layer '1\.1\.layer' \(GraphLambdaLayer\) cannot be exported: .*the edges of a graph have no other",
+            r"the layer '1\.1' \(OfAnotherPackage\) cannot be exported: it calls tests\.doubled.*own operations",
         ),
-        (OwnCall, "model.pt2", r"the layer '1\.1' \(OwnCall\) cannot be exported: it calls lambdanets\.grid_term"),
     ],
 )
 def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, message):
@@ -324,7 +376,8 @@ def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, me
         ({"path": "folder.pt2"}, IsADirectoryError, r"folder\.pt2 is a folder"),
         ({"output": "classes"}, ValueError, "output must be one of probabilities, logits, got 'classes'"),
         ({"example": None}, ValueError, "example must be given for a model without a timm configuration"),
-        ({"example": torch.zeros(3, 8, 8)}, ValueError, r"example must be a tensor of shape .*, got \(3, 8, 8\)"),
+        ({"example": torch.zeros(8, 8)}, ValueError, r"example must be a tensor of shape .*, got \(8, 8\)"),
+        ({"example": torch.zeros(1, 8, 8)}, ValueError, "example must be sequences that the model takes, got 8 with 8"),
         (
             {"example": torch.zeros(1, 1, 8, 8)},
             ValueError,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.leaves import leaf
 from lambdanets.positions import GridPositions
 
 __all__ = ["TwoOrderLambdaLayer"]
@@ -34,6 +36,8 @@ class TwoOrderLambdaLayer(LambdaLayer):
         Raises:
             ValueError: if a context is given.
         """
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, context, mask)
         if context is not None:
             raise ValueError("context must be None for TwoOrderLambdaLayer; use LambdaLayer for another context")
         return super().forward(x, mask=mask)

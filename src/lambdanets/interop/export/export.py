@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.files import replacing
-from lambdanets.interop.export.formats import FORMATS, INPUT_NAME, Format
+from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
 from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
 
@@ -24,8 +24,8 @@ __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 OUTPUTS = ("probabilities", "logits")
 _BATCHES = (1, 2, 3)
 _SIZES = 3
-# More than twice the strides of networks for images: a size of 1 somewhere inside would be taken for a constant.
-_TRACED_SIZE = (128, 160)
+# More than the strides of networks, by the number of sizes: a size of 1 somewhere inside would be taken for a constant.
+_TRACED_SIZE = {1: (160,), 2: (128, 160), 3: (40, 48, 56)}
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,23 @@ class Check:
     """The largest difference between the file and the model on one random batch.
 
     Args:
-        batch: images.
-        height: of the images.
-        width: of the images.
+        batch: number of examples.
+        height: of images and volumes; None for sequences.
+        width: of images and volumes; the length of sequences.
         difference: of an output; for logits in units of the largest one, where that is above 1.
+        depth: of volumes; None (default) for others.
     """
 
     batch: int
-    height: int
+    height: int | None
     width: int
     difference: float
+    depth: int | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Sizes of the input behind batch and channels."""
+        return tuple(size for size in (self.depth, self.height, self.width) if size is not None)
 
 
 class ExportDifferenceError(ValueError):
@@ -110,26 +117,28 @@ def export_model(
     tolerance: float = 1e-4,
     overwrite: bool = False,
 ) -> Export:
-    """Write a model for images to a file that needs neither this package nor the model's code.
+    """Write a model for images, sequences or volumes to a file that needs neither this package nor the model's code.
 
-    Batch, height and width are dynamic. The model is exported in evaluation, in float32 on the CPU; it is not
-    changed itself. Lambda layers run the kernel ``"portable"`` in the file, plain convolutions of any runtime: the
-    others are ops of this package. The file is read back, run at three batch sizes and three image sizes and compared
-    with the model; it stands at ``path`` only if that went well.
+    Batch and sizes are dynamic. The model is exported in evaluation, in float32 on the CPU; it is not changed itself.
+    Lambda layers run the kernel ``"portable"`` in the file, plain convolutions of any runtime; ops of this package that
+    the model calls otherwise are decomposed. The file is read back, run at three batch sizes and three input sizes and
+    compared with the model; it stands at ``path`` only if that went well.
 
-    The input is called ``image``, (batch, channels, height, width) in float32; the output ``probabilities`` or
-    ``logits``. Preprocessing, class names and versions are in the file: in an ONNX file as ``metadata_props``, each
-    JSON unless it is one string, in a torch.export file as the extra file ``metadata.json``.
+    The input is called ``image``, (batch, channels, height, width) in float32, or by the axes of ``example``
+    ``sequence``, (batch, channels, length), or ``volume``, (batch, channels, depth, height, width). The output is
+    ``probabilities`` or ``logits``. Preprocessing, class names and versions are in the file: in an ONNX file as
+    ``metadata_props``, each JSON unless it is one string, in a torch.export file as the extra file ``metadata.json``.
 
     Args:
-        model: takes a batch of images and gives a tensor, as timm's do.
+        model: takes one tensor and gives one, as timm's models do. ``torch.onnx.export`` and ``torch.export`` take
+            models of several inputs, as those with masks or graphs.
         path: the file; ``.onnx`` or ``.pt2``.
         format: ``"onnx"`` or ``"torch-export"``; default: by the suffix of ``path``.
         output: ``"probabilities"`` (default): a softmax over axis 1 is put behind the model; or ``"logits"``, what
             the model gives.
-        example: (b, channels, height, width); its size is the first to be checked. Default: the
-            size that the model was built for (``img_size``), else that of its timm configuration.
-        fixed_size: height and width are those of ``example``, for models that take one size only. Default False.
+        example: (b, channels, *sizes); its size is the first to be checked. Default: an image of the size that the
+            model was built for (``img_size``), else of that of its timm configuration.
+        fixed_size: the sizes are those of ``example``, for models that take one size only. Default False.
         opset: of ONNX, 18 or higher; default PyTorch's.
         preprocessing: plain values to record; default: what the model's timm configuration asks for, if it has one.
         class_names: of the outputs, to record.
@@ -155,12 +164,15 @@ def export_model(
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     classifier = _Classifier(plain, output == "probabilities").eval()
     _check_output(plain, images, output, given=example is not None)
+    rank = images.ndim - 2
+    if preprocessing is None and rank == 2:  # timm's configurations are about images
+        preprocessing = preprocessing_of(model, _size(images))
     metadata = {
         "producer": f"lambdanets {_version()}",
         "model": _model_name(model),
-        "input": INPUT_NAME,
+        "input": INPUTS[rank][0],
         "output": output,
-        "preprocessing": preprocessing_of(model, _size(images)) if preprocessing is None else dict(preprocessing),
+        "preprocessing": None if preprocessing is None else dict(preprocessing),
         "class_names": list(class_names),
     }
     sizes = [_size(images)] if fixed_size else _checked_sizes(plain, images)
@@ -205,18 +217,21 @@ def _check_arguments(model: nn.Module, path: Path, output: str, overwrite: bool)
 
 
 def _example(model: nn.Module, given: Tensor | None) -> Tensor:
-    """Two images: a batch of 1 would be taken for a constant."""
+    """A batch of two: one of 1 would be taken for a constant."""
     if given is None:
         config = getattr(model, "pretrained_cfg", None)
         if not config or not config.get("input_size"):
             raise ValueError(
-                "example must be given for a model without a timm configuration: a batch of images, "
-                "(batch, channels, height, width)"
+                "example must be given for a model without a timm configuration: a batch of images, (batch, channels, "
+                "height, width), or of sequences or volumes with one or three sizes behind the channels"
             )
         return torch.zeros(2, channels_of(model), *(_built_size(model) or config["input_size"][1:]))
-    if not isinstance(given, Tensor) or given.ndim != 4:
+    if not isinstance(given, Tensor) or given.ndim - 2 not in INPUTS:
         shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"example must be a tensor of shape (batch, channels, height, width), got {shown}")
+        raise ValueError(
+            f"example must be a tensor of shape (batch, channels, *sizes) with one to three sizes, as (batch, "
+            f"channels, height, width) for images, got {shown}"
+        )
     return torch.zeros(2, *given.shape[1:])
 
 
@@ -236,9 +251,10 @@ def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) ->
         with torch.inference_mode():
             out = model(images[:1])
     except Exception as error:
-        shown = f"{_size(images)[0]} x {_size(images)[1]} with {images.shape[1]} channels"
+        shown = f"{_by(_size(images))} with {images.shape[1]} channels"
         if given:
-            raise ValueError(f"example must be images that the model takes, got {shown}: {error}") from error
+            what = f"{INPUTS[images.ndim - 2][0]}s"
+            raise ValueError(f"example must be {what} that the model takes, got {shown}: {error}") from error
         raise ValueError(
             f"example must be given, images that the model takes: it does not take the default, {shown}: {error}"
         ) from error
@@ -251,8 +267,12 @@ def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) ->
         )
 
 
-def _size(images: Tensor) -> tuple[int, int]:
-    return images.shape[2], images.shape[3]
+def _size(images: Tensor) -> tuple[int, ...]:
+    return tuple(images.shape[2:])
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _takes(model: nn.Module, images: Tensor) -> bool:
@@ -267,56 +287,65 @@ def _takes(model: nn.Module, images: Tensor) -> bool:
 
 def _traced_images(model: nn.Module, images: Tensor) -> Tensor:
     """The example, or one large enough that no feature map is one pixel wide, if the model takes it."""
-    larger = images.new_zeros(*images.shape[:2], *map(max, _size(images), _TRACED_SIZE))
+    larger = images.new_zeros(*images.shape[:2], *map(max, _size(images), _TRACED_SIZE[images.ndim - 2]))
     return larger if larger.shape != images.shape and _takes(model, larger) else images
 
 
-def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, int]]:
+def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
     """The example's size and two others that the model takes, larger ones first: global layers have a largest."""
-    height, width = _size(images)
-    low, lower = max(1, height - max(1, height // 4)), max(1, width - max(1, width // 3))
-    candidates = [(height, width), (height, width + width // 2), (low, width), (height, lower), (low, lower)]
+    size = _size(images)
+    last = len(size) - 1
+    lower = [max(1, side - max(1, side // (3 if axis == last else 4))) for axis, side in enumerate(size)]
+
+    def changed(axis: int, side: int) -> tuple[int, ...]:
+        return (*size[:axis], side, *size[axis + 1 :])
+
+    candidates = [size, changed(last, size[last] + size[last] // 2)]
+    candidates += [*(changed(axis, side) for axis, side in enumerate(lower)), tuple(lower)]
     # Some models add up feature maps that agree only where the size is a multiple of their stride, and some of these
     # take no larger images than their own.
-    candidates += [(height, width + 32), (height + 32, width), (height - 32, width), (height, width - 32)]
-    taken: list[tuple[int, int]] = []
-    refused: list[tuple[int, int]] = []
-    for size in dict.fromkeys(size for size in candidates if min(size) > 0):
-        (taken if _takes(model, images.new_zeros(1, images.shape[1], *size)) else refused).append(size)
+    candidates += [changed(axis, size[axis] + 32) for axis in reversed(range(len(size)))]
+    candidates += [changed(axis, size[axis] - 32) for axis in range(len(size))]
+    taken: list[tuple[int, ...]] = []
+    refused: list[tuple[int, ...]] = []
+    for candidate in dict.fromkeys(each for each in candidates if min(each) > 0):
+        (taken if _takes(model, images.new_zeros(1, images.shape[1], *candidate)) else refused).append(candidate)
     if len(taken) < _SIZES:
         raise ValueError(
-            f"the model takes images of {_listed(taken)}, but not of {_listed(refused)}; fixed_size=True "
-            "(--fixed-size) exports it for one size"
+            f"the model takes {INPUTS[len(size)][0]}s of {_listed(taken)}, but not of {_listed(refused)}; "
+            "fixed_size=True (--fixed-size) exports it for one size"
         )
     return taken[:_SIZES]
 
 
-def _listed(sizes: Sequence[tuple[int, int]]) -> str:
-    *rest, last = [f"{height} x {width}" for height, width in sizes]
+def _listed(sizes: Sequence[tuple[int, ...]]) -> str:
+    *rest, last = map(_by, sizes)
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
 @torch.inference_mode()
 def _compare(
-    model: nn.Module, run: Callable[[Tensor], Tensor], channels: int, sizes: Sequence[tuple[int, int]]
+    model: nn.Module, run: Callable[[Tensor], Tensor], channels: int, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[Check, ...]:
     random = torch.Generator().manual_seed(0)
     checks = []
-    for height, width in sizes:
+    for size in sizes:
         for batch in _BATCHES:
-            images = torch.randn(batch, channels, height, width, generator=random)
+            images = torch.randn(batch, channels, *size, generator=random)
             expected = model(images)
             try:
                 actual = run(images)
             # Each runtime has errors of its own.
             except Exception as error:
                 raise ValueError(
-                    f"the file was not kept, for it does not take a batch of {batch} of {height} x {width}, which the "
+                    f"the file was not kept, for it does not take a batch of {batch} of {_by(size)}, which the "
                     f"model takes; an example of another size may do, and fixed_size=True (--fixed-size) exports one "
                     f"size: {str(error).strip().splitlines()[0]}"
                 ) from error
             difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
-            checks.append(Check(batch, height, width, difference.item()))
+            height = size[-2] if len(size) > 1 else None
+            depth = size[-3] if len(size) > 2 else None
+            checks.append(Check(batch, height, size[-1], difference.item(), depth))
     return tuple(checks)
 
 
@@ -326,7 +355,7 @@ def _check_difference(checks: Sequence[Check], tolerance: float, output: str, pa
         worst = max(wrong, key=lambda check: math.inf if math.isnan(check.difference) else check.difference)
         raise ExportDifferenceError(
             f"the file gives other {output} than the model: they differ by {worst.difference:.1e} for a batch of "
-            f"{worst.batch} of {worst.height} x {worst.width}, more than {tolerance:.0e}; {path} was not written",
+            f"{worst.batch} of {_by(worst.size)}, more than {tolerance:.0e}; {path} was not written",
             checks,
         )
 

@@ -21,11 +21,15 @@ from lambdanets.interop.export.tracing import layer_of_node
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["FORMATS", "INPUT_NAME", "METADATA_FILE", "Format"]
+__all__ = ["FORMATS", "INPUTS", "METADATA_FILE", "Format"]
 
-INPUT_NAME = "image"
+# By the number of an input's sizes: what it is, and the names of its axes.
+INPUTS = {
+    1: ("sequence", ("batch", "channels", "length")),
+    2: ("image", ("batch", "channels", "height", "width")),
+    3: ("volume", ("batch", "channels", "depth", "height", "width")),
+}
 METADATA_FILE = "metadata.json"
-_AXES = ("batch", "channels", "height", "width")
 _LEAST_OPSET = 18
 
 Run = Callable[[Tensor], Tensor]
@@ -63,7 +67,7 @@ class Format:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any], opset: int | None) -> None:
-    exported = _to_onnx(program, metadata["output"], opset)
+    exported = _to_onnx(program, metadata["input"], metadata["output"], opset)
     model = exported.model
     _name_axes(model)
     if opset is not None and model.opset_imports.get("") != opset:
@@ -85,13 +89,13 @@ def _check_onnx_opset(opset: int | None) -> None:
         raise ValueError(f"opset must be from {_LEAST_OPSET} to {newest}, which the installed onnx knows, got {opset}")
 
 
-def _to_onnx(program: ExportedProgram, output: str, opset: int | None) -> Any:
+def _to_onnx(program: ExportedProgram, given: str, output: str, opset: int | None) -> Any:
     import torch.onnx
 
     try:
         with quiet():
             return torch.onnx.export(
-                program, (), dynamo=True, input_names=[INPUT_NAME], output_names=[output], opset_version=opset
+                program, (), dynamo=True, input_names=[given], output_names=[output], opset_version=opset
             )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(_no_onnx_form(program, error)) from error
@@ -116,9 +120,10 @@ def _no_onnx_form(program: ExportedProgram, error: Exception) -> str:
 
 
 def _name_axes(model: Any) -> None:
-    """Call the input's axes batch, height and width, here and in what follows from them."""
+    """Name the input's axes, as batch, height and width, here and in what follows from them."""
     shape = model.graph.inputs[0].shape
-    names = {str(dim.value): name for dim, name in zip(shape, _AXES, strict=True) if not isinstance(dim, int)}
+    axes = INPUTS[len(shape) - 2][1]
+    names = {str(dim.value): name for dim, name in zip(shape, axes, strict=True) if not isinstance(dim, int)}
     if not names:
         return
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, names)) + r")\b")
@@ -153,7 +158,8 @@ def _load_onnx(path: Path) -> Run:
             f"the installed ONNX Runtime ({onnxruntime.__version__}) does not take the file that was written, so it "
             f"was not kept; another opset may do: {error}"
         ) from error
-    return lambda images: torch.from_numpy(session.run(None, {INPUT_NAME: images.numpy()})[0])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
 def _check_no_opset(opset: int | None) -> None:

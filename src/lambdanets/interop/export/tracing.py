@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.interop.export.quiet import quiet
-from lambdanets.layers import GraphLambdaLayer, LambdaLayer
+from lambdanets.kernels.decompositions import decompositions
+from lambdanets.layers import LambdaLayer
 from lambdanets.layers.token_lambda import TokenLambda
 
 # Seconds to import, so it is imported where it is used.
@@ -20,14 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_of_node", "switch_kernels", "trace"]
 
-_BATCH_ONLY = (0,)
-_BATCH_AND_SIZE = (0, 2, 3)
 _OWN_NAMESPACES = {"aten", "prim", "prims"}
 
 
 @contextmanager
 def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[str, str | None]]:
-    """Within the block the model's lambda layers run ``kernel``, those apart that run a plain one already.
+    """Within the block the model's lambda layers run ``kernel``, except those that run a plain one already.
 
     Yields:
         The kernel that each switched layer had, by the layer's name.
@@ -48,20 +47,20 @@ def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[
 
 
 def trace(model: nn.Module, images: Tensor, fixed_size: bool) -> ExportedProgram:
-    """Traces a model in evaluation.
+    """Trace a model in evaluation.
 
     Args:
-        model: takes one batch of images.
-        images: (b, channels, height, width), an example; no size of it may be 1 within the model, or that one is
-            taken for a constant.
-        fixed_size: height and width are those of the example; the batch alone is dynamic.
+        model: takes one batch of images, sequences or volumes.
+        images: (b, channels, *sizes), an example; no size of it may be 1 within the model, or that one is taken for a
+            constant.
+        fixed_size: the sizes are those of the example; the batch alone is dynamic.
 
     Raises:
         ValueError: the model cannot be traced, or calls an op of a package; the message names the layer and the reason.
     """
-    axes = _BATCH_ONLY if fixed_size else _BATCH_AND_SIZE
+    axes = (0,) if fixed_size else (0, *range(2, images.ndim))
     try:
-        program = _trace(model, (images,), axes)
+        program = _without_own_ops(_trace(model, (images,), axes, images.ndim))
     except Exception as error:
         # torch.export raises errors of many kinds, those of the model's own code among them.
         raise ValueError(_cannot_trace(model, images, axes, error)) from error
@@ -70,11 +69,20 @@ def trace(model: nn.Module, images: Tensor, fixed_size: bool) -> ExportedProgram
     return program
 
 
-def _trace(model: nn.Module, args: tuple[Any, ...], axes: tuple[int, ...]) -> ExportedProgram:
+def _without_own_ops(program: ExportedProgram) -> ExportedProgram:
+    """The program with this package's ops, which no layer's kernel chose, in PyTorch's own."""
+    table = decompositions()
+    if not any(node.target in table for node in program.graph.nodes):
+        return program
+    with quiet():
+        return program.run_decompositions(table)
+
+
+def _trace(model: nn.Module, args: tuple[Any, ...], axes: tuple[int, ...], ndim: int) -> ExportedProgram:
     from torch.export import Dim, export
 
     dynamic = dict.fromkeys(axes, Dim.DYNAMIC)
-    shapes = tuple(dynamic if isinstance(arg, Tensor) and arg.ndim == 4 else None for arg in args)
+    shapes = tuple(dynamic if isinstance(arg, Tensor) and arg.ndim == ndim else None for arg in args)
     with torch.no_grad(), quiet():
         return export(model, args, dynamic_shapes=shapes)
 
@@ -85,15 +93,8 @@ def _refuse_ops_of_packages(program: ExportedProgram) -> None:
         if node.op == "call_function" and namespace not in _OWN_NAMESPACES:
             raise ValueError(
                 f"{layer_of_node(node)} cannot be exported: it calls {node.target}, which has no meaning without the "
-                f"package that defines it. {_instead(node)}"
+                f"package that defines it. Give the model a layer made of PyTorch's own operations, or run it in Python"
             )
-
-
-def _instead(node: torch.fx.Node) -> str:
-    kinds = [kind for _, kind in node.meta.get("nn_module_stack", {}).values()]
-    if any((kind if isinstance(kind, str) else kind.__name__).endswith(GraphLambdaLayer.__name__) for kind in kinds):
-        return "Sums over the edges of a graph have no other form: run the model in Python, torch.compile takes it"
-    return 'Give the model a layer made of PyTorch\'s own operations; lambda_apply has kernel="portable"'
 
 
 def _forget_strides(program: ExportedProgram) -> None:
@@ -164,7 +165,7 @@ def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) 
         # Parents come before their children: go into the first that fails, past those that pass.
         if name in calls and name.startswith(inside):
             try:
-                _trace(module, calls[name], axes)
+                _trace(module, calls[name], axes, images.ndim)
             except Exception as error:
                 found, inside = (name, type(module).__name__, error), f"{name}."
     return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Proxy
 
+from lambdanets.layers.leaves import leaf
 from lambdanets.layers.token_lambda import TokenLambda
 
 __all__ = ["LambdaMultiheadAttention", "LambdaViTAttention"]
@@ -63,6 +65,9 @@ class LambdaMultiheadAttention(nn.Module):
         Raises:
             ValueError: for calls that a lambda layer cannot answer.
         """
+        if isinstance(query, Proxy):  # torch.fx.symbolic_trace
+            masks = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return leaf(self, query, key, value, *masks)
         if need_weights:
             raise ValueError(
                 "need_weights=True cannot be answered: a lambda layer has no attention weights; call it with "
@@ -113,6 +118,8 @@ class LambdaViTAttention(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Tokens (b, t, dim) to (b, t, dim); ``attn_mask`` must be what the layer computes anyway."""
+        if isinstance(x, Proxy):  # torch.fx.symbolic_trace
+            return leaf(self, x, attn_mask, is_causal)
         # Here is_causal adds to the mask, and does not say that the mask is causal.
         check_attn_mask(None, is_causal, self.tokens, masked=False)
         check_attn_mask(attn_mask, False, self.tokens, masked=False)

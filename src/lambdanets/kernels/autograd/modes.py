@@ -33,6 +33,7 @@ __all__ = [
     "is_jit_tracing",
     "is_observed",
     "is_readable",
+    "is_scripted_onnx_export",
     "is_transformed",
     "is_view",
     "without_autocast",
@@ -55,6 +56,11 @@ def is_exporting() -> bool:
 def is_jit_tracing() -> bool:
     """True if ``torch.jit.trace`` or the ONNX exporter built on it records the call."""
     return torch.jit.is_tracing()
+
+
+def is_scripted_onnx_export() -> bool:
+    """True if ``torch.onnx.export(..., dynamo=False)`` records the call."""
+    return torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
 
 
 def is_transformed() -> bool:

@@ -60,16 +60,16 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
     Returns:
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
-    b, h, n, _ = query.shape
+    (b, h, n, _), v = query.shape, value.shape[3]
     lambda_bkv = (keys @ value.to(keys.dtype)).sum(1).to(value.dtype)
     if query.stride(3) != 1:
         left = lambda_bkv.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
         right = query.transpose(2, 3).flatten(0, 1)
         total = None if other is None else other.transpose(2, 3).contiguous().flatten(0, 1)
-        return _product(left, right, total).unflatten(0, (b, h)).transpose(2, 3)
+        return _product(left, right, total).view(b, h, v, n).transpose(2, 3)
     left = query.transpose(1, 2).flatten(1, 2)
     total = None if other is None else other.transpose(1, 2).contiguous().flatten(1, 2)
-    return _product(left, lambda_bkv, total).unflatten(1, (n, h)).transpose(1, 2)
+    return _product(left, lambda_bkv, total).view(b, n, h, v).transpose(1, 2)
 
 
 def _product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:

@@ -11,7 +11,8 @@ that see them become NaN afterwards:
   seen), the edges of a graph their own context positions.
 
 In eager mode on CPUs a pass over the context says that there is nothing to do. A traced or transformed call, and one on
-a GPU, where reading a value would wait, always computes both.
+a GPU, where reading a value would wait, always computes both. A file of ``torch.onnx.export(..., dynamo=False)`` does
+without: that exporter writes some of these operations wrongly.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.modes import is_eager
+from lambdanets.kernels.autograd.modes import is_eager, is_scripted_onnx_export
 from lambdanets.kernels.call import Call
 from lambdanets.positions import EdgePositions, GridPositions
 
@@ -42,7 +43,7 @@ def set_apart(call: Call) -> tuple[Call, Tensor | None]:
         where all are finite, or the whole context is seen by the content term.
     """
     key, value = call.key, call.value
-    if key is not None and not call.causal:
+    if (key is not None and not call.causal) or is_scripted_onnx_export():
         return call, None
     if value.device.type == "cpu" and is_eager((value,)) and _is_finite(key, value):
         return call, None
@@ -50,7 +51,7 @@ def set_apart(call: Call) -> tuple[Call, Tensor | None]:
     bad_bmv = infinite_bumv.any(1)
     value = value.masked_fill(infinite_bumv, 0.0)
     if key is not None:
-        infinite_bumk = key.isnan() | key.isposinf()
+        infinite_bumk = key.isnan() | (key == math.inf)
         bad_bmv = bad_bmv | infinite_bumk.any(1).any(2, keepdim=True)
         key = key.masked_fill(infinite_bumk, 0.0)
     # Added, not filled in: a gradient that is NaN stays NaN, which scalers of half precision look for.
@@ -85,7 +86,8 @@ def _seen(call: Call, bad_bmv: Tensor) -> Tensor:
 def _seen_on_grid(positions: GridPositions, bad_bmv: Tensor, causal: bool) -> Tensor:
     """True where the table's extents around a query, or their past, hold one of the positions."""
     sides = [extent // 2 for extent in positions.extents]
-    bad = bad_bmv.unflatten(1, positions.grid)
+    # Not unflatten, which TorchScript records with the sizes of the example.
+    bad = bad_bmv.reshape(bad_bmv.shape[0], *positions.grid, bad_bmv.shape[2])
     if not causal:
         for axis, side in enumerate(sides, start=1):
             bad = _any_within(bad, axis, side, side)

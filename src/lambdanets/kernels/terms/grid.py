@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF, Op, whole, widened
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.autograd.modes import is_batched, is_compiling, is_eager, is_transformed
+from lambdanets.kernels.autograd.modes import is_batched, is_compiling, is_eager, is_exporting, is_transformed
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of, reachable_window
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
@@ -62,11 +63,12 @@ def grid_terms(call: Call, positions: GridPositions) -> Tensor:
 def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
     """The table cut to the offsets that occur, and the index of offset 0 in it."""
     extents = positions.extents
-    window = reachable_window(extents, positions.grid, causal)
+    # Without a grid's sizes in it, an exported program serves every grid, and a convolution's filters are constant.
+    window = reachable_window(extents, extents if is_exporting() else positions.grid, causal)
     origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
     table = positions.table.to(dtype)
     for axis, (extent, (start, stop)) in enumerate(zip(extents, window, strict=True), start=2):
-        if is_compiling():
+        if is_compiling() and not is_exporting():
             # A view's contiguity depends on what is cut off: a guard, and so a graph, for each answer.
             table = table.index_select(axis, torch.arange(start, stop, device=table.device))
         elif stop - start < extent:
@@ -77,6 +79,7 @@ def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool)
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
+    table, origin, _ = _cut(table, grid, origin)
     problem = problem_of(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value)
     if not chosen.half and query.dtype in HALF:
@@ -89,13 +92,32 @@ def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origi
 def _backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, ...]:
+    table, origin, pads = _cut(table, grid, origin)
     problem = problem_of(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value, grad)
     if not chosen.half and query.dtype in HALF:
         grad, query, value, table = widened((grad, query, value, table))
         problem = problem_of(query, value, table, grid, origin)
     with Workspace.for_thread() as workspace:
-        return chosen.backward(grad, query, value, table, problem, workspace)[:3]
+        grad_query, grad_value, grad_table, _ = chosen.backward(grad, query, value, table, problem, workspace)
+    return grad_query, grad_value, F.pad(grad_table, pads) if any(pads) else grad_table
+
+
+def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
+    """The table without the offsets that no two positions have, its origin, and what pads it to its old extents.
+
+    Exported programs pass the whole table, so that its extents do not depend on the grid.
+    """
+    pads: list[int] = []
+    starts = []
+    for axis, (size, before) in enumerate(zip(grid, origin, strict=True), start=2):
+        extent = table.shape[axis]
+        start, stop = max(0, before - size + 1), min(extent, before + size)
+        if stop - start < extent:
+            table = table.narrow(axis, start, stop - start)
+        starts.append(start)
+        pads = [start, extent - stop, *pads]  # the last axis comes first
+    return table, [before - start for before, start in zip(origin, starts, strict=True)], pads
 
 
 def _chosen(kernel: str, problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> GridKernel:

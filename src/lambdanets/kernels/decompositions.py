@@ -1,0 +1,87 @@
+"""Each op of this package in PyTorch's own operations, for programs that leave it.
+
+The functions stand in PyTorch's table of decompositions, which ``torch.onnx.export(..., dynamo=True)`` takes into
+account. ``ExportedProgram.run_decompositions()`` does not: without a table of its own it keeps these ops, so that a
+program that stays with PyTorch keeps their speed. :func:`decompositions` is for programs that go elsewhere.
+
+They hold for symbolic sizes, and read nothing that a runtime would have to know of this package. They are those of
+:mod:`lambdanets.kernels.portable`. The causal content term writes out the normalised keys of
+every query, b · u · n² · k numbers.
+
+Axes in names: b batch, h heads, n queries, m context positions, k query depth, v value depth, u intra-depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import register_decomposition
+
+from lambdanets.kernels.autograd.library import Op, widened
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.portable import convolved, gathered, summed_by_graph
+from lambdanets.kernels.reference import reference
+from lambdanets.kernels.terms.causal_content import CAUSAL_CONTENT_OP
+from lambdanets.kernels.terms.dense import DENSE_OP
+from lambdanets.kernels.terms.edges import EDGES_OP
+from lambdanets.kernels.terms.graph_content import SEGMENTS_OP
+from lambdanets.kernels.terms.grid import GRID_OP
+
+__all__ = ["decompositions"]
+
+_TABLE: dict[Any, Callable[..., Tensor]] = {}
+
+
+def decompositions() -> dict[Any, Callable[..., Tensor]]:
+    """Return the ops of this package and what each is in PyTorch's own operations.
+
+    Example:
+        >>> table = torch.export.default_decompositions()
+        >>> table.update(decompositions())
+        >>> layer = LambdaLayer(8, scope=3).eval()
+        >>> program = torch.export.export(layer, (torch.zeros(2, 8, 6, 6),)).run_decompositions(table)
+    """
+    return dict(_TABLE)
+
+
+def _decomposes(op: Op) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def decomposed(query: Tensor, *args: Any) -> Tensor:
+            # In the precision of the op's sums, and contiguous as its output.
+            tensors = widened([arg for arg in (query, *args) if isinstance(arg, Tensor)])
+            others = [arg for arg in args if not isinstance(arg, Tensor)]
+            return function(*tensors, *others).to(query.dtype).contiguous()
+
+        overload = op.forward_op._opoverload
+        _TABLE[overload] = decomposed
+        register_decomposition(overload)(decomposed)
+        # FakeTensorMode takes a decomposition in place of the op's shape function, unless there is an entry here.
+        register_decomposition(overload, type="meta")(decomposed)
+        return function
+
+    return register
+
+
+@_decomposes(GRID_OP)
+def _grid_term(
+    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int], kernel: str
+) -> Tensor:
+    return convolved(query, value, table, grid, origin)
+
+
+@_decomposes(DENSE_OP)
+def _dense_term(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    scores_bhnum = torch.einsum("bhnk,nmku->bhnum", query, embedding)
+    return scores_bhnum.flatten(3) @ value.flatten(1, 2)[:, None]
+
+
+@_decomposes(CAUSAL_CONTENT_OP)
+def _causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return reference(Call(query, key, value, None, causal=True))
+
+
+_decomposes(EDGES_OP)(gathered)
+_decomposes(SEGMENTS_OP)(summed_by_graph)
