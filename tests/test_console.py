@@ -10,6 +10,8 @@ from rich.table import Table
 
 from lambdanets.console import make_console, print_json, print_whole, printable
 
+pytestmark = pytest.mark.smoke
+
 NAMES = ["[bold]x[/bold]", "y[/b]", "run[lr=1e-3]", ":smile:", "$x$", "犬", "é", "\udcff", "😀"]
 
 

@@ -30,6 +30,7 @@ def test_import_changes_nobody_elses_import():
     assert in_new_process(code) == "True"
 
 
+@pytest.mark.smoke
 def test_all_names_are_there():
     namespace = {}
     exec("from lambdanets import *", namespace)
@@ -60,6 +61,7 @@ def lint(folder):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.smoke
 def test_imports_point_one_way():
     code, report = lint(ROOT)
     assert code == 0, report

@@ -4,6 +4,8 @@ import pytest
 
 from lambdanets.names import did_you_mean, nearest_names, unknown_name
 
+pytestmark = pytest.mark.smoke
+
 KNOWN = ["query_first", "lambda_first", "banded", "spectral"]
 
 

@@ -9,6 +9,8 @@ import torch
 from lambdanets import DensePositions, EdgePositions, GridPositions
 from lambdanets.positions import lexicographic_past
 
+pytestmark = pytest.mark.smoke
+
 
 def test_global_and_local_are_one_table():
     """A global table with zeros outside a scope is the local table of that scope."""

@@ -7,6 +7,8 @@ from lambdanets.experiments.bench import constants
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets_cli.app import app
 
+pytestmark = pytest.mark.smoke
+
 
 def run(*words):
     return CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=True)

@@ -26,6 +26,7 @@ def assert_same_layer(ours, theirs, x, training):
     torch.testing.assert_close(a, e, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("u", [1, 2])
 @pytest.mark.parametrize(("r", "n"), [(5, None), (None, 7)])
@@ -43,6 +44,7 @@ def test_lucidrains(r, n, u, training):
     assert_same_layer(ours, theirs, torch.randn(3, 16, 7, 7), training)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("r", "size"), [(5, None), (None, (6, 8))])
 def test_timm(r, size, training):

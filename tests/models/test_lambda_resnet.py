@@ -27,6 +27,7 @@ def sizes(model):
     return [module.size for module in model.modules() if isinstance(module, LambdaLayer)]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", TIMMS)
 def test_names_of_timm_are_not_shadowed(name):
     assert is_model(name)
@@ -38,6 +39,7 @@ def test_public_names():
     assert lambdanets.LambdaResNet is LambdaResNet
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("stages", "short", "words"),
     [

@@ -9,6 +9,8 @@ import pytest
 from lambdanets.experiments.bench import timing
 from lambdanets.experiments.bench.timing import Estimate, Turns, bootstrap_median
 
+pytestmark = pytest.mark.smoke
+
 
 @pytest.mark.parametrize("n", [7, 8, 25, 40])
 def test_the_interval_is_that_of_a_bootstrap(n):

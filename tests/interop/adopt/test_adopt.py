@@ -389,6 +389,7 @@ class TestLookAlikes:
             lambdanets.adopt(nn.Sequential(grouped(), even()))
 
 
+@pytest.mark.smoke
 def test_nothing_found():
     with pytest.raises(ValueError, match=r"Sequential has no lambda layer.*Looked for.*conv_lambda.*to_k.*lambda_conv"):
         lambdanets.adopt(nn.Sequential(nn.Conv2d(3, 3, 1)))

@@ -6,6 +6,8 @@ from torch import nn
 
 from lambdanets.interop.export.preprocessing import channels_of, describe_preprocessing, preprocessing_of
 
+pytestmark = pytest.mark.smoke
+
 
 def test_of_a_model_of_the_registry():
     model = timm.create_model("lambda_resnet26t", num_classes=2)

@@ -63,6 +63,7 @@ def test_replaced(make, request_, kept):
 WINDOWED = r"windowed attention: its positions are inside of windows.*Take a vision transformer.*TokenLambda"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

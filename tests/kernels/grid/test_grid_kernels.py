@@ -47,6 +47,7 @@ def assert_exact(kernel, call):
     assert_same(actual, expected)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("grid", "extents"), SHAPES)
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -148,6 +149,7 @@ def test_exact_in_the_smallest_blocks(kernel, grid, extents):
         assert_exact(kernel, grid_call(grid, extents, u=2))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradcheck(kernel):
     call = grid_call((3, 4), (3, 5), u=2, b=2, h=2, k=2, v=3).requiring_grad()
@@ -174,6 +176,7 @@ def test_writes_every_output(kernel, monkeypatch):
         assert_exact(kernel, grid_call((5, 7), (9, 13)))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("kernel", "grid", "extents"), kernel_cases(KERNELS, [((6, 7), (3, 5)), ((6, 7), (11, 13)), ((40,), (9,))])
 )

@@ -36,6 +36,7 @@ def learnt(run):
     return [{name: row[name] for name in LEARNT} for row in read_csv(run / "metrics.csv")]
 
 
+@pytest.mark.smoke
 def test_it_learns(trained):
     assert trained.stopped_by is None
     assert trained.epochs == 3

@@ -7,6 +7,8 @@ import timm.optim
 from lambdanets.training import Augmentation, Recipe, get_recipe, list_recipes
 from lambdanets.training.data.transforms import InputTransform
 
+pytestmark = pytest.mark.smoke
+
 
 def make(**fields):
     return Recipe(**{"name": "r", "model": "m", "data": "digits", **fields})
