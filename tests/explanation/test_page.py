@@ -36,7 +36,8 @@ def test_tables_carry_the_numbers_of_the_explanation(explanation, tmp_path):
         assert f"{made.error:.1e}" in text
         assert f"content {100 * made.content:.0f} %".replace("-", "−") in text
     for found in explanation.learnt:
-        assert f"{found.distance:.2f}" in text
+        pixels = found.distance * 16 / explanation.terms[found.layer].grid[0]
+        assert f"{found.distance:.2f}, {pixels:.1f} pixels; even table {found.uniform:.2f}" in text
     for made in explanation.ablations():
         assert f"{made.change:+.3f}".replace("-", "−") in text
     for name, probability in explanation.predictions:

@@ -22,7 +22,7 @@ from lambdanets.files import write_text
 from lambdanets.names import unknown_name
 
 if TYPE_CHECKING:
-    from lambdanets.explanation.explain import Explanation
+    from lambdanets.explanation.explanation import Explanation
 
 __all__ = ["MAX_BYTES", "write_page"]
 
@@ -181,9 +181,18 @@ def _rows(explanation: Explanation) -> list[dict[str, Any]]:
                 "of": terms.num_queries,
                 "distance": None if found is None else found.distance,
                 "uniform": None if found is None else found.uniform,
+                "pixels": None if found is None else _pixels(explanation, terms, found.distance),
             }
         )
     return rows
+
+
+def _pixels(explanation: Explanation, terms: LayerTerms, distance: float) -> float | None:
+    """A distance on a layer's grid in pixels of the input, where that is an image."""
+    image = explanation.inputs[0] if explanation.inputs else None
+    if len(terms.grid) != 2 or getattr(image, "ndim", 0) != 4:
+        return None
+    return distance * image.shape[2] / terms.grid[0]
 
 
 def _ablation_rows(explanation: Explanation) -> list[dict[str, Any]]:

@@ -180,10 +180,10 @@ class LayerTerms:
             last = min(size, int(at) + extent // 2 + 1)
             target.append(slice(first, last))
             source.append(slice(first - int(at) + extent // 2, last - int(at) + extent // 2))
-        window = table[(..., *source)]
+        window = table[tuple(source)]
         seen = np.tensordot(self.query[:, query], window, axes=(1, 1))  # (h, u, *window)
         scores = np.zeros((self.heads, self.intra_depth, *self.grid), self.query.dtype)
-        scores[(..., *target)] = seen
+        scores[tuple(target)] = seen
         return scores.reshape(self.heads, self.intra_depth, -1)
 
     def _token_scores(self, query: int) -> Array:

@@ -12,7 +12,7 @@ const layer = () => data.layers[state.layer];
 const grid = () => threeAxes(layer().grid);
 const contextGrid = () => threeAxes(layer().contextGrid);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const signed = (value) => (value < 0 ? "−" : "+") + short(Math.abs(value));
+const signed = (value) => (value < 0 ? "−" : value > 0 ? "+" : "") + short(Math.abs(value));
 const short = (value) => (value === 0 ? "0" : value >= 0.001 && value < 1000 ? value.toPrecision(3) : value.toExponential(1));
 
 function element(name, properties = {}, ...children) {
@@ -333,8 +333,8 @@ function setLayer(index) {
     element("button", { type: "button", onclick: () => setHead(head) }, element("span", { textContent: `head ${head + 1}` }), element("canvas"))));
   byId("tokens").replaceChildren(...Array.from({ length: layer().prefix }, (_, token) =>
     element("button", { type: "button", value: String(token), textContent: `prefix token ${token + 1}`, onclick: () => { state.pinned = true; select(token); } })));
-  byId("layer-note").textContent = layer().depth > 1
-    ? `This layer has u = ${layer().depth} values for each position, each with weights of its own.` : "";
+  byId("layer-note").textContent = (layer().local ? "Dashed: the scope, outside of which there is no position weight. " : "") +
+    (layer().depth > 1 ? `This layer has u = ${layer().depth} values for each position, each with weights of its own.` : "");
   select(state.query);
   drawTable();
 }

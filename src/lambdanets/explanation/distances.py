@@ -45,7 +45,7 @@ def learnt(model: nn.Module) -> tuple[Learnt, ...]:
         >>> import lambdanets
         >>> from lambdanets.explanation import learnt
         >>> [layer.table.shape for layer in learnt(timm.create_model("lambda_resnet_tiny"))][:1]
-        [(1, 16, 23, 23)]
+        [(1, 16, 7, 7)]
     """
     found = []
     for name, layer in lambda_layers(model).items():

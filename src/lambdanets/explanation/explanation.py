@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
-from lambdanets.explanation.learnt import Learnt, learnt
+from lambdanets.explanation.distances import Learnt, learnt
 from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
 from lambdanets.explanation.terms import Array, LayerTerms
 from lambdanets.layers import LambdaLayer
