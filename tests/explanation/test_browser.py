@@ -1,5 +1,6 @@
 """The page in a headless Chromium: maps follow the query, numbers are those of Python, keyboard, phone, dark mode."""
 
+import io
 import os
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import lambdanets
 from explanation_layers import LAYERS, layer_and_input
@@ -96,16 +98,9 @@ def test_the_map_that_is_drawn_has_the_numbers_of_maps(open_page, explanation):
         np.testing.assert_allclose(np.reshape(drawn, (8, 8)), expected, atol=2e-3 * np.abs(expected).max())
     # Red where a weight is positive, blue where it is negative, by the strongest of each sign.
     strongest = [np.unravel_index(find(expected), (8, 8)) for find in (np.argmax, np.argmin)]
-    colours = [
-        page.evaluate(
-            """([row, column]) => {
-              const canvas = document.querySelector('[data-part=sum]'), cell = canvas.width / 8;
-              return [...canvas.getContext('2d').getImageData((column + .5) * cell, (row + .5) * cell, 1, 1).data];
-            }""",
-            [int(at) for at in where],
-        )
-        for where in strongest
-    ]
+    drawn = Image.open(io.BytesIO(page.locator("[data-part=sum]").screenshot())).convert("RGB")
+    cell = drawn.width / 8
+    colours = [drawn.getpixel(((column + 0.5) * cell, (row + 0.5) * cell)) for row, column in strongest]
     assert colours[0][0] > colours[0][2]
     assert colours[1][2] > colours[1][0]
 

@@ -2,7 +2,7 @@
 
 from lambdanets.explanation.checks import Check, ExplanationDifferenceError
 from lambdanets.explanation.decision import Ablation
-from lambdanets.explanation.explanation import Explanation, explain
 from lambdanets.explanation.distances import Learnt, learnt
+from lambdanets.explanation.explanation import Explanation, explain
 
 __all__ = ["Ablation", "Check", "Explanation", "ExplanationDifferenceError", "Learnt", "explain", "learnt"]

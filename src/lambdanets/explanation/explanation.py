@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
+from lambdanets.explanation.arguments import Query, checked_index, query_index
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "Explanation", "explain"]
 
 PARTS = ("content", "position", "sum")
-Query = int | Sequence[int]
 
 
 def explain(
@@ -164,8 +164,8 @@ class Explanation:
         if not prefix:
             weights = weights.reshape(*weights.shape[:2], *terms.context_grid)
         if depth is not None or terms.intra_depth == 1:
-            weights = weights[:, _index("depth", depth or 0, terms.intra_depth)]
-        return weights if head is None else weights[_index("head", head, terms.heads)]
+            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+        return weights if head is None else weights[checked_index("head", head, terms.heads)]
 
     def edges(self, layer: str, head: int | None = None, part: str = "sum", *, depth: int | None = None) -> Array:
         """Weight of every edge of a graph: with which its target takes its source along this edge.
@@ -194,8 +194,8 @@ class Explanation:
         content = np.einsum("hek,uek->hue", query, terms.key[:, source])
         weights = {"content": content, "position": position, "sum": content + position}[part]
         if depth is not None or terms.intra_depth == 1:
-            weights = weights[:, _index("depth", depth or 0, terms.intra_depth)]
-        return weights if head is None else weights[_index("head", head, terms.heads)]
+            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+        return weights if head is None else weights[checked_index("head", head, terms.heads)]
 
     @cached_property
     def learnt(self) -> tuple[Learnt, ...]:
@@ -238,7 +238,7 @@ class Explanation:
             if target not in names:
                 raise unknown_name("class", target, names)
             return names.index(target)
-        return _index("target", target, len(scores))
+        return checked_index("target", target, len(scores))
 
     def ablations(self, target: int | str | None = None) -> tuple[Ablation, ...]:
         """Change of a class's score when a layer's content term, position term or the whole layer is taken out.
@@ -315,7 +315,7 @@ class Explanation:
         terms = self._terms(layer)
         index = query_index(terms, query)
         maps = {part: self.maps(layer, query, None, part, depth=depth, weighted=weighted) for part in parts}
-        heads = range(terms.heads) if head is None else [_index("head", head, terms.heads)]
+        heads = range(terms.heads) if head is None else [checked_index("head", head, terms.heads)]
         on_grid = index >= terms.prefix
         where = tuple(int(at) for at in np.unravel_index(index - terms.prefix, terms.grid)) if on_grid else None
         frame = None
@@ -391,31 +391,3 @@ class Explanation:
             )
         lines += [f"  {name}: left out, {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
-
-
-def query_index(terms: LayerTerms, query: Query) -> int:
-    """The number of a query among all n of a layer.
-
-    Raises:
-        ValueError: if it is outside; the message says what there is.
-    """
-    n, size = terms.num_queries, " x ".join(map(str, terms.grid))
-    counted = f"a number from 0 to {n - 1}" + (f", the first {terms.prefix} for prefix tokens" if terms.prefix else "")
-    if isinstance(query, int | np.integer) and not isinstance(query, bool):
-        if not 0 <= query < n:
-            raise ValueError(f"query must be {counted}, or a place on the grid of {size}, got {query}")
-        return int(query)
-    try:
-        place = tuple(int(at) for at in query)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
-        place = ()
-    inside = len(place) == len(terms.grid) and all(0 <= at < size for at, size in zip(place, terms.grid, strict=True))
-    if not inside:
-        raise ValueError(f"query must be a place on the grid of {size}, or {counted}, got {query!r}")
-    return terms.prefix + int(np.ravel_multi_index(place, terms.grid))
-
-
-def _index(name: str, index: int, count: int) -> int:
-    if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < count:
-        raise ValueError(f"{name} must be an int from 0 to {count - 1}, got {index!r}")
-    return int(index)

@@ -189,7 +189,7 @@ def _rows(explanation: Explanation) -> list[dict[str, Any]]:
 
 def _pixels(explanation: Explanation, terms: LayerTerms, distance: float) -> float | None:
     """A distance on a layer's grid in pixels of the input, where that is an image."""
-    image = explanation.inputs[0] if explanation.inputs else None
+    image: Any = explanation.inputs[0] if explanation.inputs else None
     if len(terms.grid) != 2 or getattr(image, "ndim", 0) != 4:
         return None
     return distance * image.shape[2] / terms.grid[0]
