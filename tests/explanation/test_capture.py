@@ -113,3 +113,13 @@ def test_models_of_others(make):
     assert len(explanation.layers) >= 2
     assert not explanation.left_out
     assert max(made.error for made in explanation.checks.values()) < 1e-3
+
+
+def test_what_follows_changes_nothing():
+    layer = LambdaLayer(8, scope=3)
+    model = nn.Sequential(nn.BatchNorm2d(8), layer, nn.ReLU(inplace=True)).eval()
+    explanation = lambdanets.explain(model, torch.randn(1, 8, 4, 4))
+    assert explanation.checks["1"].error < 1e-3
+    before = explanation.maps("1", (1, 2))
+    nn.init.zeros_(layer.positions)
+    assert (explanation.maps("1", (1, 2)) == before).all()

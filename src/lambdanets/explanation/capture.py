@@ -168,7 +168,8 @@ def _wide(tensor: Tensor) -> Tensor:
 def _numpy(tensor: Tensor | None) -> Any:
     if tensor is None:
         return None
-    return (_wide(tensor) if tensor.is_floating_point() else tensor).detach().cpu().numpy()
+    # A copy: what follows in the model may write to the tensor, and parameters may be trained on.
+    return (_wide(tensor) if tensor.is_floating_point() else tensor).detach().cpu().numpy().copy()
 
 
 def _content_keys(key: Tensor, mask: Tensor | None, causal: bool) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def explain(
     A lambda layer has no attention map, but its output is y_n^h = Σ_mu S_nm V_m with
     S_nm = q_n^h · (K̄_m + E_nm) (LambdaNetworks, section 3): weights of either sign, which are the sum of a part that
     depends on the content and one that depends on the position. The model runs once, in evaluation mode; S is computed
-    query by query when it is asked for.
+    query by query when it is asked for. A layer that the model uses several times is explained where it is used first.
 
     Args:
         model: any model that contains LambdaLayer, TokenLambda or GraphLambdaLayer: a LambdaResNet, a model that
