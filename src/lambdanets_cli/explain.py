@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lambdanets_cli.options import Debug
+
 if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console
@@ -43,11 +45,12 @@ def explain(
         bool,
         typer.Option(help="What matters for the class: runs the model some dozens of times more."),
     ] = True,
+    debug: Debug = False,
 ) -> None:
     """Show what the lambda layers of a model take from where in an image, as one HTML page to point at.
 
-    Prints for each layer how well the weights that the page shows account for the layer's output; more than 1 % off is
-    an error.
+    Prints for each layer how well the weights that the page shows account for the layer's output; a relative difference
+    above 0.01 is an error.
 
     For example:
 
@@ -57,34 +60,28 @@ def explain(
 
       lambdanets explain lambda_resnet26t photo.jpg
     """
-    from rich.console import Console
-
     from lambdanets import explain as explain_model
+    from lambdanets.console import make_console, print_whole
     from lambdanets.files import check_file
 
-    console = Console(emoji=False)
+    console = make_console()
     check_file(output, "--output")
     notes: list[str] = []
     module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
     explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
     for note in notes:
-        console.print(note, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        print_whole(console, note, style="bold yellow")
     _print(console, explanation)
     if decision and explanation.has_scores:
-        console.print("Taking out layers and covering parts of the image ...", highlight=False)
+        print_whole(console, "Taking out layers and covering parts of the image ...")
     missing = explanation.save_html(
         output, layers=layer, decision=decision, title=f"{Path(model).name} on {image.name}", notes=notes
     )
     if missing:
         listed = ", ".join(missing)
-        console.print(
-            f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        print_whole(console, f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.")
     size = output.stat().st_size / 1e6
-    console.print(f"Wrote {output} ({size:.1f} MB)", markup=False, highlight=False, soft_wrap=True)
+    print_whole(console, f"Wrote {output} ({size:.1f} MB)")
 
 
 def _prepare(
@@ -198,11 +195,12 @@ def _read(image: Path, transform: Any) -> tuple[Tensor, Image.Image]:
 
 def _print(console: Console, explanation: Explanation) -> None:
     from rich.table import Table
-    from rich.text import Text
+
+    from lambdanets.console import print_whole
 
     if explanation.predictions:
         classes = ", ".join(f"{name} {100 * value:.1f}%" for name, value in explanation.predictions[:3])
-        console.print(f"Predicted: {classes}", markup=False, highlight=False, soft_wrap=True)
+        print_whole(console, f"Predicted: {classes}")
     table = Table()
     for heading in ("layer", "grid", "heads", "content", "position", "looks", "check"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
@@ -210,7 +208,7 @@ def _print(console: Console, explanation: Explanation) -> None:
     for name, terms in explanation.terms.items():
         made = explanation.checks[name]
         table.add_row(
-            Text(name),
+            name,
             "x".join(map(str, terms.grid)) + (f"+{terms.prefix}" if terms.prefix else ""),
             str(terms.heads),
             f"{made.content:.0%}",
@@ -219,13 +217,11 @@ def _print(console: Console, explanation: Explanation) -> None:
             f"{made.error:.1e}",
         )
     console.print(table)
-    console.print(
+    print_whole(
+        console,
         "content, position: share in the layer's output on this image. looks: mean distance in positions, weighted by "
         "|E|. check: |sum of S V - output| / |output|, from float16 numbers.",
         style="dim",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     for name, reason in explanation.left_out.items():
-        console.print(f"Not explained: {name}: {reason}.", markup=False, highlight=False, soft_wrap=True)
+        print_whole(console, f"Not explained: {name}: {reason}.")

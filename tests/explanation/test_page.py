@@ -80,6 +80,11 @@ def test_names_are_text(classifier, tmp_path):
     assert data_of(tmp_path / "page.html")["layers"]
 
 
+def test_names_that_are_not_utf_8(explanation, tmp_path):
+    explanation.save_html(tmp_path / "page.html", title="caf\udce9.png", decision=False)
+    assert "<h1>caf\\udce9.png</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_json_cannot_end_its_element():
     text = page._script_json({"name": "</script>&<!--"})
     assert "<" not in text

@@ -7,9 +7,8 @@ from torch import nn
 
 import lambdanets
 from explanation_layers import layer_and_input
-from lambdanets import DensePositions, EdgePositions, GraphLambdaLayer, GridPositions, LambdaLayer
+from lambdanets import DensePositions, EdgePositions, GraphLambdaLayer, GridPositions, LambdaLayer, lambda_apply
 from lambdanets.explanation.capture import parts_of
-from lambdanets.kernels.reference import reference
 from lambdanets.layers import TokenLambda
 
 
@@ -102,11 +101,12 @@ def expected_weights(layer, args):
         for d in range(u):
             value = torch.zeros(1, u, m, m, dtype=torch.float64)
             value[0, d] = torch.eye(m)
-            causal = getattr(layer, "causal", False)
-            by_content = reference(query[None], key[None], value, None, seen if m == n else mask, causal)[0]
+            options = {"causal": getattr(layer, "causal", False), "kernel": "reference"}
+            visible = seen if m == n else mask
+            by_content = lambda_apply(query[None], key[None], value, mask=visible, **options)[0]
             content[own, :, d] = by_content.transpose(0, 1)[own]
             if positions is not None:
-                by_position = reference(query[None], None, value, positions, mask, causal)[0]
+                by_position = lambda_apply(query[None], None, value, positions, mask=mask, **options)[0]
                 position[own, :, d] = by_position.transpose(0, 1)[own]
     return content, position
 

@@ -50,7 +50,9 @@ def write_page(
         "layers": [_layer(explanation.terms[name]) for name in shown],
         "decision": _maps(explanation) if decision and explanation.has_scores else [],
     }
-    write_text(path, _render(explanation, data, decision, title, notes, missing))
+    # A file's name that is not UTF-8 has characters that no encoding can write.
+    text = _render(explanation, data, decision, title, notes, missing)
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
     return missing
 
 
