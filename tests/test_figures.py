@@ -25,6 +25,7 @@ ALLOWED = {
         ("10 %", "timing.TOLERANCE"),
     ],
     "docs/benchmarks.md": [("10 %", "timing.TOLERANCE"), ("95 %", "timing.CONFIDENCE"), ("1x", "as in the README")],
+    "docs/explain.md": [("3 MB", "page.MAX_BYTES"), ("100 %", "both shares together")],
     "docs/gpu.md": [
         ("2.5 times", "5v over 2v multiply-adds, by the counts of the section"),
         ("16 bytes", "the widest load of an instruction"),
@@ -47,6 +48,7 @@ ALLOWED = {
     ],
     "src/lambdanets/experiments/bench/bench.py": [("95 %", "timing.CONFIDENCE")],
     "src/lambdanets/experiments/report/report.py": [("1.73x", "an example of a format")],
+    "src/lambdanets/explanation/explanation.py": [("3 MB", "page.MAX_BYTES")],
     "src/lambdanets/kernels/grid/row_spectral.py": [("4 times", "W / 4, a formula")],
     "src/lambdanets/models/resnet.py": [("4 times", "the stride of timm's stem")],
     "src/lambdanets/training/data/digits.py": [("70 %", "the split"), ("10 %", "the split"), ("20 %", "the split")],

@@ -4,6 +4,7 @@
 ops that a file of ``torch.export`` calls: import it before ``torch.export.load``.
 """
 
+from lambdanets.explanation import Explanation, explain
 from lambdanets.functional import lambda_apply
 from lambdanets.interop import (
     adopt,
@@ -23,12 +24,14 @@ __version__ = "0.1.0"
 __all__ = [
     "DensePositions",
     "EdgePositions",
+    "Explanation",
     "GraphLambdaLayer",
     "GridPositions",
     "LambdaLayer",
     "LambdaResNet",
     "__version__",
     "adopt",
+    "explain",
     "export_model",
     "lambda_apply",
     "load_weights",

@@ -20,6 +20,7 @@ import typer
 from lambdanets_cli.adopt import adopt
 from lambdanets_cli.bench import bench
 from lambdanets_cli.evaluate import evaluate
+from lambdanets_cli.explain import explain
 from lambdanets_cli.export import export
 from lambdanets_cli.kernels import kernels
 from lambdanets_cli.models import models
@@ -66,7 +67,7 @@ def _paragraphs(function: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
-for _function in (train, evaluate, predict, adopt, export, kernels, bench, models):
+for _function in (train, evaluate, predict, adopt, export, explain, kernels, bench, models):
     app.command(help=_paragraphs(_function))(_function)
 
 

@@ -1,0 +1,393 @@
+"""``lambdanets.explain``: with which weights a model's lambda layers take what from where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from lambdanets.explanation.arguments import Query, checked_index, query_index
+from lambdanets.explanation.capture import capture
+from lambdanets.explanation.checks import Check, check, require
+from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
+from lambdanets.explanation.distances import Learnt, learnt
+from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
+from lambdanets.explanation.terms import Array, LayerTerms
+from lambdanets.layers import LambdaLayer
+from lambdanets.names import unknown_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PARTS", "Explanation", "explain"]
+
+PARTS = ("content", "position", "sum")
+
+
+def explain(
+    model: nn.Module,
+    image: Tensor | Image.Image | tuple[Any, ...],
+    *,
+    layers: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+    picture: Image.Image | None = None,
+) -> Explanation:
+    """Show with which weight each query of a model's lambda layers takes each context position.
+
+    A lambda layer has no attention map, but its output is y_n^h = Σ_mu S_nm V_m with
+    S_nm = q_n^h · (K̄_m + E_nm) (LambdaNetworks, section 3): weights of either sign, which are the sum of a part that
+    depends on the content and one that depends on the position. The model runs once, in evaluation mode; S is computed
+    query by query when it is asked for. A layer that the model uses several times is explained where it is used first.
+
+    Args:
+        model: any model that contains LambdaLayer, TokenLambda or GraphLambdaLayer: a LambdaResNet, a model that
+            ``replace_convs`` or ``replace_attention`` changed, an adopted one, or such a layer alone.
+        image: one example: the model's input with a batch axis of 1, which an image may leave out; a PIL.Image, which
+            passes ``transform``; or a tuple of the model's positional arguments, as a graph's are.
+        layers: names of the layers to explain; default None, all.
+        class_names: one name for each output of the model; default None, their numbers.
+        transform: makes the model's input, (channels, height, width), of a PIL.Image; default None, what timm says
+            about the model.
+        picture: what to show behind the maps; default None, the input as it is, stretched to its range.
+
+    Returns:
+        An :class:`Explanation`.
+
+    Raises:
+        ValueError: if there is no lambda layer, none of a name, or not one example.
+        TypeError: if ``image`` is of another kind.
+        ExplanationDifferenceError: if S V is not the layer's output; a ValueError.
+
+    Example:
+        >>> layer = LambdaLayer(8, scope=3).eval()
+        >>> explanation = lambdanets.explain(layer, torch.randn(1, 8, 5, 6))
+        >>> explanation.layers
+        ('(model)',)
+        >>> explanation.maps("(model)", query=(2, 3)).shape  # four heads on a grid of 5 x 6
+        (4, 5, 6)
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its graph calls no hooks
+    inputs, shown = model_inputs(model, image, transform)
+    found, left_out, output = capture(model, inputs, layers)
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"none of the lambda layers can be explained: {reasons}")
+    if picture is not None:
+        shown = np.asarray(picture.convert("RGB"), dtype=np.uint8)[None]
+    elif shown is None:
+        is_sequence = any(isinstance(part, LambdaLayer) and part.ndim == 1 for part in model.modules())
+        shown = pixels_of(inputs[0] if inputs else None, is_sequence)
+    checks = {name: check(terms) for name, terms in found.items()}
+    require(checks)
+    return Explanation(model, inputs, found, left_out, checks, output, shown, class_names)
+
+
+class Explanation:
+    """What :func:`lambdanets.explain` found; its maps are computed when they are asked for.
+
+    Attributes:
+        model: the model.
+        inputs: the arguments that it was called with.
+        terms: queries, keys, values and positions by layer.
+        left_out: layers that cannot be explained, with the reason.
+        checks: by layer, how well the weights account for the output; ``.error`` is the relative difference.
+        picture: pixels behind the maps, (frames, height, width, 3), or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        terms: dict[str, LayerTerms],
+        left_out: dict[str, str],
+        checks: dict[str, Check],
+        output: Any,
+        picture: Pixels | None,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        self.model, self.inputs, self.terms = model, inputs, terms
+        self.left_out, self.checks, self.picture = left_out, checks, picture
+        self._output, self._class_names = output, class_names
+        self._ablations: dict[int, tuple[Ablation, ...]] = {}
+        self._maps: dict[tuple[str, int], Array] = {}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the explained layers, in the order in which they ran."""
+        return tuple(self.terms)
+
+    def maps(
+        self,
+        layer: str,
+        query: Query,
+        head: int | None = None,
+        part: str = "sum",
+        *,
+        depth: int | None = None,
+        weighted: bool = False,
+        prefix: bool = False,
+    ) -> Array:
+        """Weights with which a query takes the positions of its context.
+
+        Args:
+            layer: one of :attr:`layers`.
+            query: where it stands on the grid, one int for each axis; or its number in row-major order, which counts
+                prefix tokens first; a node of a graph.
+            head: one of the h heads; None (default) for all.
+            part: ``"content"`` q · K̄_m, ``"position"`` q · E_nm or ``"sum"``.
+            depth: one of the u values of each position; None (default) for all. Weights of different u belong to
+                different values, so they are not summed.
+            weighted: times ‖V_m‖, the length of the value that is taken. Default False.
+            prefix: the weights of the prefix tokens, which have no place on the grid. Default False.
+
+        Returns:
+            float32, or float64 for a layer in float64: (\\*grid) for one head at u = 1; with a leading axis of heads
+            where ``head`` is None, and one of u behind it where ``depth`` is None and u > 1. The grid of a graph is
+            (nodes,); with ``prefix`` it is (prefix tokens,).
+
+        Raises:
+            ValueError: if there is no such layer, query, head, part or depth; the message says which there are.
+        """
+        terms = self._terms(layer)
+        if part not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
+        weights = terms.weights(query_index(terms, query)).part(part)
+        if weighted:
+            weights = weights * terms.value_norms
+        weights = weights[:, :, : terms.prefix] if prefix else weights[:, :, terms.prefix :]
+        if not prefix:
+            weights = weights.reshape(*weights.shape[:2], *terms.context_grid)
+        if depth is not None or terms.intra_depth == 1:
+            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+        return weights if head is None else weights[checked_index("head", head, terms.heads)]
+
+    def edges(self, layer: str, head: int | None = None, part: str = "sum", *, depth: int | None = None) -> Array:
+        """Weight of every edge of a graph: with which its target takes its source along this edge.
+
+        Args:
+            layer: the name of a GraphLambdaLayer.
+            head: one of the h heads; None (default) for all.
+            part: ``"position"`` q · E of the edge, ``"content"`` q · K̄ of its source, or ``"sum"``. Parallel edges have
+                one content weight, which counts once in the output.
+            depth: one of the u values of each node; None (default) for all.
+
+        Returns:
+            As :meth:`maps`, (e,) in the order of ``edge_index``; axes of heads and of u in front as in :meth:`maps`.
+
+        Raises:
+            ValueError: if it is no graph layer, or there is no such head, part or depth.
+        """
+        terms = self._terms(layer)
+        if terms.edges is None or terms.embedding is None:
+            raise ValueError(f"layer {layer!r} is a {terms.kind}, which has no edges; use maps(layer, query)")
+        if part not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
+        target, source = terms.edges
+        query = terms.query[:, target]
+        position = np.einsum("hek,eku->hue", query, terms.embedding)
+        content = np.einsum("hek,uek->hue", query, terms.key[:, source])
+        weights = {"content": content, "position": position, "sum": content + position}[part]
+        if depth is not None or terms.intra_depth == 1:
+            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+        return weights if head is None else weights[checked_index("head", head, terms.heads)]
+
+    @cached_property
+    def learnt(self) -> tuple[Learnt, ...]:
+        """Tables of positions of the explained layers and how far they look."""
+        return tuple(found for found in learnt(self.model) if found.layer in self.terms)
+
+    @property
+    def has_scores(self) -> bool:
+        """True if the model gives scores of classes."""
+        try:
+            return len(class_scores(self._output)) == 1
+        except ValueError:
+            return False
+
+    @property
+    def predictions(self) -> tuple[tuple[str, float], ...]:
+        """The five most probable classes with their probabilities; empty if the model gives no scores of classes."""
+        if not self.has_scores:
+            return ()
+        probabilities = class_scores(self._output)[0].exp()
+        best = probabilities.argsort(descending=True)[:5].tolist()
+        return tuple((self.class_name(index), float(probabilities[index])) for index in best)
+
+    def class_name(self, index: int) -> str:
+        """Name of an output of the model."""
+        names = self._class_names
+        return str(names[index]) if names is not None and index < len(names) else f"class {index}"
+
+    def target(self, target: int | str | None = None) -> int:
+        """The number of a class given by number or name; None for the most probable one.
+
+        Raises:
+            ValueError: if there is no such class, or the model gives no scores of classes.
+        """
+        scores = class_scores(self._output)[0]
+        if target is None:
+            return int(scores.argmax())
+        if isinstance(target, str):
+            names = [self.class_name(index) for index in range(len(scores))]
+            if target not in names:
+                raise unknown_name("class", target, names)
+            return names.index(target)
+        return checked_index("target", target, len(scores))
+
+    def ablations(self, target: int | str | None = None) -> tuple[Ablation, ...]:
+        """Change of a class's score when a layer's content term, position term or the whole layer is taken out.
+
+        Three runs of the model for each layer, kept for later calls.
+
+        Args:
+            target: number or name of the class; None (default) for the most probable one.
+        """
+        index = self.target(target)
+        if index not in self._ablations:
+            self._ablations[index] = ablate(self.model, self.inputs, self.layers, index)
+        return self._ablations[index]
+
+    def occlusion(self, target: int | str | None = None) -> Array:
+        """Change of a class's score where the image is covered, (height, width).
+
+        A square of a fifth of the image moves by half of its side, and covered pixels are 0 in the model's input; each
+        pixel has the mean over the squares that cover it.
+
+        Args:
+            target: number or name of the class; None (default) for the most probable one.
+
+        Raises:
+            ValueError: if the input is no image.
+        """
+        return self._kept("occlusion", self.target(target), lambda index: occlude(self.model, self._image(), index))
+
+    def grad_cam(self, target: int | str | None = None) -> Array:
+        """Grad-CAM, (height, width) in 0..1, by PyPI's ``grad-cam``: a second opinion.
+
+        Args:
+            target: number or name of the class; None (default) for the most probable one.
+
+        Raises:
+            ImportError: if ``grad-cam`` is not installed.
+            ValueError: if the input is no image, or no explained layer is on a grid of two axes.
+        """
+        planes = [terms for terms in self.terms.values() if len(terms.grid) == 2]
+        if not planes:
+            raise ValueError("Grad-CAM needs a layer on a grid of two axes, and none of the explained ones is")
+        last = planes[-1]
+
+        def compute(index: int) -> Array:
+            return grad_cam(self.model, self._image(), index, last.name, last.grid, last.prefix)
+
+        return self._kept("grad-cam", self.target(target), compute)
+
+    def figure(
+        self,
+        layer: str,
+        query: Query,
+        head: int | None = None,
+        *,
+        parts: Sequence[str] = PARTS,
+        depth: int = 0,
+        weighted: bool = False,
+    ) -> Figure:
+        """Maps of one query as a matplotlib figure: a row for each head, a column for each part, one scale around 0.
+
+        Args:
+            layer: one of :attr:`layers`.
+            query: as in :meth:`maps`.
+            head: one of the h heads; None (default) for all.
+            parts: which maps, from left to right.
+            depth: one of the u values of each position. Default 0.
+            weighted: times ‖V_m‖. Default False.
+
+        Returns:
+            The figure; ``figure.savefig("maps.pdf")`` writes it.
+        """
+        from lambdanets.explanation.figure import draw
+
+        terms = self._terms(layer)
+        index = query_index(terms, query)
+        maps = {part: self.maps(layer, query, None, part, depth=depth, weighted=weighted) for part in parts}
+        heads = range(terms.heads) if head is None else [checked_index("head", head, terms.heads)]
+        on_grid = index >= terms.prefix
+        where = tuple(int(at) for at in np.unravel_index(index - terms.prefix, terms.grid)) if on_grid else None
+        frame = None
+        if self.picture is not None:
+            frame = self.picture[where[0] * len(self.picture) // terms.grid[0] if where and len(terms.grid) == 3 else 0]
+        named = f"query {where}" if where is not None else f"prefix token {index + 1}"
+        return draw(
+            {part: values[list(heads)] for part, values in maps.items()},
+            frame,
+            terms.grid,
+            where,
+            [f"head {number + 1}" for number in heads],
+            f"{layer}, {named}" + (", weighted by ‖V‖" if weighted else ""),
+            terms.extents if terms.local else None,
+        )
+
+    def save_html(
+        self,
+        path: str | Path,
+        *,
+        layers: Sequence[str] | None = None,
+        decision: bool = True,
+        title: str = "",
+        notes: Sequence[str] = (),
+    ) -> tuple[str, ...]:
+        """Write one self-contained HTML page, below 3 MB, in which any query's maps are computed at once.
+
+        Args:
+            path: the file.
+            layers: whose maps the page has; default None, all for which there is room.
+            decision: with what matters for the class: some dozens of runs of the model. Left out anyway where the model
+                gives no scores of classes. Default True.
+            title: what was explained, shown above.
+            notes: remarks shown above.
+
+        Returns:
+            Names of the layers that the page has no maps of, for want of room.
+
+        Raises:
+            ValueError: if a layer has too many positions for a page, or there is no such layer.
+        """
+        from lambdanets.explanation.page import write_page
+
+        return write_page(self, Path(path), layers, decision, title, notes)
+
+    def _terms(self, layer: str) -> LayerTerms:
+        if layer in self.left_out:
+            raise ValueError(f"layer {layer!r} cannot be explained: {self.left_out[layer]}")
+        if layer not in self.terms:
+            raise unknown_name("layer", layer, list(self.terms))
+        return self.terms[layer]
+
+    def _image(self) -> Tensor:
+        image = self.inputs[0] if len(self.inputs) == 1 else None
+        if not isinstance(image, Tensor) or image.ndim != 4:
+            raise ValueError(
+                "the model's input is no image (1, channels, height, width), of which parts can be covered"
+            )
+        return image
+
+    def _kept(self, what: str, index: int, compute: Callable[[int], Array]) -> Array:
+        if (what, index) not in self._maps:
+            self._maps[what, index] = compute(index)
+        return self._maps[what, index]
+
+    def __repr__(self) -> str:
+        lines = [f"Explanation of {type(self.model).__name__}, {len(self.terms)} lambda layers:"]
+        for name, terms in self.terms.items():
+            made = self.checks[name]
+            lines.append(
+                f"  {name}: grid {' x '.join(map(str, terms.grid))}, {terms.heads} heads, content {made.content:.0%} "
+                f"of the output, error {made.error:.1e}"
+            )
+        lines += [f"  {name}: left out, {reason}" for name, reason in self.left_out.items()]
+        return "\n".join(lines)

@@ -1,0 +1,229 @@
+"""The page: one HTML file that carries the numbers of the layers and computes the maps itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from lambdanets.explanation.checks import TOLERANCE
+from lambdanets.explanation.decision import has_grad_cam
+from lambdanets.explanation.packing import pack, packed_arrays, packed_size
+from lambdanets.explanation.pictures import Pixels
+from lambdanets.explanation.terms import Array, LayerTerms
+from lambdanets.files import write_text
+from lambdanets.names import unknown_name
+
+if TYPE_CHECKING:
+    from lambdanets.explanation.explanation import Explanation
+
+__all__ = ["MAX_BYTES", "write_page"]
+
+MAX_BYTES = 3_000_000
+# What the page is without the layers and the picture: scripts, styles, tables.
+ROOM_FOR_THE_REST = 150_000
+SIDE = 64
+
+
+def write_page(
+    explanation: Explanation,
+    path: Path,
+    layers: Sequence[str] | None,
+    decision: bool,
+    title: str,
+    notes: Sequence[str],
+) -> tuple[str, ...]:
+    """See ``Explanation.save_html``."""
+    picture = None if explanation.picture is None else _picture(explanation.picture)
+    room = MAX_BYTES - ROOM_FOR_THE_REST - len(picture["src"] if picture else "")
+    shown = choose_layers(explanation.terms, layers, room)
+    missing = tuple(name for name in explanation.terms if name not in shown) if layers is None else ()
+    data = {
+        "picture": picture,
+        "layers": [_layer(explanation.terms[name]) for name in shown],
+        "decision": _maps(explanation) if decision and explanation.has_scores else [],
+    }
+    # A file's name that is not UTF-8 has characters that no encoding can write.
+    text = _render(explanation, data, decision, title, notes, missing)
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return missing
+
+
+def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, room: int) -> list[str]:
+    """Layers whose arrays fit into so many bytes: those named, or all but the largest.
+
+    Raises:
+        ValueError: if a named layer is not there, or what is asked for does not fit.
+    """
+    for name in names or ():
+        if name not in terms:
+            raise unknown_name("layer", name, list(terms))
+    chosen = [name for name in terms if names is None or name in names]
+    sizes = {name: packed_size(terms[name]) for name in chosen}
+    while sum(sizes[name] for name in chosen) > room:
+        largest = max(sizes[name] for name in chosen)
+        last = [name for name in chosen if sizes[name] == largest][-1]
+        if names is not None or len(chosen) == 1:
+            size = " x ".join(map(str, terms[last].grid))
+            raise ValueError(
+                f"layer {last!r} has a grid of {size}, whose numbers take {largest / 1e6:.1f} MB of a page"
+                + (f" and the {len(chosen)} layers named {sum(sizes.values()) / 1e6:.1f} MB" if len(chosen) > 1 else "")
+                + f"; a page is to stay below {MAX_BYTES / 1e6:g} MB: choose fewer or deeper layers, give a smaller "
+                "image, or take single queries with Explanation.maps and .figure"
+            )
+        chosen.remove(last)
+    return chosen
+
+
+def _render(
+    explanation: Explanation,
+    data: dict[str, Any],
+    decision: bool,
+    title: str,
+    notes: Sequence[str],
+    missing: Sequence[str],
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lambdanets.explanation", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    target = explanation.target() if data["decision"] or (decision and explanation.has_scores) else None
+    parts = {name: (files("lambdanets.explanation") / "page" / name).read_text("utf-8") for name in _PARTS}
+    return environment.get_template("page.html.j2").render(
+        title=title or type(explanation.model).__name__,
+        notes=list(notes),
+        missing=list(missing),
+        left_out=explanation.left_out,
+        predictions=explanation.predictions,
+        layers=_rows(explanation),
+        farthest=max((max(found.distance, found.uniform) for found in explanation.learnt), default=0.0) or 1.0,
+        tolerance=TOLERANCE,
+        target=None if target is None else explanation.class_name(target),
+        ablations=_ablation_rows(explanation) if target is not None else [],
+        maps=[shown["name"] for shown in data["decision"]],
+        has_grad_cam=has_grad_cam(),
+        data=_script_json(data),
+        **{name.replace(".", "_"): text for name, text in parts.items()},
+    )
+
+
+_PARTS = ("page.css", "weights.js", "view.js")
+
+
+def _script_json(data: Any) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _picture(pixels: Pixels) -> dict[str, Any]:
+    """The frames of a picture below each other, as a PNG in a data URI."""
+    frames, height, width = pixels.shape[:3]
+    file = io.BytesIO()
+    Image.fromarray(pixels.reshape(frames * height, width, 3)).save(file, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return {"src": source, "frames": frames, "height": height, "width": width}
+
+
+def _layer(terms: LayerTerms) -> dict[str, Any]:
+    return {
+        "name": terms.name,
+        "kind": terms.kind,
+        "grid": list(terms.grid),
+        "contextGrid": list(terms.context_grid),
+        "heads": terms.heads,
+        "depth": terms.intra_depth,
+        "key": terms.query.shape[2],
+        "queries": terms.num_queries,
+        "context": terms.num_context,
+        "prefix": terms.prefix,
+        "extents": None if terms.extents is None else list(terms.extents),
+        "local": terms.local,
+        "graph": None if terms.graph is None else terms.graph.tolist(),
+        "edges": None if terms.edges is None else terms.edges.tolist(),
+        "visible": None if terms.visible is None else terms.visible.astype(int).tolist(),
+        "arrays": {name: packed.to_dict() for name, packed in packed_arrays(terms).items()},
+    }
+
+
+def _rows(explanation: Explanation) -> list[dict[str, Any]]:
+    """A row of the table of layers for each explained one."""
+    distances = {found.layer: found for found in explanation.learnt}
+    rows = []
+    for name, terms in explanation.terms.items():
+        made, found = explanation.checks[name], distances.get(name)
+        if terms.extents is None:
+            context = "edges of a graph" if terms.edges is not None else "content only"
+        else:
+            context = f"{'scope' if terms.local else 'global,'} {' x '.join(map(str, terms.extents))}" + (
+                "" if terms.local else " offsets"
+            )
+        rows.append(
+            {
+                "name": name,
+                "grid": " x ".join(map(str, terms.grid)) + (f" + {terms.prefix}" if terms.prefix else ""),
+                "context": context,
+                "content": made.content,
+                "position": made.position,
+                "error": made.error,
+                "queries": made.queries,
+                "bias": terms.bias is not None,
+                "of": terms.num_queries,
+                "distance": None if found is None else found.distance,
+                "uniform": None if found is None else found.uniform,
+                "pixels": None if found is None else _pixels(explanation, terms, found.distance),
+            }
+        )
+    return rows
+
+
+def _pixels(explanation: Explanation, terms: LayerTerms, distance: float) -> float | None:
+    """A distance on a layer's grid in pixels of the input, where that is an image."""
+    image: Any = explanation.inputs[0] if explanation.inputs else None
+    if len(terms.grid) != 2 or getattr(image, "ndim", 0) != 4:
+        return None
+    return distance * image.shape[2] / terms.grid[0]
+
+
+def _ablation_rows(explanation: Explanation) -> list[dict[str, Any]]:
+    ablations = explanation.ablations()
+    largest = max((abs(made.change) for made in ablations), default=0.0) or 1.0
+    rows: dict[str, dict[str, Any]] = {}
+    for made in ablations:
+        width = 50 * abs(made.change) / largest
+        rows.setdefault(made.layer, {})[made.part] = {
+            "change": made.change,
+            "probability": float(np.exp(made.score)),
+            "left": 50 - width if made.change < 0 else 50,
+            "width": width,
+        }
+    return [{"name": name, "parts": parts} for name, parts in rows.items()]
+
+
+def _maps(explanation: Explanation) -> list[dict[str, Any]]:
+    """Occlusion and, where it is installed, Grad-CAM of the most probable class."""
+    image = explanation.inputs[0] if len(explanation.inputs) == 1 else None
+    if image is None or image.ndim != 4:
+        return []
+    made = [("Occlusion", explanation.occlusion())]
+    if has_grad_cam() and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
+        made.append(("Grad-CAM", explanation.grad_cam()))
+    return [{"name": name, "map": pack(_thinned(values)[None]).to_dict()} for name, values in made]
+
+
+def _thinned(values: Array) -> Array:
+    """At most 64 x 64 of the entries of a map, evenly spaced."""
+    rows, columns = (np.linspace(0, size - 1, min(size, SIDE)).round().astype(int) for size in values.shape)
+    return values[np.ix_(rows, columns)]

@@ -1,0 +1,227 @@
+"""The command ``lambdanets explain``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lambdanets_cli.options import Debug
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+    from torch import Tensor, nn
+
+    from lambdanets.explanation import Explanation
+
+__all__ = ["explain"]
+
+
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="A folder that `lambdanets train` wrote, or a model of timm's registry."
+        ),
+    ],
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="IMAGE", help="An image file of any size.  \\[default: a test image stored with the run]"
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Explain this layer alone; may be given several times.  \\[default: all]")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("explain.html"),
+    checkpoint: Annotated[str, typer.Option(help="Which weights of the run: best or last.")] = "best",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="A model of timm's registry without its published weights.")
+    ] = False,
+    decision: Annotated[
+        bool,
+        typer.Option(help="What matters for the class: runs the model some dozens of times more."),
+    ] = True,
+    debug: Debug = False,
+) -> None:
+    """Show what the lambda layers of a model take from where in an image, as one HTML page to point at.
+
+    Prints for each layer how well the weights that the page shows account for the layer's output; a relative difference
+    above 0.01 is an error.
+
+    For example:
+
+      lambdanets explain runs/my-run photo.jpg
+
+      lambdanets explain runs/my-run photo.jpg --layer layer3.0.conv2 --output layer3.html
+
+      lambdanets explain lambda_resnet26t photo.jpg
+    """
+    from lambdanets import explain as explain_model
+    from lambdanets.console import make_console, print_whole
+    from lambdanets.files import check_file
+
+    console = make_console()
+    check_file(output, "--output")
+    notes: list[str] = []
+    module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
+    explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
+    for note in notes:
+        print_whole(console, note, style="bold yellow")
+    _print(console, explanation)
+    if decision and explanation.has_scores:
+        print_whole(console, "Taking out layers and covering parts of the image ...")
+    missing = explanation.save_html(
+        output, layers=layer, decision=decision, title=f"{Path(model).name} on {image.name}", notes=notes
+    )
+    if missing:
+        listed = ", ".join(missing)
+        print_whole(console, f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.")
+    size = output.stat().st_size / 1e6
+    print_whole(console, f"Wrote {output} ({size:.1f} MB)")
+
+
+def _prepare(
+    name: str, image: Path | None, checkpoint: str, random_weights: bool, notes: list[str]
+) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
+    """Model, its input, the input as a picture, names of the classes and the image's file."""
+    if Path(name).is_dir():
+        return _from_run(Path(name), image, checkpoint, random_weights)
+    return _from_registry(name, image, random_weights, notes)
+
+
+def _from_run(
+    path: Path, image: Path | None, checkpoint: str, random_weights: bool
+) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
+    from lambdanets.training.runs.folder import Run
+
+    if random_weights:
+        raise ValueError(
+            "--random-weights is for models of timm's registry; a run has weights of its own, leave it out"
+        )
+    run = Run.open(path)
+    if image is None:
+        if not run.samples:
+            raise ValueError(f"the run {path} has no test images stored with it; name an image file")
+        image = run.samples[0]
+    tensor, picture = _read(image, run.transform)
+    return run.load_model(checkpoint), tensor, picture, run.class_names, image
+
+
+def _from_registry(
+    name: str, image: Path | None, random_weights: bool, notes: list[str]
+) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    from lambdanets import adopt
+    from lambdanets.explanation.capture import LAYERS
+    from lambdanets.training.data.transforms import InputTransform
+    from lambdanets.training.engine.model import check_model_name
+
+    if "/" in name and ":" not in name:
+        raise FileNotFoundError(
+            f"the run folder {name} does not exist; give one, or the name of a model of timm's registry"
+        )
+    check_model_name(name)
+    if image is None:
+        raise ValueError(f"IMAGE is missing: {name} is no run, which would have test images; name an image file")
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    # What is no name of the registry is an address of weights.
+    pretrained = not random_weights and (not timm.is_model(name) or (config is not None and config.has_weights))
+    module = _create(name, pretrained).eval()
+    if not pretrained:
+        why = "as asked for" if random_weights else "none are published with its name"
+        notes.append(f"RANDOM WEIGHTS ({why}): the maps show how the layers start, not what they have learnt.")
+    if not any(isinstance(part, LAYERS) for part in module.modules()):
+        with suppress(ValueError):  # there are none of others either, which explain will say
+            module = adopt(module).model.eval()
+    wanted: dict[str, Any] = resolve_model_data_config(module)
+    channels, *size = wanted["input_size"]
+    transform = InputTransform(
+        image_size=size[0],
+        channels=channels,
+        mean=wanted["mean"],
+        std=wanted["std"],
+        interpolation=wanted["interpolation"],
+        crop_pct=wanted["crop_pct"],
+    )
+    tensor, picture = _read(image, transform)
+    return module, tensor, picture, _label_names(module, pretrained), image
+
+
+def _create(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    # Downloads fail in the ways of several libraries.
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"the weights of {name} cannot be loaded: {str(error).rstrip('.')}. "
+            "--random-weights shows the model without them"
+        ) from error
+
+
+def _label_names(module: Any, pretrained: bool) -> tuple[str, ...] | None:
+    """The 1,000 classes of ImageNet, where the weights are for them."""
+    from timm.data import ImageNetInfo
+
+    names = (getattr(module, "pretrained_cfg", None) or {}).get("label_names")
+    if names:
+        return tuple(names)
+    if not pretrained or getattr(module, "num_classes", 0) != 1000:
+        return None
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(index) for index in range(1000))
+
+
+def _read(image: Path, transform: Any) -> tuple[Tensor, Image.Image]:
+    """The model's input, and what it shows."""
+    import torch
+    from torchvision.transforms.functional import to_pil_image
+
+    from lambdanets.training.data.transforms import read_image
+
+    tensor = transform.build()(read_image(image, transform.mode))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (transform.mean, transform.std))
+    return tensor, to_pil_image((tensor * std + mean).clamp(0, 1))
+
+
+def _print(console: Console, explanation: Explanation) -> None:
+    from rich.table import Table
+
+    from lambdanets.console import print_whole
+
+    if explanation.predictions:
+        classes = ", ".join(f"{name} {100 * value:.1f}%" for name, value in explanation.predictions[:3])
+        print_whole(console, f"Predicted: {classes}")
+    table = Table()
+    for heading in ("layer", "grid", "heads", "content", "position", "looks", "check"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    looks = {found.layer: f"{found.distance:.2f}" for found in explanation.learnt}
+    for name, terms in explanation.terms.items():
+        made = explanation.checks[name]
+        table.add_row(
+            name,
+            "x".join(map(str, terms.grid)) + (f"+{terms.prefix}" if terms.prefix else ""),
+            str(terms.heads),
+            f"{made.content:.0%}",
+            f"{made.position:.0%}",
+            looks.get(name, ""),
+            f"{made.error:.1e}",
+        )
+    console.print(table)
+    print_whole(
+        console,
+        "content, position: share in the layer's output on this image. looks: mean distance in positions, weighted by "
+        "|E|. check: |sum of S V - output| / |output|, from float16 numbers.",
+        style="dim",
+    )
+    for name, reason in explanation.left_out.items():
+        print_whole(console, f"Not explained: {name}: {reason}.")

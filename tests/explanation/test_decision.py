@@ -1,0 +1,140 @@
+"""What is taken out and covered, by models whose scores are known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lambdanets
+from explanation_layers import LAYERS, layer_and_input
+from lambdanets import LambdaLayer, lambda_apply
+from lambdanets.explanation.capture import parts_of
+from lambdanets.explanation.decision import _without, ablate, has_grad_cam, occlude
+from lambdanets.layers import TokenLambda
+
+
+class Classifier(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x).mean((2, 3)))
+
+
+def test_terms_and_layers_taken_out():
+    model = Classifier(LambdaLayer(8, scope=3, stride=2)).eval()
+    x = torch.randn(1, 8, 5, 6)
+    found = {made.part: made for made in ablate(model, (x,), ["layer"], 1)}
+    whole = model(x).log_softmax(1)[0, 1].item()
+    table = model.layer.positions.detach().clone()
+    nn.init.zeros_(model.layer.positions)
+    without_position = model(x).log_softmax(1)[0, 1].item()
+    assert found["position"].score == pytest.approx(without_position, abs=1e-5)
+    assert found["position"].change == pytest.approx(without_position - whole, abs=1e-5)
+    assert found["layer"].score == pytest.approx(model.head.bias.log_softmax(0)[1].item(), abs=1e-6)
+    with torch.no_grad():
+        model.layer.positions.copy_(table)
+    query, _, value = (part[None] for part in parts_of(model.layer, x, None))
+    position = lambda_apply(query, None, value, lambdanets.GridPositions(table, (5, 6)))
+    scores = model.head(model.layer.pool(position.transpose(2, 3).reshape(1, 8, 5, 6)).mean((2, 3))).log_softmax(1)
+    assert found["content"].score == pytest.approx(scores[0, 1].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_terms_add_up_to_the_layer(kind):
+    layer, args = layer_and_input(kind)
+    with torch.no_grad():
+        out = layer(*args)
+        parts = []
+        for part in ("content", "position"):
+            handle = layer.register_forward_hook(_without(part), with_kwargs=True)
+            parts.append(layer(*args))
+            handle.remove()
+        torch.testing.assert_close(sum(parts), out, atol=1e-10, rtol=1e-10)
+        assert (parts[1] - out).abs().max() > 1e-3 or kind == "tokens, none"
+        if isinstance(layer, TokenLambda) and layer.positions is not None:
+            for name in ("positions", "prefix_keys", "prefix_queries", "prefix_pairs"):
+                if getattr(layer, name) is not None:
+                    nn.init.zeros_(getattr(layer, name))
+            torch.testing.assert_close(layer(*args), parts[1], atol=1e-10, rtol=1e-10)
+
+
+class Corner(nn.Module):
+    """The score of class 0 is the sum of the four pixels in a corner."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = LambdaLayer(3, scope=3, num_heads=1)
+
+    def forward(self, x):
+        self.layer(x)
+        return torch.stack([x[:, :, :2, :2].sum((1, 2, 3)), x.new_zeros(len(x))], dim=1)
+
+
+def test_covered_parts_that_matter():
+    x = torch.ones(1, 3, 8, 12)
+    explanation = lambdanets.explain(Corner().eval(), x)
+    occlusion = explanation.occlusion(0)
+    assert occlusion.shape == (8, 12)
+    # Squares of 3 pixels, half of that apart: those that start at 0, and at 2, of which the latter miss the corner.
+    assert (occlusion[:2, :2] < -0.1).all()
+    assert (occlusion[5:] == 0).all()
+    assert (occlusion[:, 5:] == 0).all()
+    assert (x == 1).all()
+    whole = occlude(explanation.model, x, 0, window=12)
+    expected = torch.tensor([0.0, 0.0]).log_softmax(0)[0] - torch.tensor([12.0, 0.0]).log_softmax(0)[0]
+    np.testing.assert_allclose(whole, np.full((8, 12), expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_of_covered_images_change_nothing(classifier, explanation, batch_size):
+    image = explanation.inputs[0]
+    np.testing.assert_allclose(
+        occlude(classifier, image, 2, batch_size=batch_size), explanation.occlusion(2), atol=1e-5
+    )
+
+
+def test_what_is_no_image_is_not_covered():
+    explanation = lambdanets.explain(SequenceClassifier().eval(), torch.randn(1, 8, 11))
+    with pytest.raises(ValueError, match=r"input is no image \(1, channels, height, width\)"):
+        explanation.occlusion()
+    with pytest.raises(ValueError, match="grid of two axes"):
+        explanation.grad_cam()
+    assert len(explanation.ablations()) == 3
+
+
+class SequenceClassifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = LambdaLayer(8, scope=3, ndim=1)
+
+    def forward(self, x):
+        return self.layer(x).mean(2)
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+def test_grad_cam(classifier, explanation):
+    cam = explanation.grad_cam()
+    assert cam.shape == (16, 16)
+    assert 0 <= cam.min() < cam.max() <= 1
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in classifier.parameters())
+    assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+def test_grad_cam_of_tokens():
+    import timm
+
+    model = lambdanets.replace_attention(
+        timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64), verbose=False
+    )
+    cam = lambdanets.explain(model, torch.randn(1, 3, 64, 64)).grad_cam()
+    assert cam.shape == (64, 64)
+    assert cam.max() > 0
+
+
+def test_without_grad_cam(explanation, monkeypatch):
+    monkeypatch.setattr("lambdanets.explanation.decision.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'lambdanets\[explain\]'"):
+        explanation.grad_cam(3)

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from torch import nn
+
+from lambdanets import GraphLambdaLayer, LambdaLayer
+from lambdanets.explanation import learnt
+
+
+def test_distances_are_weighted_by_the_size_of_the_entries():
+    layer = LambdaLayer(8, size=(5, 6), intra_depth=2)
+    nn.init.zeros_(layer.positions)
+    with torch.no_grad():
+        layer.positions[1, 3, 4 + 3, 5 + 4] = -2.0  # offset (3, 4), of length 5
+        layer.positions[0, 2, 4, 5] = 6.0  # offset 0
+    (found,) = learnt(layer)
+    assert found.distance == pytest.approx(5 * 2 / 8)
+    assert found.table.shape == (2, 16, 9, 11)
+
+
+def test_even_tables():
+    layer = LambdaLayer(8, scope=3, ndim=1)
+    nn.init.ones_(layer.positions)
+    (found,) = learnt(layer)
+    assert found.distance == pytest.approx(2 / 3)
+    assert found.uniform == pytest.approx(2 / 3)
+
+
+def test_layers_without_a_table_are_left_out():
+    model = nn.ModuleList([GraphLambdaLayer(8), LambdaLayer(8, scope=3)])
+    assert [found.layer for found in learnt(model)] == ["1"]
+    nn.init.zeros_(model[1].positions)
+    assert learnt(model)[0].distance == 0

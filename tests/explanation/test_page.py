@@ -1,0 +1,139 @@
+"""The page as a file: its size, what fits, and that names in it are text. What it does is in test_browser.py."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import lambdanets
+from explanation_layers import layer_and_input
+from lambdanets.explanation import page
+from lambdanets.explanation.packing import packed_size
+
+
+def data_of(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text).group(1))
+
+
+def test_one_file_that_asks_for_nothing(explanation, tmp_path):
+    explanation.save_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//cdn|@import|url\(", text)
+    assert not re.search(r"<(?:script|img|link)[^>]+(?:src|href)=\"(?!data:)", text)
+    assert "default-src 'none'" in text
+    assert [layer["name"] for layer in data_of(tmp_path / "page.html")["layers"]] == list(explanation.layers)
+
+
+def test_tables_carry_the_numbers_of_the_explanation(explanation, tmp_path):
+    explanation.save_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for name, made in explanation.checks.items():
+        assert name in text
+        assert f"{made.error:.1e}" in text
+        assert f"content {100 * made.content:.0f} %".replace("-", "−") in text
+    for found in explanation.learnt:
+        pixels = found.distance * 16 / explanation.terms[found.layer].grid[0]
+        assert f"{found.distance:.2f}, {pixels:.1f} pixels; even table {found.uniform:.2f}" in text
+    for made in explanation.ablations():
+        assert f"{made.change:+.3f}".replace("-", "−") in text
+    for name, probability in explanation.predictions:
+        assert re.search(rf"{name}</span> <b>{100 * probability:.1f} %", text)
+
+
+def test_without_what_matters_for_the_class(explanation, tmp_path, monkeypatch):
+    monkeypatch.setattr(explanation, "_ablations", {})
+    monkeypatch.setattr(explanation, "_maps", {})
+    explanation.save_html(tmp_path / "page.html", decision=False)
+    assert not explanation._ablations
+    assert not explanation._maps
+    assert "What matters" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert data_of(tmp_path / "page.html")["decision"] == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["image, bias", "sequence, causal", "tokens, prefix, masked", "tokens, none", "graphs", "volume"]
+)
+def test_layers_that_are_no_classifier(kind, tmp_path):
+    lambdanets.explain(*layer_and_input(kind)).save_html(tmp_path / "page.html")
+    assert len(data_of(tmp_path / "page.html")["layers"]) == 1
+
+
+NAMES = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{ 7 * 7 }}", '\u2028 & "quotes" \'犬']
+
+
+def test_names_are_text(classifier, tmp_path):
+    explanation = lambdanets.explain(classifier, torch.randn(1, 3, 16, 16), class_names=NAMES)
+    evil = "</title><script>alert(2)</script>"
+    explanation.save_html(tmp_path / "page.html", title=evil, notes=[evil])
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("<script") == 3
+    assert "<img src=x" not in text
+    assert (
+        "49" not in re.sub(r"<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL).split("{{ 7")[0][-3:]
+    )
+    assert "{{ 7 * 7 }}" in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert data_of(tmp_path / "page.html")["layers"]
+
+
+def test_names_that_are_not_utf_8(explanation, tmp_path):
+    explanation.save_html(tmp_path / "page.html", title="caf\udce9.png", decision=False)
+    assert "<h1>caf\\udce9.png</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_json_cannot_end_its_element():
+    text = page._script_json({"name": "</script>&<!--"})
+    assert "<" not in text
+    assert json.loads(text) == {"name": "</script>&<!--"}
+    with pytest.raises(ValueError, match="JSON"):
+        page._script_json(float("nan"))
+
+
+@pytest.mark.parametrize("name", ["lambda_resnet50", "lambda_resnet50_llll"])
+def test_pages_of_photographs_stay_below_3_mb(name, tmp_path):
+    model = timm.create_model(name, num_classes=10).eval()
+    explanation = lambdanets.explain(model, torch.rand(1, 3, 224, 224), layers=None)
+    missing = explanation.save_html(tmp_path / "page.html", decision=False)
+    assert (tmp_path / "page.html").stat().st_size < 3e6
+    shown = [layer["name"] for layer in data_of(tmp_path / "page.html")["layers"]]
+    assert sorted([*shown, *missing]) == sorted(explanation.layers)
+    # The largest are left out, and no more of them than must be.
+    assert missing == (() if name == "lambda_resnet50" else ("layer1.2.conv2", "layer2.0.conv2"))
+    for layer in missing:
+        assert layer in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_layers_that_fit(explanation):
+    sizes = {name: packed_size(terms) for name, terms in explanation.terms.items()}
+    first, second, third = sizes
+    choose = page.choose_layers
+    assert choose(explanation.terms, None, sum(sizes.values())) == [first, second, third]
+    assert choose(explanation.terms, None, sum(sizes.values()) - 1) == [second, third]
+    assert choose(explanation.terms, [third, second], sizes[second] + sizes[third]) == [second, third]
+    with pytest.raises(ValueError, match=rf"layer '{second}' .* of 8 x 8.*2 layers named.*give a smaller image"):
+        choose(explanation.terms, [second, third], sizes[second])
+    with pytest.raises(
+        ValueError, match=r"has a grid of 4 x 4, whose numbers take 0\.\d MB of a page; .*Explanation.maps"
+    ):
+        choose(explanation.terms, None, 10)
+    with pytest.raises(ValueError, match="unknown layer 'layer2'"):
+        choose(explanation.terms, ["layer2"], 10)
+
+
+def test_sizes_are_those_in_the_page(explanation, tmp_path):
+    explanation.save_html(tmp_path / "page.html")
+    for layer in data_of(tmp_path / "page.html")["layers"]:
+        packed = sum(len(array["data"]) for array in layer["arrays"].values())
+        assert packed == packed_size(explanation.terms[layer["name"]])
+
+
+def test_maps_are_thinned():
+    values = np.arange(224 * 100, dtype=np.float32).reshape(224, 100)
+    thin = page._thinned(values)
+    assert thin.shape == (64, 64)
+    assert (thin[0, 0], thin[-1, -1]) == (values[0, 0], values[-1, -1])
+    assert page._thinned(values[:3, :4]).shape == (3, 4)
