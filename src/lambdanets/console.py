@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
-import unicodedata
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["make_console", "print_json", "print_whole", "printable"]
+__all__ = ["make_console", "one_line", "print_json", "print_whole", "printable", "shell_word"]
 
-_LAYOUT = "\n\t"
-# Characters that turn the direction of what follows them, with which a name could pass for another.
-_TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+# Control characters, separators of lines, characters that turn the direction of what follows (with which a name could
+# pass for another), and halves of surrogate pairs, by which Python stands for bytes of a name that are not text.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters as escapes, so that a file's name cannot steer the terminal.
+    """Return the text with control characters but line ends and tabs as escapes: it cannot steer the terminal."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in "\n\t" else _escaped(found), text)
 
-    Line ends and tabs stay.
+
+def one_line(name: object) -> str:
+    """Return a name or a path in one line: as :func:`printable`, with escapes for line ends and tabs too."""
+    return _UNSEEN.sub(_escaped, str(name))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def shell_word(path: object) -> str:
+    """Return a path as a word of a command that can be copied into a POSIX shell.
+
+    Control characters and bytes that are not text are written as ``$'...'``, which bash, zsh and ksh read.
     """
-    return text if text.isprintable() else "".join(_escaped(char) if _is_control(char) else char for char in text)
+    text = str(path)
+    if not _UNSEEN.search(text):
+        return shlex.quote(text)
+    quoted = text.replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{_UNSEEN.sub(_shell_escaped, quoted)}'"
 
 
-def _is_control(char: str) -> bool:
-    return (unicodedata.category(char) == "Cc" and char not in _LAYOUT) or unicodedata.bidirectional(char) in _TURNS
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def _shell_escaped(found: re.Match[str]) -> str:
+    # Python stands for the byte 0xff of a name by "\\udcff".
+    errors = "surrogateescape" if "\udc80" <= found[0] <= "\udcff" else "surrogatepass"
+    return "".join(f"\\x{byte:02x}" for byte in found[0].encode("utf-8", errors))
 
 
 class _TextConsole(Console):
@@ -39,7 +56,7 @@ class _TextConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text as it will be shown; every string that is printed passes here, cells of tables too.
 
-        Characters that the stream's encoding lacks are escaped, where the stream itself would raise an error.
+        Characters that the stream's encoding lacks are escaped: the stream itself would raise an error.
         """
         shown = printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
         return super().render_str(shown, **options)

@@ -25,7 +25,7 @@ def package_version(package: str) -> str:
 def processor() -> str:
     """The processor's name; Linux keeps it where Python does not look."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
@@ -58,7 +58,8 @@ def _git(folder: Path, *words: str) -> str | None:
     # Asking must not lock the index, with which somebody may be at work.
     command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        # Names of changed files are in no known encoding.
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -63,9 +63,6 @@ def adopt(
 
       lambdanets adopt resnet50.pth --from python:lambda_resnet:lambda_resnet50
     """
-    from lambdanets.console import make_console, print_whole
-    from lambdanets.interop.adopt.migrate import migrate
-
     if not origin:
         raise ValueError("--from must name the model of the weights, for example --from timm:lambda_resnet26t")
     if (checkpoint is None) != pretrained:
@@ -73,6 +70,9 @@ def adopt(
         raise ValueError(f"exactly one of CHECKPOINT and --pretrained must be given, got {given}")
     if output is not None:
         _check_output(output, checkpoint, overwrite)
+    from lambdanets.console import make_console, print_whole
+    from lambdanets.interop.adopt.migrate import migrate
+
     console = make_console(soft_wrap=True)
     migration = migrate(
         checkpoint, origin, num_classes=num_classes, image_size=image_size, faithful=True if faithful else None
@@ -90,10 +90,10 @@ def adopt(
 
 
 def _check_output(output: Path, checkpoint: Path | None, overwrite: bool) -> None:
-    from lambdanets.files import check_file
-
     if output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {str(output)!r}")
+    from lambdanets.files import check_file
+
     check_file(output, "--output")
     if output.exists() and not overwrite:
         raise ValueError(f"--output {output} exists already; give another name, or --overwrite to replace it")
@@ -124,6 +124,7 @@ def _print_comparison(console: Console, migration: Migration) -> None:
 
 def _write(console: Console, migration: Migration, output: Path, checkpoint: Path | None, origin: str) -> None:
     from lambdanets import __version__
+    from lambdanets.console import one_line
     from lambdanets.training.engine.model import save_weights
 
     metadata: dict[str, object] = {
@@ -136,7 +137,7 @@ def _write(console: Console, migration: Migration, output: Path, checkpoint: Pat
         metadata[f"difference_{each.dtype}"] = f"{each.difference:.3g}"
     replaced = output.exists()
     save_weights(output, migration.model.state_dict(), metadata)
-    console.print(f"\n{'Replaced' if replaced else 'Wrote'} {output}. In Python:")
+    console.print(f"\n{'Replaced' if replaced else 'Wrote'} {one_line(output)}. In Python:")
     for line in _how_to_load(migration, output, origin):
         console.print(f"  {line}")
 

@@ -72,7 +72,7 @@ for _function in (train, evaluate, predict, adopt, export, explain, kernels, ben
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package's own checks, not by a fault further down."""
+    """True if an error was raised by this package's own checks, not by a fault further down."""
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     if last.startswith(_PACKAGES):
         return True
@@ -89,7 +89,18 @@ def _message(error: BaseException) -> str:
     return text
 
 
-def _print_anything() -> None:
+def _print_error(message: str) -> None:
+    """Print a message in one line on the error stream."""
+    if "lambdanets" in sys.modules:
+        from lambdanets.console import make_console, one_line, print_whole
+
+        print_whole(make_console(stderr=True), f"Error: {one_line(message)}", style="bold red")
+    else:
+        # A refusal of the command's own, which shows words of the user by repr: it does not wait for PyTorch.
+        typer.secho(f"Error: {message}", fg=typer.colors.RED, bold=True, err=True)
+
+
+def _escape_what_encodings_lack() -> None:
     """Let both streams escape what their encoding lacks: a name must not end a finished training with an error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -102,7 +113,7 @@ def main() -> None:
     Exit codes: 0 done; 1 the loss diverged; 2 wrong input, told in one message; 130 Ctrl-C. Other errors are
     faults and show their traceback.
     """
-    _print_anything()
+    _escape_what_encodings_lack()
     try:
         app()
     except KeyboardInterrupt:
@@ -115,9 +126,7 @@ def main() -> None:
         told = isinstance(error, (ValueError, TypeError, ImportError)) and _is_ours(error)
         if not (diverged or told or isinstance(error, OSError)):
             raise
-        from lambdanets.console import make_console, print_whole
-
-        print_whole(make_console(stderr=True), f"Error: {_message(error)}", style="bold red")
+        _print_error(_message(error))
         sys.exit(1 if diverged else 2)
 
 

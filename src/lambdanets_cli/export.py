@@ -50,12 +50,12 @@ def export(
 
       lambdanets export runs/my-run --checkpoint last --output model.onnx --opset 18
     """
-    from lambdanets.console import make_console
+    from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.interop.export import ExportDifferenceError
     from lambdanets.training.runs.export import export_run
 
     console = make_console()
-    console.print(f"Exporting {run}: tracing, writing and checking take some seconds.", soft_wrap=True)
+    print_whole(console, f"Exporting {one_line(run)}: tracing, writing and checking take some seconds.")
     try:
         result = export_run(
             run,
@@ -74,22 +74,24 @@ def export(
 
 
 def _print_export(console: Console, result: Export) -> None:
+    from lambdanets.console import one_line, print_whole
+
     if result.switched:
         count = len(result.switched)
-        console.print(
+        print_whole(
+            console,
             f"{count} lambda layer{'s' if count > 1 else ''} switched to the kernel 'portable' in the file, a "
             f"convolution with the table of offsets: the kernels in use ({_kernels(result)}) have no form outside of "
             "this package.",
-            soft_wrap=True,
         )
     _print_checks(console, result.checks)
     size = result.path.stat().st_size / 2**20
-    console.print(f"Wrote {result.path} ({size:.1f} MiB)", soft_wrap=True)
+    print_whole(console, f"Wrote {one_line(result.path)} ({size:.1f} MiB)")
     meta = result.metadata
-    console.print(
+    print_whole(
+        console,
         f"  {result.format}: {meta['input']} (batch, channels, height, width) in, {meta['output']} (batch, classes) "
         "out; preprocessing and class names in its metadata",
-        soft_wrap=True,
     )
 
 

@@ -65,6 +65,14 @@ def kernels(
 
       lambdanets kernels --shape 4,28,28,128 --scope 7
     """
+    batch, *grid, dim = _numbers(shape)
+    if dtype not in _DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    scopes = None if scope is None else _scopes(scope, len(grid))
+    if dim % heads:
+        raise ValueError(f"--heads must divide the channels {dim} of --shape, got {heads}")
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     import torch
     from rich.table import Table
     from rich.text import Text
@@ -74,14 +82,6 @@ def kernels(
     from lambdanets.kernels.grid.contract import GridProblem, reachable_window
     from lambdanets.kernels.grid.planner import choose, explain
 
-    batch, *grid, dim = _numbers(shape)
-    if dtype not in _DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    scopes = None if scope is None else _scopes(scope, len(grid))
-    if dim % heads:
-        raise ValueError(f"--heads must divide the channels {dim} of --shape, got {heads}")
-    if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = scopes or tuple(2 * size - 1 for size in grid)
     window = reachable_window(extents, tuple(grid), causal)

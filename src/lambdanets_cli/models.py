@@ -50,17 +50,17 @@ def models(
 
       lambdanets models resnet50
     """
+    size = _size(image_size)
+    if name is None and stages is not None:
+        raise ValueError(f"--stages is for one model, got {stages!r} without NAME: lambdanets models NAME --stages")
     from dataclasses import asdict
 
     from lambdanets.console import make_console, print_json
     from lambdanets.files import check_file, write_csv
 
-    size = _size(image_size)
     if csv is not None:
         check_file(csv, "--csv")
     if name is None:
-        if stages is not None:
-            raise ValueError(f"--stages is for one model, got {stages!r} without NAME: lambdanets models NAME --stages")
         with make_console(stderr=True).status("counting"):
             costs = _family(size, count_padding)
         rows, table = [_flat(asdict(cost)) for cost in costs], _family_table(costs)

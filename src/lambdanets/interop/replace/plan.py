@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from lambdanets.console import one_line
 from lambdanets.interop.replace.tree import parameters_of, swap
 
 __all__ = ["Change", "Kept", "Plan"]
@@ -107,11 +108,13 @@ class Plan:
         for change in self.changes:
             numbers = f"{change.parameters_before:,} -> {change.parameters_after:,}"
             row = [change.name or "(model)", change.old, change.new, numbers]
-            table.add_row(*map(Text, row), *([Text("; ".join(change.notes))] if len(table.columns) > 4 else []))
+            notes = ["; ".join(change.notes)] if len(table.columns) > 4 else []
+            # Text, since this may be printed on a console that takes strings for markup.
+            table.add_row(*(Text(one_line(cell)) for cell in (*row, *notes)))
         lines = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
         if self.not_run is not None:
             lines.append(f"not run: {self.not_run}; give example=... to check it, or run the model yourself")
-        return Group(table, *map(Text, lines))
+        return Group(table, *(Text(one_line(line)) for line in lines))
 
     def __str__(self) -> str:
         console = Console(width=160, color_system=None)

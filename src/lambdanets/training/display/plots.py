@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from lambdanets.files import replacing
+from lambdanets.pictures import as_drawn
 
 # Up to here a confusion matrix has room for a number in every cell, and for a name on every row.
 _CLASSES_WITH_NUMBERS = 20
@@ -24,18 +24,16 @@ _MISTAKES_LISTED = 20
 _LEAST_FACTOR = 4
 
 
-def _plain(text: str) -> str:
-    """Return a user's text for a picture: no formulas between dollar signs, and escapes for what the font lacks."""
-    font = get_font(findfont(FontProperties()))
-    drawn = (char if char == "\n" or font.get_char_index(ord(char)) else ascii(char)[1:-1] for char in text)
-    return "".join(drawn).replace("$", r"\$")
-
-
 def _save(figure: Figure, path: Path) -> None:
     # The Agg canvas draws without a display, whatever backend the user's settings name.
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    (drawn,), style = as_drawn([title])
+    figure.suptitle(drawn, **style)
 
 
 def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -65,7 +63,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.legend()
     error.legend()
-    figure.suptitle(_plain(title))
+    _set_title(figure, title)
     _save(figure, path)
 
 
@@ -108,7 +106,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
         names: the classes.
         title: stands above.
     """
-    classes, names = len(names), [_plain(name) for name in names]
+    classes = len(names)
     listed = classes > _CLASSES_WITH_NUMBERS
     side = min(max(5.0, 2.5 + 0.45 * classes), 14.0)
     figure = Figure(figsize=(side + (4.5 if listed else 1), side), layout="constrained")
@@ -123,21 +121,23 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted class", ylabel="true class")
     if classes <= _CLASSES_WITH_NAMES:
-        axes.set_xticks(range(classes), names, rotation=90)
-        axes.set_yticks(range(classes), names)
+        drawn, style = as_drawn(names)
+        axes.set_xticks(range(classes), drawn, rotation=90, **style)
+        axes.set_yticks(range(classes), drawn, **style)
     if classes <= _CLASSES_WITH_NUMBERS:
         for true, guess in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[true, guess] > 0.1 else "black"
             axes.text(guess, true, confusion[true, guess], ha="center", va="center", color=colour, fontsize=9)
-    figure.suptitle(_plain(title))
+    _set_title(figure, title)
     _save(figure, path)
 
 
 def _list_mistakes(axes: Any, confusion: np.ndarray, names: Sequence[str]) -> None:
     mistakes = frequent_mistakes(confusion, names, _MISTAKES_LISTED)
     lines = [f"{count:4d}  {_short(true)} → {_short(guess)}" for true, guess, count in mistakes]
+    lines, style = as_drawn(lines, family="monospace")
     text = "most frequent mistakes\n(images, true → predicted)\n\n" + ("\n".join(lines) or "none")
-    axes.text(0, 1, text, va="top", family="monospace", fontsize=9, transform=axes.transAxes)
+    axes.text(0, 1, text, va="top", fontsize=9, transform=axes.transAxes, **style)
     axes.axis("off")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lambdanets.console import one_line, print_whole
 from lambdanets.training.recipes.recipe import Recipe
 
 
@@ -23,19 +24,14 @@ def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
     """
     epochs = f"epochs {done + 1} to {recipe.epochs}" if done else f"{recipe.epochs} epoch{'s'[: recipe.epochs - 1]}"
     start = f"{recipe.optimizer}, learning rate {recipe.scaled_lr:g}, seed {recipe.seed}"
-    # Whole, to be copied, whatever the width of the terminal.
-    console.print(
-        f"Training {recipe.model} on {recipe.data}: {epochs}, batches of {recipe.batch_size}, {start}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    what = f"Training {one_line(recipe.model)} on {one_line(recipe.data)}"
+    print_whole(console, f"{what}: {epochs}, batches of {recipe.batch_size}, {start}")
 
 
 def print_notes(console: Console, notes: Sequence[str]) -> None:
     """A line for each note: what of the data is left out, and the like."""
     for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        print_whole(console, one_line(note))
 
 
 class TrainingProgress:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from shlex import quote
 
 from rich.console import Console
 from rich.table import Table
 
+from lambdanets.console import one_line, print_whole, shell_word
 from lambdanets.training.display.progress import format_seconds, print_notes
 from lambdanets.training.engine.fit import TrainingResult
 from lambdanets.training.runs.evaluate import Evaluation
@@ -26,41 +26,36 @@ _FILES = (
 )
 
 
-def _print(console: Console, line: str = "") -> None:
-    # Paths and commands must come out whole, to be copied, whatever the width of the terminal.
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def print_training(console: Console, result: TrainingResult) -> None:
     """The test accuracy, the files of the run and what to type next."""
     path = result.run.path
     if result.stopped_by is not None:
-        _print(console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs.")
+        print_whole(console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs.")
     if result.test is not None:
         wrong = round((1 - result.test.top1) * result.test.images)
-        _print(console)
-        _print(
+        print_whole(console)
+        print_whole(
             console,
             f"Test accuracy {result.test.top1:.2%} ({wrong} of {result.test.images:,} images wrong), "
             f"loss {result.test.loss:.3f}, in {format_seconds(result.seconds)}",
         )
     if result.validation_top1 is None:
-        _print(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
+        print_whole(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
     else:
         best = f"epoch {result.best_epoch}, {result.validation_top1:.2%} on the validation images"
-        _print(console, f"Best weights: {best}")
-    _print(console, f"Run folder: {path}")
+        print_whole(console, f"Best weights: {best}")
+    print_whole(console, f"Run folder: {one_line(path)}")
     for name, what in _FILES:
         if (path / name).exists():
-            _print(console, f"  {name:<17} {what}")
-    _print(console)
-    _print(console, "Next:")
-    word = quote(str(path))
+            print_whole(console, f"  {name:<17} {what}")
+    print_whole(console)
+    print_whole(console, "Next:")
+    word = shell_word(path)
     if result.stopped_by is not None:
-        _print(console, f"  lambdanets train --resume {word}")
-    _print(console, f"  lambdanets evaluate {word}")
+        print_whole(console, f"  lambdanets train --resume {word}")
+    print_whole(console, f"  lambdanets evaluate {word}")
     if result.example is not None:
-        _print(console, f"  lambdanets predict {word} {quote(str(result.example))}")
+        print_whole(console, f"  lambdanets predict {word} {shell_word(result.example)}")
 
 
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
@@ -70,18 +65,18 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     for heading in ("top-1", "top-5", "loss"):
         table.add_column(heading, justify="right")
     table.add_row(f"{scores.top1:.2%}", f"{scores.top5:.2%}", f"{scores.loss:.4f}")
-    _print(console, evaluation.source)
+    print_whole(console, one_line(evaluation.source))
     print_notes(console, evaluation.notes)
     console.print(table)
     for true, guess, count in evaluation.mistakes:
-        _print(console, f"  {count} × {true} taken for {guess}")
+        print_whole(console, f"  {count} × {one_line(true)} taken for {one_line(guess)}")
     for file in evaluation.files:
-        _print(console, f"  {file}")
+        print_whole(console, f"  {one_line(file)}")
 
 
 def print_predictions(console: Console, predictions: Sequence[Prediction]) -> None:
     """Each image with its most probable classes, a line each; names are whole, whatever the width."""
     for prediction in predictions:
-        _print(console, str(prediction.image))
+        print_whole(console, one_line(prediction.image))
         for name, probability in prediction.classes:
-            _print(console, f"  {probability:7.2%}  {name}")
+            print_whole(console, f"  {probability:7.2%}  {one_line(name)}")

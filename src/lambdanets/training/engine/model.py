@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
+from lambdanets.console import one_line
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.names import unknown_name
 
@@ -159,12 +160,12 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapp
     Args:
         path: the file.
         weights: a ``state_dict``.
-        metadata: facts to keep with the weights; stored as text.
+        metadata: facts to keep with the weights; stored as text, in one line each.
     """
     # Copies: safetensors refuses tensors that share memory, as one position table for many layers does.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
     with replacing(path) as temporary, naming_failed_writes(path):
-        save_file(tensors, temporary, metadata={key: str(value) for key, value in metadata.items()})
+        save_file(tensors, temporary, metadata={key: one_line(value) for key, value in metadata.items()})
 
 
 def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> None:
