@@ -43,7 +43,7 @@ def test_dollars_are_no_formula():
 
 
 def test_another_font_has_what_the_first_lacks():
-    """As a font for Japanese beside one for Latin letters; here letters of a mathematical font that matplotlib brings."""
+    """As a font for Japanese beside one for Latin letters; here from a mathematical font of matplotlib's own."""
     files = {font.name: font.fname for font in fontManager.ttflist}
     first = set(get_font(fontManager.findfont(FontProperties(family=["sans-serif"]))).get_charmap())
     other = set(get_font(files["STIXNonUnicode"]).get_charmap())

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +24,7 @@ __all__ = [
     "replacing",
     "write_csv",
     "write_json",
+    "write_table",
     "write_text",
 ]
 
@@ -127,11 +128,15 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of one shape as CSV with a header line, all of them or nothing."""
+    header = list(rows[0]) if rows else []
+    write_table(path, header, [[row[name] for name in header] for row in rows])
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a header line and rows as CSV, all of them or nothing; two columns may have one name."""
     text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header, *rows] if header else rows)
     write_text(path, text.getvalue())
 
 

@@ -5,23 +5,36 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "a\nb", "\x1b[31mred"]
+from lambdanets.console import one_line, shell_word
+
+CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "😀", "a\nb", "\x1b[31mred", "true class", ":dog:"]
+# "/" divides folders: the run is "b] ..." in "y[".
+ODD = "y[/b] [bold] $x$ ' 犬 é\n\x1b[31m" + os.fsdecode(b"\xff")
 # All commands in one process: what takes long is to import PyTorch.
 DRIVER = """
 import json, sys
 from lambdanets_cli.app import main
-for words in json.loads(sys.argv[1]):
+for words, expected in json.loads(sys.argv[1]):
+    if words[0] == "adopt":
+        import torch
+        from interop.peers import DLi14ResNet
+        torch.save(DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5).state_dict(), words[1])
     sys.argv = ["lambdanets", *words]
     try:
         main()
+        code = 0
     except SystemExit as end:
-        if end.code:
-            sys.exit(f"{words}: {end.code}")
+        code = end.code or 0
+    if code != expected:
+        sys.exit(f"{words!a}: {code}")
+    print("=" * 20, flush=True)
+    print("=" * 20, flush=True, file=sys.stderr)
 """
 
 
@@ -36,36 +49,89 @@ def images(tmp_path_factory):
     return folder
 
 
+def shown_as(text, encoding):
+    """The text in one line, as an output of this encoding has it."""
+    return one_line(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_every_name_goes_through_every_command(images, tmp_path, encoding):
-    run = "runs[/b]/run[lr=1e-3]"
-    photo = str(images / CLASSES[0] / "0.png")
+    photo = tmp_path / "[b]\x1b犬.png"
+    Image.new("RGB", (8, 8)).save(photo)
+    (tmp_path / "their_models.py").write_text(
+        "from interop.peers import DLi14ResNet\ndef small(): return DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5)\n"
+    )
     size = ["--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
     commands = [
-        ["train", "--data", f"imagefolder:{images}", "--output", run, *size],
-        ["evaluate", run],
-        ["predict", run, photo, "--top", str(len(CLASSES))],
-        ["predict", run, photo, "--top", str(len(CLASSES)), "--json"],
-        ["export", run, "--format", "torch-export"],
+        (["train", "--data", f"imagefolder:{images}", "--output", ODD, *size], 0),
+        (["evaluate", ODD], 0),
+        (["predict", ODD, str(photo), "--top", str(len(CLASSES))], 0),
+        (["predict", ODD, str(photo), "--top", str(len(CLASSES)), "--json"], 0),
+        (["export", ODD, "--format", "torch-export"], 0),
+        (["export", ODD, "--format", "onnx"], 0),
+        (["adopt", f"{ODD[6:]}.pth", "--from", "python:their_models:small", "--output", f"{ODD[6:]}.safetensors"], 0),
+        (["models", "lambda_resnet_tiny", "--csv", f"{ODD[6:]}.csv"], 0),
+        (["train", "--data", f"imagefolder:{images}", "--output", ODD, *size], 2),
+        (["evaluate", f"{ODD}no"], 2),
+        (["predict", ODD, f"{ODD}no.png"], 2),
+        (["adopt", f"{ODD}no.pth", "--from", "python:their_models:small"], 2),
     ]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(commands)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": encoding,
+            "PYTHONUTF8": "0",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        },
         capture_output=True,
-        timeout=900,
+        timeout=1200,
         check=False,
     )
-    shown = done.stdout.decode(encoding)
-    assert done.returncode == 0, done.stderr.decode(encoding, "replace")
-    assert not done.stderr, done.stderr.decode(encoding, "replace")
-    assert f"Wrote {run}" in shown
-    for name in ("[bold]x", "y[b]", "$x$", "_x", "犬", "é", "\\x1b[31mred"):
-        assert name.encode(encoding, "backslashreplace").decode(encoding) in shown
-    assert "\x1b" not in shown
-    report = shown[shown.index("[\n  {") : shown.index("\n]") + 2]
-    assert {guess["class"] for guess in json.loads(report)[0]["classes"]} == set(CLASSES)
-    config = json.loads((tmp_path / run / "config.json").read_text(encoding="utf-8"))
-    assert sorted(config["class_names"]) == sorted(CLASSES)
-    with open(tmp_path / run / "confusion.csv", encoding="utf-8", newline="") as file:
-        assert len(list(csv.reader(file))) > len(CLASSES)
+    output, error = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 0, error
+    for text in (output, error):
+        assert "\x1b" not in text
+    train, evaluate, predict, as_json, exported, onnx, adopt, *_ = output.split(f"{'=' * 20}\n")
+    *quiet, in_use, no_run, no_image, no_checkpoint, _ = error.split(f"{'=' * 20}\n")
+    assert not any(quiet), error
+
+    run = shown_as(ODD, encoding)
+    assert f"\nRun folder: {run}\n" in train
+    assert f"\n  {run}/confusion.png\n" in evaluate
+    assert f"Wrote {run}/best.pt2 (" in exported
+    assert f"Wrote {run}/best.onnx (" in onnx
+    assert f"Wrote {shown_as(ODD[6:], encoding)}.safetensors. In Python:\n" in adopt
+    first, *lines = predict.splitlines()
+    assert first == shown_as(photo, encoding)
+    assert {line.split("%  ")[1] for line in lines} == {shown_as(name, encoding) for name in CLASSES}
+    for refusal in (in_use, no_run, no_image, no_checkpoint):
+        assert refusal.startswith("Error: ")
+        assert refusal.count("\n") == 1
+        assert run in refusal
+
+    # Files and JSON have the names themselves.
+    (prediction,) = json.loads(as_json)
+    assert prediction["image"] == str(photo)
+    assert {guess["class"] for guess in prediction["classes"]} == set(CLASSES)
+    folder = tmp_path / ODD
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["class_names"] == sorted(CLASSES)
+    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["run"] == ODD
+    with open(folder / "confusion.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true class", *sorted(CLASSES)]
+    assert [row[0] for row in rows] == sorted(CLASSES)
+
+    # What it says to type next is understood by a shell.
+    if encoding == "utf-8":
+        (command,) = (line for line in train.splitlines() if line.startswith("  lambdanets evaluate "))
+        script = command.replace("lambdanets evaluate", "printf %s")
+        assert subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout == os.fsencode(ODD)
+
+
+@pytest.mark.parametrize("path", [ODD, "a b", "it's\ta \\", "\ud800x", "plain"])
+def test_words_for_the_shell(path):
+    done = subprocess.run(["bash", "-c", f"printf %s {shell_word(path)}"], capture_output=True, check=True)
+    assert done.stdout == path.encode("utf-8", "surrogatepass" if "\ud800" in path else "surrogateescape")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from lambdanets.files import check_folder, write_csv, write_json
+from lambdanets.files import check_folder, write_json, write_table
 from lambdanets.training.data import FileImages
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
@@ -154,11 +154,8 @@ def _write(run: Run, evaluation: Evaluation) -> None:
     names, scores = run.class_names, evaluation.scores
     confusion = scores.confusion.numpy()
     write_json(evaluation.files[0], {"run": str(run.path), **evaluation.to_dict(), "versions": versions()})
-    rows = [
-        {"true class": name, **dict(zip(names, line.tolist(), strict=True))}
-        for name, line in zip(names, confusion, strict=True)
-    ]
-    write_csv(evaluation.files[1], rows)
+    rows = [[name, *line] for name, line in zip(names, confusion.tolist(), strict=True)]
+    write_table(evaluation.files[1], ["true class", *names], rows)
     word = "" if evaluation.part == "all" else f"{evaluation.part} "
     title = f"{run.recipe.model}: {scores.top1:.2%} of {scores.images:,} {word}images right"
     plot_confusion(evaluation.files[2], confusion, names, title)
