@@ -8,7 +8,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from lambdanets.console import make_console, print_json, print_whole, printable
+from lambdanets.console import make_console, one_line, print_json, print_whole, printable
 
 pytestmark = pytest.mark.smoke
 
@@ -37,6 +37,10 @@ def test_names_are_text(monkeypatch, name, encoding):
 
 def test_control_characters_are_shown():
     assert printable("a\x1b[31mb\x07\u202ec\nd\te é犬") == "a\\x1b[31mb\\x07\\u202ec\nd\te é犬"
+
+
+def test_a_name_is_one_line():
+    assert one_line("a\nb\tc\x1b\u2028\ud800 犬") == "a\\nb\\tc\\x1b\\u2028\\ud800 犬"
 
 
 def test_console_passes_no_control_characters_on(monkeypatch):

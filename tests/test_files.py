@@ -1,13 +1,23 @@
 """Files are written whole or not at all."""
 
 import errno
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from lambdanets.files import check_file, check_folder, read_csv, replacing, write_csv, write_json, write_text
+from lambdanets.files import (
+    check_file,
+    check_folder,
+    read_csv,
+    replacing,
+    write_csv,
+    write_json,
+    write_table,
+    write_text,
+)
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
@@ -123,3 +133,15 @@ def test_json_goes_through_a_pipe(tmp_path):
     write_json(pipe, {"a": 1})
     reader.join(timeout=10)
     assert read == ['{\n  "a": 1\n}\n']
+
+
+def test_names_that_are_no_text_come_back_from_json(tmp_path):
+    """Python stands for a byte of a name that is not UTF-8 by half of a surrogate pair."""
+    names = ["\udcff", "犬", "a\nb"]
+    write_json(tmp_path / "a.json", names)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == names
+
+
+def test_columns_of_a_table_may_have_one_name(tmp_path):
+    write_table(tmp_path / "a.csv", ["x", "x"], [["1,2", 3]])
+    assert (tmp_path / "a.csv").read_bytes() == b'x,x\n"1,2",3\n'

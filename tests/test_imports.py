@@ -38,19 +38,61 @@ def test_all_names_are_there():
     assert lambdanets.positions.GridPositions is lambdanets.GridPositions
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["adopt"], ["models"], ["bench"]])
-def test_help_waits_for_no_large_import(words):
-    """PyTorch and timm take seconds: the command parses before it imports."""
-    code = (
-        f"import sys; sys.argv = ['lambdanets', *{words!r}, '--help']\n"
-        "from lambdanets_cli.app import app\n"
-        "try: app()\n"
-        "except SystemExit: pass\n"
-        "print('loaded', sorted({'torch', 'timm', 'lambdanets'} & set(sys.modules)))"
-    )
-    shown = in_new_process(code)
-    assert "Usage" in shown
-    assert shown.endswith("loaded []")
+def test_the_command_parses_before_it_imports():
+    """PyTorch and timm take seconds, which neither help nor a refusal of the command's own waits for."""
+    code = """
+import sys
+from lambdanets_cli import app as cli
+from typer.main import get_command
+
+commands = sorted(get_command(cli.app).commands)
+refused = [
+    ["tarin"],
+    ["train", "--epoch", "3"],
+    ["train", "--epochs", "many"],
+    ["adopt"],
+    ["adopt", "--from", "timm:x"],
+    ["models", "--image-size", "wide"],
+    ["kernels", "--shape", "8"],
+    ["bench", "--device", "tpu"],
+]
+for words, expected in [
+    (["--version"], 0),
+    *((words, 0) for words in ([], *([name] for name in commands)) for words in [[*words, "--help"]]),
+    *((words, 2) for words in refused),
+]:
+    sys.argv = ["lambdanets", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert (end.code or 0) == expected, (words, end.code)
+    large = {"torch", "timm", "numpy", "matplotlib", "lambdanets"} & set(sys.modules)
+    assert not large, (words, large)
+print("tried", len(commands))
+"""
+    assert int(in_new_process(code).split()[-1]) >= 8
+
+
+@pytest.mark.parametrize("module", ["lambdanets", "lambdanets_cli"])
+def test_python_m_is_the_command(module):
+    command = [sys.executable, "-m", module, "tarin"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "Did you mean 'train'?" in done.stderr
+
+
+def test_an_exported_file_needs_an_import_of_the_package_alone(tmp_path):
+    """The ops are registered by it; without it ``torch.export.load`` does not know them."""
+    save = """
+import lambdanets, sys, torch
+program = torch.export.export(lambdanets.LambdaLayer(8, scope=3).eval(), (torch.zeros(1, 8, 4, 4),))
+torch.export.save(program, sys.argv[1])
+"""
+    load = "import {}sys, torch; print(torch.export.load(sys.argv[1]).module()(torch.ones(1, 8, 4, 4)).shape)"
+    file = str(tmp_path / "layer.pt2")
+    for code, works in ((save, True), (load.format("lambdanets, "), True), (load.format(""), False)):
+        done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, timeout=300, check=False)
+        assert (done.returncode == 0) == works, done.stderr.decode()
 
 
 def lint(folder):

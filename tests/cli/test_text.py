@@ -15,13 +15,14 @@ from lambdanets.console import one_line, shell_word
 
 CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "😀", "a\nb", "\x1b[31mred", "true class", ":dog:"]
 # "/" divides folders: the run is "b] ..." in "y[".
-ODD = "y[/b] [bold] $x$ ' 犬 é\n\x1b[31m" + os.fsdecode(b"\xff")
+ODD = "y[/b] [bold] $x$ ' 犬 é\n\x1b[31m"
+NO_TEXT = os.fsdecode(b"[b]\xff")
 # All commands in one process: what takes long is to import PyTorch.
 DRIVER = """
 import json, sys
 from lambdanets_cli.app import main
 for words, expected in json.loads(sys.argv[1]):
-    if words[0] == "adopt":
+    if words[0] == "adopt" and expected == 0:
         import torch
         from interop.peers import DLi14ResNet
         torch.save(DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5).state_dict(), words[1])
@@ -56,12 +57,24 @@ def shown_as(text, encoding):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_every_name_goes_through_every_command(images, tmp_path, encoding):
-    photo = tmp_path / "[b]\x1b犬.png"
+    photo = tmp_path / f"{NO_TEXT}\x1b犬.png"
     Image.new("RGB", (8, 8)).save(photo)
     (tmp_path / "their_models.py").write_text(
-        "from interop.peers import DLi14ResNet\ndef small(): return DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5)\n"
+        "from interop.peers import DLi14ResNet\n"
+        "def small(num_classes=5): return DLi14ResNet((1, 1, 1, 1), num_classes, dk=4, r=5)\n"
     )
-    size = ["--image-size", "32", "--epochs", "1", "--batch-size", "8", "--workers", "0"]
+    size = [
+        "--model",
+        "lambda_resnet_tiny",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--workers",
+        "0",
+    ]
     commands = [
         (["train", "--data", f"imagefolder:{images}", "--output", ODD, *size], 0),
         (["evaluate", ODD], 0),
@@ -69,9 +82,11 @@ def test_every_name_goes_through_every_command(images, tmp_path, encoding):
         (["predict", ODD, str(photo), "--top", str(len(CLASSES)), "--json"], 0),
         (["export", ODD, "--format", "torch-export"], 0),
         (["export", ODD, "--format", "onnx"], 0),
-        (["adopt", f"{ODD[6:]}.pth", "--from", "python:their_models:small", "--output", f"{ODD[6:]}.safetensors"], 0),
-        (["models", "lambda_resnet_tiny", "--csv", f"{ODD[6:]}.csv"], 0),
+        (["adopt", f"{NO_TEXT}.pth", "--from", "python:their_models:small", "--output", f"{NO_TEXT}.safetensors"], 0),
+        (["models", "lambda_resnet_tiny", "--csv", f"{NO_TEXT}.csv"], 0),
+        (["evaluate", ODD, "--output", NO_TEXT], 0),
         (["train", "--data", f"imagefolder:{images}", "--output", ODD, *size], 2),
+        (["train", "--data", f"imagefolder:{images}", "--output", NO_TEXT + ODD, *size], 2),
         (["evaluate", f"{ODD}no"], 2),
         (["predict", ODD, f"{ODD}no.png"], 2),
         (["adopt", f"{ODD}no.pth", "--from", "python:their_models:small"], 2),
@@ -94,7 +109,7 @@ def test_every_name_goes_through_every_command(images, tmp_path, encoding):
     for text in (output, error):
         assert "\x1b" not in text
     train, evaluate, predict, as_json, exported, onnx, adopt, *_ = output.split(f"{'=' * 20}\n")
-    *quiet, in_use, no_run, no_image, no_checkpoint, _ = error.split(f"{'=' * 20}\n")
+    *quiet, in_use, not_utf8, no_run, no_image, no_checkpoint, _ = error.split(f"{'=' * 20}\n")
     assert not any(quiet), error
 
     run = shown_as(ODD, encoding)
@@ -102,14 +117,15 @@ def test_every_name_goes_through_every_command(images, tmp_path, encoding):
     assert f"\n  {run}/confusion.png\n" in evaluate
     assert f"Wrote {run}/best.pt2 (" in exported
     assert f"Wrote {run}/best.onnx (" in onnx
-    assert f"Wrote {shown_as(ODD[6:], encoding)}.safetensors. In Python:\n" in adopt
+    assert f"Wrote {shown_as(NO_TEXT, encoding)}.safetensors. In Python:\n" in adopt
     first, *lines = predict.splitlines()
     assert first == shown_as(photo, encoding)
     assert {line.split("%  ")[1] for line in lines} == {shown_as(name, encoding) for name in CLASSES}
     for refusal in (in_use, no_run, no_image, no_checkpoint):
         assert refusal.startswith("Error: ")
         assert refusal.count("\n") == 1
-        assert run in refusal
+        assert run in refusal or refusal is not_utf8
+    assert "is not valid UTF-8; rename it" in not_utf8
 
     # Files and JSON have the names themselves.
     (prediction,) = json.loads(as_json)

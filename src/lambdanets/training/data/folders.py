@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
 from lambdanets.training.data.listing import (
+    check_name,
     beside,
     class_folders,
     count,
@@ -54,6 +55,7 @@ def check_data_folder(folder: Path) -> None:
         raise FileNotFoundError(f"the data folder {folder} does not exist. {LAYOUT}.")
     if not folder.is_dir():
         raise ValueError(f"the data folder {folder} is a file. {LAYOUT}.")
+    check_name(folder.resolve())
 
 
 def _find_parts(

@@ -110,9 +110,9 @@ def _walk(folder: Path, above: tuple[str, ...], extensions: frozenset[str], foun
 
 
 def check_name(path: Path) -> None:
-    """Raises a ValueError for a name whose bytes are no UTF-8: it could be neither stored nor shown."""
+    """Raises a ValueError for a path whose bytes are no UTF-8: it could be neither stored nor shown."""
     try:
-        path.name.encode("utf-8")
+        str(path).encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"the name {os.fsencode(path)!r} is not valid UTF-8; rename it") from None
 

@@ -14,6 +14,7 @@ from torch import nn
 from lambdanets.files import check_folder, write_json
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
+from lambdanets.training.data.listing import check_name
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
@@ -200,6 +201,7 @@ class Run:
 def check_new(path: Path) -> None:
     """Raises a ValueError if ``path`` cannot become a new run folder."""
     check_folder(path)
+    check_name(path)  # TensorBoard takes no other
     if path.is_dir() and any(path.iterdir()):
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.
