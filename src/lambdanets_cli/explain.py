@@ -61,7 +61,7 @@ def explain(
       lambdanets explain lambda_resnet26t photo.jpg
     """
     from lambdanets import explain as explain_model
-    from lambdanets.console import make_console, print_whole
+    from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.files import check_file
 
     console = make_console()
@@ -70,7 +70,7 @@ def explain(
     module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
     explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
     for note in notes:
-        print_whole(console, note, style="bold yellow")
+        print_whole(console, one_line(note), style="bold yellow")
     _print(console, explanation)
     if decision and explanation.has_scores:
         print_whole(console, "Taking out layers and covering parts of the image ...")
@@ -81,7 +81,7 @@ def explain(
         listed = ", ".join(missing)
         print_whole(console, f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.")
     size = output.stat().st_size / 1e6
-    print_whole(console, f"Wrote {output} ({size:.1f} MB)")
+    print_whole(console, f"Wrote {one_line(output)} ({size:.1f} MB)")
 
 
 def _prepare(
@@ -196,10 +196,10 @@ def _read(image: Path, transform: Any) -> tuple[Tensor, Image.Image]:
 def _print(console: Console, explanation: Explanation) -> None:
     from rich.table import Table
 
-    from lambdanets.console import print_whole
+    from lambdanets.console import one_line, print_whole
 
     if explanation.predictions:
-        classes = ", ".join(f"{name} {100 * value:.1f}%" for name, value in explanation.predictions[:3])
+        classes = ", ".join(f"{one_line(name)} {100 * value:.1f}%" for name, value in explanation.predictions[:3])
         print_whole(console, f"Predicted: {classes}")
     table = Table()
     for heading in ("layer", "grid", "heads", "content", "position", "looks", "check"):
@@ -208,7 +208,7 @@ def _print(console: Console, explanation: Explanation) -> None:
     for name, terms in explanation.terms.items():
         made = explanation.checks[name]
         table.add_row(
-            name,
+            one_line(name),
             "x".join(map(str, terms.grid)) + (f"+{terms.prefix}" if terms.prefix else ""),
             str(terms.heads),
             f"{made.content:.0%}",
@@ -224,4 +224,4 @@ def _print(console: Console, explanation: Explanation) -> None:
         style="dim",
     )
     for name, reason in explanation.left_out.items():
-        print_whole(console, f"Not explained: {name}: {reason}.")
+        print_whole(console, one_line(f"Not explained: {name}: {reason}."))

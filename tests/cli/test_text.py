@@ -85,6 +85,7 @@ def test_every_name_goes_through_every_command(images, tmp_path, encoding):
         (["adopt", f"{NO_TEXT}.pth", "--from", "python:their_models:small", "--output", f"{NO_TEXT}.safetensors"], 0),
         (["models", "lambda_resnet_tiny", "--csv", f"{NO_TEXT}.csv"], 0),
         (["evaluate", ODD, "--output", NO_TEXT], 0),
+        (["explain", ODD, str(photo), "--output", f"{NO_TEXT}.html"], 0),
         (["train", "--data", f"imagefolder:{images}", "--output", ODD, *size], 2),
         (["train", "--data", f"imagefolder:{images}", "--output", NO_TEXT + ODD, *size], 2),
         (["evaluate", f"{ODD}no"], 2),

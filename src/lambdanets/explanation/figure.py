@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lambdanets.explanation.terms import Array
+from lambdanets.figure_text import as_drawn
 
 __all__ = ["COLOURS", "draw"]
 
@@ -56,7 +57,8 @@ def draw(
         at.set_xticks([])
         at.set_yticks([])
     figure.colorbar(image, ax=axes, shrink=0.8, label="weight")
-    figure.suptitle(title, fontsize=9)
+    (drawn,), style = as_drawn([title])
+    figure.suptitle(drawn, fontsize=9, **style)
     return figure
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from lambdanets.files import replacing
 from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
 from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
+from lambdanets.names import did_you_mean
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
@@ -194,9 +194,8 @@ def _format_of(path: Path, given: str | None) -> Format:
             )
         return suffixes[path.suffix]
     if given not in FORMATS:
-        near = difflib.get_close_matches(given, FORMATS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {given!r}{hint}")
+        near = did_you_mean(given, FORMATS, "by default the suffix of the path decides")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {given!r}; {near}")
     kind = FORMATS[given]
     if path.suffix != kind.suffix:
         raise ValueError(f"path must end in {kind.suffix} for format {given!r}, got {str(path)!r}")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
 from lambdanets.training.data.listing import (
-    check_name,
     beside,
+    check_name,
     class_folders,
     count,
     describe_skipped,

@@ -13,8 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lambdanets.figure_text import as_drawn
 from lambdanets.files import replacing
-from lambdanets.pictures import as_drawn
 
 # Up to here a confusion matrix has room for a number in every cell, and for a name on every row.
 _CLASSES_WITH_NUMBERS = 20

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, fontManager, get_font
 
-from lambdanets.pictures import as_drawn
+from lambdanets.figure_text import as_drawn
 
 NAMES = ["$x$", "$\\frac{$", "a$b", "_x", "\\$", "%", "[b]", "é", "a\nb", "\x1b[31m", "\udcff", "\U000f0000"]
 
