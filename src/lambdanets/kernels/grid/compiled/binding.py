@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from torch import Tensor
 from lambdanets.kernels.autograd.memory import empty_in_order
 from lambdanets.kernels.grid.problem import GridProblem
 
-__all__ = ["LEVEL_VARIABLE", "Library", "absence", "library"]
+__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "library"]
 
-LEVEL_VARIABLE = "LAMBDANETS_SIMD"
+# Environment variables: an instruction set, and another file of the library (a build with sanitizers, say).
+LEVEL_VARIABLE, LIBRARY_VARIABLE = "LAMBDANETS_SIMD", "LAMBDANETS_LIBRARY"
 _VERSION = 1
-_FILES = ("lambdanets_compiled.so", "lambdanets_compiled.dylib", "lambdanets_compiled.dll")
 _HOW = (
     "install a C++ compiler (GCC 12 or Clang 15, or newer) and install lambdanets again from source: "
     "pip install --force-reinstall --no-deps --no-binary lambdanets lambdanets"
@@ -90,19 +91,23 @@ class Library:
     name: str
 
 
-def _find() -> Path | None:
-    folder = Path(__file__).parent
-    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+def _find() -> str | None:
+    """The library's file: named by a variable, or in this package, which has two folders in an editable install."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return named
+    spec = importlib.util.find_spec(f"{__package__}.lambdanets_compiled")
+    return None if spec is None else spec.origin
 
 
 @functools.cache
 def _load() -> Library | str:
     """The library, or why there is none."""
-    path = os.environ.get("LAMBDANETS_LIBRARY") or _find()
+    path = _find()
     if path is None:
         return f"the compiled kernels were not built when lambdanets was installed; {_HOW}"
     try:
-        handle = ctypes.CDLL(str(path))
+        handle = ctypes.CDLL(path)
     except OSError as error:
         return f"the compiled kernels cannot be loaded ({error}); {_HOW}"
     for name, result, *arguments in _FUNCTIONS:
