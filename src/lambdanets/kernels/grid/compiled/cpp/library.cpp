@@ -12,7 +12,7 @@ namespace lambdanets {
 
 #define LAMBDANETS_DECLARE(isa) \
   namespace isa {               \
-  extern const Kernel kQueryFirst; \
+  extern const Kernel kQueryFirst, kSpectral; \
   }
 LAMBDANETS_DECLARE(portable)
 #if defined(LAMBDANETS_X86)
@@ -25,7 +25,7 @@ namespace {
 struct Level {
   const char* name;
   bool (*runs)();
-  const Kernel* kernels[1];
+  const Kernel* kernels[2];
 };
 
 // From the best to the one that every machine can run.
@@ -33,10 +33,10 @@ const Level kLevels[] = {
 #if defined(LAMBDANETS_X86)
     {"avx512",
      [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"); },
-     {&avx512::kQueryFirst}},
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, {&avx2::kQueryFirst}},
+     {&avx512::kQueryFirst, &avx512::kSpectral}},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, {&avx2::kQueryFirst, &avx2::kSpectral}},
 #endif
-    {"portable", [] { return true; }, {&portable::kQueryFirst}},
+    {"portable", [] { return true; }, {&portable::kQueryFirst, &portable::kSpectral}},
 };
 const int64_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
 
