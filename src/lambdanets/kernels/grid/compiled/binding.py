@@ -1,7 +1,8 @@
-"""The compiled library: where it is, why it is not there, and calls of it.
+"""The compiled library: where it is, why it is absent, and calls of its kernels.
 
-Plain C functions over raw pointers, sizes and strides: the library knows neither Python nor PyTorch, so one build serves
-every version of both. Its threads are PyTorch's own, through ``torch_parallel_for``, which PyTorch exports in C.
+Its functions are plain C over raw pointers, sizes and strides: the library knows neither Python nor PyTorch, so one
+build serves every version of both. Its threads are PyTorch's own, through ``torch_parallel_for``, which PyTorch exports
+in C.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,51 +22,44 @@ from torch import Tensor
 from lambdanets.kernels.autograd.memory import empty_in_order
 from lambdanets.kernels.grid.problem import GridProblem
 
-__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "library"]
+__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "backward", "check", "forward", "library"]
 
 # Environment variables: an instruction set, and another file of the library (a build with sanitizers, say).
 LEVEL_VARIABLE, LIBRARY_VARIABLE = "LAMBDANETS_SIMD", "LAMBDANETS_LIBRARY"
+# Kernels by their number in the library.
+QUERY_FIRST, SPECTRAL = 0, 1
+# Multiply-adds from which another thread is worth its start.
+SLOT_MULTIPLY_ADDS = 1 << 18
+# Floats of scratch memory above which a call is cut into fewer parts, each of which has sums of its own.
+SCRATCH_FLOATS = 1 << 27
+
 _VERSION = 1
-_HOW = (
-    "install a C++ compiler (GCC 12 or Clang 15, or newer) and install lambdanets again from source: "
-    "pip install --force-reinstall --no-deps --no-binary lambdanets lambdanets"
+_REMEDY = (
+    "for the compiled ones, install GCC 12 or Clang 15 or newer and then lambdanets from its source: "
+    "pip install --no-binary lambdanets --force-reinstall --no-deps lambdanets"
 )
+
+
+class _Scratch(Protocol):
+    def scratch(self, like: Tensor, *shape: int) -> Tensor: ...
 
 
 class _Tensor(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 4))
 
 
-class _Problem(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            "batch",
-            "heads",
-            "dim_key",
-            "dim_value",
-            "intra_depth",
-            "rows",
-            "columns",
-            "extent_rows",
-            "extent_columns",
-            "origin_row",
-            "origin_column",
-        )
-    )
-
-
-_TENSORS = (
-    "query",
-    "value",
-    "table",
-    "content",
-    "out",
-    "grad_query",
-    "grad_value",
-    "grad_table",
-    "grad_content",
+_SIZES = (
+    *("batch", "heads", "dim_key", "dim_value", "intra_depth"),
+    *("rows", "columns", "extent_rows", "extent_columns", "origin_row", "origin_column"),
 )
+_TENSORS = (
+    *("query", "value", "table", "content", "out"),
+    *("grad_query", "grad_value", "grad_table", "grad_content"),
+)
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in _SIZES)
 
 
 class _Call(ctypes.Structure):
@@ -76,23 +71,53 @@ class _Call(ctypes.Structure):
     )
 
 
+_INT, _BOOL = ctypes.c_int64, ctypes.c_bool
+_FUNCTIONS = (
+    ("lambdanets_version", _INT),
+    ("lambdanets_num_levels", _INT),
+    ("lambdanets_level_name", ctypes.c_char_p, _INT),
+    ("lambdanets_level_runs", _BOOL, _INT),
+    ("lambdanets_use_threads", None, ctypes.c_void_p),
+    ("lambdanets_scratch", _INT, _INT, _INT, ctypes.POINTER(_Problem), _INT, _BOOL, _BOOL),
+    ("lambdanets_forward", None, _INT, _INT, ctypes.POINTER(_Call)),
+    ("lambdanets_backward", None, _INT, _INT, ctypes.POINTER(_Call)),
+)
+
+
 @dataclass(frozen=True)
 class Library:
     """The loaded library at one instruction set.
 
     Args:
-        handle: what ctypes loaded.
-        level: index of the instruction set.
-        name: of the instruction set.
+        handle: of the shared library.
+        levels: instruction sets that this machine can run, by name, with their number in the library; best first.
+        name: the one to use.
     """
 
     handle: ctypes.CDLL
-    level: int
+    levels: tuple[tuple[str, int], ...]
     name: str
+
+    @functools.cached_property
+    def level(self) -> int:
+        """Number of the instruction set to use."""
+        return dict(self.levels)[self.name]
+
+
+def library() -> Library | None:
+    """The library, or None where it is absent."""
+    found = _load()
+    return found if isinstance(found, Library) else None
+
+
+def absence() -> str | None:
+    """The reason why the compiled kernels are absent and how to get them, or None where they are present."""
+    found = _load()
+    return found if isinstance(found, str) else None
 
 
 def _find() -> str | None:
-    """The library's file: named by a variable, or in this package, which has two folders in an editable install."""
+    """The library's file: the variable's, or that of this package, which has two folders in an editable install."""
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
         return named
@@ -102,51 +127,39 @@ def _find() -> str | None:
 
 @functools.cache
 def _load() -> Library | str:
-    """The library, or why there is none."""
+    """The library, or the reason why it is absent."""
     path = _find()
     if path is None:
-        return f"the compiled kernels were not built when lambdanets was installed; {_HOW}"
+        return f"no compiler built it when lambdanets was installed; {_REMEDY}"
     try:
         handle = ctypes.CDLL(path)
-    except OSError as error:
-        return f"the compiled kernels cannot be loaded ({error}); {_HOW}"
-    for name, result, *arguments in _FUNCTIONS:
-        function = getattr(handle, name)
-        function.restype, function.argtypes = result, arguments
+        for name, result, *arguments in _FUNCTIONS:
+            function = getattr(handle, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be loaded ({error}); {_REMEDY}"
     if handle.lambdanets_version() != _VERSION:
-        return f"the compiled kernels are of another version of lambdanets; {_HOW}"
-    names = [handle.lambdanets_level_name(level).decode() for level in range(handle.lambdanets_num_levels())]
-    able = [name for level, name in enumerate(names) if handle.lambdanets_level_runs(level)]
-    wanted = os.environ.get(LEVEL_VARIABLE) or able[0]
-    if wanted not in able:
-        raise ValueError(f"{LEVEL_VARIABLE} must be one of {', '.join(able)} on this machine, got {wanted!r}")
-    threads = _torch_parallel_for()
-    if threads:
+        return f"{path} is of another version of lambdanets; {_REMEDY}"
+    levels = tuple(
+        (handle.lambdanets_level_name(level).decode(), level)
+        for level in range(handle.lambdanets_num_levels())
+        if handle.lambdanets_level_runs(level)
+    )
+    threads = _parallel_for()
+    if threads is not None:
         handle.lambdanets_use_threads(threads)
-    return Library(handle, names.index(wanted), wanted)
+    return Library(handle, levels, _wanted_level([name for name, _ in levels]))
 
 
-_FUNCTIONS = (
-    ("lambdanets_version", ctypes.c_int64),
-    ("lambdanets_num_levels", ctypes.c_int64),
-    ("lambdanets_level_name", ctypes.c_char_p, ctypes.c_int64),
-    ("lambdanets_level_runs", ctypes.c_bool, ctypes.c_int64),
-    ("lambdanets_use_threads", None, ctypes.c_void_p),
-    (
-        "lambdanets_scratch",
-        ctypes.c_int64,
-        *[ctypes.c_int64] * 2,
-        ctypes.POINTER(_Problem),
-        ctypes.c_int64,
-        *[ctypes.c_bool] * 2,
-    ),
-    ("lambdanets_forward", None, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Call)),
-    ("lambdanets_backward", None, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Call)),
-)
+def _wanted_level(names: list[str]) -> str:
+    wanted = os.environ.get(LEVEL_VARIABLE) or names[0]
+    if wanted not in names:
+        raise ValueError(f"{LEVEL_VARIABLE} must be one of {', '.join(names)} on this machine, got {wanted!r}")
+    return wanted
 
 
-def _torch_parallel_for() -> int | None:
-    """Address of PyTorch's loop over its threads, or None where its CPU library does not export it."""
+def _parallel_for() -> int | None:
+    """Address of PyTorch's parallel loop, or None where its CPU library does not export it (before 2.10)."""
     prefix, suffix = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
     path = Path(torch.__file__).parent / "lib" / f"{prefix}torch_cpu{suffix}"
     try:
@@ -155,28 +168,20 @@ def _torch_parallel_for() -> int | None:
         return None
 
 
-def library() -> Library | None:
-    """The library at the instruction set to use, or None where it is absent."""
-    found = _load()
-    return found if isinstance(found, Library) else None
-
-
-def absence() -> str | None:
-    """Why the compiled kernels are absent and how to get them, or None where they are there."""
-    found = _load()
-    return found if isinstance(found, str) else None
-
-
-# Multiply-adds from which another thread is worth its start.
-SLOT_MULTIPLY_ADDS = 1 << 18
+def check(problem: GridProblem) -> str | None:
+    """The reason why no compiled kernel can run on a problem, or None."""
+    if len(problem.grid) > 2:
+        return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
+    if problem.dtype != torch.float32:
+        return f"it computes in float32, and this call is in {str(problem.dtype).removeprefix('torch.')}"
+    return absence()
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool) -> tuple[_Problem, int, int]:
-    """The problem in C, the slots to cut it into, and the floats of scratch memory that it needs."""
-    found = library()
-    if found is None:
-        raise RuntimeError(absence())
+def _plan(
+    found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
+) -> tuple[_Problem, int, int]:
+    """The problem in C, the number of slots to cut it into, and the floats of scratch memory that it needs."""
     grid, extents, origin = (
         (before,) * (2 - len(sizes)) + sizes
         for before, sizes in ((1, problem.grid), (1, problem.extents), (0, problem.origin))
@@ -186,35 +191,49 @@ def _plan(kernel: int, problem: GridProblem, threads: int, has_content: bool, ba
     seen = problem.intra_depth * min(extents[0], grid[0]) * min(extents[1], grid[1])
     products = problem.batch * problem.heads * problem.num_positions * seen * (problem.dim_key + problem.dim_value)
     slots = max(1, min(threads, products // SLOT_MULTIPLY_ADDS))
-    count = found.handle.lambdanets_scratch(found.level, kernel, ctypes.byref(given), slots, has_content, backward)
-    return given, slots, count
-
-
-def _fill(place: _Tensor, tensor: Tensor) -> None:
-    place.data = tensor.data_ptr()
-    place.stride[: tensor.ndim] = tensor.stride()
+    while True:
+        count = found.handle.lambdanets_scratch(found.level, kernel, ctypes.byref(given), slots, has_content, backward)
+        if slots == 1 or count <= SCRATCH_FLOATS:
+            return given, slots, count
+        slots //= 2
 
 
 def _call(
-    kernel: int, problem: GridProblem, tensors: dict[str, Tensor | None], has_content: bool, backward: bool
+    kernel: int,
+    problem: GridProblem,
+    workspace: _Scratch,
+    backward: bool,
+    tensors: tuple[Tensor | None, ...],
 ) -> None:
+    """Call a kernel with the tensors of ``_TENSORS``, those behind the given ones being null."""
     found = _load()
-    given, slots, count = _plan(kernel, problem, torch.get_num_threads(), has_content, backward)
-    scratch = torch.empty(count)
-    call = _Call(problem=given, scratch=scratch.data_ptr(), slots=slots)
-    for name, tensor in tensors.items():
+    if not isinstance(found, Library):
+        raise RuntimeError(found)
+    query, content = tensors[0], tensors[3]
+    given, slots, count = _plan(found, kernel, problem, torch.get_num_threads(), content is not None, backward)
+    call = _Call(given)
+    for name, tensor in zip(_TENSORS, tensors, strict=False):
         if tensor is not None:
-            _fill(getattr(call, name), tensor)
+            if name.endswith("table") and tensor.ndim == 3:
+                tensor = tensor.unsqueeze(2)
+            setattr(call, name, _Tensor(tensor.data_ptr(), (_INT * 4)(*tensor.stride())))
+    call.scratch, call.slots = workspace.scratch(query, count).data_ptr(), slots
     function = found.handle.lambdanets_backward if backward else found.handle.lambdanets_forward
-    function(found.level, kernel, ctypes.byref(call))
+    function(found.level, kernel, call)
 
 
 def forward(
-    kernel: int, query: Tensor, value: Tensor, table: Tensor, problem: GridProblem, content: Tensor | None
+    kernel: int,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: _Scratch,
+    content: Tensor | None = None,
 ) -> Tensor:
+    """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
     out = empty_in_order(query, problem.dim_value)
-    tensors = {"query": query, "value": value, "table": _of_rank_two(table), "content": content, "out": out}
-    _call(kernel, problem, tensors, content is not None, backward=False)
+    _call(kernel, problem, workspace, False, (query, value, table, content, out))
     return out
 
 
@@ -225,25 +244,15 @@ def backward(
     value: Tensor,
     table: Tensor,
     problem: GridProblem,
-    content: Tensor | None,
+    workspace: _Scratch,
+    content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
-    grad_table = table.new_empty(table.shape)
-    grad_content = None if content is None else content.new_empty(content.shape)
-    tensors = {
-        "query": query,
-        "value": value,
-        "table": _of_rank_two(table),
-        "content": content,
-        "out": grad,
-        "grad_query": grad_query,
-        "grad_value": grad_value,
-        "grad_table": _of_rank_two(grad_table),
-        "grad_content": grad_content,
-    }
-    _call(kernel, problem, tensors, content is not None, backward=True)
-    return grad_query, grad_value, grad_table, grad_content
-
-
-def _of_rank_two(table: Tensor) -> Tensor:
-    return table if table.ndim == 4 else table.unsqueeze(2)
+    """Backward pass of a kernel by its number; the other arguments are those of ``contract.Backward``."""
+    grads = (
+        empty_in_order(query, problem.dim_key),
+        empty_in_order(value, problem.dim_value),
+        table.new_empty(table.shape),
+        None if content is None else content.new_empty(content.shape),
+    )
+    _call(kernel, problem, workspace, True, (query, value, table, content, grad, *grads))
+    return grads
