@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
-from lambdanets.kernels.grid.problem import problem_of
+from lambdanets.kernels.grid.contract import problem_of
 
 LIBRARY = binding.library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"without compiled kernels: {binding.absence()}")

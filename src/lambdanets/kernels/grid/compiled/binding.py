@@ -14,15 +14,14 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import empty_in_order
-from lambdanets.kernels.grid.problem import GridProblem
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
+from lambdanets.kernels.grid.contract import GridProblem
 
-__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "backward", "check", "forward", "library"]
+__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "backward", "check", "forward", "lanes", "library"]
 
 # Environment variables: an instruction set, and another file of the library (a build with sanitizers, say).
 LEVEL_VARIABLE, LIBRARY_VARIABLE = "LAMBDANETS_SIMD", "LAMBDANETS_LIBRARY"
@@ -38,10 +37,6 @@ _REMEDY = (
     "for the compiled ones, install GCC 12 or Clang 15 or newer and then lambdanets from its source: "
     "pip install --no-binary lambdanets --force-reinstall --no-deps lambdanets"
 )
-
-
-class _Scratch(Protocol):
-    def scratch(self, like: Tensor, *shape: int) -> Tensor: ...
 
 
 class _Tensor(ctypes.Structure):
@@ -116,6 +111,12 @@ def absence() -> str | None:
     return found if isinstance(found, str) else None
 
 
+def lanes() -> int:
+    """Elements of a vector register at the instruction set to use; 8 where the library is absent."""
+    found = library()
+    return 8 if found is None else {"avx512": 16, "avx2": 8}.get(found.name, 4)
+
+
 def _find() -> str | None:
     """The library's file: the variable's, or that of this package, which has two folders in an editable install."""
     named = os.environ.get(LIBRARY_VARIABLE)
@@ -172,8 +173,10 @@ def check(problem: GridProblem) -> str | None:
     """The reason why no compiled kernel can run on a problem, or None."""
     if len(problem.grid) > 2:
         return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
-    if problem.dtype != torch.float32:
-        return f"it computes in float32, and this call is in {str(problem.dtype).removeprefix('torch.')}"
+    if problem.device != "cpu":
+        return f"it is for CPUs, and this call is on {problem.device}"
+    if problem.dtype == torch.float64:  # half precision reaches it as float32
+        return "it computes in float32, and this call is in float64"
     return absence()
 
 
@@ -201,7 +204,7 @@ def _plan(
 def _call(
     kernel: int,
     problem: GridProblem,
-    workspace: _Scratch,
+    workspace: Workspace,
     backward: bool,
     tensors: tuple[Tensor | None, ...],
 ) -> None:
@@ -228,7 +231,7 @@ def forward(
     value: Tensor,
     table: Tensor,
     problem: GridProblem,
-    workspace: _Scratch,
+    workspace: Workspace,
     content: Tensor | None = None,
 ) -> Tensor:
     """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
@@ -244,7 +247,7 @@ def backward(
     value: Tensor,
     table: Tensor,
     problem: GridProblem,
-    workspace: _Scratch,
+    workspace: Workspace,
     content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Backward pass of a kernel by its number; the other arguments are those of ``contract.Backward``."""
