@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets import DensePositions, EdgePositions, GridPositions
+from lambdanets.kernels.grid.planner import GRID_KERNELS
+
+# Kernels for every machine and every precision, float64 with them.
+EVERYWHERE = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
 
 
 @dataclass

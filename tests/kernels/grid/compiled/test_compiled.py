@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def written_out(given):
     extents = torch.tensor(given.table.shape[2:])
     inside = ((offsets >= 0) & (offsets < extents)).all(-1)
     index = offsets.clamp(min=0).minimum(extents - 1)
-    found = given.table[:, :, *index.unbind(-1)]
+    found = given.table[(slice(None), slice(None), *index.unbind(-1))]
     return (found * inside).permute(2, 3, 1, 0)
 
 
@@ -260,6 +261,34 @@ def test_query_first_keeps_what_is_out_of_scope_apart(level):
     seen[1:4, 3:6] = True
     assert out[:, :, ~seen].isfinite().all()
     assert not out[:, :, seen].isfinite().any()
+
+
+@pytest.mark.parametrize("name", ["lambdanets_forward", "lambdanets_backward"])
+def test_scratch_memory_is_held_during_the_call(name, monkeypatch):
+    """Memory that the workspace does not keep would be freed, or another's, before the kernel writes into it."""
+    alive = []
+
+    class Fresh:
+        def scratch(self, like, *shape):
+            tensor = torch.empty(shape)
+            self.given = weakref.ref(tensor)
+            return tensor
+
+    class Spy:
+        def __getattr__(self, attribute):
+            if attribute == name:
+                alive.append(memory.given() is not None)
+            return getattr(LIBRARY.handle, attribute)
+
+    memory = Fresh()
+    monkeypatch.setattr(binding, "_load", lambda: dataclasses.replace(LIBRARY, handle=Spy()))
+    given = inputs((4, 5), (3, 3))
+    rest = (given.query, given.value, given.table, given.problem, memory, given.content)
+    if name == "lambdanets_forward":
+        binding.forward(QUERY_FIRST, *rest)
+    else:
+        binding.backward(QUERY_FIRST, given.grad, *rest)
+    assert alive == [True]
 
 
 def test_reasons():

@@ -21,7 +21,17 @@ from torch import Tensor
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
 from lambdanets.kernels.grid.contract import GridProblem
 
-__all__ = ["LEVEL_VARIABLE", "LIBRARY_VARIABLE", "Library", "absence", "backward", "check", "forward", "lanes", "library"]
+__all__ = [
+    "LEVEL_VARIABLE",
+    "LIBRARY_VARIABLE",
+    "Library",
+    "absence",
+    "backward",
+    "check",
+    "forward",
+    "lanes",
+    "library",
+]
 
 # Environment variables: an instruction set, and another file of the library (a build with sanitizers, say).
 LEVEL_VARIABLE, LIBRARY_VARIABLE = "LAMBDANETS_SIMD", "LAMBDANETS_LIBRARY"
@@ -220,7 +230,8 @@ def _call(
             if name.endswith("table") and tensor.ndim == 3:
                 tensor = tensor.unsqueeze(2)
             setattr(call, name, _Tensor(tensor.data_ptr(), (_INT * 4)(*tensor.stride())))
-    call.scratch, call.slots = workspace.scratch(query, count).data_ptr(), slots
+    scratch = workspace.scratch(query, count)  # held until the call ends
+    call.scratch, call.slots = scratch.data_ptr(), slots
     function = found.handle.lambdanets_backward if backward else found.handle.lambdanets_forward
     function(found.level, kernel, call)
 
