@@ -14,6 +14,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,8 +45,8 @@ SCRATCH_FLOATS = 1 << 27
 
 _VERSION = 1
 _REMEDY = (
-    "for the compiled ones, install GCC 12 or Clang 15 or newer and then lambdanets from its source: "
-    "pip install --no-binary lambdanets --force-reinstall --no-deps lambdanets"
+    "for the compiled ones, install GCC 12 or Clang 15 or newer and then, in the source folder of lambdanets, run "
+    "pip install --force-reinstall --no-deps ."
 )
 
 
@@ -216,13 +217,13 @@ def _call(
     problem: GridProblem,
     workspace: Workspace,
     backward: bool,
-    tensors: tuple[Tensor | None, ...],
+    tensors: tuple[Any, ...],
 ) -> None:
     """Call a kernel with the tensors of ``_TENSORS``, those behind the given ones being null."""
     found = _load()
     if not isinstance(found, Library):
         raise RuntimeError(found)
-    query, content = tensors[0], tensors[3]
+    content, out = tensors[3:5]
     given, slots, count = _plan(found, kernel, problem, torch.get_num_threads(), content is not None, backward)
     call = _Call(given)
     for name, tensor in zip(_TENSORS, tensors, strict=False):
@@ -230,7 +231,7 @@ def _call(
             if name.endswith("table") and tensor.ndim == 3:
                 tensor = tensor.unsqueeze(2)
             setattr(call, name, _Tensor(tensor.data_ptr(), (_INT * 4)(*tensor.stride())))
-    scratch = workspace.scratch(query, count)  # held until the call ends
+    scratch = workspace.scratch(out, count)  # held until the call ends
     call.scratch, call.slots = scratch.data_ptr(), slots
     function = found.handle.lambdanets_backward if backward else found.handle.lambdanets_forward
     function(found.level, kernel, call)
