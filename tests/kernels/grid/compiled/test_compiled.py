@@ -190,14 +190,14 @@ def test_any_shape(kernel, data):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize(("b", "v"), [(1, 9), (1, 40), (3, 40)])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_threads(kernel, b, count, threads, monkeypatch):
-    """Parts that begin and end within an example, and more than one to an example."""
+def test_threads(kernel, b, v, count, threads, monkeypatch):
+    """Slots that begin and end within an example, several to an example, and several to a group of channels."""
     monkeypatch.setattr(binding, "SLOT_MULTIPLY_ADDS", 1)
     binding._plan.cache_clear()
     threads(count)
-    given = inputs((6, 7), (11, 13), b=b, v=40, u=2)
+    given = inputs((6, 7), (11, 13), b=b, k=5, v=v, u=2)
     slots = binding._plan(LIBRARY, KERNELS[kernel], given.problem, count, True, True)[1]
     assert slots == count
     assert_near(kernel, given)

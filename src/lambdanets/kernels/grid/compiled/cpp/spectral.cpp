@@ -9,266 +9,39 @@
 //
 //     dq_k = dY·λ_k,   dλ_k = Σ_h q_k · dY,   G = F(dλ_k),   dV̂_u += conj(T̂_uk) · G,   dT̂_uk = Σ conj(V̂_u) · G
 //
-// A task is such a group of channels of one example. Sums of the table's gradient are a slot's own and added in the order
+// A task is such a group of channels of one example, or a part of k of it where there are more slots than groups. Sums of the table's gradient are a slot's own and added in the order
 // of the slots, those of the queries' gradient in the order of the groups.
-#include "copies.h"
-#include "fft.h"
+#include "spectral.h"
 
 namespace lambdanets {
 namespace LAMBDANETS_ISA {
 namespace {
 
-// Heads side by side in packed queries.
-constexpr int kHeads = 4;
+using namespace spectral;
 
-struct Plan {
-  Problem p;
-  int64_t positions, heads, pairs;    // heads: padded; pairs of u and k
-  int64_t height, width, points;      // lengths of the transforms along y and x, and their product
-  int64_t groups, tasks, slots;       // groups of channels
-
-  Plan(const Problem& problem, int64_t slots_wanted) : p(problem) {
-    positions = p.rows * p.columns;
-    heads = round_up(p.heads, kHeads);
-    pairs = p.intra_depth * p.dim_key;
-    height = length_for(p.rows, p.extent_rows, p.origin_row);
-    width = length_for(p.columns, p.extent_columns, p.origin_column);
-    points = height * width;
-    groups = ceil_div(p.dim_value, kPoint);
-    tasks = p.batch * groups;
-    slots = most(1, least(slots_wanted, tasks));
-  }
-
-  // No offset may wrap around into the grid.
-  static int64_t length_for(int64_t size, int64_t extent, int64_t origin) {
-    return good_length(size + most(origin, extent - 1 - origin));
-  }
-
-  int64_t first_task(int64_t slot) const { return slot * tasks / slots; }
-  int64_t queries_size() const { return positions * heads * p.dim_key; }
-};
-
-struct Shared {
-  float *roots_y, *roots_x;
-  float* table;         // T̂ over the number of points: (pair, x, y), two floats each
-  float* grad_queries;  // (example, group), as packed queries
-
-  Shared(Arena& arena, const Plan& plan, bool backward) {
-    roots_y = arena.take(roots_size(plan.height));
-    roots_x = arena.take(roots_size(plan.width));
-    table = arena.take(plan.pairs * plan.points * 2);
-    grad_queries = backward ? arena.take(plan.tasks * plan.queries_size()) : nullptr;
-  }
-};
-
-struct Room {
-  float *buffer_a, *buffer_b;  // for one transform
-  float* values;               // V̂: (u, x, y) points
-  float* lambda;               // λ_k along y in place and along x in frequencies: (row, x) points
-  float* queries;              // (position, group of heads, k, head)
-  float* rows;                 // y or its gradient: (position, head) points
-  float* content;              // λc: (k) points
-  float *grad_values, *grad_table, *grad_content;
-
-  Room(Arena& arena, const Plan& plan, bool backward) {
-    const Problem& p = plan.p;
-    // The table's transform works in the rooms for values and for λ.
-    const int64_t longest = most(plan.height, plan.width) * kPoint;
-    buffer_a = arena.take(longest);
-    buffer_b = arena.take(longest);
-    values = arena.take(p.intra_depth * plan.points * kPoint);
-    lambda = arena.take(most(p.rows, p.extent_rows) * plan.width * kPoint);
-    queries = arena.take(plan.queries_size());
-    rows = arena.take(plan.positions * plan.heads * kPoint);
-    content = arena.take(p.dim_key * kPoint);
-    grad_values = backward ? arena.take(p.intra_depth * plan.points * kPoint) : nullptr;
-    grad_table = backward ? arena.take(plan.pairs * plan.points * 2) : nullptr;
-    grad_content = backward ? arena.take(p.dim_key * kPoint) : nullptr;
-  }
-};
-
-struct Work {
-  const Call& call;
-  const Plan plan;
-  const bool backward;
-  Arena arena;
-  Shared shared;
-  int64_t room_size;
-
-  Work(const Call& c, bool is_backward)
-      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward) {
-    Arena each{nullptr, 0};
-    Room(each, plan, backward);
-    room_size = each.used;
-    make_roots(shared.roots_y, plan.height);
-    make_roots(shared.roots_x, plan.width);
-  }
-
-  Room room(int64_t slot) const {
-    Arena each{call.scratch + arena.used + slot * room_size, 0};
-    return Room(each, plan, backward);
-  }
-  Transform along_y() const { return {plan.height, shared.roots_y}; }
-  Transform along_x() const { return {plan.width, shared.roots_x}; }
-};
-
-INLINE void copy_points(float* to, int64_t to_step, const float* from, int64_t from_step, int64_t count) {
-  for (int64_t i = 0; i < count; i++) {
-    store(to + i * to_step * kPoint, load(from + i * from_step * kPoint));
-    store(to + i * to_step * kPoint + kLanes, load(from + i * from_step * kPoint + kLanes));
-  }
-}
-
-// Sums of the elements of four vectors.
-typedef float Eight __attribute__((vector_size(32)));
-INLINE Four fold(Four v) { return v; }
-INLINE Four fold(Eight v) {
-  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
-}
-#if LAMBDANETS_LANES == 16
-INLINE Four fold(Vector v) {
-  return fold(Eight(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                    __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)));
-}
-#endif
-INLINE Four sums_of_four(Vector a, Vector b, Vector c, Vector d) {
-  const Four fa = fold(a), fb = fold(b), fc = fold(c), fd = fold(d);
-  const Four ab = __builtin_shufflevector(fa, fb, 0, 4, 1, 5) + __builtin_shufflevector(fa, fb, 2, 6, 3, 7);
-  const Four cd = __builtin_shufflevector(fc, fd, 0, 4, 1, 5) + __builtin_shufflevector(fc, fd, 2, 6, 3, 7);
-  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-}
-INLINE void add_four(float* to, Four sum) {
-  *reinterpret_cast<FourUnaligned*>(to) = *reinterpret_cast<const FourUnaligned*>(to) + sum;
-}
-
-// From rows of the grid in `lambda`, along x in frequencies, to all frequencies: (x, y) points in `to`, the rows
-// placed at `first`, modulo the length.
-static void finish_forward(const Work& work, const Room& room, const float* lambda, int64_t rows, int64_t first,
-                           float* to) {
+static void write_rows(const Work& work, const Task& task, float* rows) {
   const Plan& plan = work.plan;
-  for (int64_t x = 0; x < plan.width; x++) {
-    clear(room.buffer_a, plan.height * kPoint);
-    for (int64_t y = 0; y < rows; y++)
-      copy_points(room.buffer_a + (y + first + plan.height) % plan.height * kPoint, 1,
-                  lambda + (y * plan.width + x) * kPoint, 1, 1);
-    const float* result = transform<false>(work.along_y(), room.buffer_a, room.buffer_b);
-    copy_points(to + x * plan.height * kPoint, 1, result, 1, plan.height);
-  }
+  for (int64_t head = 0; head < plan.p.heads; head++)
+    copy(channels_of(work.call.out, task, head, 0), {rows + head * kPoint, plan.heads * kPoint, 1}, plan.positions,
+         task.count);
 }
 
-// T̂ for kLanes pairs of u and k: the conjugate, as for a correlation, over the number of points.
-static void transform_table(const Work& work, const Room& room, int64_t item) {
+static void write_values(const Work& work, const Task& task, float* sums) {
   const Plan& plan = work.plan;
-  const Problem& p = plan.p;
-  const Tensor& table = work.call.table;
-  const int64_t some = least(kLanes, plan.pairs - item * kLanes);
-  for (int64_t y = 0; y < p.extent_rows; y++) {
-    clear(room.buffer_a, plan.width * kPoint);
-    for (int64_t lane = 0; lane < some; lane++) {
-      const int64_t pair = item * kLanes + lane;
-      const float* from = table.data + pair / p.dim_key * table.stride[0] + pair % p.dim_key * table.stride[1] +
-                          y * table.stride[2];
-      for (int64_t x = 0; x < p.extent_columns; x++)
-        room.buffer_a[(x - p.origin_column + plan.width) % plan.width * kPoint + lane] = from[x * table.stride[3]];
-    }
-    const float* result = transform<false>(work.along_x(), room.buffer_a, room.buffer_b);
-    copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
-  }
-  finish_forward(work, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
-  const float scale = 1.0f / static_cast<float>(plan.points);
-  for (int64_t lane = 0; lane < some; lane++) {
-    float* to = work.shared.table + (item * kLanes + lane) * plan.points * 2;
-    for (int64_t f = 0; f < plan.points; f++) {
-      to[2 * f] = scale * room.values[f * kPoint + lane];
-      to[2 * f + 1] = -scale * room.values[f * kPoint + kLanes + lane];
-    }
-  }
+  for (int64_t depth = 0; depth < plan.p.intra_depth; depth++)
+    copy(channels_of(work.call.grad_value, task, depth, 0), {sums + depth * plan.positions * kPoint, kPoint, 1},
+         plan.positions, task.count);
 }
 
-static void slot_table(int64_t slot, void* context) {
+// Adds what the parts of k made of a group of channels, in their order, and writes it.
+static void join_parts(int64_t pair, void* context) {
   const Work& work = *static_cast<const Work*>(context);
-  const int64_t items = ceil_div(work.plan.pairs, kLanes), slots = work.plan.slots;
-  const Room room = work.room(slot);
-  for (int64_t item = slot * items / slots; item < (slot + 1) * items / slots; item++)
-    transform_table(work, room, item);
-}
-
-// A group of channels of an example.
-struct Task {
-  int64_t example, group, first, count;
-
-  Task(const Plan& plan, int64_t number) {
-    example = number / plan.groups;
-    group = number % plan.groups;
-    first = group * kPoint;
-    count = least(kPoint, plan.p.dim_value - first);
-  }
-};
-
-INLINE Matrix channels_of(const Tensor& tensor, const Task& task, int64_t i, int64_t position) {
-  return matrix(tensor, task.example, i, position, task.first);
-}
-
-static void transform_values(const Work& work, const Room& room, const Task& task) {
   const Plan& plan = work.plan;
-  const Problem& p = plan.p;
-  for (int64_t depth = 0; depth < p.intra_depth; depth++) {
-    for (int64_t y = 0; y < p.rows; y++) {
-      pack(room.buffer_a, kPoint, kPoint, channels_of(work.call.value, task, depth, y * p.columns), p.columns,
-           task.count);
-      clear(room.buffer_a + p.columns * kPoint, (plan.width - p.columns) * kPoint);
-      const float* result = transform<false>(work.along_x(), room.buffer_a, room.buffer_b);
-      copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
-    }
-    finish_forward(work, room, room.lambda, p.rows, 0, room.values + depth * plan.points * kPoint);
-  }
-}
-
-static void pack_queries(const Work& work, const Room& room, int64_t example) {
-  const Plan& plan = work.plan;
-  const Problem& p = plan.p;
-  clear(room.queries, plan.queries_size());
-  for (int64_t head = 0; head < p.heads; head++)
-    copy({room.queries + head / kHeads * p.dim_key * kHeads + head % kHeads, plan.heads * p.dim_key, kHeads},
-         matrix(work.call.query, example, head, 0, 0), plan.positions, p.dim_key);
-}
-
-static void pack_content(const Work& work, const Room& room, const Task& task) {
-  const Tensor& content = work.call.content;
-  if (!content.data) return clear(room.content, work.plan.p.dim_key * kPoint);
-  pack(room.content, kPoint, kPoint,
-       {content.data + task.example * content.stride[0] + task.first * content.stride[2], content.stride[1],
-        content.stride[2]},
-       work.plan.p.dim_key, task.count);
-}
-
-// λ_k of all rows, along x still in frequencies, into room.lambda.
-static void lambda_rows(const Work& work, const Room& room, int64_t key) {
-  const Plan& plan = work.plan;
-  const Problem& p = plan.p;
-  for (int64_t x = 0; x < plan.width; x++) {
-    for (int64_t depth = 0; depth < p.intra_depth; depth++) {
-      const float* table = work.shared.table + ((depth * p.dim_key + key) * plan.points + x * plan.height) * 2;
-      const float* values = room.values + (depth * plan.points + x * plan.height) * kPoint;
-      for (int64_t y = 0; y < plan.height; y++) {
-        const float re = table[2 * y], im = table[2 * y + 1];
-        const Vector r = load(values + y * kPoint), i = load(values + y * kPoint + kLanes);
-        float* to = room.buffer_a + y * kPoint;
-        Vector sum_r = re * r - im * i, sum_i = re * i + im * r;
-        if (depth > 0) sum_r += load(to), sum_i += load(to + kLanes);
-        store(to, sum_r);
-        store(to + kLanes, sum_i);
-      }
-    }
-    const float* result = transform<true>(work.along_y(), room.buffer_a, room.buffer_b);
-    copy_points(room.lambda + x * kPoint, plan.width, result, 1, p.rows);
-  }
-}
-
-// λ_k of one row; in one of the two buffers, which the next call overwrites.
-static const float* lambda_row(const Work& work, const Room& room, int64_t row) {
-  copy_points(room.buffer_a, 1, room.lambda + row * work.plan.width * kPoint, 1, work.plan.width);
-  return transform<true>(work.along_x(), room.buffer_a, room.buffer_b);
+  const int64_t size = work.backward ? plan.values_size() : plan.rows_size();
+  const Task task(plan, pair * plan.parts);
+  float* sum = work.shared.sums + task.number * size;
+  for (int64_t part = 1; part < plan.parts; part++) add(sum, sum + part * size, size);
+  work.backward ? write_values(work, task, sum) : write_rows(work, task, sum);
 }
 
 static void task_forward(const Work& work, const Room& room, const Task& task) {
@@ -276,8 +49,9 @@ static void task_forward(const Work& work, const Room& room, const Task& task) {
   const Problem& p = plan.p;
   transform_values(work, room, task);
   pack_content(work, room, task);
-  clear(room.rows, plan.positions * plan.heads * kPoint);
-  for (int64_t key = 0; key < p.dim_key; key++) {
+  float* rows = plan.parts == 1 ? room.rows : work.shared.sums + task.number * plan.rows_size();
+  clear(rows, plan.rows_size());
+  for (int64_t key = task.first_key; key < task.last_key; key++) {
     lambda_rows(work, room, key);
     const Vector content_r = load(room.content + key * kPoint), content_i = load(room.content + key * kPoint + kLanes);
     for (int64_t y = 0; y < p.rows; y++) {
@@ -288,17 +62,17 @@ static void task_forward(const Work& work, const Room& room, const Task& task) {
         for (int64_t head = 0; head < p.heads; head++) {
           const float factor =
               room.queries[(position * plan.heads + head / kHeads * kHeads) * p.dim_key + key * kHeads + head % kHeads];
-          float* to = room.rows + (position * plan.heads + head) * kPoint;
+          float* to = rows + (position * plan.heads + head) * kPoint;
           store(to, load(to) + factor * r);
           store(to + kLanes, load(to + kLanes) + factor * i);
         }
       }
     }
   }
-  for (int64_t head = 0; head < p.heads; head++)
-    copy(channels_of(work.call.out, task, head, 0), {room.rows + head * kPoint, plan.heads * kPoint, 1}, plan.positions,
-         task.count);
+  if (plan.parts == 1) write_rows(work, task, rows);
 }
+
+static void slot_table(int64_t slot, void* context) { transform_tables(*static_cast<const Work*>(context), slot); }
 
 static void slot_forward(int64_t slot, void* context) {
   const Work& work = *static_cast<const Work*>(context);
@@ -386,17 +160,19 @@ static void column_backward(const Work& work, const Room& room, int64_t key, int
 static void task_backward(const Work& work, const Room& room, const Task& task) {
   const Plan& plan = work.plan;
   const Problem& p = plan.p;
-  float* grad_queries = work.shared.grad_queries + (task.example * plan.groups + task.group) * plan.queries_size();
-  clear(grad_queries, plan.queries_size());
+  float* grad_queries = work.shared.grad_queries + task.pair * plan.queries_size();
+  // Other parts write the other k of it.
+  for (int64_t i = 0; i < plan.positions * plan.heads / kHeads; i++)
+    clear(grad_queries + (i * p.dim_key + task.first_key) * kHeads, (task.last_key - task.first_key) * kHeads);
   clear(room.grad_content, p.dim_key * kPoint);
   clear(room.grad_values, p.intra_depth * plan.points * kPoint);
   transform_values(work, room, task);
   pack_content(work, room, task);
-  clear(room.rows, plan.positions * plan.heads * kPoint);
+  clear(room.rows, plan.rows_size());
   for (int64_t head = 0; head < p.heads; head++)
     pack(room.rows + head * kPoint, plan.heads * kPoint, kPoint, channels_of(work.call.out, task, head, 0),
          plan.positions, task.count);
-  for (int64_t key = 0; key < p.dim_key; key++) {
+  for (int64_t key = task.first_key; key < task.last_key; key++) {
     lambda_rows(work, room, key);
     for (int64_t y = 0; y < p.rows; y++) {
       float* grad = row_backward(work, room, y, key, lambda_row(work, room, y), grad_queries);
@@ -406,6 +182,8 @@ static void task_backward(const Work& work, const Room& room, const Task& task) 
     }
     for (int64_t x = 0; x < plan.width; x++) column_backward(work, room, key, x);
   }
+  // Its spectra are not needed any more.
+  float* sums = plan.parts == 1 ? room.values : work.shared.sums + task.number * plan.values_size();
   for (int64_t depth = 0; depth < p.intra_depth; depth++) {
     for (int64_t x = 0; x < plan.width; x++) {
       copy_points(room.buffer_a, 1, room.grad_values + (depth * plan.points + x * plan.height) * kPoint, 1,
@@ -413,16 +191,16 @@ static void task_backward(const Work& work, const Room& room, const Task& task) 
       const float* result = transform<true>(work.along_y(), room.buffer_a, room.buffer_b);
       copy_points(room.lambda + x * kPoint, plan.width, result, 1, p.rows);
     }
-    for (int64_t y = 0; y < p.rows; y++) {
-      float* result = const_cast<float*>(lambda_row(work, room, y));
-      copy(channels_of(work.call.grad_value, task, depth, y * p.columns), {result, kPoint, 1}, p.columns, task.count);
-    }
+    for (int64_t y = 0; y < p.rows; y++)
+      copy_points(sums + (depth * plan.positions + y * p.columns) * kPoint, 1, lambda_row(work, room, y), 1, p.columns);
   }
+  if (plan.parts == 1) write_values(work, task, sums);
   const Tensor& content = work.call.grad_content;
   if (content.data)
-    copy({content.data + task.example * content.stride[0] + task.first * content.stride[2], content.stride[1],
-          content.stride[2]},
-         {room.grad_content, kPoint, 1}, p.dim_key, task.count);
+    copy({content.data + task.example * content.stride[0] + task.first_key * content.stride[1] +
+              task.first * content.stride[2],
+          content.stride[1], content.stride[2]},
+         {room.grad_content + task.first_key * kPoint, kPoint, 1}, task.last_key - task.first_key, task.count);
 }
 
 static void slot_backward(int64_t slot, void* context) {
@@ -477,7 +255,7 @@ static void table_gradient(const Work& work, int64_t item, const Room& room) {
   }
 }
 
-// First the table's gradient, slot by slot, then the queries', example by example.
+// First the table's gradient, slot by slot, then the queries', example by example, then the values' where in parts.
 static void finish_backward(int64_t item, void* context) {
   const Work& work = *static_cast<const Work*>(context);
   const Plan& plan = work.plan;
@@ -489,6 +267,7 @@ static void finish_backward(int64_t item, void* context) {
       table_gradient(work, i, room);
     return;
   }
+  if (item >= plan.slots + p.batch) return join_parts(item - plan.slots - p.batch, context);
   const int64_t example = item - plan.slots, size = plan.queries_size();
   float* sum = work.shared.grad_queries + example * plan.groups * size;
   for (int64_t group = 1; group < plan.groups; group++) add(sum, sum + group * size, size);
@@ -510,13 +289,15 @@ void forward(const Call& call) {
   Work work(call, false);
   parallel(work.plan.slots, slot_table, &work);
   parallel(work.plan.slots, slot_forward, &work);
+  if (work.plan.parts > 1) parallel(call.problem.batch * work.plan.groups, join_parts, &work);
 }
 
 void backward(const Call& call) {
   Work work(call, true);
   parallel(work.plan.slots, slot_table, &work);
   parallel(work.plan.slots, slot_backward, &work);
-  parallel(work.plan.slots + call.problem.batch, finish_backward, &work);
+  const int64_t joined = work.plan.parts > 1 ? call.problem.batch * work.plan.groups : 0;
+  parallel(work.plan.slots + call.problem.batch + joined, finish_backward, &work);
 }
 
 }  // namespace
