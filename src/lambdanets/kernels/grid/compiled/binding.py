@@ -11,10 +11,11 @@ import ctypes
 import functools
 import importlib.util
 import os
+import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,33 +51,9 @@ _REMEDY = (
 )
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 4))
-
-
-_SIZES = (
-    *("batch", "heads", "dim_key", "dim_value", "intra_depth"),
-    *("rows", "columns", "extent_rows", "extent_columns", "origin_row", "origin_column"),
-)
-_TENSORS = (
-    *("query", "value", "table", "content", "out"),
-    *("grad_query", "grad_value", "grad_table", "grad_content"),
-)
-
-
-class _Problem(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in _SIZES)
-
-
-class _Call(ctypes.Structure):
-    _fields_ = (
-        ("problem", _Problem),
-        *((name, _Tensor) for name in _TENSORS),
-        ("scratch", ctypes.c_void_p),
-        ("slots", ctypes.c_int64),
-    )
-
-
+# ``Problem`` of abi.h; and ``Call``: a problem, a pointer and four strides for each of nine tensors, scratch, slots.
+_PROBLEM, _CALL = struct.Struct("11q"), struct.Struct("11q 45q 2q")
+_NULL = (0, 0, 0, 0, 0)
 _INT, _BOOL = ctypes.c_int64, ctypes.c_bool
 _FUNCTIONS = (
     ("lambdanets_version", _INT),
@@ -84,9 +61,9 @@ _FUNCTIONS = (
     ("lambdanets_level_name", ctypes.c_char_p, _INT),
     ("lambdanets_level_runs", _BOOL, _INT),
     ("lambdanets_use_threads", None, ctypes.c_void_p),
-    ("lambdanets_scratch", _INT, _INT, _INT, ctypes.POINTER(_Problem), _INT, _BOOL, _BOOL),
-    ("lambdanets_forward", None, _INT, _INT, ctypes.POINTER(_Call)),
-    ("lambdanets_backward", None, _INT, _INT, ctypes.POINTER(_Call)),
+    ("lambdanets_scratch", _INT, _INT, _INT, ctypes.c_char_p, _INT, _BOOL, _BOOL),
+    ("lambdanets_forward", None, _INT, _INT, ctypes.c_char_p),
+    ("lambdanets_backward", None, _INT, _INT, ctypes.c_char_p),
 )
 
 
@@ -194,19 +171,21 @@ def check(problem: GridProblem) -> str | None:
 @functools.lru_cache(maxsize=1024)
 def _plan(
     found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
-) -> tuple[_Problem, int, int]:
-    """The problem in C, the number of slots to cut it into, and the floats of scratch memory that it needs."""
+) -> tuple[tuple[int, ...], int, int]:
+    """The sizes of ``Problem``, the number of slots to cut it into, and the floats of scratch memory that it needs."""
     grid, extents, origin = (
         (before,) * (2 - len(sizes)) + sizes
         for before, sizes in ((1, problem.grid), (1, problem.extents), (0, problem.origin))
     )
     sizes = (problem.batch, problem.heads, problem.dim_key, problem.dim_value, problem.intra_depth)
-    given = _Problem(*sizes, *grid, *extents, *origin)
+    given = (*sizes, *grid, *extents, *origin)
     seen = problem.intra_depth * min(extents[0], grid[0]) * min(extents[1], grid[1])
     products = problem.batch * problem.heads * problem.num_positions * seen * (problem.dim_key + problem.dim_value)
     slots = max(1, min(threads, products // SLOT_MULTIPLY_ADDS))
     while True:
-        count = found.handle.lambdanets_scratch(found.level, kernel, ctypes.byref(given), slots, has_content, backward)
+        count = found.handle.lambdanets_scratch(
+            found.level, kernel, _PROBLEM.pack(*given), slots, has_content, backward
+        )
         if slots == 1 or count <= SCRATCH_FLOATS:
             return given, slots, count
         slots //= 2
@@ -217,24 +196,51 @@ def _call(
     problem: GridProblem,
     workspace: Workspace,
     backward: bool,
-    tensors: tuple[Any, ...],
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    content: Tensor | None,
+    out: Tensor,
+    grads: Sequence[Tensor | None] = (None,) * 4,
 ) -> None:
-    """Call a kernel with the tensors of ``_TENSORS``, those behind the given ones being null."""
+    """Call a kernel; ``out`` is the output's gradient and ``grads`` are written if ``backward``."""
     found = _load()
     if not isinstance(found, Library):
         raise RuntimeError(found)
-    content, out = tensors[3:5]
     given, slots, count = _plan(found, kernel, problem, torch.get_num_threads(), content is not None, backward)
-    call = _Call(given)
-    for name, tensor in zip(_TENSORS, tensors, strict=False):
-        if tensor is not None:
-            if name.endswith("table") and tensor.ndim == 3:
-                tensor = tensor.unsqueeze(2)
-            setattr(call, name, _Tensor(tensor.data_ptr(), (_INT * 4)(*tensor.stride())))
     scratch = workspace.scratch(out, count)  # held until the call ends
-    call.scratch, call.slots = scratch.data_ptr(), slots
+    call = _CALL.pack(
+        *given,
+        *_numbers(query),
+        *_numbers(value),
+        *_table_numbers(table),
+        *_numbers(content),
+        *_numbers(out),
+        *_numbers(grads[0]),
+        *_numbers(grads[1]),
+        *_table_numbers(grads[2]),
+        *_numbers(grads[3]),
+        scratch.data_ptr(),
+        slots,
+    )
     function = found.handle.lambdanets_backward if backward else found.handle.lambdanets_forward
     function(found.level, kernel, call)
+
+
+def _numbers(tensor: Tensor | None) -> tuple[int, ...]:
+    """Pointer and four strides."""
+    if tensor is None:
+        return _NULL
+    strides = tensor.stride()
+    return (tensor.data_ptr(), *strides) if len(strides) == 4 else (tensor.data_ptr(), *strides, 0)
+
+
+def _table_numbers(table: Tensor | None) -> tuple[int, ...]:
+    """Those of a table; a sequence's has one row."""
+    if table is None or table.ndim == 4:
+        return _numbers(table)
+    by_depth, by_key, by_place = table.stride()
+    return table.data_ptr(), by_depth, by_key, 0, by_place
 
 
 def forward(
@@ -248,7 +254,7 @@ def forward(
 ) -> Tensor:
     """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
     out = empty_in_order(query, problem.dim_value)
-    _call(kernel, problem, workspace, False, (query, value, table, content, out))
+    _call(kernel, problem, workspace, False, query, value, table, content, out)
     return out
 
 
@@ -269,5 +275,5 @@ def backward(
         table.new_empty(table.shape),
         None if content is None else content.new_empty(content.shape),
     )
-    _call(kernel, problem, workspace, True, (query, value, table, content, grad, *grads))
+    _call(kernel, problem, workspace, True, query, value, table, content, grad, grads)
     return grads
