@@ -14,6 +14,9 @@ from lambdanets.kernels.grid.spectral import good_length
 
 __all__ = ["KERNEL"]
 
+# Points of a transform above which its two buffers do not fit a second-level cache of 512 KiB.
+LONG = 4096
+
 
 def _work(problem: GridProblem, backward: bool) -> Work:
     """Operations of transforms as multiply-adds; elements of spectra, of λ and of outputs; calls."""
@@ -25,15 +28,22 @@ def _work(problem: GridProblem, backward: bool) -> Work:
     rows = problem.grid[0] if len(lengths) == 2 else 1
     channels = 2 * binding.lanes()
     values = problem.batch * -(-problem.dim_value // channels) * channels
-    transform = width * height * math.log2(height) + rows * width * math.log2(width)
+    transform = width * _passes(height) * height + rows * _passes(width) * width
     pointwise = height * width * problem.intra_depth + problem.num_positions * problem.heads
-    tables = problem.intra_depth * problem.dim_key * height * width * math.log2(height * width)
+    tables = problem.intra_depth * problem.dim_key * height * width * (_passes(height) + _passes(width))
     times = 2 if backward else 1
     return Work(
         values * (problem.dim_key * times + problem.intra_depth) * transform + times * tables,
         values * problem.dim_key * pointwise * times,
         3 if backward else 2,
     )
+
+
+def _passes(length: int) -> float:
+    """Operations for one point of a transform; one that does not fit the nearest caches pays for its passes."""
+    if length == 1:
+        return 0
+    return (3 + math.log2(length)) * (2 if length > LONG else 1)
 
 
 KERNEL = GridKernel(

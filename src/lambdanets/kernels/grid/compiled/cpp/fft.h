@@ -16,9 +16,12 @@ namespace LAMBDANETS_ISA {
 constexpr int64_t kPoint = 2 * kLanes;
 
 // What a pass over one point costs by its factor, counted in vector operations.
-INLINE int64_t factor_cost(int64_t factor) { return factor == 2 ? 7 : factor == 3 ? 10 : factor == 4 ? 11 : factor == 5 ? 14 : 18; }
+INLINE int64_t factor_cost(int64_t factor) {
+  const int64_t costs[] = {0, 0, 7, 10, 11, 14, 0, 18};
+  return costs[factor];
+}
 
-// Splits a length into factors; returns how many there are, or 0 where it has another prime factor.
+// Splits a length into factors; returns how many there are, or -1 where it has another prime factor.
 INLINE int factorise(int64_t length, int64_t* factors) {
   const int64_t known[] = {7, 5, 3, 4, 2};
   int count = 0;
@@ -47,6 +50,10 @@ static inline int64_t good_length(int64_t least_length) {
 struct Transform {
   int64_t length;
   const float* roots;  // exp(-2πi j / length), as (cos, sin), for each j
+  int64_t factors[64];
+  int count;
+
+  Transform(int64_t points, const float* given) : length(points), roots(given), count(factorise(points, factors)) {}
 };
 
 // Floats of a transform's roots.
@@ -166,18 +173,18 @@ static void pass(const float* from, float* to, int64_t blocks, int64_t step, con
 // Transforms the points of `a`; the result is in the returned one of the two buffers.
 template <bool Inverse>
 static float* transform(const Transform& plan, float* a, float* b) {
-  int64_t factors[64], rest = plan.length, step = 1;
-  const int count = factorise(plan.length, factors);
-  for (int i = 0; i < count; i++) {
-    rest /= factors[i];
-    switch (factors[i]) {
+  int64_t rest = plan.length, step = 1;
+  for (int i = 0; i < plan.count; i++) {
+    const int64_t factor = plan.factors[i];
+    rest /= factor;
+    switch (factor) {
       case 2: pass<2, Inverse>(a, b, rest, step, plan.roots); break;
       case 3: pass<3, Inverse>(a, b, rest, step, plan.roots); break;
       case 4: pass<4, Inverse>(a, b, rest, step, plan.roots); break;
       case 5: pass<5, Inverse>(a, b, rest, step, plan.roots); break;
       default: pass<7, Inverse>(a, b, rest, step, plan.roots); break;
     }
-    step *= factors[i];
+    step *= factor;
     float* other = a;
     a = b;
     b = other;

@@ -123,37 +123,46 @@ static float* row_backward(const Work& work, const Room& room, int64_t row, int6
   return grad_lambda;
 }
 
-// From dλ_k, all rows, along x in frequencies: one column to dV̂ and dT̂.
-static void column_backward(const Work& work, const Room& room, int64_t key, int64_t x) {
+// Adds to dV̂ and dT̂ what `count` frequencies of G from `first` on give.
+static void multiply_backward(const Work& work, const Room& room, int64_t key, int64_t first, int64_t count,
+                              const float* grad) {
   const Plan& plan = work.plan;
-  const Problem& p = plan.p;
-  copy_points(room.buffer_a, 1, room.lambda + x * kPoint, plan.width, p.rows);
-  clear(room.buffer_a + p.rows * kPoint, (plan.height - p.rows) * kPoint);
-  const float* grad = transform<false>(work.along_y(), room.buffer_a, room.buffer_b);
-  for (int64_t depth = 0; depth < p.intra_depth; depth++) {
-    const int64_t pair_at = ((depth * p.dim_key + key) * plan.points + x * plan.height) * 2;
-    const int64_t value_at = (depth * plan.points + x * plan.height) * kPoint;
+  for (int64_t depth = 0; depth < plan.p.intra_depth; depth++) {
+    const int64_t pair_at = ((depth * plan.p.dim_key + key) * plan.points + first) * 2;
+    const int64_t value_at = (depth * plan.points + first) * kPoint;
     const float *table = work.shared.table + pair_at, *values = room.values + value_at;
     float *grad_table = room.grad_table + pair_at, *grad_values = room.grad_values + value_at;
     Vector held_r = zero(), held_i = zero();
-    for (int64_t y = 0; y < plan.height; y++) {
-      const float re = table[2 * y], im = table[2 * y + 1];
-      const Vector r = load(grad + y * kPoint), i = load(grad + y * kPoint + kLanes);
-      const Vector value_r = load(values + y * kPoint), value_i = load(values + y * kPoint + kLanes);
-      float* to = grad_values + y * kPoint;
+    for (int64_t f = 0; f < count; f++) {
+      const float re = table[2 * f], im = table[2 * f + 1];
+      const Vector r = load(grad + f * kPoint), i = load(grad + f * kPoint + kLanes);
+      const Vector value_r = load(values + f * kPoint), value_i = load(values + f * kPoint + kLanes);
+      float* to = grad_values + f * kPoint;
       store(to, load(to) + re * r + im * i);
       store(to + kLanes, load(to + kLanes) + re * i - im * r);
       const Vector product_r = value_r * r + value_i * i, product_i = value_r * i - value_i * r;
-      if (y % 2)
-        add_four(grad_table + 2 * y - 2, sums_of_four(held_r, held_i, product_r, product_i));
+      if (f % 2)
+        add_four(grad_table + 2 * f - 2, sums_of_four(held_r, held_i, product_r, product_i));
       else
         held_r = product_r, held_i = product_i;
     }
-    if (plan.height % 2) {
+    if (count % 2) {
       const Four sum = sums_of_four(held_r, held_i, zero(), zero());
-      grad_table[2 * plan.height - 2] += sum[0];
-      grad_table[2 * plan.height - 1] += sum[1];
+      grad_table[2 * count - 2] += sum[0];
+      grad_table[2 * count - 1] += sum[1];
     }
+  }
+}
+
+// From dλ_k of all rows, along x in frequencies, to dV̂ and dT̂.
+static void columns_backward(const Work& work, const Room& room, int64_t key) {
+  const Plan& plan = work.plan;
+  if (plan.height == 1) return multiply_backward(work, room, key, 0, plan.width, room.lambda);
+  for (int64_t x = 0; x < plan.width; x++) {
+    copy_points(room.buffer_a, 1, room.lambda + x * kPoint, plan.width, plan.p.rows);
+    clear(room.buffer_a + plan.p.rows * kPoint, (plan.height - plan.p.rows) * kPoint);
+    const float* grad = transform<false>(work.along_y, room.buffer_a, room.buffer_b);
+    multiply_backward(work, room, key, x * plan.height, plan.height, grad);
   }
 }
 
@@ -177,10 +186,10 @@ static void task_backward(const Work& work, const Room& room, const Task& task) 
     for (int64_t y = 0; y < p.rows; y++) {
       float* grad = row_backward(work, room, y, key, lambda_row(work, room, y), grad_queries);
       float* other = grad == room.buffer_a ? room.buffer_b : room.buffer_a;
-      const float* result = transform<false>(work.along_x(), grad, other);
+      const float* result = transform<false>(work.along_x, grad, other);
       copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
     }
-    for (int64_t x = 0; x < plan.width; x++) column_backward(work, room, key, x);
+    columns_backward(work, room, key);
   }
   // Its spectra are not needed any more.
   float* sums = plan.parts == 1 ? room.values : work.shared.sums + task.number * plan.values_size();
@@ -188,7 +197,7 @@ static void task_backward(const Work& work, const Room& room, const Task& task) 
     for (int64_t x = 0; x < plan.width; x++) {
       copy_points(room.buffer_a, 1, room.grad_values + (depth * plan.points + x * plan.height) * kPoint, 1,
                   plan.height);
-      const float* result = transform<true>(work.along_y(), room.buffer_a, room.buffer_b);
+      const float* result = transform<true>(work.along_y, room.buffer_a, room.buffer_b);
       copy_points(room.lambda + x * kPoint, plan.width, result, 1, p.rows);
     }
     for (int64_t y = 0; y < p.rows; y++)
@@ -234,7 +243,7 @@ static void table_gradient(const Work& work, int64_t item, const Room& room) {
         }
       }
     }
-    const float* result = transform<false>(work.along_y(), room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(work.along_y, room.buffer_a, room.buffer_b);
     for (int64_t y = 0; y < p.extent_rows; y++)
       copy_points(room.lambda + (y * plan.width + x) * kPoint, 1,
                   result + (y - p.origin_row + plan.height) % plan.height * kPoint, 1, 1);
@@ -243,7 +252,7 @@ static void table_gradient(const Work& work, int64_t item, const Room& room) {
   const float scale = 1.0f / static_cast<float>(plan.points);
   for (int64_t y = 0; y < p.extent_rows; y++) {
     copy_points(room.buffer_a, 1, room.lambda + y * plan.width * kPoint, 1, plan.width);
-    const float* result = transform<false>(work.along_x(), room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(work.along_x, room.buffer_a, room.buffer_b);
     for (int64_t lane = 0; lane < some; lane++) {
       const int64_t pair = item * kLanes + lane;
       float* to = table.data + pair / p.dim_key * table.stride[0] + pair % p.dim_key * table.stride[1] +

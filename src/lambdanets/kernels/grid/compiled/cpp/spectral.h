@@ -88,10 +88,13 @@ struct Work {
   const bool backward;
   Arena arena;
   Shared shared;
+  const Transform along_y, along_x;
   int64_t room_size;
 
   Work(const Call& c, bool is_backward)
-      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward) {
+      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward),
+        along_y(plan.height, shared.roots_y),
+        along_x(plan.width, shared.roots_x) {
     Arena each{nullptr, 0};
     Room(each, plan, backward);
     room_size = each.used;
@@ -103,8 +106,6 @@ struct Work {
     Arena each{call.scratch + arena.used + slot * room_size, 0};
     return Room(each, plan, backward);
   }
-  Transform along_y() const { return {plan.height, shared.roots_y}; }
-  Transform along_x() const { return {plan.width, shared.roots_x}; }
 };
 
 INLINE void copy_points(float* to, int64_t to_step, const float* from, int64_t from_step, int64_t count) {
@@ -141,12 +142,13 @@ INLINE void add_four(float* to, Four sum) {
 static void finish_forward(const Work& work, const Room& room, const float* lambda, int64_t rows, int64_t first,
                            float* to) {
   const Plan& plan = work.plan;
+  if (plan.height == 1) return copy_points(to, 1, lambda, 1, plan.width);
   for (int64_t x = 0; x < plan.width; x++) {
     clear(room.buffer_a, plan.height * kPoint);
     for (int64_t y = 0; y < rows; y++)
       copy_points(room.buffer_a + (y + first + plan.height) % plan.height * kPoint, 1,
                   lambda + (y * plan.width + x) * kPoint, 1, 1);
-    const float* result = transform<false>(work.along_y(), room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(work.along_y, room.buffer_a, room.buffer_b);
     copy_points(to + x * plan.height * kPoint, 1, result, 1, plan.height);
   }
 }
@@ -166,7 +168,7 @@ static void transform_table(const Work& work, const Room& room, int64_t item) {
       for (int64_t x = 0; x < p.extent_columns; x++)
         room.buffer_a[(x - p.origin_column + plan.width) % plan.width * kPoint + lane] = from[x * table.stride[3]];
     }
-    const float* result = transform<false>(work.along_x(), room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(work.along_x, room.buffer_a, room.buffer_b);
     copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
   }
   finish_forward(work, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
@@ -213,7 +215,7 @@ static void transform_values(const Work& work, const Room& room, const Task& tas
       pack(room.buffer_a, kPoint, kPoint, channels_of(work.call.value, task, depth, y * p.columns), p.columns,
            task.count);
       clear(room.buffer_a + p.columns * kPoint, (plan.width - p.columns) * kPoint);
-      const float* result = transform<false>(work.along_x(), room.buffer_a, room.buffer_b);
+      const float* result = transform<false>(work.along_x, room.buffer_a, room.buffer_b);
       copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
     }
     finish_forward(work, room, room.lambda, p.rows, 0, room.values + depth * plan.points * kPoint);
@@ -238,33 +240,39 @@ static void pack_content(const Work& work, const Room& room, const Task& task) {
        work.plan.p.dim_key, task.count);
 }
 
+// Σ_u T̂_uk·V̂_u of `count` frequencies from `first` on.
+static void multiply(const Work& work, const Room& room, int64_t key, int64_t first, int64_t count, float* to) {
+  const Plan& plan = work.plan;
+  for (int64_t depth = 0; depth < plan.p.intra_depth; depth++) {
+    const float* table = work.shared.table + ((depth * plan.p.dim_key + key) * plan.points + first) * 2;
+    const float* values = room.values + (depth * plan.points + first) * kPoint;
+    for (int64_t f = 0; f < count; f++) {
+      const float re = table[2 * f], im = table[2 * f + 1];
+      const Vector r = load(values + f * kPoint), i = load(values + f * kPoint + kLanes);
+      float* sum = to + f * kPoint;
+      Vector sum_r = re * r - im * i, sum_i = re * i + im * r;
+      if (depth > 0) sum_r += load(sum), sum_i += load(sum + kLanes);
+      store(sum, sum_r);
+      store(sum + kLanes, sum_i);
+    }
+  }
+}
+
 // λ_k of all rows, along x still in frequencies, into room.lambda.
 static void lambda_rows(const Work& work, const Room& room, int64_t key) {
   const Plan& plan = work.plan;
-  const Problem& p = plan.p;
+  if (plan.height == 1) return multiply(work, room, key, 0, plan.width, room.lambda);
   for (int64_t x = 0; x < plan.width; x++) {
-    for (int64_t depth = 0; depth < p.intra_depth; depth++) {
-      const float* table = work.shared.table + ((depth * p.dim_key + key) * plan.points + x * plan.height) * 2;
-      const float* values = room.values + (depth * plan.points + x * plan.height) * kPoint;
-      for (int64_t y = 0; y < plan.height; y++) {
-        const float re = table[2 * y], im = table[2 * y + 1];
-        const Vector r = load(values + y * kPoint), i = load(values + y * kPoint + kLanes);
-        float* to = room.buffer_a + y * kPoint;
-        Vector sum_r = re * r - im * i, sum_i = re * i + im * r;
-        if (depth > 0) sum_r += load(to), sum_i += load(to + kLanes);
-        store(to, sum_r);
-        store(to + kLanes, sum_i);
-      }
-    }
-    const float* result = transform<true>(work.along_y(), room.buffer_a, room.buffer_b);
-    copy_points(room.lambda + x * kPoint, plan.width, result, 1, p.rows);
+    multiply(work, room, key, x * plan.height, plan.height, room.buffer_a);
+    const float* result = transform<true>(work.along_y, room.buffer_a, room.buffer_b);
+    copy_points(room.lambda + x * kPoint, plan.width, result, 1, plan.p.rows);
   }
 }
 
 // λ_k of one row; in one of the two buffers, which the next call overwrites.
 static const float* lambda_row(const Work& work, const Room& room, int64_t row) {
   copy_points(room.buffer_a, 1, room.lambda + row * work.plan.width * kPoint, 1, work.plan.width);
-  return transform<true>(work.along_x(), room.buffer_a, room.buffer_b);
+  return transform<true>(work.along_x, room.buffer_a, room.buffer_b);
 }
 
 }  // namespace spectral
