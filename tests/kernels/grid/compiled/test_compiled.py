@@ -307,20 +307,20 @@ def python(code, **environment):
     return result.stdout.strip() + result.stderr.strip()[-500:]
 
 
-def test_a_missing_library_is_a_reason():
+def test_a_process_without_the_library_has_a_reason():
     code = "from lambdanets.kernels.grid.compiled import binding; print(binding.library(), binding.absence())"
     said = python(code, LAMBDANETS_LIBRARY="/nowhere/lambdanets.so")
     assert said.startswith("None /nowhere/lambdanets.so cannot be loaded")
     assert "pip install" in said
 
 
-def test_the_instruction_set_can_be_forced():
+def test_a_process_can_force_the_instruction_set():
     code = "from lambdanets.kernels.grid.compiled import binding; print(binding.library().name)"
     assert python(code, LAMBDANETS_SIMD="portable") == "portable"
     assert "LAMBDANETS_SIMD must be one of" in python(code, LAMBDANETS_SIMD="mmx")
 
 
-def test_a_forked_child_needs_no_threads(threads):
+def test_a_forked_process_needs_no_threads(threads):
     """Threads of the parent do not exist in a child: what waits for them waits for ever.
 
     PyTorch's own loops do, so that the child's only large operation is the kernel.
@@ -347,7 +347,7 @@ class Examples(torch.utils.data.Dataset):
         return run("spectral", inputs((8, 8), (15, 15), seed=index))[0]
 
 
-def test_workers_of_a_data_loader():
+def test_processes_of_a_data_loader():
     loader = torch.utils.data.DataLoader(Examples(), batch_size=None, num_workers=2)
     for index, out in enumerate(loader):
         assert torch.equal(out, run("spectral", inputs((8, 8), (15, 15), seed=index))[0])
