@@ -13,6 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import grid_call
+from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
 from lambdanets.kernels.grid.contract import problem_of
@@ -250,6 +252,26 @@ def test_inputs_are_left_as_they_were(kernel):
     before = [t.clone() for t in tensors]
     run(kernel, given)
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("grid", "extents"), [((6, 7), (5, 5)), ((6, 7), (11, 13)), ((40,), (79,)), ((40,), (9,))])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_by_name_in_the_op(kernel, grid, extents, masked, causal, dtype):
+    """Both terms, or the position term alone beside a causal content term, behind the public function."""
+    call = grid_call(grid, extents, k=8, v=16, u=2, dtype=dtype)
+    call.causal = causal
+    call.mask = torch.rand(2, math.prod(grid)) < 0.6 if masked else None
+    exact = [t.double() for t in call.args[:3]]
+    expected = lambda_apply(
+        *exact, GridPositions(call.positions.table.double(), grid), **call.kwargs, kernel="reference"
+    )
+    out = lambda_apply(*call.args, **call.kwargs, kernel=f"{kernel}_compiled")
+    assert out.dtype == dtype
+    error = (out.double() - expected).abs().max() / expected.abs().max()
+    assert error < max(3e-6, torch.finfo(dtype).eps)
 
 
 def test_query_first_keeps_what_is_out_of_scope_apart(level):
