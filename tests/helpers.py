@@ -10,6 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets import DensePositions, EdgePositions, GridPositions
+from lambdanets.kernels.grid.compiled.binding import absence
+from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
+
+# Kernels for every machine and every precision, float64 with them.
+EVERYWHERE = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
+# Kernels for CPUs that this installation has.
+PRESENT = [name for name in kernels_for("cpu") if name in EVERYWHERE or absence() is None]
 
 
 @dataclass

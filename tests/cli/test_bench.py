@@ -9,12 +9,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from helpers import PRESENT
 from lambdanets.experiments.bench import bench, cases, growth, timing
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.report.results import read_rows
 from lambdanets.files import write_csv
 from lambdanets.kernels.grid import costs
-from lambdanets.kernels.grid.planner import kernels_for
 from lambdanets.provenance import source_commit
 from lambdanets_cli.app import app
 
@@ -95,7 +95,7 @@ def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     result = run("bench", "--calibrate", "--seconds", "0.01", "--max-seconds", "0.01")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "cache" / "costs.json").read_text())
-    assert set(written["devices"]["cpu"]) == set(kernels_for("cpu"))
+    assert set(written["devices"]["cpu"]) == set(PRESENT)
     monkeypatch.undo()
     costs.reload()
 

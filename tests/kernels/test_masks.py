@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import (
+    EVERYWHERE,
     ORDERS,
     assert_same,
     context_call,
@@ -16,7 +17,6 @@ from helpers import (
     random_call,
 )
 from lambdanets import DensePositions, EdgePositions, lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 
 EVERY = pytest.mark.parametrize(("name", "causal"), ORDERS)
 BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -46,7 +46,7 @@ def test_masked_context_may_hold_anything(name, causal, u, bad):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kernel", [*kernels_for("cpu"), "portable", "reference"])
+@pytest.mark.parametrize("kernel", [*EVERYWHERE, "portable", "reference"])
 def test_in_every_kernel(kernel, causal):
     call = grid_call((5, 6), (3, 5), u=2)
     call.causal, call.mask = causal, torch.rand(2, 30) < 0.5

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers import EVERYWHERE
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 from lambdanets.functional import lambda_apply_by_graph
-from lambdanets.kernels.grid.planner import kernels_for
 
 SIZE, HEADS, DIM_KEY, DIM_VALUE = 9, 4, 16, 32
 N = SIZE**2
@@ -44,7 +44,7 @@ def lambda_tensors(scope, u):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "scope"),
-    [*((kernel, 5) for kernel in (*kernels_for("cpu"), "portable", "reference")), (None, 2 * SIZE - 1)],
+    [*((kernel, 5) for kernel in (*EVERYWHERE, "portable", "reference")), (None, 2 * SIZE - 1)],
 )
 def test_errors_are_within_twice_those_of_attention(kernel, scope, causal, u, dtype):
     def op(query, key, value, table):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import dense_call, edge_call, grid_call, kernel_cases
+from helpers import EVERYWHERE, dense_call, edge_call, grid_call, kernel_cases
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid import planner, spread
 from lambdanets.kernels.grid.contract import GridProblem
-from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.terms import grid as terms
 
 PLAIN = ["reference", "portable"]
@@ -18,7 +18,7 @@ PLAIN = ["reference", "portable"]
 SHAPES = [((11,), (5,)), ((5, 6), (3, 5)), ((3, 4, 3), (3, 1, 3)), ((4, 5), (7, 9))]
 CASES = pytest.mark.parametrize(
     ("kernel", "grid", "extents"),
-    [*kernel_cases(kernels_for("cpu"), SHAPES), *((kernel, *shape) for kernel in (None, *PLAIN) for shape in SHAPES)],
+    [*kernel_cases(EVERYWHERE, SHAPES), *((kernel, *shape) for kernel in (None, *PLAIN) for shape in SHAPES)],
 )
 BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 
@@ -79,7 +79,7 @@ def test_a_zero_in_a_dense_embedding_is_seen(kernel, causal, bad):
     assert torch.equal(out.isnan(), expected)
 
 
-@pytest.mark.parametrize("kernel", [*kernels_for("cpu"), *PLAIN, None])
+@pytest.mark.parametrize("kernel", [*EVERYWHERE, *PLAIN, None])
 def test_a_content_term_sees_all(kernel):
     call = grid_call((5, 6), (3, 5))
     call.value[1, 0, 7, 2] = float("nan")
@@ -164,7 +164,7 @@ def test_a_large_value_does_not_show_outside_of_its_scope(cheapest, grid, extent
     [
         (*case, causal)
         for *shape, causal in LOCAL
-        for case in kernel_cases([n for n in kernels_for("cpu") if not GRID_KERNELS[n].spreads_errors], [shape])
+        for case in kernel_cases([n for n in EVERYWHERE if not GRID_KERNELS[n].spreads_errors], [shape])
         if not (causal and case[0] in ("banded", "convolution"))
     ],
 )

@@ -6,9 +6,8 @@ import sys
 import pytest
 import torch
 
-from helpers import dense_call, edge_call, grid_call, random_call
+from helpers import EVERYWHERE, dense_call, edge_call, grid_call, random_call
 from lambdanets import lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 
 MOST_FRAMES = 8
 
@@ -45,7 +44,7 @@ def assert_short(walk):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("has_key", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("kernel", kernels_for("cpu"))
+@pytest.mark.parametrize("kernel", EVERYWHERE)
 def test_to_a_kernel(kernel, requires_grad, has_key, causal):
     forward = importlib.import_module(f"lambdanets.kernels.grid.{kernel}").forward.__code__
     call = grid_call((5, 6), (3, 5))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import EVERYWHERE
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 
 
 def by_hand(layer, x):
@@ -261,7 +261,7 @@ GRIDS_OF_ONE = [((4, 3), {"size": (4, 3)}), ((4, 3), {"scope": 3}), ((3, 2, 2), 
 FOR_SCOPES, FOR_LOW_RANKS = ("banded", "convolution"), ("row_spectral",)
 CALLS_OF_ONE = [
     (kernel, grid, options)
-    for kernel in (None, "reference", "portable", *kernels_for("cpu"))
+    for kernel in (None, "reference", "portable", *EVERYWHERE)
     for grid, options in GRIDS_OF_ONE
     if not (kernel in FOR_SCOPES and "size" in options) and not (kernel in FOR_LOW_RANKS and len(grid) == 3)
 ]

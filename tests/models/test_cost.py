@@ -5,9 +5,9 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers import EVERYWHERE
 from lambdanets import LambdaLayer
 from lambdanets.experiments.report.models_table import ABLATION, PAPER_PARAMETERS, PLACEMENTS
-from lambdanets.kernels.grid.planner import kernels_for
 from lambdanets.models import model_cost
 
 FOR_SCOPES = ("banded", "convolution")
@@ -58,8 +58,8 @@ def test_timms_published_figures():
 @pytest.mark.parametrize(
     ("context", "kernel"),
     [
-        *(({"scope": 3}, kernel) for kernel in (None, *kernels_for("cpu"))),
-        *(({"size": (6, 5)}, kernel) for kernel in (None, *kernels_for("cpu")) if kernel not in FOR_SCOPES),
+        *(({"scope": 3}, kernel) for kernel in (None, *EVERYWHERE)),
+        *(({"size": (6, 5)}, kernel) for kernel in (None, *EVERYWHERE) if kernel not in FOR_SCOPES),
         ({"scope": (5, 1)}, None),
     ],
 )

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from helpers import dense_call, edge_call, grid_call, random_call
+from helpers import EVERYWHERE, dense_call, edge_call, grid_call, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, LambdaLayer, lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 
-CPU_KERNELS = kernels_for("cpu")
+CPU_KERNELS = EVERYWHERE
 CALLS = {
     "grid": lambda: grid_call((3, 4), (3, 3), u=2, b=1, h=2, k=2, v=2),
     "sequence": lambda: grid_call((5,), (9,), b=2, h=1, k=2, v=3),

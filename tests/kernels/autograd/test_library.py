@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from helpers import grid_call
+from helpers import EVERYWHERE, grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 from lambdanets.kernels.terms.grid import GRID_OP
 
 
@@ -16,7 +15,7 @@ def op_args(kernel="", requires_grad=True):
     return (*tensors, [4, 5], [1, 1], kernel)
 
 
-@pytest.mark.parametrize("kernel", ["", *kernels_for("cpu")])
+@pytest.mark.parametrize("kernel", ["", *EVERYWHERE])
 def test_opcheck(kernel):
     opcheck(GRID_OP.forward_op, op_args(kernel))
     grad = torch.randn(2, 3, 20, 5, dtype=torch.float64)
@@ -71,7 +70,7 @@ def test_autocast(dtype):
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("kernel", kernels_for("cpu"))
+@pytest.mark.parametrize("kernel", EVERYWHERE)
 def test_keeps_nothing_but_its_inputs(kernel):
     args = op_args(kernel)
     kept = []
@@ -81,7 +80,7 @@ def test_keeps_nothing_but_its_inputs(kernel):
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 
 
-@pytest.mark.parametrize("kernel", [None, *kernels_for("cpu"), "reference"])
+@pytest.mark.parametrize("kernel", [None, *EVERYWHERE, "reference"])
 def test_empty_batch(kernel):
     call = grid_call((3, 3), (3, 3), b=0).requiring_grad()
     out = lambda_apply(*call.args, kernel=kernel)

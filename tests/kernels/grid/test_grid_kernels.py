@@ -8,13 +8,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from helpers import assert_same, grid_call, kernel_cases, outputs_and_gradients, refuses, small_blocks
+from helpers import EVERYWHERE, assert_same, grid_call, kernel_cases, outputs_and_gradients, refuses, small_blocks
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.contract import problem_of, reachable_window
-from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.terms.grid import GRID_OP
 
-KERNELS = kernels_for("cpu")
+KERNELS = EVERYWHERE
 
 # (grid, extents): one position, odd, even, rectangular, local, global, tables larger than any offset.
 SHAPES = [

@@ -181,7 +181,7 @@ def test_an_empty_grid_is_explained():
 def test_the_planner_may_be_kept_from_kernels_that_spread_errors():
     each = problem((56, 56), (23, 23))
     assert not choose(each, backward=False, may_spread=False).spreads_errors
-    huge = problem((200_000,))  # no other kernel has room for it
+    huge = problem((200_000,), dtype=torch.float64)  # no other kernel has room for it
     assert choose(huge, backward=False, may_spread=False).name == "spectral"
 
 

@@ -9,9 +9,17 @@ from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from helpers import assert_same, dense_call, edge_call, grid_call, kernel_cases, outputs_and_gradients, random_call
+from helpers import (
+    EVERYWHERE,
+    assert_same,
+    dense_call,
+    edge_call,
+    grid_call,
+    kernel_cases,
+    outputs_and_gradients,
+    random_call,
+)
 from lambdanets import LambdaLayer, lambda_apply
-from lambdanets.kernels.grid.planner import kernels_for
 from lambdanets.kernels.terms import causal_content as causal
 from lambdanets.kernels.terms.causal_content import CAUSAL_CONTENT_OP
 
@@ -45,7 +53,7 @@ def test_causal_agrees_with_the_reference(name, masked, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kernel", "grid", "extents"),
-    kernel_cases(kernels_for("cpu"), [((40,), (79,)), ((40,), (7,)), ((5, 6), (5, 5)), ((5, 6), (9, 11))]),
+    kernel_cases(EVERYWHERE, [((40,), (79,)), ((40,), (7,)), ((5, 6), (5, 5)), ((5, 6), (9, 11))]),
 )
 def test_every_kernel_takes_causal_tables(kernel, grid, extents):
     call = grid_call(grid, extents)
@@ -133,7 +141,7 @@ def test_what_is_not_finite_reaches_no_earlier_query(name, tensor, bad, monkeypa
     assert all(grad.isfinite().all() for grad in grads)
 
 
-@pytest.mark.parametrize("kernel", kernels_for("cpu"))
+@pytest.mark.parametrize("kernel", EVERYWHERE)
 def test_what_is_not_finite_reaches_no_earlier_query_in_any_kernel(kernel):
     call = grid_call((40,), (9,), u=2)
     expected = lambda_apply(*call.args, causal=True, kernel=kernel)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from lambdanets.kernels.grid import banded, convolution, lambda_first, query_first, row_spectral, spectral
+from lambdanets.kernels.grid.compiled import query_first as query_first_compiled
+from lambdanets.kernels.grid.compiled import spectral as spectral_compiled
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem
 from lambdanets.kernels.grid.costs import calibration, cost_of
 from lambdanets.kernels.grid.triton import lambda_first as lambda_first_triton
@@ -45,6 +47,8 @@ GRID_KERNELS: dict[str, GridKernel] = {
         convolution.KERNEL,
         row_spectral.KERNEL,
         spectral.KERNEL,
+        query_first_compiled.KERNEL,
+        spectral_compiled.KERNEL,
         query_first_triton.KERNEL,
         lambda_first_triton.KERNEL,
     )

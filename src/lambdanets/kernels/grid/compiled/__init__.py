@@ -1,0 +1,1 @@
+"""Kernels for CPUs in C++; without a compiler at install time they are absent, and the plain ones serve."""

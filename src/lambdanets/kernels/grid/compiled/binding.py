@@ -1,0 +1,279 @@
+"""The compiled library: where it is, why it is absent, and calls of its kernels.
+
+Its functions are plain C over raw pointers, sizes and strides: the library knows neither Python nor PyTorch, so one
+build serves every version of both. Its threads are PyTorch's own, through ``torch_parallel_for``, which PyTorch exports
+in C.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
+from lambdanets.kernels.grid.contract import GridProblem
+
+__all__ = [
+    "LEVEL_VARIABLE",
+    "LIBRARY_VARIABLE",
+    "Library",
+    "absence",
+    "backward",
+    "check",
+    "forward",
+    "lanes",
+    "library",
+]
+
+# Environment variables: an instruction set, and another file of the library (a build with sanitizers, say).
+LEVEL_VARIABLE, LIBRARY_VARIABLE = "LAMBDANETS_SIMD", "LAMBDANETS_LIBRARY"
+# Kernels by their number in the library.
+QUERY_FIRST, SPECTRAL = 0, 1
+# Multiply-adds from which another thread is worth its start.
+SLOT_MULTIPLY_ADDS = 1 << 18
+# Floats of scratch memory above which a call is cut into fewer parts, each of which has sums of its own.
+SCRATCH_FLOATS = 1 << 27
+
+_VERSION = 1
+_REMEDY = (
+    "for the compiled ones, install GCC 12 or Clang 15 or newer and then, in the source folder of lambdanets, run "
+    "pip install --force-reinstall --no-deps ."
+)
+
+
+# ``Problem`` of abi.h; and ``Call``: a problem, a pointer and four strides for each of nine tensors, scratch, slots.
+_PROBLEM, _CALL = struct.Struct("11q"), struct.Struct("11q 45q 2q")
+_NULL = (0, 0, 0, 0, 0)
+_INT, _BOOL = ctypes.c_int64, ctypes.c_bool
+_FUNCTIONS = (
+    ("lambdanets_version", _INT),
+    ("lambdanets_num_levels", _INT),
+    ("lambdanets_level_name", ctypes.c_char_p, _INT),
+    ("lambdanets_level_runs", _BOOL, _INT),
+    ("lambdanets_use_threads", None, ctypes.c_void_p),
+    ("lambdanets_scratch", _INT, _INT, _INT, ctypes.c_char_p, _INT, _BOOL, _BOOL),
+    ("lambdanets_forward", None, _INT, _INT, ctypes.c_char_p),
+    ("lambdanets_backward", None, _INT, _INT, ctypes.c_char_p),
+)
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library at one instruction set.
+
+    Args:
+        handle: of the shared library.
+        levels: instruction sets that this machine can run, by name, with their number in the library; best first.
+        name: the one to use.
+    """
+
+    handle: ctypes.CDLL
+    levels: tuple[tuple[str, int], ...]
+    name: str
+
+    @functools.cached_property
+    def level(self) -> int:
+        """Number of the instruction set to use."""
+        return dict(self.levels)[self.name]
+
+
+def library() -> Library | None:
+    """The library, or None where it is absent."""
+    found = _load()
+    return found if isinstance(found, Library) else None
+
+
+def absence() -> str | None:
+    """The reason why the compiled kernels are absent and how to get them, or None where they are present."""
+    found = _load()
+    return found if isinstance(found, str) else None
+
+
+def lanes() -> int:
+    """Elements of a vector register at the instruction set to use; 8 where the library is absent."""
+    found = library()
+    return 8 if found is None else {"avx512": 16, "avx2": 8}.get(found.name, 4)
+
+
+def _find() -> str | None:
+    """The library's file: the variable's, or that of this package, which has two folders in an editable install."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return named
+    spec = importlib.util.find_spec(f"{__package__}.lambdanets_compiled")
+    return None if spec is None else spec.origin
+
+
+@functools.cache
+def _load() -> Library | str:
+    """The library, or the reason why it is absent."""
+    path = _find()
+    if path is None:
+        return f"no compiler built it when lambdanets was installed; {_REMEDY}"
+    try:
+        handle = ctypes.CDLL(path)
+        for name, result, *arguments in _FUNCTIONS:
+            function = getattr(handle, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be loaded ({error}); {_REMEDY}"
+    if handle.lambdanets_version() != _VERSION:
+        return f"{path} is of another version of lambdanets; {_REMEDY}"
+    levels = tuple(
+        (handle.lambdanets_level_name(level).decode(), level)
+        for level in range(handle.lambdanets_num_levels())
+        if handle.lambdanets_level_runs(level)
+    )
+    threads = _parallel_for()
+    if threads is not None:
+        handle.lambdanets_use_threads(threads)
+    return Library(handle, levels, _wanted_level([name for name, _ in levels]))
+
+
+def _wanted_level(names: list[str]) -> str:
+    wanted = os.environ.get(LEVEL_VARIABLE) or names[0]
+    if wanted not in names:
+        raise ValueError(f"{LEVEL_VARIABLE} must be one of {', '.join(names)} on this machine, got {wanted!r}")
+    return wanted
+
+
+def _parallel_for() -> int | None:
+    """Address of PyTorch's parallel loop, or None where its CPU library does not export it (before 2.10)."""
+    prefix, suffix = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
+    path = Path(torch.__file__).parent / "lib" / f"{prefix}torch_cpu{suffix}"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(path)).torch_parallel_for, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
+
+
+def check(problem: GridProblem) -> str | None:
+    """The reason why no compiled kernel can run on a problem, or None."""
+    if len(problem.grid) > 2:
+        return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
+    if problem.device != "cpu":
+        return f"it is for CPUs, and this call is on {problem.device}"
+    if problem.dtype == torch.float64:  # half precision reaches it as float32
+        return "it computes in float32, and this call is in float64"
+    return absence()
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
+) -> tuple[tuple[int, ...], int, int]:
+    """The sizes of ``Problem``, the number of slots to cut it into, and the floats of scratch memory that it needs."""
+    grid, extents, origin = (
+        (before,) * (2 - len(sizes)) + sizes
+        for before, sizes in ((1, problem.grid), (1, problem.extents), (0, problem.origin))
+    )
+    sizes = (problem.batch, problem.heads, problem.dim_key, problem.dim_value, problem.intra_depth)
+    given = (*sizes, *grid, *extents, *origin)
+    seen = problem.intra_depth * min(extents[0], grid[0]) * min(extents[1], grid[1])
+    products = problem.batch * problem.heads * problem.num_positions * seen * (problem.dim_key + problem.dim_value)
+    slots = max(1, min(threads, products // SLOT_MULTIPLY_ADDS))
+    while True:
+        count = found.handle.lambdanets_scratch(
+            found.level, kernel, _PROBLEM.pack(*given), slots, has_content, backward
+        )
+        if slots == 1 or count <= SCRATCH_FLOATS:
+            return given, slots, count
+        slots //= 2
+
+
+def _call(
+    kernel: int,
+    problem: GridProblem,
+    workspace: Workspace,
+    backward: bool,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    content: Tensor | None,
+    out: Tensor,
+    grads: Sequence[Tensor | None] = (None,) * 4,
+) -> None:
+    """Call a kernel; ``out`` is the output's gradient and ``grads`` are written if ``backward``."""
+    found = _load()
+    if not isinstance(found, Library):
+        raise RuntimeError(found)
+    given, slots, count = _plan(found, kernel, problem, torch.get_num_threads(), content is not None, backward)
+    scratch = workspace.scratch(out, count)  # held until the call ends
+    call = _CALL.pack(
+        *given,
+        *_numbers(query),
+        *_numbers(value),
+        *_table_numbers(table),
+        *_numbers(content),
+        *_numbers(out),
+        *_numbers(grads[0]),
+        *_numbers(grads[1]),
+        *_table_numbers(grads[2]),
+        *_numbers(grads[3]),
+        scratch.data_ptr(),
+        slots,
+    )
+    function = found.handle.lambdanets_backward if backward else found.handle.lambdanets_forward
+    function(found.level, kernel, call)
+
+
+def _numbers(tensor: Tensor | None) -> tuple[int, ...]:
+    """Pointer and four strides."""
+    if tensor is None:
+        return _NULL
+    strides = tensor.stride()
+    return (tensor.data_ptr(), *strides) if len(strides) == 4 else (tensor.data_ptr(), *strides, 0)
+
+
+def _table_numbers(table: Tensor | None) -> tuple[int, ...]:
+    """Those of a table; a sequence's has one row."""
+    if table is None or table.ndim == 4:
+        return _numbers(table)
+    by_depth, by_key, by_place = table.stride()
+    return table.data_ptr(), by_depth, by_key, 0, by_place
+
+
+def forward(
+    kernel: int,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> Tensor:
+    """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
+    out = empty_in_order(query, problem.dim_value)
+    _call(kernel, problem, workspace, False, query, value, table, content, out)
+    return out
+
+
+def backward(
+    kernel: int,
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    problem: GridProblem,
+    workspace: Workspace,
+    content: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Backward pass of a kernel by its number; the other arguments are those of ``contract.Backward``."""
+    grads = (
+        empty_in_order(query, problem.dim_key),
+        empty_in_order(value, problem.dim_value),
+        table.new_empty(table.shape),
+        None if content is None else content.new_empty(content.shape),
+    )
+    _call(kernel, problem, workspace, True, query, value, table, content, grad, grads)
+    return grads

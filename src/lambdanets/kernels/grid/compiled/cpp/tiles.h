@@ -1,0 +1,171 @@
+// The three products that the kernels consist of, for up to four rows r at a time (heads of one query). What a tile
+// sums stays in registers.
+#pragma once
+
+#include "simd.h"
+
+namespace lambdanets {
+namespace LAMBDANETS_ISA {
+
+constexpr int kRows = 4;
+
+// A rectangle of context positions in something packed: `rows` pieces of `length`, `step` floats from one to the next.
+struct Pieces {
+  int64_t rows, length, step;
+};
+
+template <int R, int N>
+INLINE void correlate_tile(const float* left, int64_t depth, const float* const* right, int64_t pitch, float* const* out,
+                           int64_t out_pitch) {
+  Vector sum[R][N];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) sum[r][j] = zero();
+  const float* from[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; j++) from[j] = right[j];
+  for (int64_t d = 0; d < depth; d++) {
+    Vector operand[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) {
+      operand[j] = load(from[j]);
+      from[j] += pitch;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const float factor = left[d * kRows + r];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) sum[r][j] += factor * operand[j];
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < N; j++)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) store(out[j] + r * out_pitch, sum[r][j]);
+}
+
+// out[r][c] = Σ_d left[d][r] · right[d][c] over the pieces' places c, side by side in `out`.
+//
+// `right` has `pitch` floats from one d to the next and any alignment. Up to kLanes - 1 floats behind each piece are
+// read, and up to as many behind each row of `out` written; pieces are written in order.
+template <int R>
+static void correlate(const float* left, int64_t depth, const float* right, int64_t pitch, Pieces pieces, float* out,
+                      int64_t out_pitch) {
+  const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.rows;
+  int64_t row = 0, place = 0;
+  for (int64_t first = 0; first < count; first += kWide) {
+    const float* from[kWide];
+    float* to[kWide];
+    const int64_t some = least(kWide, count - first);
+    for (int64_t j = 0; j < some; j++) {
+      from[j] = right + row * pieces.step + place;
+      to[j] = out + row * pieces.length + place;
+      place += kLanes;
+      if (place >= pieces.length) place = 0, row++;
+    }
+    switch (some) {
+      case 1: correlate_tile<R, 1>(left, depth, from, pitch, to, out_pitch); break;
+      case 2: correlate_tile<R, 2>(left, depth, from, pitch, to, out_pitch); break;
+      case 3: correlate_tile<R, 3>(left, depth, from, pitch, to, out_pitch); break;
+#if LAMBDANETS_LANES == 16 || defined(__aarch64__)
+      case 4: correlate_tile<R, 4>(left, depth, from, pitch, to, out_pitch); break;
+      case 5: correlate_tile<R, 5>(left, depth, from, pitch, to, out_pitch); break;
+      case 6: correlate_tile<R, 6>(left, depth, from, pitch, to, out_pitch); break;
+#endif
+    }
+  }
+}
+
+template <int R, int N>
+INLINE void gather_tile(const float* scores, int64_t scores_pitch, const float* right, int64_t pitch, Pieces pieces,
+                        float* out, int64_t out_pitch) {
+  Vector sum[R][N];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) sum[r][j] = load(out + r * out_pitch + j * kLanes);
+  const float* score = scores;
+  for (int64_t row = 0; row < pieces.rows; row++) {
+    const float* from = right + row * pieces.step;
+    for (int64_t c = 0; c < pieces.length; c++, from += pitch, score++) {
+      Vector operand[N];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) operand[j] = load(from + j * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const float factor = score[r * scores_pitch];
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++) sum[r][j] += factor * operand[j];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) store(out + r * out_pitch + j * kLanes, sum[r][j]);
+}
+
+// out[r][i] += Σ_c scores[r][c] · right[c][i] for i < width, a whole number of vectors, c over the pieces' places.
+template <int R>
+static void gather(const float* scores, int64_t scores_pitch, const float* right, int64_t width, Pieces pieces,
+                   float* out, int64_t out_pitch) {
+  int64_t i = 0;
+  for (int64_t left = width / kLanes; left > 0;) {
+    // Four vectors are two twos, not three and one.
+    const int64_t some = left == kWide + 1 && kWide == 3 ? 2 : least(kWide, left);
+    const float* from = right + i;
+    switch (some) {
+      case 1: gather_tile<R, 1>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+      case 2: gather_tile<R, 2>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+      case 3: gather_tile<R, 3>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+#if LAMBDANETS_LANES == 16 || defined(__aarch64__)
+      case 4: gather_tile<R, 4>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+      case 5: gather_tile<R, 5>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+      case 6: gather_tile<R, 6>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
+#endif
+    }
+    i += some * kLanes;
+    left -= some;
+  }
+}
+
+template <int R, int N>
+INLINE void spread_tile(const float* scores, int64_t scores_pitch, const float* left, int64_t left_pitch, Pieces pieces,
+                        float* out, int64_t width) {
+  Vector operand[R][N];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) operand[r][j] = load(left + r * left_pitch + j * kLanes);
+  const float* score = scores;
+  for (int64_t row = 0; row < pieces.rows; row++) {
+    float* to = out + row * pieces.step;
+    for (int64_t c = 0; c < pieces.length; c++, to += width, score++) {
+      Vector sum[N];
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) sum[j] = load(to + j * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const float factor = score[r * scores_pitch];
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++) sum[j] += factor * operand[r][j];
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) store(to + j * kLanes, sum[j]);
+    }
+  }
+}
+
+// out[c][i] += Σ_r scores[r][c] · left[r][i] for i < width, a whole number of vectors, c over the pieces' places.
+template <int R>
+static void spread(const float* scores, int64_t scores_pitch, const float* left, int64_t width, Pieces pieces,
+                   float* out) {
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= width; i += 2 * kLanes)
+    spread_tile<R, 2>(scores, scores_pitch, left + i, width, pieces, out + i, width);
+  if (i < width) spread_tile<R, 1>(scores, scores_pitch, left + i, width, pieces, out + i, width);
+}
+
+}  // namespace LAMBDANETS_ISA
+}  // namespace lambdanets

@@ -1,0 +1,58 @@
+"""Spectral, compiled: λ_k = F⁻¹(Σ_u T̂_uk·V̂_u) for many channels side by side, applied to the queries at once.
+
+``cpp/spectral.cpp`` has the algorithm; ``docs/compiled.md`` compares its work with that of matrix products.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from lambdanets.kernels.grid.compiled import binding
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.spectral import good_length
+
+__all__ = ["KERNEL"]
+
+# Points of a transform above which its two buffers do not fit a second-level cache of 512 KiB.
+LONG = 4096
+
+
+def _work(problem: GridProblem, backward: bool) -> Work:
+    """Operations of transforms as multiply-adds; elements of spectra, of λ and of outputs; calls."""
+    lengths = [
+        good_length(size + max(origin, extent - 1 - origin)) if size > 1 else 1
+        for size, extent, origin in zip(problem.grid, problem.extents, problem.origin, strict=True)
+    ]
+    height, width = lengths if len(lengths) == 2 else (1, lengths[0])
+    rows = problem.grid[0] if len(lengths) == 2 else 1
+    channels = 2 * binding.lanes()
+    values = problem.batch * -(-problem.dim_value // channels) * channels
+    transform = width * _passes(height) * height + rows * _passes(width) * width
+    pointwise = height * width * problem.intra_depth + problem.num_positions * problem.heads
+    tables = problem.intra_depth * problem.dim_key * height * width * (_passes(height) + _passes(width))
+    times = 2 if backward else 1
+    return Work(
+        values * (problem.dim_key * times + problem.intra_depth) * transform + times * tables,
+        values * problem.dim_key * pointwise * times,
+        3 if backward else 2,
+    )
+
+
+def _passes(length: int) -> float:
+    """Operations for one point of a transform; one that does not fit the nearest caches pays for its passes."""
+    if length == 1:
+        return 0
+    return (3 + math.log2(length)) * (2 if length > LONG else 1)
+
+
+KERNEL = GridKernel(
+    "spectral_compiled",
+    functools.partial(binding.forward, binding.SPECTRAL),
+    functools.partial(binding.backward, binding.SPECTRAL),
+    binding.check,
+    _work,
+    adds_content=True,
+    spreads_errors=True,
+    device="cpu",
+)

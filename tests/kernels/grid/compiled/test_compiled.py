@@ -1,0 +1,375 @@
+"""The compiled kernels against the plain ones in float64: sizes, instruction sets, threads, strides."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import grid_call
+from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid.compiled import binding
+from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
+from lambdanets.kernels.grid.contract import problem_of
+
+LIBRARY = binding.library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"without compiled kernels: {binding.absence()}")
+KERNELS = {"query_first": QUERY_FIRST, "spectral": SPECTRAL}
+LEVELS = [] if LIBRARY is None else [name for name, _ in LIBRARY.levels]
+
+
+class Memory:
+    """Scratch memory full of NaN, and a margin behind it that nothing may write into."""
+
+    MARGIN = 64
+
+    def __init__(self):
+        self.given = []
+
+    def scratch(self, like, *shape):
+        buffer = torch.full((math.prod(shape) + self.MARGIN,), math.nan)
+        buffer[-self.MARGIN :] = 7.0
+        self.given.append(buffer)
+        return buffer[: -self.MARGIN]
+
+    def assert_margins(self):
+        assert self.given
+        assert all((buffer[-self.MARGIN :] == 7.0).all() for buffer in self.given)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    found = dataclasses.replace(LIBRARY, name=request.param)
+    monkeypatch.setattr(binding, "_load", lambda: found)
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; afterwards it is as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@dataclasses.dataclass
+class Inputs:
+    grad: torch.Tensor
+    query: torch.Tensor
+    value: torch.Tensor
+    table: torch.Tensor
+    content: torch.Tensor | None
+    grid: tuple[int, ...]
+    origin: tuple[int, ...]
+
+    @property
+    def problem(self):
+        return problem_of(self.query, self.value, self.table, self.grid, self.origin)
+
+
+def inputs(grid, extents, origin=None, *, b=2, h=3, k=4, v=5, u=1, content=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    n = math.prod(grid)
+    return Inputs(
+        random(b, h, n, v),
+        random(b, h, n, k),
+        random(b, u, n, v),
+        random(u, k, *extents),
+        random(b, k, v) if content else None,
+        tuple(grid),
+        tuple(extent // 2 for extent in extents) if origin is None else tuple(origin),
+    )
+
+
+def run(kernel, given):
+    """Output and gradients, in memory that is NaN at first."""
+    memory = Memory()
+    rest = (given.query, given.value, given.table, given.problem, memory, given.content)
+    out = binding.forward(KERNELS[kernel], *rest)
+    grads = binding.backward(KERNELS[kernel], given.grad, *rest)
+    memory.assert_margins()
+    return [t for t in (out, *grads) if t is not None]
+
+
+def written_out(given):
+    """E of every pair of positions, (n, m, k, u)."""
+    axes = [torch.arange(size) for size in given.grid]
+    places = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    offsets = places[None, :] - places[:, None] + torch.tensor(given.origin)
+    extents = torch.tensor(given.table.shape[2:])
+    inside = ((offsets >= 0) & (offsets < extents)).all(-1)
+    index = offsets.clamp(min=0).minimum(extents - 1)
+    found = given.table[(slice(None), slice(None), *index.unbind(-1))]
+    return (found * inside).permute(2, 3, 1, 0)
+
+
+def exact(given):
+    """Output and gradients in float64, from E written out."""
+    leaves = [t.double().requires_grad_() for t in (given.query, given.value, given.table)]
+    content = None if given.content is None else given.content.double().requires_grad_()
+    query, value, table = leaves
+    embedding = written_out(dataclasses.replace(given, table=table))
+    scores = torch.einsum("bhnk,nmku->bhnmu", query, embedding)
+    out = torch.einsum("bhnmu,bumv->bhnv", scores, value)
+    if content is not None:
+        out = out + query @ content[:, None]
+        leaves.append(content)
+    return [out.detach(), *torch.autograd.grad(out, leaves, given.grad.double())]
+
+
+def relative_errors(actual, expected):
+    assert len(actual) == len(expected)
+    return [
+        ((a.double() - e).abs().max() / e.abs().max().clamp(min=1e-30)).item()
+        for a, e in zip(actual, expected, strict=True)
+    ]
+
+
+def assert_near(kernel, given):
+    errors = relative_errors(run(kernel, given), exact(given))
+    assert max(errors) < 3e-6, errors
+
+
+# Rank 1 and 2; one position, local, global, tables that are larger than the grid, lopsided as in causal order.
+SHAPES = [
+    ((1,), (1,), None),
+    ((40,), (79,), None),
+    ((33,), (7,), None),
+    ((21,), (21,), (20,)),
+    ((1, 1), (1, 1), None),
+    ((7, 7), (13, 13), None),
+    ((5, 9), (3, 17), None),
+    ((9, 17), (5, 3), None),
+    ((1, 13), (1, 5), None),
+    ((13, 1), (25, 1), None),
+    ((6, 10), (6, 19), (5, 9)),
+    ((10, 6), (5, 3), (0, 2)),
+]
+
+
+@pytest.mark.parametrize("content", [False, True])
+@pytest.mark.parametrize(("grid", "extents", "origin"), SHAPES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_exact(kernel, grid, extents, origin, content, level):
+    assert_near(kernel, inputs(grid, extents, origin, u=2, content=content))
+
+
+@pytest.mark.parametrize("width", range(1, 41))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_width(kernel, width):
+    assert_near(kernel, inputs((3, width), (3, 2 * width - 1)))
+    assert_near(kernel, inputs((3, width), (5, 5), (2, 2)))
+
+
+@pytest.mark.parametrize("h", [1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize(("k", "v"), [(1, 1), (3, 7), (8, 8), (16, 17), (5, 31), (7, 33), (2, 100)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_heads_and_depths_that_fill_no_vector(kernel, h, k, v, level):
+    assert_near(kernel, inputs((4, 5), (5, 5), h=h, k=k, v=v))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_any_shape(kernel, data):
+    rank = data.draw(st.integers(1, 2))
+    grid = tuple(data.draw(st.integers(1, (60, 12)[rank - 1])) for _ in range(rank))
+    origin = tuple(data.draw(st.integers(0, size - 1)) for size in grid)
+    extents = tuple(o + 1 + data.draw(st.integers(0, size - 1)) for o, size in zip(origin, grid, strict=True))
+    sizes = {name: data.draw(st.integers(1, most)) for name, most in dict(b=3, h=6, k=9, v=20, u=3).items()}
+    assert_near(kernel, inputs(grid, extents, origin, content=data.draw(st.booleans()), **sizes))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize(("b", "v"), [(1, 9), (1, 40), (3, 40)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_threads(kernel, b, v, count, threads, monkeypatch):
+    """Slots that begin and end within an example, several to an example, and several to a group of channels."""
+    monkeypatch.setattr(binding, "SLOT_MULTIPLY_ADDS", 1)
+    binding._plan.cache_clear()
+    threads(count)
+    given = inputs((6, 7), (11, 13), b=b, k=5, v=v, u=2)
+    slots = binding._plan(LIBRARY, KERNELS[kernel], given.problem, count, True, True)[1]
+    assert slots == count
+    assert_near(kernel, given)
+    binding._plan.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_same_bits_for_the_same_number_of_threads(kernel, threads):
+    threads(2)
+    given = inputs((14, 14), (27, 27), h=4, k=16, v=64)
+    first = run(kernel, given)
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(kernel, given), strict=True))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_strides_do_not_matter(kernel):
+    """Views as layers hand them over: depth in front of positions, heads behind them, slices, one element expanded."""
+    given = inputs((6, 7), (5, 13), k=8, v=12, u=2)
+    expected = run(kernel, given)
+
+    def views(change):
+        changed = {name: change(getattr(given, name)) for name in ("grad", "query", "value", "table", "content")}
+        return dataclasses.replace(given, **changed)
+
+    orders = [
+        lambda t: t.mT.contiguous().mT,
+        lambda t: t.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda t: torch.stack([t, t], -1)[..., 0],
+        lambda t: torch.cat([t, t], 1)[:, : t.shape[1]],
+    ]
+    for order in orders:
+        assert all(torch.equal(a, b) for a, b in zip(run(kernel, views(order)), expected, strict=True))
+    expanded = dataclasses.replace(given, grad=torch.ones(()).expand(given.grad.shape))
+    assert_near(kernel, expanded)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_results_are_in_the_memory_order_of_the_inputs(kernel):
+    given = inputs((6, 7), (5, 13))
+    given.query, given.value = (t.mT.contiguous().mT for t in (given.query, given.value))
+    out, grad_query, grad_value, *_ = run(kernel, given)
+    assert all(t.mT.is_contiguous() for t in (out, grad_query, grad_value))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_inputs_are_left_as_they_were(kernel):
+    given = inputs((6, 7), (5, 13))
+    tensors = [given.grad, given.query, given.value, given.table, given.content]
+    before = [t.clone() for t in tensors]
+    run(kernel, given)
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("grid", "extents"), [((6, 7), (5, 5)), ((6, 7), (11, 13)), ((40,), (79,)), ((40,), (9,))])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_by_name_in_the_op(kernel, grid, extents, masked, causal, dtype):
+    """Both terms, or the position term alone beside a causal content term, behind the public function."""
+    call = grid_call(grid, extents, k=8, v=16, u=2, dtype=dtype)
+    call.causal = causal
+    call.mask = torch.rand(2, math.prod(grid)) < 0.6 if masked else None
+    exact = [t.double() for t in call.args[:3]]
+    expected = lambda_apply(
+        *exact, GridPositions(call.positions.table.double(), grid), **call.kwargs, kernel="reference"
+    )
+    out = lambda_apply(*call.args, **call.kwargs, kernel=f"{kernel}_compiled")
+    assert out.dtype == dtype
+    error = (out.double() - expected).abs().max() / expected.abs().max()
+    assert error < max(3e-6, torch.finfo(dtype).eps)
+
+
+def test_query_first_keeps_what_is_out_of_scope_apart(level):
+    """Not even the padding of vectors may carry infinity into outputs that do not see it."""
+    given = inputs((5, 9), (3, 3), h=4)
+    given.value[:, :, 22] = math.inf
+    out = run("query_first", given)[0].view(2, 4, 5, 9, 5)
+    seen = torch.zeros(5, 9, dtype=torch.bool)
+    seen[1:4, 3:6] = True
+    assert out[:, :, ~seen].isfinite().all()
+    assert not out[:, :, seen].isfinite().any()
+
+
+@pytest.mark.parametrize("name", ["lambdanets_forward", "lambdanets_backward"])
+def test_scratch_memory_is_held_during_the_call(name, monkeypatch):
+    """Memory that the workspace does not keep would be freed, or another's, before the kernel writes into it."""
+    alive = []
+
+    class Fresh:
+        def scratch(self, like, *shape):
+            tensor = torch.empty(shape)
+            self.given = weakref.ref(tensor)
+            return tensor
+
+    class Spy:
+        def __getattr__(self, attribute):
+            if attribute == name:
+                alive.append(memory.given() is not None)
+            return getattr(LIBRARY.handle, attribute)
+
+    memory = Fresh()
+    monkeypatch.setattr(binding, "_load", lambda: dataclasses.replace(LIBRARY, handle=Spy()))
+    given = inputs((4, 5), (3, 3))
+    rest = (given.query, given.value, given.table, given.problem, memory, given.content)
+    if name == "lambdanets_forward":
+        binding.forward(QUERY_FIRST, *rest)
+    else:
+        binding.backward(QUERY_FIRST, given.grad, *rest)
+    assert alive == [True]
+
+
+def test_reasons():
+    image = inputs((6, 7), (5, 13)).problem
+    assert binding.check(image) is None
+    assert "float64" in binding.check(dataclasses.replace(image, dtype=torch.float64))
+    volume = dataclasses.replace(image, grid=(2, 3, 7), extents=(1, 1, 1), origin=(0, 0, 0))
+    assert "rank 3" in binding.check(volume)
+
+
+def python(code, **environment):
+    """Standard output of another process."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+    return result.stdout.strip() + result.stderr.strip()[-500:]
+
+
+def test_a_process_without_the_library_has_a_reason():
+    code = "from lambdanets.kernels.grid.compiled import binding; print(binding.library(), binding.absence())"
+    said = python(code, LAMBDANETS_LIBRARY="/nowhere/lambdanets.so")
+    assert said.startswith("None /nowhere/lambdanets.so cannot be loaded")
+    assert "pip install" in said
+
+
+def test_a_process_can_force_the_instruction_set():
+    code = "from lambdanets.kernels.grid.compiled import binding; print(binding.library().name)"
+    assert python(code, LAMBDANETS_SIMD="portable") == "portable"
+    assert "LAMBDANETS_SIMD must be one of" in python(code, LAMBDANETS_SIMD="mmx")
+
+
+def test_a_forked_process_needs_no_threads(threads):
+    """Threads of the parent do not exist in a child: what waits for them waits for ever.
+
+    PyTorch's own loops do, so that the child's only large operation is the kernel.
+    """
+    threads(2)
+    given = inputs((14, 14), (27, 27), h=4, k=16, v=64)
+    memory = Memory()
+    rest = (QUERY_FIRST, given.query, given.value, given.table, given.problem)
+    expected = binding.forward(*rest, memory, given.content)
+    memory.scratch = lambda like, *shape: memory.given[0]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        out = binding.forward(*rest, memory, given.content)
+        os._exit(0 if out.numpy().tobytes() == expected.numpy().tobytes() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class Examples(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return run("spectral", inputs((8, 8), (15, 15), seed=index))[0]
+
+
+def test_processes_of_a_data_loader():
+    loader = torch.utils.data.DataLoader(Examples(), batch_size=None, num_workers=2)
+    for index, out in enumerate(loader):
+        assert torch.equal(out, run("spectral", inputs((8, 8), (15, 15), seed=index))[0])
