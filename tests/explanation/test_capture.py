@@ -123,3 +123,12 @@ def test_what_follows_changes_nothing():
     before = explanation.maps("1", (1, 2))
     nn.init.zeros_(layer.positions)
     assert (explanation.maps("1", (1, 2)) == before).all()
+
+
+def test_a_masked_context_has_no_values():
+    mask = torch.tensor([[True, False, True]])
+    terms = lambdanets.explain(LambdaLayer(8, scope=3, ndim=1).eval(), (torch.randn(1, 8, 3), None, mask)).terms[
+        "(model)"
+    ]
+    assert (terms.value_norms[0] > 0).tolist() == mask[0].tolist()
+    assert not terms.weights(0).part("sum")[:, :, 1].any()
