@@ -2,7 +2,7 @@
 
 The library op is opaque: ``torch.compile`` and ``torch.export`` neither break the graph at it nor specialise on sizes,
 and its backward pass gets the inputs alone. In eager mode the functions are called directly, since the
-dispatcher takes as long as a small kernel (``results/eager_path.csv``).
+dispatcher takes as long as a small kernel (``scripts/measure_eager_path.py`` measures it).
 """
 
 from __future__ import annotations

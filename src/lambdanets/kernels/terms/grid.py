@@ -4,9 +4,9 @@
 the forward and the backward pass choose each for themselves.
 
 **Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
-which takes as long as the products at small sizes (``results/eager_path.csv``). Here a kernel that can adds q·λc while
-a part of its output is in the cache; after the others it is added in place, in the memory order of their output. Where
-calls are traced, transformed, observed or differentiated twice, the terms are computed apart.
+which takes as long as the products at small sizes (``scripts/measure_eager_path.py`` measures it). Here a kernel that
+can adds q·λc while a part of its output is in the cache; after the others it is added in place, in the memory order of
+their output. Where calls are traced, transformed, observed or differentiated twice, the terms are computed apart.
 
 Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
