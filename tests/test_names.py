@@ -19,8 +19,8 @@ def test_the_nearest_come_first():
     ("name", "hint"),
     [
         ("bandet", "did you mean 'banded'?"),
-        ("zzz", "known are banded, lambda_first, query_first, spectral"),
-        (None, "known are banded, lambda_first, query_first, spectral"),
+        ("zzz", "known are query_first, lambda_first, banded, spectral"),
+        (None, "known are query_first, lambda_first, banded, spectral"),
     ],
 )
 def test_hints(name, hint):
@@ -28,7 +28,7 @@ def test_hints(name, hint):
 
 
 def test_hints_of_many_names():
-    assert did_you_mean("zzz", [f"{i:02}" for i in range(20)]).endswith("10, 11, ...")
+    assert did_you_mean("zzz", {f"{i:02}" for i in range(50)}).endswith("38, 39, ...")
     assert did_you_mean("zzz", KNOWN, "ask somebody") == "ask somebody"
 
 

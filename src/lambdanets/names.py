@@ -7,26 +7,30 @@ from collections.abc import Collection, Sequence
 
 __all__ = ["did_you_mean", "nearest_names", "unknown_name"]
 
+# Known names that a message lists.
+MOST_NAMES = 40
+
 
 def nearest_names(name: object, known: Collection[str], count: int = 3) -> list[str]:
     """Return the known names that a misspelt one is most like, the nearest first; [] if none is like it."""
     return difflib.get_close_matches(str(name), sorted(known), n=count, cutoff=0.5)
 
 
-def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None) -> str:
-    """Return the end of an error's message: the nearest names as a question.
+def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None, count: int = 1) -> str:
+    """Return the end of an error's message: the nearest name as a question.
 
     Args:
         name: what was given.
         known: the names that exist.
-        otherwise: what to say if none is near. Default: the first dozen of the known names.
+        otherwise: what to say if none is near. Default: the first of the known names.
+        count: how many names to ask about at most. Default 1.
     """
-    near = nearest_names(name, known)
+    near = nearest_names(name, known, count)
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     if otherwise is not None:
         return otherwise
-    first = sorted(known)[:12]
+    first = list(known if isinstance(known, Sequence) else sorted(known))[:MOST_NAMES]
     return f"known are {', '.join(first)}{', ...' if len(first) < len(known) else ''}"
 
 

@@ -282,7 +282,7 @@ class TestBadInput:
         [
             ("lucidrain", "got 'lucidrain'; did you mean 'lucidrains'"),
             ("dli14", "did you mean 'd-li14'"),
-            ("?", "known are 'timm', 'lucidrains', 'd-li14', 'leaderj1001', 'lambdanets', 'auto'"),
+            ("?", "known are timm, lucidrains, d-li14, leaderj1001, lambdanets, auto"),
         ],
     )
     def test_unknown_source(self, source, message):

@@ -166,7 +166,7 @@ def build_origin(origin: str, *, num_classes: int | None = None, pretrained: boo
 
 def _from_timm(name: str, num_classes: int | None, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), "timm.list_models() lists them")
+        hint = did_you_mean(name, timm.list_models(), "timm.list_models() lists them", count=3)
         raise ValueError(f"unknown model {name!r} of timm; {hint}")
     published = timm.get_pretrained_cfg(name)
     if pretrained and not (published and published.has_weights):

@@ -142,7 +142,7 @@ def _chosen(source: str) -> list[Source]:
     if source in SOURCES:
         return [SOURCES[source]]
     known = [*SOURCES, _OURS, "auto"]
-    raise ValueError(f"source must name an implementation, got {source!r}; {did_you_mean(source, known)}")
+    raise ValueError(f"source must name an implementation, got {source!r}; {did_you_mean(source, known, count=2)}")
 
 
 def _names_inside(tensors: Mapping[str, Tensor]) -> dict[str, set[str]]:
