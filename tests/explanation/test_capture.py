@@ -112,6 +112,7 @@ def test_models_of_others(make):
     explanation = lambdanets.explain(make(), torch.randn(1, 3, 64, 64))
     assert len(explanation.layers) >= 2
     assert not explanation.left_out
+    assert not any("_orig_mod" in name for name in explanation.layers)
     assert max(made.error for made in explanation.checks.values()) < 1e-3
 
 

@@ -1,5 +1,7 @@
 """What is taken out and covered, by models whose scores are known."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_the_terms_add_up_to_the_layer(kind):
 
 
 class Corner(nn.Module):
-    """The score of class 0 is the sum of the four pixels in a corner."""
+    """The score of class 0 is the sum of the pixels in the upper right corner, two rows and three columns."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +71,7 @@ class Corner(nn.Module):
 
     def forward(self, x):
         self.layer(x)
-        return torch.stack([x[:, :, :2, :2].sum((1, 2, 3)), x.new_zeros(len(x))], dim=1)
+        return torch.stack([x[:, :, :2, -3:].sum((1, 2, 3)), x.new_zeros(len(x))], dim=1)
 
 
 def test_covered_parts_that_matter():
@@ -77,13 +79,13 @@ def test_covered_parts_that_matter():
     explanation = lambdanets.explain(Corner().eval(), x)
     occlusion = explanation.occlusion(0)
     assert occlusion.shape == (8, 12)
-    # Squares of 3 pixels, half of that apart: those that start at 0, and at 2, of which the latter miss the corner.
-    assert (occlusion[:2, :2] < -0.1).all()
+    # Squares of 3 pixels, about half of that apart.
+    assert (occlusion[:2, -3:] < 0).all()
     assert (occlusion[5:] == 0).all()
-    assert (occlusion[:, 5:] == 0).all()
+    assert (occlusion[:, :6] == 0).all()
     assert (x == 1).all()
     whole = occlude(explanation.model, x, 0, window=12)
-    expected = torch.tensor([0.0, 0.0]).log_softmax(0)[0] - torch.tensor([12.0, 0.0]).log_softmax(0)[0]
+    expected = torch.tensor([0.0, 0.0]).log_softmax(0)[0] - torch.tensor([18.0, 0.0]).log_softmax(0)[0]
     np.testing.assert_allclose(whole, np.full((8, 12), expected), rtol=1e-5)
 
 
@@ -118,8 +120,27 @@ def test_grad_cam(classifier, explanation):
     cam = explanation.grad_cam()
     assert cam.shape == (16, 16)
     assert 0 <= cam.min() < cam.max() <= 1
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in classifier.parameters())
+    assert all(parameter.grad is None for parameter in classifier.parameters())
     assert not any(module._forward_hooks for module in classifier.modules())
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+def test_grad_cam_in_the_middle_of_a_training(explanation, classifier):
+    model = copy.deepcopy(classifier).train()
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    found = lambdanets.explain(model, explanation.inputs[0])
+    found.grad_cam()
+    torch.testing.assert_close([parameter.grad for parameter in model.parameters()], expected, atol=0, rtol=0)
+    assert model.training
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+def test_grad_cam_of_a_frozen_model(explanation, classifier):
+    frozen = copy.deepcopy(classifier).requires_grad_(False)
+    cam = lambdanets.explain(frozen, explanation.inputs[0]).grad_cam()
+    np.testing.assert_allclose(cam, explanation.grad_cam(), atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
 @pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")

@@ -126,6 +126,7 @@ def test_figures(kind):
         assert len(maps) == 2 * rows
         low, high = maps[0].images[0].get_clim()
         assert -low == high > 0
+        assert len({np.asarray(axes.images[0].get_array()).tobytes() for axes in maps}) == 2 * rows
     drawn = np.asarray(maps[1].images[0].get_array())
     expected = explanation.maps("(model)", query, 2, depth=0, weighted=True)
     if kind == "volume":

@@ -182,15 +182,16 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, layer: str, grid: tup
     else:
         module = _deepest_stage(model, min(image.shape[2:])) or module
     training = [part for part in model.modules() if part.training]
-    needed = [parameter.requires_grad for parameter in model.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # An input that needs a gradient, for models whose parameters need none.
+    image = image.detach().clone().requires_grad_()
     model.eval()
     try:
         with torch.enable_grad(), GradCAM(model=model, target_layers=[module], reshape_transform=reshape) as cam:
-            result = cam(input_tensor=image.detach().clone(), targets=[ClassifierOutputTarget(target)])
+            result = cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
     finally:
-        model.zero_grad(set_to_none=True)
-        for parameter, need in zip(model.parameters(), needed, strict=True):
-            parameter.requires_grad_(need)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         for part in training:
             part.training = True
     return np.asarray(result[0], dtype=np.float32)

@@ -131,7 +131,7 @@ class LayerTerms:
         """S of one query (its index among all n), by part; memory grows with m, not with n · m."""
         content, position = self._content(query), self._position(query)
         if self.visible is not None:
-            content, position = content * self.visible, position * self.visible
+            position = position * self.visible  # masked keys are 0 already
         return Weights(content, position)
 
     def outputs(self, queries: NDArray[np.int64]) -> Iterator[tuple[Array, Array, Array]]:

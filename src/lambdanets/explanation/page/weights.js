@@ -46,7 +46,7 @@ function weightsOf(layer, query) {
   else if (arrays.table) fromTable(layer, arrays, q, query, position);
   for (let row = 0; row < h * u; row++) {
     for (let at = 0; at < m; at++) {
-      if (layer.visible && !layer.visible[at]) content[row * m + at] = position[row * m + at] = 0;
+      if (layer.visible && !layer.visible[at]) position[row * m + at] = 0; // masked keys are 0 already
       if (arrays.logsumexp && at > query) position[row * m + at] = 0;
     }
   }
