@@ -75,6 +75,12 @@ BAD = [
 ]
 
 
+def test_a_run_of_an_installed_package(run, tmp_path):
+    """It has no commit."""
+    config = read_config(write(tmp_path, changed(run.config, "versions.commit", "")))
+    assert config["versions"]["commit"] == ""
+
+
 @pytest.mark.parametrize(("field", "value"), BAD)
 def test_one_error_names_file_field_and_value(run, tmp_path, field, value):
     file = write(tmp_path, changed(run.config, field, value))

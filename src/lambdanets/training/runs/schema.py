@@ -40,6 +40,11 @@ def _registered(value: object, name: str) -> None:
         raise refuse(value, name, "use a name of timm's registry; lambdanets models lists the LambdaResNets")
 
 
+def _version(value: object, name: str) -> None:
+    if value != "":  # the commit of a package that is installed and no clone
+        text(value, name)
+
+
 def _data(value: object, name: str) -> None:
     text(value, name)
     spec = str(value)
@@ -95,7 +100,7 @@ CONFIG: dict[str, Rule] = {
     "class_names": _classes,
     "recipe": _recipe,
     "seed": whole(0, MAX_SEED),
-    "versions": entries(text),
+    "versions": entries(_version),
 }
 _OPTIONAL = ("seed", "versions")
 _ADVICE = "Give a folder that `lambdanets train` wrote"
