@@ -38,6 +38,7 @@ def run_folder(tmp_path_factory):
     train(recipe, output=folder / "run[1]")
     (folder / "run[1]" / "samples").mkdir(exist_ok=True)
     (folder / "data" / "red" / "3.png").rename(folder / "run[1]" / "samples" / "red-3.png")
+    (folder / "data" / "red" / "4.png").rename(folder / "run[1]" / "samples" / "red-4.png")
     return folder / "run[1]"
 
 
@@ -69,6 +70,7 @@ def test_a_run_and_one_of_its_images(run, run_folder, tmp_path):
     sample = Run.open(run_folder).samples[0]
     text = (tmp_path / "explain.html").read_text(encoding="utf-8")
     assert f"<h1>run[1] on {sample.name}</h1>" in text
+    assert sample.name == "red-3.png"
     opened = Run.open(run_folder)
     image = opened.transform.build()(Image.open(sample).convert("RGB"))
     expected = lambdanets.explain(opened.load_model(), image)
