@@ -137,21 +137,17 @@ def _terms(name: str, layer: nn.Module, bound: dict[str, Any], out: Tensor) -> L
     raise TypeError(f"{name} is a {type(layer).__name__}, which has no maps")
 
 
-def parts_of(layer: Any, x: Tensor, context: Tensor | None, axis: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def parts_of(layer: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised queries (h, n, k), keys (u, m, k) before their softmax and normalised values (u, m, v) of one example.
 
     Args:
         layer: any of the lambda layers.
         x: its input, with a batch axis of 1 for grids and tokens.
         context: what keys and values are taken from; None for ``x``.
-        axis: the axis of channels.
     """
-    h, k, u, v = layer.num_heads, layer.dim_key, layer.intra_depth, layer.dim_value
-    query, key, value = layer.qkv(x).split([h * k, u * k, u * v], dim=axis)
-    if context is not None:
-        _, key, value = layer.qkv(context).split([h * k, u * k, u * v], dim=axis)
-    query, value = layer.norm_query(query.contiguous()), layer.norm_value(value.contiguous())
-    return _split(query, h, axis), _split(key, u, axis), _split(value, u, axis)
+    given = (x,) if isinstance(layer, GraphLambdaLayer) else (x, context)
+    query, key, value = (_wide(part[0]) for part in layer._project(*given))
+    return query, key, value
 
 
 def _split(x: Tensor, count: int, axis: int) -> Tensor:
@@ -214,7 +210,7 @@ def _grid_terms(name: str, layer: LambdaLayer, bound: dict[str, Any], out: Tenso
 
 def _token_terms(name: str, layer: TokenLambda, bound: dict[str, Any], out: Tensor) -> LayerTerms:
     x, context, mask = bound["x"], bound["context"], bound["mask"]
-    query, key, value = parts_of(layer, x, context, axis=2)
+    query, key, value = parts_of(layer, x, context)
     mask = None if mask is None else mask.reshape(-1)
     if mask is not None:
         value = value.masked_fill(~mask[:, None], 0.0)
@@ -251,9 +247,7 @@ def _token_grid(layer: TokenLambda, tokens: int) -> tuple[int, ...]:
 def _graph_terms(name: str, layer: GraphLambdaLayer, bound: dict[str, Any], out: Tensor) -> LayerTerms:
     x, index, attributes, batch = bound["x"], bound["edge_index"], bound["edge_attr"], bound["batch"]
     query, key, value = parts_of(layer, x, None)
-    if attributes is None:
-        attributes = layer.edge.weight.new_ones(index.shape[1], 1)
-    embedding = layer.edge(attributes).unflatten(1, (layer.dim_key, layer.intra_depth))
+    embedding = layer._embedding(index, attributes)
     weights = torch.empty_like(key)
     for graph in (None,) if batch is None else batch.unique():
         own = slice(None) if graph is None else batch == graph

@@ -93,8 +93,7 @@ def _content_output(layer: Any, bound: dict[str, Any]) -> Tensor:
         else:
             out = lambda_apply_by_graph(query, key, value, bound["batch"], int(bound["batch"].max()) + 1)
         return out[0].transpose(0, 1)
-    axis = 2 if isinstance(layer, TokenLambda) else 1
-    query, key, value = (part[None] for part in parts_of(layer, bound["x"], bound["context"], axis))
+    query, key, value = (part[None] for part in parts_of(layer, bound["x"], bound["context"]))
     mask = None if bound["mask"] is None else bound["mask"].reshape(1, -1)
     out = lambda_apply(query, key, value, mask=mask, causal=layer.causal)
     if isinstance(layer, LambdaLayer):

@@ -136,16 +136,21 @@ class GraphLambdaLayer(LambdaModule):
         graphs = count_graphs(batch, num_graphs, look)
         if look:
             check_ends(x.shape[0], edge_index, batch)
-        query, key, value = self.qkv(x).split(self._widths(), dim=1)
-        query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)[None]
-        key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)[None]
-        value = self.norm_value(value).unflatten(1, (self.intra_depth, self.dim_value)).transpose(0, 1)[None]
+        query, key, value = self._project(x)
         edges = EdgePositions(edge_index.flip(0), self._embedding(edge_index, edge_attr), in_range=True)
         if batch is None:
             out = lambda_apply(query, key, value, edges)
         else:
             out = lambda_apply_by_graph(query, key, value, batch, graphs, edges)
         return out[0].transpose(0, 1).flatten(1)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (1, h, nodes, k), keys (1, u, nodes, k) and values (1, u, nodes, v), norms applied."""
+        query, key, value = self.qkv(x).split(self._widths(), dim=1)
+        query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)[None]
+        key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)[None]
+        value = self.norm_value(value).unflatten(1, (self.intra_depth, self.dim_value)).transpose(0, 1)[None]
+        return query, key, value
 
     def _embedding(self, edge_index: Tensor, edge_attr: Tensor | None) -> Tensor:
         """(edges, k, u)."""

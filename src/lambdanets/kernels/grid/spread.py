@@ -28,7 +28,7 @@ _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def differ_in_size(problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> bool:
-    """True if rounding errors that spread over the grid would show, or if if finding out would make a GPU wait.
+    """True if rounding errors that spread over the grid would show, or if finding out would make a GPU wait.
 
     Args:
         problem: the shape of the call.
