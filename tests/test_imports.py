@@ -96,8 +96,18 @@ torch.export.save(program, sys.argv[1])
 
 
 def lint(folder):
-    """Run import-linter on the packages in a folder with the contracts of pyproject.toml."""
-    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    """Run import-linter on the packages in a folder with the contracts of pyproject.toml.
+
+    An editable installation finds its packages by a finder of its own, whatever the path says: it is taken out.
+    """
+    code = """
+import sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, PathFinder]
+from importlinter.cli import lint_imports_command
+lint_imports_command()
+"""
+    command = [sys.executable, "-c", code, "--no-cache"]
     here = {**os.environ, "PYTHONPATH": str(folder / "src")}
     done = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, timeout=1800, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -19,6 +19,7 @@ from lambdanets.kernels.autograd.modes import (
     is_observed,
     is_transformed,
     is_view,
+    keep_in_inductor,
     without_autocast,
 )
 
@@ -130,6 +131,7 @@ class Op:
         return tuple(grad.contiguous() for grad in self.compute_gradients(*args))
 
     def _fake_forward(self, *args: Any) -> Tensor:
+        keep_in_inductor(f"lambdanets::{self.name}")
         return args[0].new_empty(self.out_shape(*args[: self.count]))
 
     def _fake_backward(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:

@@ -10,11 +10,14 @@ torch.utils._python_dispatch               2.11 to 2.14    an ImportError at imp
 Tensor._is_view                            2.11 to 2.14    an AttributeError at the first call
 torch._C._functorch                        2.11 to 2.14    no tensor counts as wrapped or batched: ``vmap`` and
                                                            ``is_grads_batched`` raise PyTorch's error about values
+torch._inductor.lowering                   2.11 to 2.14    with a variable CI in the environment, ``torch.compile``
+                                                           refuses the ops that have a decomposition
 =========================================  ==============  ==========================================================
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -36,6 +39,7 @@ __all__ = [
     "is_scripted_onnx_export",
     "is_transformed",
     "is_view",
+    "keep_in_inductor",
     "without_autocast",
 ]
 
@@ -108,6 +112,19 @@ def is_batched(arg: Any) -> bool:
 def is_view(tensor: Tensor) -> bool:
     """True if ``tensor`` is a view of another one, which autograd does not let users write into."""
     return tensor._is_view()
+
+
+def keep_in_inductor(op: str) -> None:
+    """Let inductor call the op ``"lambdanets::name"`` although it has a decomposition, as it does torchvision's.
+
+    Inductor says "a decomposition exists, we should switch to it" and ends where the environment has a variable CI,
+    as every machine of continuous integration has. Its list of exceptions stands in a module that takes seconds to
+    import, so this is for the op's shape function, which inductor's tracing calls after that module is imported.
+    """
+    lowering = sys.modules.get("torch._inductor.lowering")
+    exceptions = getattr(lowering, "FALLBACK_ALLOW_LIST", None)
+    if exceptions is not None:
+        exceptions.add(op)
 
 
 def is_autocast(device: str) -> bool:
