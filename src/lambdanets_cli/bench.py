@@ -42,7 +42,13 @@ def bench(
         bool, typer.Option("--calibrate", help="Fit the planner to this machine instead; kept in the cache folder.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and other shapes, beside FlexAttention.")] = "cpu",
-    output: Annotated[Path | None, typer.Option(help="Folder of the result files.  \\[default: bench-results]")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the result files; with --calibrate the file of the constants.  "
+            "\\[default: bench-results; --calibrate: the cache folder]"
+        ),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Only print the table of a result file, as Markdown.")
     ] = None,

@@ -80,7 +80,8 @@ def kernels(
     from lambdanets.console import make_console
     from lambdanets.experiments.bench.constants import device_name, where_from
     from lambdanets.kernels.grid.contract import GridProblem, reachable_window
-    from lambdanets.kernels.grid.planner import choose, explain
+    from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain
+    from lambdanets.kernels.grid.spread import RATIO
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = scopes or tuple(2 * size - 1 for size in grid)
@@ -97,7 +98,11 @@ def kernels(
         getattr(torch, dtype),
         device,
     )
-    chosen = {direction: choose(problem, direction == "backward").name for direction in ("forward", "backward")}
+    # Elsewhere reading the values would make the device wait, so kernels that spread errors are not taken.
+    reads_values = device == "cpu" and not problem.sees_everything
+    may_spread = reads_values or problem.sees_everything
+    directions = ("forward", "backward")
+    chosen = {direction: choose(problem, direction == "backward", may_spread).name for direction in directions}
     table = Table("kernel", "forward", "backward", "")
     for verdict in sorted(explain(problem), key=lambda verdict: verdict.forward_seconds):
         if verdict.reason is not None:
@@ -117,6 +122,10 @@ def kernels(
     machine = device_name(device) + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
     console.print(f"{shape}\n{machine}")
     console.print(table)
+    for direction, name in chosen.items():
+        if reads_values and GRID_KERNELS[name].spreads_errors:
+            other = choose(problem, direction == "backward", may_spread=False).name
+            console.print(f"Where values differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
     console.print(where_from(device))
     if device == "cpu":
         console.print("Times are estimates; `lambdanets bench --calibrate` fits them to this machine.")

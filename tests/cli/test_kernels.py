@@ -1,5 +1,7 @@
 """``lambdanets kernels`` as a user types it."""
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +22,13 @@ def test_kernels_shows_all_with_reasons_and_the_choice():
     assert all(name in result.output for name in GRID_KERNELS)
     assert "cannot run: it is for sequences and images, and this grid has rank 3" in result.output
     assert "chosen for" in result.output
+
+
+def test_kernels_says_where_the_values_decide():
+    """A transform spreads rounding errors: in a local context it is taken for values of like size only."""
+    local = run("kernels", "--shape", "2,56,56,64", "--scope", "35").output
+    assert re.search(r"by a factor above 64, (forward|backward) takes \w+ instead", local)
+    assert "instead" not in run("kernels", "--shape", "2,56,56,64").output
 
 
 @pytest.mark.parametrize(

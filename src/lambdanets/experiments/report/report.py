@@ -190,12 +190,13 @@ def growth_table(rows: Sequence[Row]) -> str:
 
 
 def _figure(columns: int) -> tuple[Any, Any]:
-    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(1, columns, figsize=(5.6 * columns, 4.6), squeeze=False)
+    figure = Figure(figsize=(5.6 * columns, 4.6))
+    # The Agg canvas draws without a display, whatever backend the user's settings name.
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)
 
 
 def plot_growth(rows: Sequence[Row], path: Path) -> None:
@@ -259,8 +260,6 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
 
 
 def _save(figure: Any, path: Path, legend: Mapping[str, Any] | None = None) -> None:
-    import matplotlib.pyplot as plt
-
     # Above the panels, outside of the bars' area.
     height = 0.4 / figure.get_figheight() if legend else 0.0
     if legend:
@@ -268,4 +267,3 @@ def _save(figure: Any, path: Path, legend: Mapping[str, Any] | None = None) -> N
     figure.tight_layout(rect=(0, 0, 1, 1 - height))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)
