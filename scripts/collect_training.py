@@ -1,4 +1,7 @@
-"""Collects run folders of this machine into results/training.json: ``python scripts/collect_training.py RUN...``."""
+"""Collects run folders of this machine into results/training.json: ``python scripts/collect_training.py RUN...``.
+
+A run takes the place of the one before with the same command and seed; the others stay.
+"""
 
 from __future__ import annotations
 
@@ -35,4 +38,7 @@ def entry(run: Path) -> dict:
 
 
 if __name__ == "__main__":
-    write_json(RESULTS, [entry(Path(run)) for run in sys.argv[1:]])
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    entries = {(run["command"], run["seed"]): run for run in before}
+    entries |= {(run["command"], run["seed"]): run for run in (entry(Path(folder)) for folder in sys.argv[1:])}
+    write_json(RESULTS, list(entries.values()))

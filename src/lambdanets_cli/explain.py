@@ -22,11 +22,13 @@ __all__ = ["explain"]
 
 def explain(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="RUN_OR_MODEL", help="A folder that `lambdanets train` wrote, or a model of timm's registry."
+            metavar="RUN_OR_MODEL",
+            help="A folder that `lambdanets train` wrote, or a model of timm's registry.  "
+            "\\[default: weights that come with the package]",
         ),
-    ],
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Argument(
@@ -54,6 +56,8 @@ def explain(
 
     For example:
 
+      lambdanets explain
+
       lambdanets explain runs/my-run photo.jpg
 
       lambdanets explain runs/my-run photo.jpg --layer layer3.0.conv2 --output layer3.html
@@ -63,9 +67,11 @@ def explain(
     from lambdanets import explain as explain_model
     from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.files import check_file
+    from lambdanets.models.shipped import shipped_names
 
     console = make_console()
     check_file(output, "--output")
+    model = shipped_names()[0] if model is None else model
     notes: list[str] = []
     module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
     explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
@@ -88,13 +94,15 @@ def _prepare(
     name: str, image: Path | None, checkpoint: str, random_weights: bool, notes: list[str]
 ) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
     """Model, its input, the input as a picture, names of the classes and the image's file."""
-    if Path(name).is_dir():
-        return _from_run(Path(name), image, checkpoint, random_weights)
+    from lambdanets.models.shipped import shipped_folder
+
+    if Path(name).is_dir() or shipped_folder(name) is not None:
+        return _from_run(name, image, checkpoint, random_weights)
     return _from_registry(name, image, random_weights, notes)
 
 
 def _from_run(
-    path: Path, image: Path | None, checkpoint: str, random_weights: bool
+    path: str, image: Path | None, checkpoint: str, random_weights: bool
 ) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
     from lambdanets.training.runs.folder import Run
 
@@ -102,7 +110,7 @@ def _from_run(
         raise ValueError(
             "--random-weights is for models of timm's registry; a run has weights of its own, leave it out"
         )
-    run = Run.open(path)
+    run = Run.open_trained(path)
     if image is None:
         if not run.samples:
             raise ValueError(f"the run {path} has no test images stored with it; name an image file")

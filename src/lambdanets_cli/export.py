@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lambdanets_cli.options import RunFolder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,7 +20,7 @@ __all__ = ["export"]
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lambdanets train` wrote.")],
+    run: RunFolder,
     format: Annotated[
         str | None,
         typer.Option(help="onnx or torch-export.  \\[default: by the suffix of --output, else onnx]"),

@@ -20,4 +20,11 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error (or set LAMBDANETS_DEBUG=1).", callback=_set_debug),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `lambdanets train` wrote.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A folder that `lambdanets train` wrote, or weights that come with the package, for example "
+        "lambda_resnet_tiny.digits.",
+    ),
+]

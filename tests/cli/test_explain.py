@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import lambdanets
+from lambdanets.models.shipped import shipped_names
 from lambdanets.training.runs.folder import Run
 from lambdanets_cli import app as cli
 
@@ -112,10 +113,21 @@ def test_what_is_wrong_is_said(run, run_folder, tmp_path, words, message):
 
 def test_models_of_the_registry_say_that_their_weights_are_random(run, tmp_path):
     Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "red.png")
-    code, out, error = run("explain", "lambda_resnet_tiny", "red.png", "--no-decision")
+    code, out, error = run("explain", "lambda_resnet_tiny.untrained", "red.png", "--no-decision")
     assert code == 0, error
     assert out.startswith("RANDOM WEIGHTS (none are published with its name)")
     assert "RANDOM WEIGHTS" in (tmp_path / "explain.html").read_text(encoding="utf-8")
+
+
+def test_without_arguments_it_shows_weights_and_an_image_of_the_package(run, tmp_path):
+    code, out, error = run("explain")
+    assert code == 0, error
+    name = shipped_names()[0]
+    assert f"<h1>{name} on " in (tmp_path / "explain.html").read_text(encoding="utf-8")
+    assert "RANDOM WEIGHTS" not in out
+    code, _, error = run("explain", name, "--random-weights")
+    assert code == 2
+    assert "a run has weights of its own" in error
 
 
 def test_lambda_layers_of_others_are_adopted(run, tmp_path):

@@ -1,7 +1,8 @@
 """The LambdaResNets of timm's registry.
 
 The family is C→C→L→L with squeeze-and-excitation in the convolution blocks and a 3x3 stride-2 convolution in place
-of the stem's max-pool (paper, section 4 and appendix). None has published weights.
+of the stem's max-pool (paper, section 4 and appendix). None has published weights; those of ``lambda_resnet_tiny``
+come with the package (:mod:`lambdanets.models.shipped`).
 
 Image sizes: public sources give 320 for LambdaResNet-420 and 128 to 320, growing with depth, for the family. The
 others here are those of ResNet-RS, whose networks have the same blocks a stage and the same author, and which is at
@@ -19,6 +20,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from lambdanets.layers.registry import LAYERS
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
+from lambdanets.models.shipped import shipped_arguments, shipped_cfgs
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
 
@@ -70,6 +72,8 @@ default_cfgs = generate_default_cfgs(
         "lambda_resnet420.untrained": _cfg(320),
         "lambda_resnet50_llll.untrained": _cfg(),
         "lambda_resnet50_llll_u4.untrained": _cfg(),
+        # The first with weights is what ``pretrained=True`` loads.
+        **{name: _cfg(32, pool_size=(4, 4), **cfg) for name, cfg in shipped_cfgs("lambda_resnet_tiny").items()},
         "lambda_resnet_tiny.untrained": _cfg(32, pool_size=(4, 4), num_classes=10, crop_pct=1.0),
     }
 )
@@ -132,7 +136,14 @@ def lambda_resnet50_llll_u4(pretrained: bool = False, **kwargs: Any) -> LambdaRe
 
 @register_model
 def lambda_resnet_tiny(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
-    """A small LambdaResNet for images of 8 to 32 pixels: one convolution stage, three lambda stages."""
+    """A small LambdaResNet for images of 8 to 32 pixels: one convolution stage, three lambda stages.
+
+    With ``pretrained=True`` it has weights of this package, and their number of channels and classes by default.
+    """
+    if kwargs.get("pretrained_cfg") is None:
+        # Without weights images have three channels, whatever those of the first weights have.
+        kwargs["pretrained_cfg"] = default_cfgs["lambda_resnet_tiny"].tags[0] if pretrained else "untrained"
+    tag = kwargs["pretrained_cfg"]
     args: dict[str, Any] = dict(
         layers=(1, 1, 1, 1),
         stages="CLLL",
@@ -142,4 +153,6 @@ def lambda_resnet_tiny(pretrained: bool = False, **kwargs: Any) -> LambdaResNet:
         stem_width=16,
         channels=(16, 32, 64, 128),
     )
+    if isinstance(tag, str):
+        args |= shipped_arguments("lambda_resnet_tiny", tag)
     return _create("lambda_resnet_tiny", pretrained, args, kwargs)

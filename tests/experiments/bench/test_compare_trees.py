@@ -57,11 +57,25 @@ def test_cases_are_plain_numbers_with_one_example_among_them(trees):
     assert all(value is None or type(value) is int for value in values)
 
 
+class Told:
+    """A worker without a process."""
+
+    def __init__(self, *_):
+        pass
+
+    def ask(self, request):
+        return {"seconds": 0.001}
+
+    def close(self):
+        pass
+
+
 def test_a_tree_beside_itself_and_on_where_it_stopped(trees, tmp_path, monkeypatch, capsys):
     output, source = tmp_path / "trees.csv", str(ROOT / "src")
     options = ["--cases", "global-7x7-d64-b1", "--minutes", "0", "--turns", "2", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), source, source, *options, "--threads", "1"])
-    for rounds in (1, 2):
+    for rounds, worker in ((1, Told), (2, trees.Worker)):
+        monkeypatch.setattr(trees, "Worker", worker)
         assert trees.main() == 1
         assert "0 not slower, 0 slower, 2 undecided" in capsys.readouterr().out
         with open(output, encoding="utf-8") as file:

@@ -72,6 +72,22 @@ def test_turns_go_on_until_the_medians_are_known_and_leave_out_what_is():
     assert third.turns == timing.LEAST_TURNS < second.turns == first.turns
 
 
+def test_slow_calls_take_fewer_turns_and_short_ones_run_more_often_in_each():
+    counts = [0, 0, 0]
+    times = [1.0, 35.0, 1000.0]
+
+    def clock(call):
+        counts[call()] += 1
+        return times[call()]
+
+    turns = Turns([lambda: 0, lambda: 1, lambda: 2], clock)
+    turns.take(0, least=3)
+    assert [timing.turns for timing in turns.timings()] == [17, 5, 3]  # of all turns, every fourth, every eighth
+    # In two turns with the slowest call the shortest one runs five times; of the first turn nothing is known before.
+    assert counts == [17 + 2 * 4, 5, 3]
+    assert all(timing.ratio.median == time for timing, time in zip(turns.timings(), times, strict=True))
+
+
 def test_turns_end_when_the_time_is_up():
     turns = Turns(*scripted([1.0], [1.0, 2.0]))
     turns.take(0.05, most=0.2)

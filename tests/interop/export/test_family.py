@@ -9,10 +9,13 @@ from interop.peers import calibrate, randomise
 from lambdanets import LambdaLayer
 from lambdanets.interop.export.tracing import switch_kernels, trace
 
+# The others differ from these in the number of blocks, which is made one here: more blocks add time alone.
+NAMES = ["lambda_resnet_tiny", "lambda_resnet50", "lambda_resnet50_llll", "lambda_resnet50_llll_u4", "lambda_resnet420"]
 
-@pytest.mark.parametrize("name", timm.list_models(module="lambda_resnet"))
-def test_every_registered_model_is_traced(name):
-    """With one narrow block a stage, its own placement, lambda layers and gates: more blocks add time alone."""
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_of_the_registry_are_traced(name):
+    """With one narrow block a stage, its own placement, lambda layers and gates."""
     torch.manual_seed(0)
     shrunken = {"layers": (1, 1, 1, 1), "channels": (8, 16, 32, 64), "stem_width": 8, "num_classes": 5}
     model = timm.create_model(name, **shrunken)

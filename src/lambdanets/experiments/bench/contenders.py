@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.kernels.grid.contract import GridProblem, problem_of, reachable_window
-from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
+from lambdanets.kernels.grid.planner import choose, explain
 from lambdanets.layers import LambdaLayer
 
 __all__ = ["Attention", "Contender", "contenders", "grid_problem", "grid_tensors"]
@@ -125,12 +125,29 @@ def _peer_fits(case: Case) -> bool:
     return case.scope is not None or 3 * case.positions**2 * case.dim_key * case.intra_depth * 4 <= LARGEST_TABLE_BYTES
 
 
+# So many times the estimate of the cheapest kernel.
+HOPELESS = 4
+
+
+def _hopeful(problem: GridProblem) -> list[str]:
+    """Names of the kernels that can run and might be the fastest."""
+    able = [verdict for verdict in explain(problem) if verdict.reason is None]
+    forward = min(verdict.forward_seconds for verdict in able)
+    backward = min(verdict.backward_seconds for verdict in able)
+    return [
+        verdict.name
+        for verdict in able
+        if min(verdict.forward_seconds / forward, verdict.backward_seconds / backward) <= HOPELESS
+    ]
+
+
 def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
     """Yield the contenders for a case; those that cannot do it, or have no room for it, are left out.
 
     Args:
         case: the shape.
-        kernels: each of our kernels is one too, beside the one that the planner chooses.
+        kernels: our other kernels are contenders too, but for those that the planner takes to be ``HOPELESS`` times
+            slower in both passes.
     """
     torch.manual_seed(0)
     ours = _ours(case)
@@ -143,8 +160,8 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
         True,
         f"{choose(problem, False).name} / {choose(problem, True).name}",
     )
-    for name, kernel in GRID_KERNELS.items():
-        if kernels and kernel.check(problem) is None:
+    if kernels:
+        for name in _hopeful(problem):
             layer = _ours(case, name)
             layer.load_state_dict(ours.state_dict())
             yield Contender(f"lambdanets:{name}", layer, x, True)

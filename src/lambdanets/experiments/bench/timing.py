@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ LEAST_TURNS = 7
 # A median is noisy if its interval reaches further from it than this share of it.
 TOLERANCE = 0.10
 CONFIDENCE = 0.95
+# A call that takes so many times as long as the first one takes part in every second turn, and so on up to every
+# ``LONGEST_PERIOD``-th: else a few slow calls would leave the others too few turns to be known.
+SLOW, LONGEST_PERIOD = 10, 8
+# A short call runs up to ``REPEATS`` times in a turn, as long as that takes less than ``SHARE`` of the turn.
+SHARE, REPEATS = 0.05, 5
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ def wall_clock(call: Call) -> float:
 class Turns:
     """Calls that are timed turn by turn, so that a disturbance of the machine meets all of them.
 
-    In each turn every call runs once, in an order that changes: a call finds the caches as the one before left them.
+    The order changes in each turn: a call finds the caches as the one before left them. A call whose time is short
+    beside the whole turn runs several times in it, and the median of these counts; one that takes far longer than the
+    first takes part in every few turns only.
 
     Args:
         calls: what to time; each is called once here, untimed. The first is what the others are compared with.
@@ -91,6 +99,7 @@ class Turns:
     def __init__(self, calls: Sequence[Call], clock: Clock = wall_clock):
         self._calls, self._clock, self._random = list(calls), clock, Random(0)
         self._rows: list[list[float]] = []  # seconds by turn and call; NaN where a call did not take part
+        self._least = [math.inf] * len(self._calls)  # seconds by call
         for call in self._calls:
             call()
 
@@ -102,19 +111,19 @@ class Turns:
         Args:
             seconds: the least time for all calls together.
             most: the most time, but for the least turns.
-            least: turns at the least.
+            least: turns of each call at the least.
         """
         waiting: Collection[int] = range(len(self._calls))
-        start, done, check = time.perf_counter(), 0, least
+        start, before, check = time.perf_counter(), len(self._rows), least
         enabled = gc.isenabled()
         gc.collect()
         gc.disable()
         try:
             while waiting:
                 self._turn(sorted({0, *waiting}))
-                done += 1
-                elapsed = time.perf_counter() - start
-                if done < least or elapsed < seconds:
+                elapsed, done = time.perf_counter() - start, len(self._rows) - before
+                taken = np.count_nonzero(~np.isnan(self._rows[before:]), axis=0)
+                if min(taken[index] for index in waiting) < least or elapsed < seconds:
                     continue
                 if elapsed >= most:
                     break
@@ -131,10 +140,23 @@ class Turns:
         return [self._timing(index) for index in range(len(self._calls))]
 
     def _turn(self, taking_part: Sequence[int]) -> None:
+        due = [index for index in taking_part if len(self._rows) % self._period(index) == 0]
+        whole = sum(self._least[index] for index in due)
         row = [math.nan] * len(self._calls)
-        for index in self._random.sample(taking_part, len(taking_part)):
-            row[index] = self._clock(self._calls[index])
+        for index in self._random.sample(due, len(due)):
+            times = [self._clock(self._calls[index]) for _ in range(self._repeats(index, whole))]
+            row[index] = statistics.median(times)
+            self._least[index] = min(self._least[index], row[index])
         self._rows.append(row)
+
+    def _period(self, index: int) -> int:
+        """Of how many turns a call takes part in one; of the first turn all do."""
+        ratio = self._least[index] / self._least[0] if self._rows else 1
+        return min(LONGEST_PERIOD, 1 + int(ratio / SLOW))
+
+    def _repeats(self, index: int, whole: float) -> int:
+        """How often a call runs in a turn that takes so many seconds."""
+        return max(1, min(REPEATS, int(SHARE * whole / self._least[index]))) if math.isfinite(whole) else 1
 
     def _timing(self, index: int) -> Timing:
         table = np.array(self._rows)

@@ -75,9 +75,9 @@ def evaluate_run(
     Writes ``evaluation.json``, ``confusion.csv`` and ``confusion.png``.
 
     Args:
-        path: the run folder.
+        path: the run folder, or the name of weights that come with the package.
         data: a data specification, see ``lambdanets.training.data``. Default: the data of the run.
-        output: folder for the files. Default: the run folder.
+        output: folder for the files. Default: the run folder; ``runs/NAME`` for a name.
         batch_size: images a step. Default: that of the training.
         workers: processes that read images. Default: as in the training.
 
@@ -88,12 +88,12 @@ def evaluate_run(
         FileNotFoundError: the run, its weights or the data are missing.
         ValueError: they are damaged or changed, or the data have a class that the run does not have.
     """
-    run = Run.open(path)
+    run = Run.open_trained(path)
     batch_size = run.recipe.batch_size if batch_size is None else batch_size
     workers = run.recipe.workers if workers is None else workers
     whole(1, 10**6)(batch_size, "batch_size")
     whole(0, 256)(workers, "workers")
-    folder = run.path if output is None else Path(output)
+    folder = run.output if output is None else Path(output)
     check_folder(folder)
     exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
     accelerator = make_accelerator(run.recipe, measuring=True)
@@ -153,7 +153,7 @@ def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:
 def _write(run: Run, evaluation: Evaluation) -> None:
     names, scores = run.class_names, evaluation.scores
     confusion = scores.confusion.numpy()
-    write_json(evaluation.files[0], {"run": str(run.path), **evaluation.to_dict(), "versions": versions()})
+    write_json(evaluation.files[0], {"run": run.name, **evaluation.to_dict(), "versions": versions()})
     rows = [[name, *line] for name, line in zip(names, confusion.tolist(), strict=True)]
     write_table(evaluation.files[1], ["true class", *names], rows)
     word = "" if evaluation.part == "all" else f"{evaluation.part} "

@@ -29,9 +29,10 @@ def export_run(
     """Writes the model of a run, with its preprocessing and class names, to a file that runs without this package.
 
     Args:
-        path: the run folder.
+        path: the run folder, or the name of weights that come with the package.
         format: ``"onnx"`` or ``"torch-export"``; default: by the suffix of ``output``, or ONNX.
-        output: the file. Default: ``best.onnx``, ``best.pt2``, ... in the run folder, by checkpoint and format.
+        output: the file. Default: ``best.onnx``, ``best.pt2``, ... in the run folder, by checkpoint and format; for a
+            name that file in ``runs/NAME``.
         checkpoint: ``"best"`` or ``"last"`` weights.
         logits: the file gives logits instead of probabilities.
         fixed_size: the file takes images of the run's size only, as some models do.
@@ -46,7 +47,7 @@ def export_run(
         FileExistsError: the file exists.
         ValueError: the run is damaged, or its model cannot be exported.
     """
-    run = Run.open(path)
+    run = Run.open_trained(path)
     if checkpoint not in _CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, _CHECKPOINTS)
     if format is None and output is None:
@@ -54,7 +55,8 @@ def export_run(
     if format is not None and format not in FORMATS:
         raise unknown_name("format", format, list(FORMATS))
     if output is None:
-        output = run.path / f"{checkpoint}{FORMATS[format].suffix}"  # type: ignore[index]  # given, or ONNX
+        run.output.mkdir(parents=True, exist_ok=True)
+        output = run.output / f"{checkpoint}{FORMATS[format].suffix}"  # type: ignore[index]  # given, or ONNX
     transform = run.transform
     size = (transform.image_size, transform.image_size)
     return export_model(

@@ -12,6 +12,8 @@ from typing import Any
 from torch import nn
 
 from lambdanets.files import check_folder, write_json
+from lambdanets.models.shipped import shipped_folder, shipped_names
+from lambdanets.names import nearest_names
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.listing import check_name
@@ -59,11 +61,15 @@ class Run:
     Attributes:
         path: the folder.
         config: the content of ``config.json``.
+        name: what the user calls it: the folder, or the name of weights that come with the package.
+        output: where files about the run are written by default: the folder, or ``runs/NAME`` for such weights.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], name: str | None = None) -> None:
         self.path = path
         self.config = config
+        self.name = str(path) if name is None else name
+        self.output = path if name is None else Path("runs") / name
 
     @classmethod
     def create(
@@ -121,6 +127,24 @@ class Run:
             raise FileNotFoundError(f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}.")
         return cls(path, read_config(file))
 
+    @classmethod
+    def open_trained(cls, path: str | Path) -> Run:
+        """Opens a run folder, or weights that come with the package by their name.
+
+        Raises:
+            FileNotFoundError: there is neither such a folder nor such a name.
+            ValueError: as :meth:`open` says.
+        """
+        shipped = None if Path(path).exists() else shipped_folder(str(path))
+        if shipped is not None:
+            return cls(shipped, read_config(shipped / "config.json"), str(path))
+        try:
+            return cls.open(path)
+        except FileNotFoundError as error:
+            near = nearest_names(str(path), shipped_names())
+            hint = f" Did you mean the weights {' or '.join(map(repr, near))} of this package?" if near else ""
+            raise FileNotFoundError(f"{error}{hint}") from None
+
     @cached_property
     def recipe(self) -> Recipe:
         """The training's choices."""
@@ -173,6 +197,8 @@ class Run:
             ValueError: they are damaged or do not fit.
         """
         file = self.path / f"{weights}.safetensors"
+        if not file.is_file() and self.output != self.path:
+            raise FileNotFoundError(f"{self.name} comes with its best weights alone, not with {weights!r}; use 'best'")
         if not file.is_file():
             raise FileNotFoundError(
                 f"the run {self.path} has no {file.name}: no epoch of its training was finished. "

@@ -41,7 +41,7 @@ def predict_images(
     those that the model has learnt from.
 
     Args:
-        path: the run folder.
+        path: the run folder, or the name of weights that come with the package.
         images: image files of any size.
         top: how many classes for each image, at most all.
         batch_size: images at a time.
@@ -55,7 +55,7 @@ def predict_images(
     """
     if top < 1:
         raise ValueError(f"top is {top}; use 1 or more classes")
-    run = Run.open(path)
+    run = Run.open_trained(path)
     transform = run.transform.build()
     mode = run.transform.mode
     model = run.load_model()

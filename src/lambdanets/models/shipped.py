@@ -1,0 +1,56 @@
+"""Weights that come with the package, under names of timm's registry such as ``lambda_resnet_tiny.digits``.
+
+Each is the folder of the training that made them, in ``weights/``: ``config.json`` with the recipe, the seed and the
+input transform, ``best.safetensors``, ``result.json``, a test image in ``samples/`` and a model card, ``README.md``.
+``scripts/ship_weights.py`` makes such a folder of a run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["shipped_arguments", "shipped_cfgs", "shipped_folder", "shipped_names"]
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def shipped_names() -> list[str]:
+    """Names of the weights, as ``MODEL.DATA``."""
+    return sorted(file.parent.name for file in FOLDER.glob("*/config.json"))
+
+
+def shipped_folder(name: str) -> Path | None:
+    """The folder of the weights with this name, or None if there are none."""
+    return FOLDER / name if name in shipped_names() else None
+
+
+def shipped_cfgs(model: str) -> dict[str, dict[str, Any]]:
+    """What timm has to know of the weights for a model: by name, the fields of its ``PretrainedCfg``."""
+    return {name: _cfg(FOLDER / name) for name in shipped_names() if name.split(".")[0] == model}
+
+
+def shipped_arguments(model: str, tag: str) -> dict[str, Any]:
+    """The arguments of the model that weights with this tag were trained with; none for other tags."""
+    folder = shipped_folder(f"{model}.{tag}")
+    return {} if folder is None else _config(folder)["model"]["kwargs"]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _cfg(folder: Path) -> dict[str, Any]:
+    config = _config(folder)
+    given = config["input"]
+    return {
+        "file": str(folder / "best.safetensors"),
+        "num_classes": len(config["class_names"]),
+        "label_names": tuple(config["class_names"]),
+        "input_size": (given["channels"], given["image_size"], given["image_size"]),
+        "mean": tuple(given["mean"]),
+        "std": tuple(given["std"]),
+        "interpolation": given["interpolation"],
+        "crop_pct": given["crop_pct"],
+    }
