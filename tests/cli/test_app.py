@@ -61,12 +61,13 @@ def run_folder(run, colours, tmp_path):
 
 
 def test_default_training_then_what_it_says_to_type_next(tmp_path):
-    """The main job, as a newcomer does it: train, then the printed commands."""
-    done = subprocess.run([*COMMAND, "train"], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False)
+    """The main job, as a newcomer does it, with a quarter of the epochs: train, then the printed commands."""
+    words = [*COMMAND, "train", "--epochs", "8"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     scores = json.loads((folder / "result.json").read_text())["test"]
-    assert scores["top1"] >= 0.98
+    assert scores["top1"] >= 0.95
     assert f"Test accuracy {scores['top1']:.2%}" in done.stdout
     assert f"Run folder: runs/{folder.name}" in done.stdout
     lines = done.stdout.splitlines()
