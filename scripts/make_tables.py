@@ -19,6 +19,7 @@ from statistics import mean
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.report import report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
+from lambdanets.models.shipped import shipped_folder, shipped_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -234,6 +235,20 @@ def start() -> str:
     return report.markdown(["output's variance", *sizes], lines)
 
 
+def weights() -> str:
+    """Weights that come with the package, from the results of their trainings."""
+    lines = []
+    for name in shipped_names():
+        folder = shipped_folder(name)
+        config, result = (json.loads((folder / f"{part}.json").read_text("utf-8")) for part in ("config", "result"))
+        test, size, channels = result["test"], config["input"]["image_size"], config["input"]["channels"]
+        card = f"[card](../src/lambdanets/models/weights/{name}/README.md)"
+        images = f"{size}x{size}, {'grey' if channels == 1 else 'colour'}"
+        accuracy = f"{test['top1']:.2%} of {test['images']:,}"
+        lines.append([f"`{name}`", images, str(len(config["class_names"])), accuracy, str(config["seed"]), card])
+    return report.markdown(["name", "images", "classes", "test accuracy", "seed", ""], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
@@ -248,6 +263,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "start": start,
     "training": training,
     "transcript": transcript,
+    "weights": weights,
 }
 
 

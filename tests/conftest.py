@@ -11,7 +11,7 @@ import torch
 
 from lambdanets.kernels.grid import costs
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
