@@ -8,6 +8,7 @@ from lambdanets.training.runs.evaluate import Evaluation, evaluate_run
 from lambdanets.training.runs.export import export_run
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.predict import Prediction, predict_images
+from lambdanets.training.runs.publish import publish_run
 
 __all__ = [
     "Augmentation",
@@ -22,6 +23,7 @@ __all__ = [
     "get_recipe",
     "list_recipes",
     "predict_images",
+    "publish_run",
     "resume",
     "train",
 ]

@@ -1,0 +1,100 @@
+"""A run's model as timm's ``hf-hub:`` and ``local-dir:`` names load it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+
+from lambdanets.files import check_folder, write_text
+from lambdanets.names import unknown_name
+from lambdanets.training.runs.card import model_card
+from lambdanets.training.runs.folder import Run
+
+_FORMS = "hf-hub:USER/NAME or local-dir:FOLDER"
+
+
+def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private: bool = False) -> str:
+    """Writes a run's model, its input transform, its classes and a model card where timm finds them.
+
+    What is written is read back by ``timm.create_model`` and compared with the run's model before it goes anywhere.
+
+    Args:
+        path: the run folder, or the name of weights that come with the package.
+        to: ``"hf-hub:USER/NAME"``, a repository of the Hugging Face hub, made if it is not there; or
+            ``"local-dir:FOLDER"``, a new or empty folder.
+        checkpoint: ``"best"`` or ``"last"`` weights.
+        private: a new repository is private.
+
+    Returns:
+        The name under which ``timm.create_model(name, pretrained=True)`` loads it, which is ``to``.
+
+    Raises:
+        ValueError: ``to`` is neither, the folder is not empty, or the hub refuses.
+        FileNotFoundError: the run or its weights are missing, or its training is not finished.
+    """
+    kind, _, place = to.partition(":")
+    if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and place.count("/") != 1):
+        raise ValueError(f"to is {to!r}; use {_FORMS}")
+    if checkpoint not in ("best", "last"):
+        raise unknown_name("checkpoint", checkpoint, ("best", "last"))
+    target = Path(place)
+    if kind == "local-dir":
+        check_folder(target)
+        if target.is_dir() and any(target.iterdir()):
+            raise ValueError(f"to is {to!r}, and the folder {target} is not empty; give a new one")
+    run = Run.open_trained(path)
+    card = model_card(run, place.rsplit("/", 1)[-1], to)
+    if kind == "local-dir":
+        _write(run, checkpoint, card, target)
+        return to
+    with tempfile.TemporaryDirectory() as folder:
+        _write(run, checkpoint, card, Path(folder))
+        _upload(Path(folder), place, private)
+    return to
+
+
+def _write(run: Run, checkpoint: str, card: str, folder: Path) -> None:
+    model, given = run.load_model(checkpoint), run.transform
+    size = (given.channels, given.image_size, given.image_size)
+    config: dict[str, Any] = {
+        "input_size": size,
+        "mean": given.mean,
+        "std": given.std,
+        "interpolation": given.interpolation,
+        "crop_pct": given.crop_pct,
+    }
+    save_for_hf(
+        model,
+        str(folder),
+        model_config={"label_names": list(run.class_names)},
+        model_args=dict(run.config["model"]["kwargs"]),
+        data_config=config,
+        safe_serialization=True,
+    )
+    write_text(folder / "README.md", f"---\nlibrary_name: timm\npipeline_tag: image-classification\n---\n\n{card}")
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.rand(2, *size)
+    with torch.inference_mode():
+        if not torch.equal(again(images), model(images)):
+            raise RuntimeError(f"what was written to {folder} gives other outputs; this is a fault of lambdanets")
+
+
+def _upload(folder: Path, repository: str, private: bool) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="lambdanets")
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
+    # No network, no token, no such user: the hub's client and its transport fail in many ways.
+    except Exception as error:
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"hf-hub:{repository} cannot be written: {first}. Log in with `hf auth login`, or write to "
+            "local-dir:FOLDER and upload that"
+        ) from error

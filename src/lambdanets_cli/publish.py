@@ -1,0 +1,44 @@
+"""The command ``lambdanets publish``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lambdanets_cli.options import Debug, RunFolder
+
+__all__ = ["publish"]
+
+
+def publish(
+    run: RunFolder,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="PLACE",
+            help="hf-hub:USER/NAME, a repository of the Hugging Face hub; or local-dir:FOLDER, a new folder.",
+        ),
+    ],
+    checkpoint: Annotated[str, typer.Option(help="Which weights: best or last.")] = "best",
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Put a run's model where timm loads it from, with its input transform, classes and a model card.
+
+    It is read back and compared with the run's model before it goes anywhere.
+
+    For example:
+
+      lambdanets publish runs/my-run --to hf-hub:me/my-model
+
+      lambdanets publish runs/my-run --to local-dir:my-model
+    """
+    from lambdanets.console import make_console, one_line, print_whole
+    from lambdanets.training.runs.publish import publish_run
+
+    name = publish_run(run, to, checkpoint=checkpoint, private=private)
+    console = make_console()
+    print_whole(console, "Published. In Python:")
+    print_whole(console, "  import timm, lambdanets")
+    print_whole(console, f"  model = timm.create_model({one_line(repr(name))}, pretrained=True)")

@@ -1,0 +1,71 @@
+"""What timm loads of a published run."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+import lambdanets  # noqa: F401  # registers the models
+from lambdanets.training import Run, publish_run
+
+NAME = "lambda_resnet_tiny.digits"
+
+
+def test_timm_loads_what_was_published(tmp_path):
+    name = publish_run(NAME, f"local-dir:{tmp_path}/my-model")
+    model = timm.create_model(name, pretrained=True).eval()
+    run, images = Run.open_trained(NAME), torch.rand(3, 1, 8, 8)
+    assert torch.equal(model(images), run.load_model()(images))
+    data = timm.data.resolve_model_data_config(model)
+    assert (data["input_size"], tuple(data["mean"])) == ((1, 8, 8), run.transform.mean)
+    assert tuple(data["std"]) == run.transform.std
+    config = json.loads((tmp_path / "my-model" / "config.json").read_text())
+    assert config["label_names"] == list(run.class_names)
+    card = (tmp_path / "my-model" / "README.md").read_text(encoding="utf-8")
+    assert "# my-model\n" in card
+    assert f'timm.create_model("{name}", pretrained=True)' in card
+    assert not list((tmp_path / "my-model").glob("*.bin"))  # no pickle
+
+
+def test_the_hub_gets_the_same_folder(monkeypatch):
+    calls = []
+
+    class Hub:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repository, private, exist_ok):
+            calls.append((repository, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append((repo_id, sorted(file.name for file in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert publish_run(NAME, "hf-hub:me/mine", private=True) == "hf-hub:me/mine"
+    assert calls == [("me/mine", True, True), ("me/mine", ["README.md", "config.json", "model.safetensors"])]
+
+    def refuse(self, *_, **__):
+        raise OSError("no network.\nand more")
+
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    with pytest.raises(ValueError, match=r"hf-hub:me/mine cannot be written: no network\. Log in with `hf auth login`"):
+        publish_run(NAME, "hf-hub:me/mine")
+
+
+@pytest.mark.parametrize("to", ["", "me/mine", "hub:me/mine", "hf-hub:mine", "hf-hub:", "local-dir:"])
+def test_other_places_are_refused(to):
+    with pytest.raises(ValueError, match="use hf-hub:USER/NAME or local-dir:FOLDER"):
+        publish_run(NAME, to)
+
+
+def test_a_folder_with_something_in_it_and_an_unfinished_run_are_refused(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(ValueError, match=r"full is not empty; give a new one"):
+        publish_run(NAME, f"local-dir:{tmp_path}/full")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_bytes((Run.open_trained(NAME).path / "config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"has no result\.json: its training is not finished"):
+        publish_run(run, f"local-dir:{tmp_path}/new")
