@@ -23,7 +23,9 @@ __all__ = ["bench"]
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Three shapes, within a minute.")] = False,
-    cases: Annotated[str | None, typer.Option(help="Only cases whose name matches, for example 'global-*'.")] = None,
+    cases: Annotated[
+        str | None, typer.Option(help="Only cases whose name matches, for example 'global-*,scope7-*'.")
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(help="Least time for the turns of a case and pass.  \\[default: 2; --quick 1; --calibrate 1]"),

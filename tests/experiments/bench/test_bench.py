@@ -95,7 +95,10 @@ def test_cases_are_chosen_by_pattern():
         "scope9-28x28-d128-b4-u4",
         "scope9-56x56-d64-b2-u4",
     ]
+    assert len(select_cases("scope9-*, *-7x7-*", quick=False)) == 6 + 2
     assert len({case.name for case in CASES}) == len(CASES)
+    with pytest.raises(ValueError, match=r"got 'some'"):
+        select_cases("scope9-*,some", quick=False)
     with pytest.raises(ValueError, match=r"cases must match at least one of global-7x7.*got 'nothing'"):
         select_cases("nothing", quick=False)
 

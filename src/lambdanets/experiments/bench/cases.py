@@ -69,19 +69,20 @@ QUICK: tuple[Case, ...] = (
 
 
 def select_cases(pattern: str | None, quick: bool, among: Sequence[Case] | None = None) -> list[Case]:
-    """Return the cases whose name matches a shell pattern.
+    """Return the cases whose name matches one of some shell patterns.
 
     Args:
-        pattern: of the names; None for all.
+        pattern: of the names, several separated by commas; None for all.
         quick: select from the few quick ones.
         among: others to select from, with ``quick`` their first three.
 
     Raises:
-        ValueError: if none does; the message lists the names.
+        ValueError: if no name matches one of the patterns; the message lists the names.
     """
     known = (QUICK if quick else CASES) if among is None else among[: 3 if quick else None]
-    cases = [case for case in known if pattern is None or fnmatch.fnmatch(case.name, pattern)]
-    if not cases:
-        names = ", ".join(case.name for case in known)
-        raise ValueError(f"cases must match at least one of {names}; got {pattern!r}")
-    return cases
+    patterns = ["*"] if pattern is None else [part.strip() for part in pattern.split(",")]
+    for part in patterns:
+        if not any(fnmatch.fnmatch(case.name, part) for case in known):
+            names = ", ".join(case.name for case in known)
+            raise ValueError(f"cases must match at least one of {names}; got {part!r}")
+    return [case for case in known if any(fnmatch.fnmatch(case.name, part) for part in patterns)]
