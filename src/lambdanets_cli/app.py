@@ -19,6 +19,7 @@ import typer
 
 from lambdanets_cli.adopt import adopt
 from lambdanets_cli.bench import bench
+from lambdanets_cli.env import env
 from lambdanets_cli.evaluate import evaluate
 from lambdanets_cli.explain import explain
 from lambdanets_cli.export import export
@@ -68,7 +69,7 @@ def _paragraphs(function: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
-for _function in (train, evaluate, predict, adopt, export, publish, explain, kernels, bench, models):
+for _function in (train, evaluate, predict, adopt, export, publish, explain, kernels, bench, models, env):
     app.command(help=_paragraphs(_function))(_function)
 
 

@@ -1,0 +1,32 @@
+"""The command ``lambdanets env``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["env"]
+
+
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, devices, kernels present and absent with the reasons, and folders: what a report of a fault needs.
+
+    For example:
+
+      lambdanets env
+
+      lambdanets env --json
+    """
+    from lambdanets.console import make_console, one_line, print_json, print_whole
+    from lambdanets.experiments.report.environment import describe_environment
+
+    found = describe_environment()
+    if as_json:
+        print_json(found)
+        return
+    console = make_console()
+    for section, lines in found.items():
+        print_whole(console, section, style="bold")
+        for name, text in lines.items():
+            print_whole(console, f"  {one_line(name):<32} {one_line(text)}")

@@ -1,0 +1,36 @@
+"""``lambdanets env`` as a user types it."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lambdanets.kernels.grid.compiled import binding
+from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets_cli.app import app
+
+pytestmark = pytest.mark.smoke
+
+
+def run(*words):
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200"}, catch_exceptions=False)
+
+
+def test_env_names_versions_devices_kernels_and_folders(monkeypatch):
+    monkeypatch.setenv("LAMBDANETS_SOME", "[b]x")
+    monkeypatch.setenv("HF_TOKEN", "secret word")
+    output = run("env").output
+    assert "secret word" not in output
+    for text in (torch.__version__, "timm", "LAMBDANETS_SOME", "[b]x", "costs.json", *GRID_KERNELS):
+        assert text in output
+    if not torch.cuda.is_available():
+        assert "query_first_triton               absent: there is no CUDA device" in output
+
+
+def test_env_says_why_a_kernel_is_absent(monkeypatch):
+    monkeypatch.setattr(binding, "absence", lambda: "nobody built it")
+    told = json.loads(run("env", "--json").output)
+    assert told["kernels"]["query_first_compiled"] == "absent: nobody built it"
+    assert {told["kernels"][name] for name in ("query_first", "banded", "convolution")} == {"present"}
+    assert set(told) == {"lambdanets", "versions", "devices", "kernels", "folders", "variables"}
