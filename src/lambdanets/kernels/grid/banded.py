@@ -35,6 +35,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, room
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL"]
 
@@ -52,7 +53,7 @@ def tile_width(width: int, extent: int) -> int:
 
 def check(problem: GridProblem) -> str | None:
     """Why this kernel cannot run on ``problem``, or None."""
-    if problem.is_global and problem.num_positions > 1:
+    if problem.sees_all_before and problem.num_positions > 1:
         return "it is for local contexts, and here every position reaches every other"
     return None
 
@@ -90,9 +91,7 @@ class _Layout:
         each = self.places * self.heads * self.tile
         # Even ones: the last is as large as the others.
         count = math.ceil(self.lines * each / BLOCK_ELEMENTS)
-        step = math.ceil(self.lines / min(count, self.lines))
-        for first in range(0, self.lines, step):
-            yield slice(first, min(first + step, self.lines))
+        return slices(self.lines, math.ceil(self.lines / min(count, self.lines)))
 
     def bands(self, table: Tensor, workspace: Workspace) -> Tensor:
         """band_x for each place of a tile, (x, k, c)."""

@@ -101,7 +101,6 @@ class _Layout(RowLayout):
 
     def __init__(self, problem: GridProblem):
         super().__init__(problem, order="xouc", one_row=_fits_one_row(problem))
-        self.positions = problem.num_positions
         self.steps = tuple(map(self._step, self.toeplitz.windows))
         self.most_context = max(step.context.stop - step.context.start for step in self.steps)
 
@@ -117,10 +116,10 @@ class _Layout(RowLayout):
         """Undo both, in the query's memory order."""
         out = empty_in_order(query, self.dim_key)
         split = by_place.unflatten(2, (self.batch, self.heads)).permute(2, 3, 0, 1, 4)
-        out.copy_(split.flatten(2, 3)[:, :, : self.positions])
+        out.copy_(self.folding.cut(split.flatten(2, 3)))
         if by_example is not None:
             split = by_example.unflatten(2, (self.heads, self.row_size)).permute(1, 2, 0, 3, 4)
-            out += split.flatten(2, 3)[:, :, : self.positions]
+            out += self.folding.cut(split.flatten(2, 3))
         return out
 
     def values(self, value: Tensor, workspace: Workspace) -> Tensor:
@@ -132,7 +131,7 @@ class _Layout(RowLayout):
     def values_gradient(self, grad_bvc: Tensor) -> Tensor:
         """Undo :meth:`values`, from (b, v, y u x)."""
         if self.intra_depth == 1:
-            return grad_bvc[:, None, :, : self.positions].transpose(2, 3)
+            return self.folding.cut(grad_bvc[:, None].transpose(2, 3))
         rows = grad_bvc.unflatten(2, (self.rows, self.intra_depth, self.row_size)).permute(0, 3, 2, 4, 1)
         return self.folding.cut(rows.flatten(2, 3))
 
@@ -146,7 +145,7 @@ class _Layout(RowLayout):
             window.row,
             window.offsets,
             slice(window.context.start * each, window.context.stop * each),
-            slice(first, min(first + self.row_size, self.positions)),
+            slice(first, min(first + self.row_size, self.folding.positions)),
         )
 
 

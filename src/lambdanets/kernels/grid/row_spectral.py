@@ -30,6 +30,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.memory import Workspace, room
 from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import Folding, fold
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL"]
 
@@ -129,10 +130,9 @@ def _steps(image: GridProblem) -> tuple[_Step, ...]:
     rows, size = image.grid[0], _step_size(image)
     back, ahead = _sides(image, 0)
     steps = []
-    for first in range(0, rows, size):
-        last = min(first + size, rows)
-        seen = slice(rows - min(rows, last + ahead), rows - max(0, first - back))
-        steps.append(_Step(slice(first, last), seen))
+    for some in slices(rows, size):
+        seen = slice(rows - min(rows, some.stop + ahead), rows - max(0, some.start - back))
+        steps.append(_Step(some, seen))
     return tuple(steps)
 
 
@@ -226,8 +226,7 @@ class _Layout:
 
     def groups(self) -> Iterator[slice]:
         """Examples that go through together."""
-        for first in range(0, self.batch, self.group):
-            yield slice(first, min(first + self.group, self.batch))
+        return slices(self.batch, self.group)
 
     def values_by_frequency(self, value: Tensor) -> Tensor:
         """The factors of [Re T̂, Im T̂] for Re λ̂ and for Im λ̂, (2, f, z, p, u, b, v)."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL", "good_length"]
 
@@ -184,8 +185,8 @@ class _Layout:
         return line.as_strided((*line.shape[:-1], *sizes), (*line.stride()[:-1], *strides))
 
     def chunks(self) -> Iterator[slice]:
-        for first in range(0, self.dim_key, self.chunk):
-            yield slice(first, min(first + self.chunk, self.dim_key))
+        """The k that are computed at a time."""
+        return slices(self.dim_key, self.chunk)
 
     def lambdas(self, conjugate_ukf: Tensor, value_buvf: Tensor, keys: slice) -> Tensor:
         """λp for a chunk of k, (b, k, v, n), from the conjugate of the table's spectrum."""

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, einsum
 
 from lambdanets.kernels.autograd.library import Op
+from lambdanets.kernels.slices import slices
 
 __all__ = ["CAUSAL_CONTENT_OP", "causal_content_term"]
 
@@ -99,9 +100,8 @@ class _Scan:
         return chunks.flatten(2, 3)[:, :, : self.positions]
 
     def segments(self) -> list[slice]:
-        count = self.key_butmk.shape[2]
-        step = CHUNKS_PER_SEGMENT
-        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+        """Chunks that go through together."""
+        return list(slices(self.key_butmk.shape[2], CHUNKS_PER_SEGMENT))
 
     def within(self, chunks: slice) -> Tensor:
         """exp(K_m - ℓ_n) for m <= n in a chunk, (b, u, t, n, m, k)."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,
@@ -24,7 +24,6 @@ from lambdanets.kernels.grid.triton.launch import (
     current,
     depth_last,
     example_elements,
-    laid_out_like,
     offsets_first,
     run,
     splits,
@@ -151,7 +150,7 @@ def forward(
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
 
     with current(query):
-        out = laid_out_like(query, problem.dim_value)
+        out = empty_in_order(query, problem.dim_value)
         _of_queries("lambda output", lambda_output_kernel, (query, value, table, out), problem)
         return out
 
@@ -170,7 +169,7 @@ def backward(
 
     with current(query):
         grad = grad.to(query.dtype)
-        grad_query = laid_out_like(query, problem.dim_key)
+        grad_query = empty_in_order(query, problem.dim_key)
         _of_queries("lambda query", lambda_query_gradient_kernel, (grad, value, table, grad_query), problem)
         return (
             grad_query,
@@ -214,7 +213,7 @@ def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, pr
 
     examples = tile(problem, 1).examples
     g, q, offsets = depth_last(grad, examples), depth_last(query, examples), offsets_first(table)
-    out = laid_out_like(like, problem.dim_value)
+    out = empty_in_order(like, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
