@@ -33,7 +33,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, room
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
 from lambdanets.kernels.grid.strips import Bands, Sizes, Strips, Tiles
 from lambdanets.kernels.slices import slices
@@ -126,7 +126,7 @@ class _BandedScores:
         stride = (places, extent * line, sizes.tile * places, (extent - 1) * line, 1)
         target = self.by_row[(extent - 1) * line :].as_strided(shape, stride)
         target.copy_(self._make(queries, bands).view(shape))
-        return room(self.by_row, (lines + extent - 1, extent * line // places, places))
+        return front_of(self.by_row, (lines + extent - 1, extent * line // places, places))
 
     def make_gradient(self, grad_lav: Tensor, windows_lcv: Tensor) -> Tensor:
         """(x, l h, c) from the gradient, (l, h x, v), and windows; S by place is overwritten."""
@@ -139,10 +139,10 @@ class _BandedScores:
         return torch.bmm(queries.flatten(0, 1).transpose(0, 1), bands, out=by_place)
 
     def _of_places(self, lines: int) -> Tensor:
-        return room(self.by_place, (self.sizes.tile, lines * self.sizes.heads, self.sizes.places))
+        return front_of(self.by_place, (self.sizes.tile, lines * self.sizes.heads, self.sizes.places))
 
     def _of_tiles(self, lines: int) -> Tensor:
-        return room(self.by_tile, (lines * self.sizes.heads, self.sizes.tile, self.sizes.places))
+        return front_of(self.by_tile, (lines * self.sizes.heads, self.sizes.tile, self.sizes.places))
 
 
 def forward(

@@ -31,7 +31,7 @@ BLOCK_ELEMENTS = 1 << 20
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     if problem.sees_all_before and problem.num_positions > 1:
         return "it is for local contexts, and here every position reaches every other"
     return None
@@ -54,7 +54,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(products, 2 * lambdas + passes, steps * (8 + problem.dim_key))
 
 
-class _Layout:
+class _ConvolutionLayout:
     """Images and filters of one call: (b, u, v, *grid) and (k, u, 1, *extents), volumes with v in the batch."""
 
     def __init__(self, problem: GridProblem):
@@ -129,7 +129,7 @@ class _Layout:
 
 
 # Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=256)(_Layout)
+_layout = functools.lru_cache(maxsize=256)(_ConvolutionLayout)
 
 
 def forward(

@@ -35,7 +35,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, room
+from lambdanets.kernels.autograd.memory import Workspace, front_of
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem
 from lambdanets.kernels.grid.folding import Folding
 from lambdanets.kernels.grid.row_spectral_plan import (
@@ -203,13 +203,13 @@ class _RowSpectralLayout:
         shape = (self.frequencies, step.num_rows, self.dim_key, step.num_seen * each)
         strides = (by_frequency, each, by_key, 1)
         first = table_f.storage_offset() + self._first_entry(step) * each
-        out = room(self._toeplitz, self._toeplitz_shape(step))
+        out = front_of(self._toeplitz, self._toeplitz_shape(step))
         out.view(shape).copy_(table_f.as_strided(shape, strides, first))
         return out
 
     def toeplitz_zeros(self, step: RowSpectralStep) -> Tensor:
         """Zeros for the gradient of :meth:`toeplitz`."""
-        return room(self._grad_toeplitz, self._toeplitz_shape(step)).zero_()
+        return front_of(self._grad_toeplitz, self._toeplitz_shape(step)).zero_()
 
     def _toeplitz_shape(self, step: RowSpectralStep) -> tuple[int, ...]:
         return self.frequencies, step.num_rows * self.dim_key, step.num_seen * 2 * self.intra_depth
@@ -238,13 +238,13 @@ class _RowSpectralLayout:
             content: λc, (b, k, v), or None for zero.
             step: the rows.
         """
-        products = room(self._products, (2, *toeplitz.shape[:2], values.shape[3]))
+        products = front_of(self._products, (2, *toeplitz.shape[:2], values.shape[3]))
         for part, value in zip(products, values, strict=True):
             torch.bmm(toeplitz, value, out=part)
         if content is not None:
             self._constant(products, step).add_(content.transpose(0, 1), alpha=self.length)
         by_row = products.view(2 * self.frequencies, step.num_rows, -1).transpose(0, 1)
-        rows = room(self._lambdas, (step.num_rows, self.columns, by_row.shape[2]))
+        rows = front_of(self._lambdas, (step.num_rows, self.columns, by_row.shape[2]))
         torch.bmm(self.from_frequency.expand(step.num_rows, -1, -1), by_row, out=rows)
         return rows.view(-1, self.dim_key, values.shape[3] // self.dim_value, self.dim_value)
 
@@ -259,10 +259,10 @@ class _RowSpectralLayout:
     def lambdas_gradient(self, grad: Tensor, step: RowSpectralStep) -> Tensor:
         """Gradient of λ̂, (p, f, y k, b v), from that of λp, (b, y x, k, v); overwritten by the next call."""
         examples = len(grad)
-        by_place = room(self._lambdas, (self.columns, step.num_rows, self.dim_key, *grad.shape[::3]))
+        by_place = front_of(self._lambdas, (self.columns, step.num_rows, self.dim_key, *grad.shape[::3]))
         by_place.copy_(grad.view(examples, step.num_rows, self.columns, *grad.shape[2:]).permute(2, 1, 3, 0, 4))
         shape = (2, self.frequencies, step.num_rows * self.dim_key, examples * self.dim_value)
-        spectrum = room(self._products, shape)
+        spectrum = front_of(self._products, shape)
         by_place = by_place.view(self.columns, -1)
         torch.mm(self.from_frequency.T, by_place, out=spectrum.view(2 * self.frequencies, -1))
         return spectrum
@@ -270,7 +270,7 @@ class _RowSpectralLayout:
     def empty_gradient(self, lambdas: Tensor) -> Tensor:
         """Uninitialised memory for the gradient of λp, (b, y x, k, v), of the sizes of ``lambdas``, (y x, k, b, v)."""
         places, dim_key, examples, dim_value = lambdas.shape
-        return room(self._grad_lambdas, (examples, places, dim_key, dim_value))
+        return front_of(self._grad_lambdas, (examples, places, dim_key, dim_value))
 
 
 def forward(

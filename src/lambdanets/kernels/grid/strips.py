@@ -27,7 +27,7 @@ of the tiles, (rows, R h x, depth), whose first stride is one line: :meth:`Tiles
     (l + o) · R · line + (R - 1 - o) · line  =  l · R · line + o · (R - 1) · line + (R - 1) · line
 
 for lines of ``line`` = h·T·a elements: strides of R lines for l and of R - 1 lines for o, from an offset of R - 1 lines
-(``_Scores.make_by_row`` in ``banded.py``).
+(``_BandedScores.make_by_row`` in ``banded.py``).
 
 A volume has more axes in front (``leads``): each of their places is a row of tiles with strips of its own, and their
 offsets are more places of a row's window. A sequence is a grid of one row.

@@ -31,14 +31,14 @@ from lambdanets.kernels.grid.triton.launch import (
 )
 from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
 
-__all__ = ["KERNEL", "Tiling", "candidates", "tile"]
+__all__ = ["KERNEL", "LambdaFirstTiling", "candidates", "tile"]
 
 # Rows (n, k) and columns (b, v) of a product.
 ROWS = COLUMNS = 128
 
 
 @dataclass(frozen=True)
-class Tiling:
+class LambdaFirstTiling:
     """A problem cut into tiles.
 
     Args:
@@ -79,14 +79,14 @@ class Tiling:
         return min(options, key=lambda option: (option[0] * option[1], -option[2]))
 
 
-def tile(problem: GridProblem, block: int) -> Tiling:
+def tile(problem: GridProblem, block: int) -> LambdaFirstTiling:
     """Cut a problem into tiles with ``block`` context positions a step."""
     key_depth, value_depth = power_of_2(problem.dim_key), power_of_2(problem.dim_value)
     examples = min(COLUMNS // value_depth, power_of_2(problem.batch))
     while examples > 1 and examples * example_elements(problem) >= ADDRESSES:
         examples //= 2
     # A product has 16 columns at least; depth is padded to them, since examples are counted in 32 bits.
-    return Tiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
+    return LambdaFirstTiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
 
 
 def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config, ...]:
@@ -105,7 +105,7 @@ def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     reason = check_call(problem)
     if reason is not None:
         return reason

@@ -34,7 +34,7 @@ PROGRAMS = 264
 
 
 def unavailable(device: str) -> str | None:
-    """Why no Triton kernel can run on a device, or None."""
+    """Return the reason why no Triton kernel can run on a device, or None."""
     if device != "cuda":
         return f"it runs on CUDA devices, and these tensors are on {device}"
     if importlib.util.find_spec("triton") is None:
@@ -43,7 +43,7 @@ def unavailable(device: str) -> str | None:
 
 
 def check_call(problem: GridProblem) -> str | None:
-    """Why no Triton kernel can run on ``problem``, or None."""
+    """Return the reason why no Triton kernel can run on ``problem``, or None."""
     reason = unavailable(problem.device)
     if reason is not None:
         return reason

@@ -29,13 +29,13 @@ from lambdanets.kernels.grid.triton.launch import (
     splits,
     tuned,
 )
-from lambdanets.kernels.grid.triton.tiling import Config, Tiling, candidates, tile
+from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, candidates, tile
 
 __all__ = ["KERNEL"]
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     return check_call(problem)
 
 
@@ -105,17 +105,17 @@ class _Programs:
     start: int
 
 
-def _output_programs(problem: GridProblem, tiling: Tiling) -> _Programs:
+def _output_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
     heads, depths = _chunks(problem, tiling)
     return _Programs(problem.batch * heads * depths * tiling.tiles, tiling.tiles, tiling.context_start)
 
 
-def _query_programs(problem: GridProblem, tiling: Tiling) -> _Programs:
+def _query_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
     heads, _ = _chunks(problem, tiling)
     return _Programs(problem.batch * heads * tiling.tiles, tiling.tiles, tiling.context_start)
 
 
-def _value_programs(problem: GridProblem, tiling: Tiling) -> _Programs:
+def _value_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
     _, depths = _chunks(problem, tiling)
     tiles = tiling.tiles_x * tiling.height
     return _Programs(problem.batch * problem.intra_depth * depths * tiles, tiles, tiling.query_start)
@@ -126,7 +126,7 @@ def _launch(
     kernel: Any,
     tensors: tuple[Tensor, Tensor, Tensor, Tensor],
     problem: GridProblem,
-    programs_of: Callable[[GridProblem, Tiling], _Programs],
+    programs_of: Callable[[GridProblem, QueryFirstTiling], _Programs],
 ) -> None:
     """Launch the kernel of the output, or of the gradient of queries or values.
 
@@ -184,7 +184,7 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
     return parts[0]
 
 
-def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
+def _joined(windows: Tensor, tiling: QueryFirstTiling, dim_key: int) -> Tensor:
     """(u, rows, windows, k, 2B) -> (u, k, rows, columns): neighbouring windows share half of their columns."""
     u, rows, count, _, _ = windows.shape
     halves = windows[:, :, :, :dim_key].permute(0, 3, 1, 2, 4).unflatten(4, (2, tiling.block))
@@ -195,12 +195,12 @@ def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
     return line.flatten(3)[..., -first : tiling.extents[1] - first]
 
 
-def _chunks(problem: GridProblem, tiling: Tiling) -> tuple[int, int]:
+def _chunks(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, int]:
     """Programs that share the heads, and parts of the value depth."""
     return -(-problem.heads // tiling.heads_per_program), -(-problem.dim_value // tiling.value_depth)
 
 
-def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
+def _sizes(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, ...]:
     """Arguments from ``heads`` to ``OX``, which all kernels have."""
     return (
         problem.heads,
