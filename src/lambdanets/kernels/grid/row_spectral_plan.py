@@ -1,4 +1,4 @@
-"""How row-spectral cuts a problem: points of the transforms, steps of rows, groups of examples; and what that costs.
+"""Plan of row-spectral: points of the transforms, steps of rows, groups of examples, and the work of all of them.
 
 All of it is for an image: a sequence is folded into one first (``folding.py``).
 """

@@ -1,4 +1,4 @@
-"""Where banded products find their operands: tiles of queries, strips of values and bands of the table.
+"""Layouts in memory of banded products: tiles of queries, strips of values and bands of the table.
 
 **A worked example**: one image of 3 rows y0, y1, y2 and 4 columns, a table of 3x3 offsets (R = 3, ``above`` = 1) and
 tiles of T = 2 queries. There are 2 columns of tiles, and a tile's window is T + 3 - 1 = 4 columns wide: -1..2 for the
@@ -104,7 +104,7 @@ class Bands:
         self.sizes = sizes
 
     def make(self, table: Tensor, workspace: Workspace) -> Tensor:
-        """band_x for each place x of a tile, (x, k, c): the table from column x of the window on, else zeros."""
+        """band_x for each place x of a tile, (x, k, c): the table from column x of the window on, zeros elsewhere."""
         s = self.sizes
         source = table.view(s.intra_depth, s.dim_key, *s.lead_extents, s.row_extent, s.extent)
         bands = workspace.scratch(table, s.tile, s.dim_key, s.row_extent, s.row_places).zero_()
@@ -119,7 +119,7 @@ class Bands:
         return table.permute(last - 1, 0, *range(2, last - 1), 1, last)
 
     def _table_places(self, bands: Tensor) -> Tensor:
-        """Where the table stands in the bands, (x, k, rows, *leads, u, extent): from column x on in band x."""
+        """View of the table's places in the bands, (x, k, rows, *leads, u, extent): from column x on in band x."""
         view = bands.view(*bands.shape[:3], *self.sizes.lead_extents, self.sizes.intra_depth, self.sizes.window)
         stride = view.stride()
         return view.as_strided((*view.shape[:-1], self.sizes.extent), (stride[0] + 1, *stride[1:]))
