@@ -51,7 +51,7 @@ class WithoutRules(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """Gradients of the arguments."""
         grads = ctx.op.compute_gradients(grad, *ctx.saved_tensors, *ctx.statics)
-        return (None, *ctx.op.spread(grads, len(ctx.statics)))
+        return (None, *ctx.op.at_arguments(grads, len(ctx.statics)))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def variances(size: int, intra_depth: int, scope: int | None, seed: int) -> torc
     dim = channels(size)
     context = {"size": size} if scope is None else {"scope": scope}
     layer = LambdaLayer(dim, intra_depth=intra_depth, **context)
-    query, key, value = layer._project(torch.randn(BATCH, dim, size, size), None)
+    query, key, value = layer.project(torch.randn(BATCH, dim, size, size))
     positions = GridPositions(layer.positions, (size, size))
     position = lambda_apply(query, None, value, positions)
     content = lambda_apply(query, key, value)

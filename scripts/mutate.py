@@ -49,6 +49,9 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Or: ast.And,
 }
 
+# Kernels of more than one file.
+PART_OF = {"row_spectral_plan": "row_spectral", "strips": "banded"}
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -130,8 +133,10 @@ def tests_of(file: Path) -> list[str]:
     """Return pytest's arguments for the tests that mirror a file of the package."""
     inner = file.relative_to(PACKAGE)
     own = ROOT / "tests" / inner.parent / f"test_{inner.name}"
-    if inner.parent == Path("kernels/grid") and "\ndef check(" in file.read_text(encoding="utf-8"):  # a kernel
-        shared = [str(ROOT / "tests/kernels/grid/test_grid_kernels.py"), "-k", inner.stem]
+    kernel = PART_OF.get(inner.stem, inner.stem)
+    if inner.parent == Path("kernels/grid") and (kernel != inner.stem or "\nKERNEL = " in file.read_text("utf-8")):
+        own = own.with_name(f"test_{kernel}.py")
+        shared = [str(ROOT / "tests/kernels/grid/test_grid_kernels.py"), "-k", kernel]
         return [str(own), *shared] if own.exists() else shared
     rooms = [ROOT / "tests" / inner.parent]
     if inner.parts[0] == "kernels":

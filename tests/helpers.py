@@ -115,17 +115,28 @@ def context_call(name, causal, masked, u):
     return call
 
 
+# A kernel whose sizes of blocks stand in a second file.
+PLANS = {"grid.row_spectral": "grid.row_spectral_plan"}
+
+
+def modules_of(name):
+    """The modules of ``lambdanets.kernels`` that make one kernel."""
+    names = [name, PLANS[name]] if name in PLANS else [name]
+    return [importlib.import_module(f"lambdanets.kernels.{name}") for name in names]
+
+
 @contextmanager
 def small_blocks(name, **sizes):
-    """A module of ``lambdanets.kernels`` with other sizes of blocks, and nothing cached from before or for later.
+    """A kernel of ``lambdanets.kernels`` with other sizes of blocks, and nothing cached from before or for later.
 
     Raises:
-        AttributeError: if the module has no such constant.
+        AttributeError: if the kernel has no such constant.
     """
-    module = importlib.import_module(f"lambdanets.kernels.{name}")
-    cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
+    modules = modules_of(name)
+    cached = [value for module in modules for value in vars(module).values() if hasattr(value, "cache_clear")]
     with pytest.MonkeyPatch.context() as patch:
         for constant, size in sizes.items():
+            module = next((module for module in modules if hasattr(module, constant)), modules[0])
             patch.setattr(module, constant, size)
         for function in cached:
             function.cache_clear()

@@ -133,3 +133,14 @@ def test_an_import_that_points_up_is_found(tmp_path):
     code, report = lint(tmp_path)
     assert code != 0
     assert re.search(r"lambdanets\.layers\.arguments -> lambdanets\.models", report), report
+
+
+PRIVATE = re.compile(r"\btorch(\.\w+)*\._(?!_)|\b(_opoverload|_is_view|_current_level)\b")
+
+
+@pytest.mark.smoke
+def test_private_names_of_pytorch_stand_where_they_are_listed():
+    package = ROOT / "src" / "lambdanets"
+    files = {str(file.relative_to(package)): file.read_text(encoding="utf-8") for file in package.rglob("*.py")}
+    expected = {"kernels/autograd/modes.py", "interop/replace/dry_run.py", "interop/replace/stand_ins.py"}
+    assert {name for name, text in files.items() if PRIVATE.search(text)} == expected

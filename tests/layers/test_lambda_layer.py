@@ -72,7 +72,7 @@ def variances_at_the_start(pixels, **options):
     for _ in range(8):
         layer = LambdaLayer(256, **options)
         with torch.no_grad():
-            query, key, value = layer._project(torch.randn(8, 256, pixels, pixels), None)
+            query, key, value = layer.project(torch.randn(8, 256, pixels, pixels))
             position = lambda_apply(query, None, value, GridPositions(layer.positions, (pixels, pixels)))
             content = lambda_apply(query, key, value)
             weights = key.softmax(2).square().sum(2).mean() * layer.dim_key * layer.intra_depth

@@ -34,7 +34,8 @@ class Toy(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch):
-    monkeypatch.setitem(LAYERS, "T", LayerEntry("toy layer", Toy, needs_size=lambda options: True))
+    reason = "a toy layer must know the size of its map"
+    monkeypatch.setitem(LAYERS, "T", LayerEntry("toy layer", Toy, size_error=lambda options: reason))
 
 
 def build(**kwargs):

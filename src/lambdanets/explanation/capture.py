@@ -146,7 +146,7 @@ def parts_of(layer: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Ten
         context: what keys and values are taken from; None for ``x``.
     """
     given = (x,) if isinstance(layer, GraphLambdaLayer) else (x, context)
-    query, key, value = (_wide(part[0]) for part in layer._project(*given))
+    query, key, value = (_wide(part[0]) for part in layer.project(*given))
     return query, key, value
 
 

@@ -4,9 +4,10 @@ The functions stand in PyTorch's table of decompositions, which ``torch.onnx.exp
 account. ``ExportedProgram.run_decompositions()`` does not: without a table of its own it keeps these ops, so that a
 program that stays with PyTorch keeps their speed. :func:`decompositions` is for programs that go elsewhere.
 
-They hold for symbolic sizes, and read nothing that a runtime would have to know of this package. They are those of
-:mod:`lambdanets.kernels.portable`. The causal content term writes out the normalised keys of
-every query, b · u · n² · k numbers.
+They hold for symbolic sizes, and read nothing that a runtime would have to know of this package. Those of a grid, of
+edges and of graphs are functions of :mod:`lambdanets.kernels.portable`. Dense positions take two products here, with
+scores of b · h · n · u · m numbers, and the causal content term is the reference's, which writes out the normalised
+keys of every query, b · u · n² · k numbers.
 
 Axes in names: b batch, h heads, n queries, m context positions, k query depth, v value depth, u intra-depth.
 """
@@ -18,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 
 from lambdanets.kernels.autograd.library import Op, widened
+from lambdanets.kernels.autograd.modes import register_in_operations
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.portable import convolved, gathered, summed_by_graph
 from lambdanets.kernels.reference import reference
@@ -55,11 +56,7 @@ def _decomposes(op: Op) -> Callable[[Callable[..., Tensor]], Callable[..., Tenso
             others = [arg for arg in args if not isinstance(arg, Tensor)]
             return function(*tensors, *others).to(query.dtype).contiguous()
 
-        overload = op.forward_op._opoverload
-        _TABLE[overload] = decomposed
-        register_decomposition(overload)(decomposed)
-        # FakeTensorMode takes a decomposition in place of the op's shape function, unless there is an entry here.
-        register_decomposition(overload, type="meta")(decomposed)
+        _TABLE[register_in_operations(op.forward_op, decomposed)] = decomposed
         return function
 
     return register

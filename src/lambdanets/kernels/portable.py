@@ -84,9 +84,11 @@ def convolved(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], 
     images_bvu = value.permute(0, 3, 1, 2).reshape(b * v, u, *grid)
     behind = [extent - 1 - before for extent, before in zip(extents, origin, strict=True)]
     padding = list(origin)
-    if not all(isinstance(size, int) for size in padding + behind) or padding != behind:
+    # A convolution pads both sides alike. Symbolic sizes are padded first: comparing them would guard a graph.
+    is_known = all(isinstance(size, int) for size in padding + behind)
+    if not is_known or padding != behind:
         pads = [pad for pair in zip(reversed(origin), reversed(behind), strict=True) for pad in pair]
-        images_bvu, padding = F.pad(images_bvu, pads), [0] * len(pads[::2])
+        images_bvu, padding = F.pad(images_bvu, pads), [0] * len(grid)
     lambda_bvkn = _CONV[len(extents)](images_bvu, table.transpose(0, 1), padding=padding).reshape(b, v, k, n)
     return (query.transpose(1, 2) @ lambda_bvkn.permute(0, 3, 2, 1)).transpose(1, 2)
 

@@ -1,11 +1,11 @@
-"""What the lambda layers share: sizes, their checks, and the start of the projection."""
+"""Base of the lambda layers: sizes, their checks, and the start of the projection."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lambdanets.layers.arguments import check_heads, positive_int
 
@@ -44,13 +44,17 @@ class LambdaModule(nn.Module):
         ]
 
     @torch.no_grad()
-    def _reset_projection(self) -> None:
-        """Keys and values N(0, dim^-1/2), queries N(0, (k · dim)^-1/2), as in the paper; norms as they reset."""
-        qkv: Any = self.qkv
+    def _reset_projection(self, weight: Tensor, norms: Iterable[nn.Module]) -> None:
+        """Initialise as in the paper: keys and values with std dim^-1/2, queries with std (k · dim)^-1/2.
+
+        Args:
+            weight: of the projection ``qkv``, queries first.
+            norms: of queries and values; they start as they reset.
+        """
         width = self._widths()[0]
-        nn.init.normal_(qkv.weight[:width], std=(self.dim_key * self.dim) ** -0.5)
-        nn.init.normal_(qkv.weight[width:], std=self.dim**-0.5)
-        for norm in (self.norm_query, self.norm_value):
+        nn.init.normal_(weight[:width], std=(self.dim_key * self.dim) ** -0.5)
+        nn.init.normal_(weight[width:], std=self.dim**-0.5)
+        for norm in norms:
             reset = getattr(norm, "reset_parameters", None)
             if callable(reset):
                 reset()

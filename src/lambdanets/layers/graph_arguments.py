@@ -13,8 +13,8 @@ __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_gr
 def may_look(edge_index: Tensor, num_graphs: int | None) -> bool:
     """True if the values of indices are to be checked.
 
-    They are not where they cannot be read, as in a graph that is being traced, nor on a GPU, which would have to be
-    waited for, unless the number of graphs is read there anyway.
+    They are not where they cannot be read, as in a graph that is being traced, nor on a GPU where ``num_graphs`` is
+    given: reading them would wait for all that runs there, which a given number promises to avoid.
     """
     return is_readable(edge_index) and (edge_index.device.type == "cpu" or num_graphs is None)
 

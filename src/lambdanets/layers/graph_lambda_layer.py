@@ -98,7 +98,7 @@ class GraphLambdaLayer(LambdaModule):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as :class:`LambdaLayer`; edges so that one neighbour adds unit variance."""
-        self._reset_projection()
+        self._reset_projection(self.qkv.weight, (self.norm_query, self.norm_value))
         nn.init.normal_(self.edge.weight, std=(self.dim_key * self.intra_depth * self.edge.in_features) ** -0.5)
 
     def forward(
@@ -136,7 +136,7 @@ class GraphLambdaLayer(LambdaModule):
         graphs = count_graphs(batch, num_graphs, look)
         if look:
             check_ends(x.shape[0], edge_index, batch)
-        query, key, value = self._project(x)
+        query, key, value = self.project(x)
         edges = EdgePositions(edge_index.flip(0), self._embedding(edge_index, edge_attr), in_range=True)
         if batch is None:
             out = lambda_apply(query, key, value, edges)
@@ -144,8 +144,15 @@ class GraphLambdaLayer(LambdaModule):
             out = lambda_apply_by_graph(query, key, value, batch, graphs, edges)
         return out[0].transpose(0, 1).flatten(1)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (1, h, nodes, k), keys (1, u, nodes, k) and values (1, u, nodes, v), norms applied."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the arguments of :func:`lambdanets.lambda_apply`, norms applied; the input is not checked.
+
+        Args:
+            x: (nodes, dim).
+
+        Returns:
+            Queries (1, h, nodes, k), keys (1, u, nodes, k) before their softmax, and values (1, u, nodes, v).
+        """
         query, key, value = self.qkv(x).split(self._widths(), dim=1)
         query = self.norm_query(query).unflatten(1, (self.num_heads, self.dim_key)).transpose(0, 1)[None]
         key = key.unflatten(1, (self.intra_depth, self.dim_key)).transpose(0, 1)[None]

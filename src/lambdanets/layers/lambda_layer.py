@@ -166,7 +166,7 @@ class LambdaLayer(LambdaModule):
         context outputs start with variance 17 at 1x1, 4.2 at 3x3, 1.8 at 7x7, 1.3 at 14x14 for u = 1, and with 69 at
         1x1, 9.1 at 4x4, 4.2 at 7x7, 2.1 at 14x14 for u = 4 (results/start.csv).
         """
-        self._reset_projection()
+        self._reset_projection(self.qkv.weight, (self.norm_query, self.norm_value))
         nn.init.normal_(self.positions, std=(self.dim_key * self.intra_depth * self.num_context) ** -0.5)
         for bias in (self.qkv.bias, self.position_bias):
             if bias is not None:
@@ -191,9 +191,9 @@ class LambdaLayer(LambdaModule):
         if self.causal:
             self._check_order()
         grid = tuple(x.shape[2:])
-        query, key, value = self._project(x, context)
+        query, key, value = self.project(x, context)
         flat_mask = None if mask is None else self._flat_mask(mask, grid)
-        out = self._apply_lambdas(query, key, value, GridPositions(self.positions, grid), flat_mask)
+        out = self.apply_lambdas(query, key, value, GridPositions(self.positions, grid), flat_mask)
         if self.position_bias is not None:
             out = out + (query @ self.position_bias.to(query.dtype))[..., None]
         # Contiguous before the grid's axes come back: with one head this is a view whose channels are innermost, and
@@ -201,22 +201,39 @@ class LambdaLayer(LambdaModule):
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
         return self.pool(out.reshape(*out.shape[:2], *grid))
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (b, h, n, k) of ``x``, keys (b, u, m, k) and values (b, u, m, v) of the context, norms applied.
+    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the arguments of :func:`lambdanets.lambda_apply`, norms applied; the input is not checked.
 
-        Queries and values are copied for their norms: a batch-norm of a slice takes longer than the copy and the
-        batch-norm of it (results/projection.csv).
+        Args:
+            x: (b, dim, *grid), for the queries.
+            context: for keys and values, of the same shape; default ``x``.
+
+        Returns:
+            Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
         """
+        # Copied for their norms: a batch-norm of a slice takes longer than the copy and the batch-norm of it
+        # (results/projection.csv).
         query, key, value = self.qkv(x).split(self._widths(), dim=1)
         if context is not None:
             _, key, value = self.qkv(context).split(self._widths(), dim=1)
         query, value = self.norm_query(query.contiguous()), self.norm_value(value.contiguous())
         return _heads(query, self.num_heads), _heads(key, self.intra_depth), _heads(value, self.intra_depth)
 
-    def _apply_lambdas(
+    def apply_lambdas(
         self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
     ) -> Tensor:
-        """(b, h, n, v)."""
+        """Apply the lambdas of the context to the queries; subclasses may compute another sum.
+
+        Args:
+            query: (b, h, n, k), as are ``key`` and ``value`` of :meth:`project`.
+            key: (b, u, m, k).
+            value: (b, u, m, v).
+            positions: the layer's table on the grid of the input.
+            mask: bool (b, m), True where the context position takes part; None for all.
+
+        Returns:
+            (b, h, n, v).
+        """
         return lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
 
     def _check_order(self) -> None:

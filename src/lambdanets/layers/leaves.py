@@ -15,6 +15,7 @@ from torch.fx import Proxy
 
 __all__ = ["leaf", "run_leaf"]
 
+# Private names of nn.Module, as seen in PyTorch 2.11 to 2.14; where one is gone, leaf() raises an AttributeError.
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 

@@ -27,21 +27,18 @@ class LayerEntry:
         layer: its class, called as ``layer(dim, dim_out, stride=..., device=..., dtype=..., **options)``; None for the
             convolution that a block has anyway.
         defaults: options that are not given.
-        needs_size: from the options, whether the layer needs ``size``, the (height, width) of the map that it sees.
-            Default: never.
-        size_reason: when that is, for the message where no size is known.
-        size_remedy: how to do without, for the same message.
+        size_error: from the options, the reason why the layer needs ``size``, the (height, width) of the map that it
+            sees, for the message where that is not known ("... must be given where <reason>"), or None where it needs
+            none. Default: None always.
         scriptable: the class to take in its place where ``torch.jit.script`` shall compile the model. Default: the
             same.
-        leaf: graphs that torch.fx traces hold the layer as one node. Default False.
+        leaf: True if graphs that torch.fx traces hold the layer as one node. Default False.
     """
 
     name: str
     layer: type[nn.Module] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    needs_size: Callable[[Mapping[str, Any]], bool] = lambda options: False
-    size_reason: str = ""
-    size_remedy: str = ""
+    size_error: Callable[[Mapping[str, Any]], str | None] = lambda options: None
     scriptable: type[nn.Module] | None = None
     leaf: bool = False
 
@@ -60,7 +57,7 @@ class LayerEntry:
             dim_out: channels of the output.
             stride: of the output.
             options: further arguments of the layer.
-            scriptable: ``torch.jit.script`` shall compile it.
+            scriptable: True if ``torch.jit.script`` shall compile it. Default False.
             **factory: device and dtype.
         """
         layer = self.scriptable if scriptable and self.scriptable else self.layer
@@ -69,8 +66,10 @@ class LayerEntry:
         return layer(dim, dim_out, stride=stride, **factory, **options)
 
 
-def _is_without_context(options: Mapping[str, Any]) -> bool:
-    return options.get("scope") is None and options.get("size") is None
+def _lambda_size_error(options: Mapping[str, Any]) -> str | None:
+    if options.get("scope") is not None or options.get("size") is not None:
+        return None
+    return "lambda layers are global (lambda_args={'scope': None}; local ones, scope=23, need none)"
 
 
 LAYERS: dict[str, LayerEntry] = {
@@ -79,9 +78,7 @@ LAYERS: dict[str, LayerEntry] = {
         "lambda layer",
         LambdaLayer,
         defaults={"scope": 23},
-        needs_size=_is_without_context,
-        size_reason="lambda layers are global (lambda_args={'scope': None})",
-        size_remedy="local layers (scope=23) need none",
+        size_error=_lambda_size_error,
         scriptable=ScriptableLambdaLayer,
         leaf=True,
     ),

@@ -146,7 +146,7 @@ class TokenLambda(LambdaModule):
         A prefix token's learnt sum over the grid starts smaller, by the root of the context's size: its entries are
         all equal, so that what tokens have in common adds up.
         """
-        self._reset_projection()
+        self._reset_projection(self.qkv.weight, (self.norm_query, self.norm_value))
         context = math.prod(self.scope or self.size or ())
         std = (self.dim_key * self.intra_depth * context) ** -0.5
         for table in (self.positions, self.prefix_keys, self.prefix_pairs):
@@ -168,7 +168,7 @@ class TokenLambda(LambdaModule):
         """
         if isinstance(x, Proxy):  # torch.fx.symbolic_trace
             return leaf(self, x, context, mask)
-        query, key, value = self._project(x, context)
+        query, key, value = self.project(x, context)
         if self.positions is None:
             out = lambda_apply(query, key, value, mask=mask, causal=self.causal, kernel=self.kernel)
         elif self.prefix_tokens:
@@ -178,8 +178,20 @@ class TokenLambda(LambdaModule):
             out = lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
         return out.transpose(1, 2).flatten(2)
 
-    def _project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (b, h, t, k), keys (b, u, m, k) and values (b, u, m, v)."""
+    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the arguments of :func:`lambdanets.lambda_apply`, norms applied.
+
+        Args:
+            x: (b, t, dim), for the queries.
+            context: (b, m, dim), for keys and values; default ``x``.
+
+        Returns:
+            Queries (b, h, t, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
+
+        Raises:
+            ValueError: if an input does not fit the layer.
+            TypeError: if an input is of another dtype than the weights without autocast.
+        """
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"x must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
         if x.shape[1] < self.prefix_tokens:

@@ -117,14 +117,13 @@ class _Blocks:
 
     def _with_size(self, letter: str, options: LambdaArgs, reduction: int) -> LambdaArgs:
         """The options with the size of the map that the layer sees, where it needs that."""
-        entry = LAYERS[letter]
-        if not entry.needs_size(options):
+        error = LAYERS[letter].size_error(options)
+        if error is None:
             return options
         if self.img_size is None:
             raise ValueError(
-                f"img_size must be given where {entry.size_reason or f'a {entry.name} must know the size of its map'}, "
-                "the largest image that the model shall take, for example img_size=224"
-                + (f"; {entry.size_remedy}" if entry.size_remedy else "")
+                f"img_size must be given where {error}: the largest image that the model shall take, for example "
+                "img_size=224"
             )
         return {**options, "size": tuple(-(-side // reduction) for side in self.img_size)}
 

@@ -4,7 +4,7 @@ import pytest
 
 from helpers import grid_call
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.grid import row_spectral
+from lambdanets.kernels.grid import row_spectral, row_spectral_plan
 from lambdanets.kernels.grid.contract import GridProblem, problem_of
 from lambdanets.kernels.grid.folding import fold
 
@@ -30,7 +30,7 @@ PROBLEMS = [
 @pytest.mark.parametrize("given", PROBLEMS)
 def test_steps_cover_all_rows_and_what_they_see(given):
     image = fold(given)
-    steps = row_spectral._steps(image)
+    steps = row_spectral_plan.row_steps(image)
     rows, back, ahead = image.grid[0], image.origin[0], image.extents[0] - 1 - image.origin[0]
     assert [y for step in steps for y in range(step.rows.start, step.rows.stop)] == list(range(rows))
     for step in steps:
@@ -42,15 +42,15 @@ def test_steps_cover_all_rows_and_what_they_see(given):
 @pytest.mark.parametrize("given", PROBLEMS)
 def test_the_operand_of_a_step_is_bounded(given):
     image = fold(given)
-    depth = 2 * row_spectral._frequencies(image) * image.dim_key * image.intra_depth
-    for step in row_spectral._steps(image):
+    depth = 2 * row_spectral_plan.num_frequencies(image) * image.dim_key * image.intra_depth
+    for step in row_spectral_plan.row_steps(image):
         places = step.num_rows * step.num_seen
-        assert step.num_rows == 1 or depth * places <= row_spectral.TOEPLITZ_ELEMENTS
+        assert step.num_rows == 1 or depth * places <= row_spectral_plan.TOEPLITZ_ELEMENTS
 
 
 def test_rows_of_a_step_are_not_many_more_than_they_see():
-    assert row_spectral._steps(problem((56, 56), 7))[0].num_rows == 8
-    assert row_spectral._steps(problem((56, 56), 23))[0].num_rows == 28
+    assert row_spectral_plan.row_steps(problem((56, 56), 7))[0].num_rows == 8
+    assert row_spectral_plan.row_steps(problem((56, 56), 23))[0].num_rows == 28
 
 
 def test_large_transforms_are_not_kept():

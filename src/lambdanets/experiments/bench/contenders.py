@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -189,4 +189,4 @@ def grid_tensors(case: Case) -> tuple[Tensor, Tensor, Tensor, list[int], list[in
 def grid_problem(case: Case) -> GridProblem:
     """Return the position term of a case, as the planner sees it."""
     with torch.device("meta"):
-        return problem_of(*grid_tensors(case)).on("cpu")
+        return replace(problem_of(*grid_tensors(case)), device="cpu")

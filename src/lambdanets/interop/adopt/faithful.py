@@ -42,10 +42,11 @@ class TwoOrderLambdaLayer(LambdaLayer):
             raise ValueError("context must be None for TwoOrderLambdaLayer; use LambdaLayer for another context")
         return super().forward(x, mask=mask)
 
-    def _apply_lambdas(
+    def apply_lambdas(
         self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
     ) -> Tensor:
-        # The same channels (u · v) read as (v, u). A kernel named for the grid does not apply to the content term.
+        """As :meth:`lambdanets.LambdaLayer.apply_lambdas`, the content term on value channels read as (v, u)."""
+        # A kernel named for the grid does not apply to the content term.
         content = value.transpose(1, 2).flatten(2).unflatten(2, (self.dim_value, self.intra_depth)).permute(0, 3, 1, 2)
         out = lambda_apply(query, key, content, mask=mask, causal=self.causal)
         return out + lambda_apply(query, None, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)

@@ -3,7 +3,33 @@
 A position term is linear in each of its tensors, and so are its gradients. Every further derivative is then a sum of
 the same two functions with one tensor replaced: gradients of gradients, tangents, Hessians.
 
-``torch.compile`` and ``torch.export`` do not trace these functions but the rules that ``library.py`` registers.
+Three sets of rules have the same formulas, since each serves programs that the others cannot:
+
+===================================  ===========================================  =====================================
+program                              rule                                         why none of the others
+===================================  ===========================================  =====================================
+eager, without gradients             none: ``Op.compute``
+eager, with gradients                ``Forward`` and ``Backward``, here           registered rules are reached through
+                                                                                  the dispatcher, which takes as long
+                                                                                  as a small kernel
+                                                                                  (results/eager_path.csv)
+eager, both terms on a grid          ``_BothTerms`` in ``terms/grid.py``: first   two functions read and write the
+                                     derivatives only                             output twice (the same file)
+gradients of gradients, with         ``Forward`` and ``Backward``;                ``_BothTerms`` has no derivatives of
+``create_graph=True``                ``_BothTerms`` calls them                    its backward pass
+``torch.func``: vmap, grad, jvp,     ``Forward`` and ``Backward``                 registered rules have neither vmap
+jacobians; forward-mode duals                                                     nor jvp
+``torch.compile``, ``torch.export``  registered in ``library.py``                 autograd functions are traced into:
+                                                                                  the kernel for the sizes at hand
+                                                                                  would be fixed in the graph
+many gradients at once               ``Forward``, then the library op of the      kernels work on one gradient; the
+(``is_grads_batched=True``)          gradients, which the dispatcher calls for    dispatcher takes the batch apart
+                                     each of them
+tensor subclasses, dispatch modes    ``Forward``, then the library ops            a subclass or mode sees what passes
+                                                                                  the dispatcher only
+===================================  ===========================================  =====================================
+
+``Op.__call__`` chooses among the rules of one op, ``grid_terms`` between one op and both terms.
 """
 
 from __future__ import annotations
@@ -52,7 +78,7 @@ class Forward(torch.autograd.Function):
             grads = op.backward_op(grad, *args)
         else:
             grads = op.compute_gradients(grad, *args)
-        return (None, *op.spread(grads, len(ctx.statics)))
+        return (None, *op.at_arguments(grads, len(ctx.statics)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
@@ -156,7 +182,7 @@ def second_gradients(
         for j, part in zip(op.active, Backward.apply(op, grad, *replaced, *statics), strict=True):
             if j != i:
                 totals[j] = _sum(totals[j], part)
-    return (of_grad, *op.spread(list(totals.values()), len(statics)))
+    return (of_grad, *op.at_arguments(list(totals.values()), len(statics)))
 
 
 def _needs_library_op(args: Sequence[Any]) -> bool:

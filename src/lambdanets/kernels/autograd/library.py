@@ -44,6 +44,12 @@ class Op:
         statics: schema of the other arguments, as ``"SymInt[] grid, str kernel"``.
 
     Attributes:
+        name: as given, as are ``out_shape``, ``tensors``, ``shared``, ``multilinear`` and ``widen``.
+        out_shape: the shape of the output, for fake tensors and empty ones.
+        tensors: names of the tensor arguments, which come first.
+        shared: those that all examples share; under vmap the samples become examples unless one of these is batched.
+        multilinear: True if there are derivatives of every order; else first ones in reverse mode only.
+        widen: True if half precision is widened before the functions are called.
         forward_op: the library op.
         backward_op: the library op of its gradients.
         count: number of tensor arguments.
@@ -115,9 +121,14 @@ class Op:
             grads = self._backward(*(widened(given) if self.widen else given), *args[self.count :])
         return tuple(whole(part.to(target.dtype)) for part, target in zip(grads, targets, strict=True))
 
-    def spread(self, grads: Sequence[Tensor | None], statics: int) -> tuple[Tensor | None, ...]:
-        """Gradients of the active tensors at the places of their arguments, None at the others."""
-        every: list[Tensor | None] = [None] * (self.count + statics)
+    def at_arguments(self, grads: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
+        """Gradients of the active tensors at the places of their arguments, None at the others.
+
+        Args:
+            grads: one for each of ``active``.
+            count: number of arguments behind the tensors.
+        """
+        every: list[Tensor | None] = [None] * (self.count + count)
         for i, grad in zip(self.active, grads, strict=True):
             every[i] = grad
         return tuple(every)
@@ -137,14 +148,15 @@ class Op:
     def _fake_backward(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         return tuple(args[i].new_empty(args[i].shape) for i in self.active)
 
-    # The derivatives that torch.compile and torch.export trace.
+    # The derivatives that torch.compile and torch.export trace; derivatives.py says why they are not the others.
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[: self.count])
         ctx.statics = inputs[self.count :]
 
     def _registered_gradients(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return self.spread(self.backward_op(grad, *ctx.saved_tensors, *ctx.statics), len(ctx.statics))
+        grads = self.backward_op(grad, *ctx.saved_tensors, *ctx.statics)
+        return self.at_arguments(grads, len(ctx.statics))
 
     def _save_with_grad(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)

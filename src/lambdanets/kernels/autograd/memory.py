@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Workspace", "empty_in_order", "release", "room"]
+__all__ = ["Workspace", "empty_in_order", "front_of", "release"]
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
@@ -142,6 +142,6 @@ def empty_in_order(like: Tensor, depth: int) -> Tensor:
     return like.new_empty(b, h, n, depth)
 
 
-def room(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+def front_of(buffer: Tensor, shape: Sequence[int]) -> Tensor:
     """The front of a flat buffer in another shape."""
     return buffer[: math.prod(shape)].view(*shape)

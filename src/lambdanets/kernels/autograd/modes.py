@@ -1,4 +1,6 @@
-"""Predicates about PyTorch's modes: which program runs, and which values can be read. All private names stand here.
+"""Predicates about PyTorch's modes: which program runs, and which values can be read.
+
+The private names of ``torch`` that the kernels need stand here alone:
 
 =========================================  ==============  ==========================================================
 private name of PyTorch                    seen in         if it is gone
@@ -12,18 +14,24 @@ torch._C._functorch                        2.11 to 2.14    no tensor counts as w
                                                            ``is_grads_batched`` raise PyTorch's error about values
 torch._inductor.lowering                   2.11 to 2.14    with a variable CI in the environment, ``torch.compile``
                                                            refuses the ops that have a decomposition
+torch._decomp.register_decomposition       2.14            an ImportError at import
+CustomOpDef._opoverload                    2.14            an AttributeError at import
 =========================================  ==============  ==========================================================
+
+Elsewhere: ``layers/leaves.py`` reads the registries of ``nn.Module``, ``triton/lambda_kernels.py`` a function of
+Triton's, and ``interop/replace`` runs models on ``torch._subclasses.fake_tensor``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -40,6 +48,7 @@ __all__ = [
     "is_transformed",
     "is_view",
     "keep_in_inductor",
+    "register_in_operations",
     "without_autocast",
 ]
 
@@ -125,6 +134,23 @@ def keep_in_inductor(op: str) -> None:
     exceptions = getattr(lowering, "FALLBACK_ALLOW_LIST", None)
     if exceptions is not None:
         exceptions.add(op)
+
+
+def register_in_operations(op: Any, function: Callable[..., Tensor]) -> Any:
+    """Enter a function of PyTorch's own operations for a library op into PyTorch's table of decompositions.
+
+    Args:
+        op: as ``torch.library.custom_op`` returns it.
+        function: takes the op's arguments.
+
+    Returns:
+        The key of the op in such tables.
+    """
+    overload = op._opoverload
+    register_decomposition(overload)(function)
+    # FakeTensorMode takes a decomposition in place of the op's shape function, unless there is an entry here.
+    register_decomposition(overload, type="meta")(function)
+    return overload
 
 
 def is_autocast(device: str) -> bool:

@@ -6,6 +6,7 @@ u intra-depth.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.slices import slices
 
 __all__ = [
     "SMALL_PRODUCT",
@@ -78,10 +80,6 @@ class GridProblem:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
-    def on(self, device: str) -> GridProblem:
-        """The same problem on another device."""
-        return replace(self, device=device)
-
     @property
     def num_positions(self) -> int:
         """Number of positions, n = m."""
@@ -94,8 +92,8 @@ class GridProblem:
         return 0 in sizes
 
     @property
-    def is_global(self) -> bool:
-        """True if every position reaches every other (or, in causal order, every earlier one)."""
+    def sees_all_before(self) -> bool:
+        """True if the table has all offsets back: every position reaches every one before it along each axis."""
         return all(o == size - 1 for o, size in zip(self.origin, self.grid, strict=True))
 
     @property
@@ -103,11 +101,19 @@ class GridProblem:
         """True if every position reaches every other."""
         return all(extent >= 2 * size - 1 for extent, size in zip(self.extents, self.grid, strict=True))
 
+    def visible(self, axis: int) -> tuple[int, ...]:
+        """Number of context places along an axis that a query at each of its places sees."""
+        return _visible(self.grid[axis], self.extents[axis], self.origin[axis])
+
+
+@functools.lru_cache(maxsize=1024)
+def _visible(size: int, extent: int, origin: int) -> tuple[int, ...]:
+    return tuple(min(size, place - origin + extent) - max(0, place - origin) for place in range(size))
+
 
 def in_parts(problem: GridProblem, examples: int) -> Iterator[tuple[slice, GridProblem]]:
     """Slices of ``examples`` examples at most, each with its problem."""
-    for first in range(0, problem.batch, examples):
-        part = slice(first, min(first + examples, problem.batch))
+    for part in slices(problem.batch, examples):
         yield part, replace(problem, batch=part.stop - part.start)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL"]
 
@@ -30,8 +31,8 @@ BLOCK_ELEMENTS = 1 << 20
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
-    if problem.is_global and problem.num_positions > 1:
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
+    if problem.sees_all_before and problem.num_positions > 1:
         return "it is for local contexts, and here every position reaches every other"
     return None
 
@@ -44,11 +45,8 @@ def _examples(problem: GridProblem) -> int:
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds, elements of λp and of what its k passes write, and calls."""
     lambdas = problem.batch * problem.num_positions * problem.dim_key * problem.dim_value
-    inside = math.prod(
-        sum(min(size, x + extent - o) - max(0, x - o) for x in range(size)) / size
-        for size, extent, o in zip(problem.grid, problem.extents, problem.origin, strict=True)
-    )
-    products = lambdas * problem.intra_depth * inside
+    seen = math.prod(sum(problem.visible(axis)) / size for axis, size in enumerate(problem.grid))
+    products = lambdas * problem.intra_depth * seen
     passes = lambdas * problem.heads
     steps = math.ceil(problem.batch / _examples(problem))
     if backward:
@@ -56,7 +54,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(products, 2 * lambdas + passes, steps * (8 + problem.dim_key))
 
 
-class _Layout:
+class _ConvolutionLayout:
     """Images and filters of one call: (b, u, v, *grid) and (k, u, 1, *extents), volumes with v in the batch."""
 
     def __init__(self, problem: GridProblem):
@@ -72,8 +70,7 @@ class _Layout:
 
     def steps(self) -> Iterator[slice]:
         """Examples that go through together."""
-        for first in range(0, self.batch, self.step):
-            yield slice(first, min(first + self.step, self.batch))
+        return slices(self.batch, self.step)
 
     def images(self, value: Tensor) -> Tensor:
         """(b, u, n, v) -> images of a step."""
@@ -132,7 +129,7 @@ class _Layout:
 
 
 # Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=256)(_Layout)
+_layout = functools.lru_cache(maxsize=256)(_ConvolutionLayout)
 
 
 def forward(

@@ -30,7 +30,7 @@ __all__ = ["KERNEL"]
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     return check_size(fold(problem))
 
 
@@ -49,7 +49,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(products + apply, 2 * lambdas + 2 * operand, 12 + rows * (3 + 2 * problem.batch))
 
 
-class _Layout(RowLayout):
+class _LambdaFirstLayout(RowLayout):
     """Tensors of one call by row."""
 
     def __init__(self, problem: GridProblem):
@@ -80,7 +80,7 @@ class _Layout(RowLayout):
 
 
 # Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=256)(_Layout)
+_layout = functools.lru_cache(maxsize=256)(_LambdaFirstLayout)
 
 
 def forward(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, room
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
 from lambdanets.kernels.grid.folding import fold, in_one_row
 from lambdanets.kernels.grid.toeplitz import RowLayout, RowWindow, check_size, elements
@@ -52,7 +52,7 @@ def _arrange(problem: GridProblem) -> GridProblem:
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     return check_size(_arrange(problem))
 
 
@@ -80,12 +80,12 @@ def work(problem: GridProblem, backward: bool) -> Work:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _QueryFirstStep:
     """A row of queries.
 
     Args:
         row: its number.
-        offsets: of the rows that it sees.
+        offsets: of the rows that it sees, as entries of the operand.
         context: places of those rows among all values.
         span: positions of its queries; the last row of a sequence may not be full.
     """
@@ -96,12 +96,11 @@ class _Step:
     span: slice
 
 
-class _Layout(RowLayout):
+class _QueryFirstLayout(RowLayout):
     """Tensors of one call by row."""
 
     def __init__(self, problem: GridProblem):
         super().__init__(problem, order="xouc", one_row=_fits_one_row(problem))
-        self.positions = problem.num_positions
         self.steps = tuple(map(self._step, self.toeplitz.windows))
         self.most_context = max(step.context.stop - step.context.start for step in self.steps)
 
@@ -117,10 +116,10 @@ class _Layout(RowLayout):
         """Undo both, in the query's memory order."""
         out = empty_in_order(query, self.dim_key)
         split = by_place.unflatten(2, (self.batch, self.heads)).permute(2, 3, 0, 1, 4)
-        out.copy_(split.flatten(2, 3)[:, :, : self.positions])
+        out.copy_(self.folding.cut(split.flatten(2, 3)))
         if by_example is not None:
             split = by_example.unflatten(2, (self.heads, self.row_size)).permute(1, 2, 0, 3, 4)
-            out += split.flatten(2, 3)[:, :, : self.positions]
+            out += self.folding.cut(split.flatten(2, 3))
         return out
 
     def values(self, value: Tensor, workspace: Workspace) -> Tensor:
@@ -132,7 +131,7 @@ class _Layout(RowLayout):
     def values_gradient(self, grad_bvc: Tensor) -> Tensor:
         """Undo :meth:`values`, from (b, v, y u x)."""
         if self.intra_depth == 1:
-            return grad_bvc[:, None, :, : self.positions].transpose(2, 3)
+            return self.folding.cut(grad_bvc[:, None].transpose(2, 3))
         rows = grad_bvc.unflatten(2, (self.rows, self.intra_depth, self.row_size)).permute(0, 3, 2, 4, 1)
         return self.folding.cut(rows.flatten(2, 3))
 
@@ -140,24 +139,24 @@ class _Layout(RowLayout):
         """(b, c, n, depth) -> (b, c, y, x, depth)."""
         return self.folding.padded(tensor).unflatten(2, (self.rows, self.row_size))
 
-    def _step(self, window: RowWindow) -> _Step:
+    def _step(self, window: RowWindow) -> _QueryFirstStep:
         each, first = self.intra_depth * self.row_size, window.row * self.row_size
-        return _Step(
+        return _QueryFirstStep(
             window.row,
             window.offsets,
             slice(window.context.start * each, window.context.stop * each),
-            slice(first, min(first + self.row_size, self.positions)),
+            slice(first, min(first + self.row_size, self.folding.positions)),
         )
 
 
 # Geometry alone, so calls of one shape share it.
-_layout = functools.lru_cache(maxsize=64)(_Layout)
+_layout = functools.lru_cache(maxsize=64)(_QueryFirstLayout)
 
 
-class _Scores:
-    """S of one row after the other, in memory that all of them share."""
+class _QueryFirstScores:
+    """S of one row after the other, in scratch buffers that all of them share."""
 
-    def __init__(self, layout: _Layout, like: Tensor, workspace: Workspace):
+    def __init__(self, layout: _QueryFirstLayout, like: Tensor, workspace: Workspace):
         self.places = (layout.row_size, layout.batch, layout.heads)
         count = math.prod(self.places) * layout.most_context
         self.by_place, self.by_example = workspace.scratch(like, count), workspace.scratch(like, count)
@@ -178,7 +177,7 @@ class _Scores:
 
     def _views(self, context: int) -> tuple[Tensor, Tensor]:
         x, b, h = self.places
-        return room(self.by_place, (x, b, h, context)), room(self.by_example, (b, h, x, context))
+        return front_of(self.by_place, (x, b, h, context)), front_of(self.by_example, (b, h, x, context))
 
 
 class _ContentGradients:
@@ -191,7 +190,7 @@ class _ContentGradients:
         workspace: scratch memory for the gradient of the queries.
     """
 
-    def __init__(self, layout: _Layout, query: Tensor, content: Tensor | None, workspace: Workspace):
+    def __init__(self, layout: _QueryFirstLayout, query: Tensor, content: Tensor | None, workspace: Workspace):
         self.lambdas = content
         self.queries = self.content = None
         if content is not None:
@@ -219,10 +218,10 @@ def forward(
     if _examples(problem) >= problem.batch:
         _forward_into(out, query, value, table, problem, workspace, content)
         return out
-    for part, some in in_parts(problem, _examples(problem)):
-        some_content = None if content is None else content[part]
+    for examples, some in in_parts(problem, _examples(problem)):
+        some_content = None if content is None else content[examples]
         with workspace:
-            _forward_into(out[part], query[part], value[part], table, some, workspace, some_content)
+            _forward_into(out[examples], query[examples], value[examples], table, some, workspace, some_content)
     return out
 
 
@@ -239,7 +238,7 @@ def _forward_into(
     operand, values = layout.operand(table, workspace), layout.values(value, workspace)
     by_place = layout.queries_by_place(query, workspace)
     by_example = None if content is None else layout.queries_by_example(query, workspace)
-    scores = _Scores(layout, value, workspace)
+    scores = _QueryFirstScores(layout, value, workspace)
     row_bav = workspace.scratch(value, layout.batch, layout.heads * layout.row_size, layout.dim_value)
     for step in layout.steps:
         y = step.row
@@ -264,10 +263,12 @@ def backward(
     if _examples(problem) >= problem.batch:
         return _gradients(grad, query, value, table, problem, workspace, content)
     parts = []
-    for part, some in in_parts(problem, _examples(problem)):
-        some_content = None if content is None else content[part]
+    for examples, some in in_parts(problem, _examples(problem)):
+        some_content = None if content is None else content[examples]
         with workspace:
-            parts.append(_gradients(grad[part], query[part], value[part], table, some, workspace, some_content))
+            parts.append(
+                _gradients(grad[examples], query[examples], value[examples], table, some, workspace, some_content)
+            )
     queries, values, tables, contents = zip(*parts, strict=True)
     grad_content = None if content is None else torch.cat(contents)
     return _together(queries), _together(values), torch.stack(tables).sum(0), grad_content
@@ -292,7 +293,8 @@ def _gradients(
     by_place = layout.queries_by_place(query, workspace)
     grad_by_place, grad_operand = scratch(by_place, *by_place.shape), scratch(operand, *operand.shape).zero_()
     grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
-    part, scores = _ContentGradients(layout, query, content, workspace), _Scores(layout, value, workspace)
+    of_content = _ContentGradients(layout, query, content, workspace)
+    scores = _QueryFirstScores(layout, value, workspace)
     row_bhxv = scratch(value, layout.batch, layout.heads, layout.row_size, layout.dim_value)
     for step in layout.steps:
         y, length = step.row, step.span.stop - step.span.start
@@ -301,16 +303,16 @@ def _gradients(
         if length < layout.row_size:
             row_bhxv[:, :, length:] = 0
         grad_bav = row_bhxv.flatten(1, 2)
-        part.add(y, grad_bav)
+        of_content.add(y, grad_bav)
         grad_values[:, :, step.context].baddbmm_(grad_bav.transpose(1, 2), scores.make(by_place[y], operand_xck))
         grad_xac = scores.make_gradient(grad_bav, value_bcv)
         torch.bmm(grad_xac, operand_xck, out=grad_by_place[y])
         grad_operand[:, step.offsets].flatten(1, 3).baddbmm_(grad_xac.transpose(1, 2), by_place[y])
     return (
-        layout.queries_gradient(grad_by_place, part.queries, query),
+        layout.queries_gradient(grad_by_place, of_content.queries, query),
         layout.values_gradient(grad_values),
         layout.table_gradient(grad_operand),
-        part.content,
+        of_content.content,
     )
 
 

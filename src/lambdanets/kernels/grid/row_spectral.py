@@ -8,13 +8,22 @@ correlation is a product; along y it stays a Toeplitz matrix T̂_f of complex nu
 Transforms of a few dozen points are matrix products too. λp is made for some rows y and some examples at a time,
 applied to their queries and dropped; of T̂_f those rows have only the columns y' that they see. A sequence is folded
 into an image. The content lambda is the same at all places of a row, so it joins λ̂ in the frequency 0.
+``row_spectral_plan.py`` has the sizes of all parts.
+
+**T̂ without an index.** Rows y' of the context are counted in reverse, z = H - 1 - y', and so are the table's offsets
+along y: entry o of the transformed table holds the offset ``ahead`` - o. Then row y and column z of T̂ is the entry
+
+    o = y + z + (ahead + 1 - H),    since its offset is  y' - y = (H - 1 - z) - y = ahead - o.
+
+o grows by 1 with z and with y: the columns of a row of T̂ stand side by side in the table, and the next row starts one
+entry further on. So T̂ of some rows is a view of the table, copied once for the product.
 
 Multiply-adds for H x W, L >= 2W - 1 points and M <= H the rows seen: 2·L·k·H·M·u·b·v in the products, and L·W·k·H·b·v
 in the inverse transform: W / 4 times fewer than lambda first. Kept for backward: the inputs. Backward is spectral as
 well.
 
 Axes in names: f frequencies, p real and imaginary part, y rows, z rows of the context in reverse, x places of a row,
-b batch, h heads, k query depth, v value depth, u intra-depth, o offsets along y in reverse.
+b batch, h heads, k query depth, v value depth, u intra-depth, o the table's entries along y, in reverse.
 """
 
 from __future__ import annotations
@@ -22,177 +31,94 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, room
-from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridKernel, GridProblem, Work
-from lambdanets.kernels.grid.folding import Folding, fold
+from lambdanets.kernels.autograd.memory import Workspace, front_of
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem
+from lambdanets.kernels.grid.folding import Folding
+from lambdanets.kernels.grid.row_spectral_plan import (
+    RowSpectralStep,
+    check,
+    examples_per_group,
+    num_frequencies,
+    reach,
+    row_steps,
+    sides,
+    transform_length,
+    work,
+)
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL"]
 
-# Elements of λ̂ that some rows of some examples may have, unless one row of one example has more.
-BLOCK_ELEMENTS = 1 << 20
-# Columns from which products are not faster for more: so many examples' values go through at a time.
-COLUMNS = 128
-# Elements that T̂ of some rows may have, unless that of one row has more.
-TOEPLITZ_ELEMENTS = 1 << 22
-# Rows that a step may have whatever their scope is.
-LEAST_ROWS = 8
-# Elements that λ̂ of one row and example, the table in frequencies or the matrix of a transform may have.
-MAX_ELEMENTS = 1 << 26
 # Elements of a transform's matrix up to which it is kept.
 KEPT_ELEMENTS = 1 << 18
-
-
-def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
-    if len(problem.grid) > 2:
-        return f"it is for sequences and images, and this grid has rank {len(problem.grid)}"
-    image = fold(problem)
-    table = sum(_reach(image)) + 1
-    depth = max(image.dim_key * image.dim_value, image.dim_key * image.intra_depth * table, 2 * image.grid[1])
-    count = 2 * _frequencies(image) * depth
-    if count > MAX_ELEMENTS:
-        return f"its largest matrix would have {count:,} elements, more than {MAX_ELEMENTS:,}"
-    return None
-
-
-def _length(image: GridProblem) -> int:
-    """Points of the transform along the second axis: no offset may wrap around into the grid.
-
-    Any number will do, since the transform is a matrix product.
-    """
-    return image.grid[1] + max(_sides(image, 1))
-
-
-def _frequencies(image: GridProblem) -> int:
-    return _length(image) // 2 + 1
-
-
-def _group(image: GridProblem) -> int:
-    """Number of examples of a group."""
-    return max(1, min(image.batch, COLUMNS // max(1, image.dim_value)))
-
-
-@dataclass(frozen=True)
-class _Step:
-    """Some rows of queries and the rows of the context that they see.
-
-    Args:
-        rows: of the queries.
-        seen: rows of the context, in reverse order.
-    """
-
-    rows: slice
-    seen: slice
-
-    @property
-    def num_rows(self) -> int:
-        return self.rows.stop - self.rows.start
-
-    @property
-    def num_seen(self) -> int:
-        return self.seen.stop - self.seen.start
-
-
-def _step_size(image: GridProblem) -> int:
-    """Rows of a step; the last may have fewer.
-
-    Not many more than one of them sees, since the others' columns of T̂ are zeros to it.
-    """
-    rows, extent = image.grid[0], image.extents[0]
-    depth = 2 * _frequencies(image) * image.dim_key
-    by_lambdas = BLOCK_ELEMENTS // max(1, depth * image.dim_value * _group(image))
-    # rows · (rows + extent) places of T̂ for each number of depth, where they do not see all rows.
-    places = TOEPLITZ_ELEMENTS // max(1, depth * image.intra_depth)
-    by_toeplitz = max(places // max(1, rows), (math.isqrt(extent * extent + 4 * places) - extent) // 2)
-    most = max(1, min(rows, by_lambdas, by_toeplitz, max(extent * 5 // 4, LEAST_ROWS)))
-    return math.ceil(rows / math.ceil(rows / most))
-
-
-def _sides(image: GridProblem, axis: int) -> tuple[int, int]:
-    """The largest offsets back and ahead along an axis."""
-    return image.origin[axis], image.extents[axis] - 1 - image.origin[axis]
-
-
-def _reach(image: GridProblem) -> tuple[int, int]:
-    """Largest distances back and ahead that the rows of a step see together, counted from any of them."""
-    back, ahead = (min(image.grid[0] - 1, side + _step_size(image) - 1) for side in _sides(image, 0))
-    return back, ahead
-
-
-@functools.lru_cache(maxsize=1024)
-def _steps(image: GridProblem) -> tuple[_Step, ...]:
-    rows, size = image.grid[0], _step_size(image)
-    back, ahead = _sides(image, 0)
-    steps = []
-    for first in range(0, rows, size):
-        last = min(first + size, rows)
-        seen = slice(rows - min(rows, last + ahead), rows - max(0, first - back))
-        steps.append(_Step(slice(first, last), seen))
-    return tuple(steps)
-
-
-def work(problem: GridProblem, backward: bool) -> Work:
-    """Multiply-adds, elements of λp and of the Toeplitz matrices, and calls."""
-    image = fold(problem)
-    columns, steps, groups = image.grid[1], _steps(image), math.ceil(image.batch / _group(image))
-    values, points = image.batch * image.dim_value, 2 * _frequencies(image)
-    seen = sum(step.num_rows * step.num_seen for step in steps)
-    toeplitz = points * image.dim_key * seen * 2 * image.intra_depth
-    # Back from frequencies; those of V and of the table are a small part of it.
-    inverse = points * columns * image.dim_key * image.grid[0]
-    apply = image.num_positions * image.heads * image.dim_key
-    lambdas = points * image.dim_key * image.grid[0] * values
-    products = SMALL_PRODUCT * image.num_positions * image.batch
-    calls = len(steps) * groups
-    if backward:
-        return Work(
-            (3 * toeplitz + 2 * inverse + 2 * apply) * values,
-            4 * lambdas + 2 * toeplitz + 2 * products,
-            60 + calls * 16 + len(steps) * image.batch * 5 + image.grid[0] * 2,
-        )
-    return Work(
-        (toeplitz + inverse + apply) * values,
-        2 * lambdas + toeplitz // 2 + products,
-        30 + calls * 8 + len(steps) * image.batch * 3,
-    )
 
 
 @functools.lru_cache(maxsize=16)
 def _transforms(
     length: int, columns: int, before: int, after: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Transforms of ``length`` points as matrices, made in float64.
+    """The three transforms of L = ``length`` points as matrices, made in float64.
+
+    With F[f, x] = exp(-2πi f x / L) for the frequencies f = 0 .. L // 2 that real numbers need:
+
+    - ``to_frequency``, (4 f, x), for V at the places x: the rows (Re F, -Im F, Im F, Re F). λ̂ = T̂ V̂ is a product of
+      complex numbers, which in real ones is
+
+          Re λ̂ = [Re T̂, Im T̂] · [Re V̂, -Im V̂],      Im λ̂ = [Re T̂, Im T̂] · [Im V̂, Re V̂],
+
+      two products with the same left operand; the four blocks of rows make their right operands.
+    - ``table_to_frequency``, (2 f, offsets), for the table at the offsets o = -before .. after: the rows (Re, Im) of
+      conj(F[f, o]). Conjugate, since λ[x] = Σ_o t[o] V[x + o] is a correlation: λ̂ = conj(F) t · F V.
+    - ``from_frequency``, (x, 2 f), back to places: the columns (w Re F, w Im F), since
+
+          λ[x] = Σ_f w_f Re(λ̂_f conj(F[f, x])) = Σ_f w_f (Re F[f, x] · Re λ̂_f + Im F[f, x] · Im λ̂_f)
+
+      with w_f = 2 / L for f and L - f together; w_f = 1 / L for f = 0 and for f = L / 2, which have no other.
+
+    Args:
+        length: L.
+        columns: number of places.
+        before: largest offset back.
+        after: largest offset ahead.
+        dtype: of the result.
+        device: of the result.
 
     Returns:
-        Of places, the factors of [Re T̂, Im T̂] for Re λ̂ and for Im λ̂: real, -imaginary, imaginary and real
-        parts, (4 f, x); of the table's offsets, conjugate, (p f, offsets); and back to places, (x, p f).
+        ``to_frequency``, ``table_to_frequency`` and ``from_frequency``.
     """
     with torch.inference_mode(False), torch.no_grad():
         f = torch.arange(length // 2 + 1, dtype=torch.float64, device=device)[:, None]
         x = torch.arange(columns, dtype=torch.float64, device=device)
         o = torch.arange(-before, after + 1, dtype=torch.float64, device=device)
-        # Angles are reduced to one turn first: large products of integers keep their digits.
+        # 2π f x / L, reduced to one turn first: large products of integers keep their digits.
         angle_x, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (x, o))
         weight = torch.full_like(f, 2 / length)
         weight[0] = 1 / length
         if length % 2 == 0:
             weight[-1] = 1 / length
-        real, imaginary = angle_x.cos(), -angle_x.sin()
+        real, imaginary = angle_x.cos(), -angle_x.sin()  # of F
         to_frequency = torch.cat([real, -imaginary, imaginary, real])
         table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()])
         from_frequency = torch.cat([weight * real, weight * imaginary]).T
         return to_frequency.to(dtype), table_to_frequency.to(dtype), from_frequency.to(dtype)
 
 
-class _Layout:
-    """The folded image, its transforms, and how tensors get there and back."""
+class _RowSpectralLayout:
+    """The folded image, its transforms, how tensors get there and back, and the scratch buffers of one call.
 
-    def __init__(self, problem: GridProblem, device: torch.device, workspace: Workspace):
+    Steps and groups share each buffer; the first of them needs the most of it.
+
+    Attributes:
+        entries: number of entries of the transformed table along y.
+        table_entries: those that the table has; the others are zeros.
+        corner: entry at row 0 and column 0 of T̂.
+    """
+
+    def __init__(self, problem: GridProblem, like: Tensor, workspace: Workspace, backward: bool = False):
         self.workspace = workspace
         self.folding = Folding(problem)
         image = self.folding.image
@@ -200,21 +126,32 @@ class _Layout:
         self.intra_depth, self.dim_value = problem.intra_depth, problem.dim_value
         self.rows, self.columns = image.grid
         self.extents = image.extents
-        self.steps, self.group = _steps(image), _group(image)
-        self.length, self.frequencies = _length(image), _frequencies(image)
-        back, ahead = _reach(image)
-        self.offsets = back + ahead + 1
-        # Where the table stands among them, and the offset 0 of the first row.
-        first = ahead + 1 + image.origin[0] - image.extents[0]
-        self.inside, self.zero = slice(first, first + image.extents[0]), ahead + 1 - self.rows
-        self.most_seen = max(step.num_rows * step.num_seen for step in self.steps)
-        self.rooms: dict[str, Tensor] = {}
+        self.steps, self.group = row_steps(image), examples_per_group(image)
+        self.frequencies = num_frequencies(image)
+        self.length = transform_length(image)
+        back, ahead = reach(image)
+        self.entries = back + ahead + 1
+        self.corner = ahead + 1 - self.rows
+        first = ahead - (image.extents[0] - 1 - image.origin[0])  # of the table's largest offset
+        self.table_entries = slice(first, first + image.extents[0])
         # On a GPU what is kept would belong to one stream or graph.
-        is_kept = device.type == "cpu" and 2 * self.frequencies * self.columns <= KEPT_ELEMENTS
+        is_kept = like.device.type == "cpu" and 2 * self.frequencies * self.columns <= KEPT_ELEMENTS
         make = _transforms if is_kept else _transforms.__wrapped__
         self.to_frequency, self.table_to_frequency, self.from_frequency = make(
-            self.length, self.columns, *_sides(image, 1), problem.dtype, device
+            self.length, self.columns, *sides(image, 1), problem.dtype, like.device
         )
+        self._take_buffers(like, backward)
+
+    def _take_buffers(self, like: Tensor, backward: bool) -> None:
+        rows = self.steps[0].num_rows * self.dim_key
+        values = min(self.group, self.batch) * self.dim_value
+        seen = max(step.num_rows * step.num_seen for step in self.steps)
+        toeplitz, lambdas = self.frequencies * self.dim_key * seen * 2 * self.intra_depth, rows * self.columns * values
+        scratch = self.workspace.scratch
+        self._toeplitz, self._products = scratch(like, toeplitz), scratch(like, 2 * self.frequencies * rows * values)
+        self._lambdas = scratch(like, lambdas)
+        self._grad_toeplitz = scratch(like, toeplitz if backward else 0)
+        self._grad_lambdas = scratch(like, lambdas if backward else 0)
 
     def per_example(self, tensor: Tensor) -> Tensor:
         """(b, h, n, depth) -> (b, y, x, h, depth)."""
@@ -226,8 +163,7 @@ class _Layout:
 
     def groups(self) -> Iterator[slice]:
         """Examples that go through together."""
-        for first in range(0, self.batch, self.group):
-            yield slice(first, min(first + self.group, self.batch))
+        return slices(self.batch, self.group)
 
     def values_by_frequency(self, value: Tensor) -> Tensor:
         """The factors of [Re T̂, Im T̂] for Re λ̂ and for Im λ̂, (2, f, z, p, u, b, v)."""
@@ -245,57 +181,55 @@ class _Layout:
         return self.folding.cut(rows.flatten(2, 3))
 
     def table_by_frequency(self, table: Tensor) -> Tensor:
-        """Transformed table with zeros for the offsets along y that it lacks: (f, k, o, p, u)."""
+        """Transformed table with zeros for the entries that it lacks: (f, k, o, p, u)."""
         image = self.folding.table(table).flip(2).permute(3, 1, 2, 0)  # (offsets along x, k, o, u)
         parts = self.workspace.scratch(table, 2, self.frequencies, *image.shape[1:])
         torch.mm(self.table_to_frequency, image.reshape(len(image), -1), out=parts.view(2 * self.frequencies, -1))
-        out = self.workspace.scratch(table, self.frequencies, self.dim_key, self.offsets, 2, self.intra_depth).zero_()
-        out[:, :, self.inside] = parts.permute(1, 2, 3, 0, 4)
+        out = self.workspace.scratch(table, self.frequencies, self.dim_key, self.entries, 2, self.intra_depth).zero_()
+        out[:, :, self.table_entries] = parts.permute(1, 2, 3, 0, 4)
         return out
 
     def table_gradient(self, grad: Tensor) -> Tensor:
         """Undo :meth:`table_by_frequency`."""
-        parts = self.workspace.contiguous(grad[:, :, self.inside].permute(3, 0, 1, 2, 4))
+        parts = self.workspace.contiguous(grad[:, :, self.table_entries].permute(3, 0, 1, 2, 4))
         image = self.table_to_frequency.T @ parts.view(2 * self.frequencies, -1)
         image = image.view(self.extents[1], *parts.shape[2:]).permute(3, 1, 2, 0).flip(2)
         return self.folding.table_gradient(image)
 
-    def toeplitz(self, table_f: Tensor, step: _Step) -> Tensor:
-        """[Re T̂, Im T̂] for some rows: (f, y k, z p u).
-
-        A row's entries stand side by side in the table, and a place further on for the next row.
-        """
+    def toeplitz(self, table_f: Tensor, step: RowSpectralStep) -> Tensor:
+        """[Re T̂, Im T̂] for some rows: (f, y k, z p u); overwritten by the next call."""
         each = 2 * self.intra_depth
         by_frequency, by_key = table_f.stride()[:2]
         shape = (self.frequencies, step.num_rows, self.dim_key, step.num_seen * each)
         strides = (by_frequency, each, by_key, 1)
-        first = table_f.storage_offset() + (self.zero + step.rows.start + step.seen.start) * each
-        out = self._toeplitz_room("toeplitz", step, table_f)
+        first = table_f.storage_offset() + self._first_entry(step) * each
+        out = front_of(self._toeplitz, self._toeplitz_shape(step))
         out.view(shape).copy_(table_f.as_strided(shape, strides, first))
         return out
 
-    def toeplitz_zeros(self, step: _Step, like: Tensor) -> Tensor:
-        """For the gradient of :meth:`toeplitz`."""
-        return self._toeplitz_room("toeplitz gradient", step, like).zero_()
+    def toeplitz_zeros(self, step: RowSpectralStep) -> Tensor:
+        """Zeros for the gradient of :meth:`toeplitz`."""
+        return front_of(self._grad_toeplitz, self._toeplitz_shape(step)).zero_()
 
-    def _toeplitz_room(self, name: str, step: _Step, like: Tensor) -> Tensor:
-        each = 2 * self.intra_depth
-        most = self.frequencies * self.dim_key * self.most_seen * each
-        shape = (self.frequencies, step.num_rows * self.dim_key, step.num_seen * each)
-        return room(self.room(name, most, like=like), shape)
+    def _toeplitz_shape(self, step: RowSpectralStep) -> tuple[int, ...]:
+        return self.frequencies, step.num_rows * self.dim_key, step.num_seen * 2 * self.intra_depth
 
-    def add_toeplitz(self, grad_table_f: Tensor, grad: Tensor, step: _Step) -> None:
+    def _first_entry(self, step: RowSpectralStep) -> int:
+        """Entry o at the step's first row and column."""
+        return self.corner + step.rows.start + step.seen.start
+
+    def add_toeplitz(self, grad_table_f: Tensor, grad: Tensor, step: RowSpectralStep) -> None:
         """Add the gradient of :meth:`toeplitz` to where each entry came from."""
         grad = grad.view(self.frequencies, step.num_rows, self.dim_key, step.num_seen, 2, self.intra_depth)
         for row in range(step.num_rows):
-            first = self.zero + step.rows.start + row + step.seen.start
+            first = self._first_entry(step) + row
             grad_table_f[:, :, first : first + step.num_seen] += grad[:, row]
 
-    def seen(self, values: Tensor, step: _Step, group: slice) -> Tensor:
+    def seen(self, values: Tensor, step: RowSpectralStep, group: slice) -> Tensor:
         """Values of a group's examples that some rows see, (2, f, z p u, b v): a view."""
         return values[:, :, step.seen].flatten(2, 4)[:, :, :, group].flatten(3)
 
-    def lambdas(self, toeplitz: Tensor, values: Tensor, content: Tensor | None, step: _Step) -> Tensor:
+    def lambdas(self, toeplitz: Tensor, values: Tensor, content: Tensor | None, step: RowSpectralStep) -> Tensor:
         """λp + λc of some rows and examples, (y x, k, b, v), overwritten by the next call.
 
         Args:
@@ -304,40 +238,39 @@ class _Layout:
             content: λc, (b, k, v), or None for zero.
             step: the rows.
         """
-        products = self.room("products", 2, *toeplitz.shape[:2], values.shape[3], like=toeplitz)
+        products = front_of(self._products, (2, *toeplitz.shape[:2], values.shape[3]))
         for part, value in zip(products, values, strict=True):
             torch.bmm(toeplitz, value, out=part)
         if content is not None:
             self._constant(products, step).add_(content.transpose(0, 1), alpha=self.length)
         by_row = products.view(2 * self.frequencies, step.num_rows, -1).transpose(0, 1)
-        rows = self.room("lambdas", step.num_rows, self.columns, by_row.shape[2], like=toeplitz)
+        rows = front_of(self._lambdas, (step.num_rows, self.columns, by_row.shape[2]))
         torch.bmm(self.from_frequency.expand(step.num_rows, -1, -1), by_row, out=rows)
         return rows.view(-1, self.dim_key, values.shape[3] // self.dim_value, self.dim_value)
 
-    def _constant(self, products: Tensor, step: _Step) -> Tensor:
+    def _constant(self, products: Tensor, step: RowSpectralStep) -> Tensor:
         """Of λ̂ the real part of the frequency 0, whose transform back is divided by the length: (y, k, b, v)."""
         return products[0, 0].view(step.num_rows, self.dim_key, -1, self.dim_value)
 
-    def content_gradient(self, spectrum: Tensor, step: _Step) -> Tensor:
+    def content_gradient(self, spectrum: Tensor, step: RowSpectralStep) -> Tensor:
         """Gradient of λc, (b, k, v), from that of λ̂."""
         return self._constant(spectrum, step).sum(0).mul_(self.length).transpose(0, 1)
 
-    def lambdas_gradient(self, grad: Tensor, step: _Step) -> Tensor:
+    def lambdas_gradient(self, grad: Tensor, step: RowSpectralStep) -> Tensor:
         """Gradient of λ̂, (p, f, y k, b v), from that of λp, (b, y x, k, v); overwritten by the next call."""
         examples = len(grad)
-        by_place = self.room("lambdas", self.columns, step.num_rows, self.dim_key, *grad.shape[::3], like=grad)
+        by_place = front_of(self._lambdas, (self.columns, step.num_rows, self.dim_key, *grad.shape[::3]))
         by_place.copy_(grad.view(examples, step.num_rows, self.columns, *grad.shape[2:]).permute(2, 1, 3, 0, 4))
         shape = (2, self.frequencies, step.num_rows * self.dim_key, examples * self.dim_value)
-        spectrum = self.room("products", *shape, like=grad)
+        spectrum = front_of(self._products, shape)
         by_place = by_place.view(self.columns, -1)
         torch.mm(self.from_frequency.T, by_place, out=spectrum.view(2 * self.frequencies, -1))
         return spectrum
 
-    def room(self, name: str, *shape: int, like: Tensor) -> Tensor:
-        """Memory that all steps share, of which the first needs the most."""
-        if name not in self.rooms:
-            self.rooms[name] = self.workspace.scratch(like, math.prod(shape))
-        return room(self.rooms[name], shape)
+    def empty_gradient(self, lambdas: Tensor) -> Tensor:
+        """Uninitialised memory for the gradient of λp, (b, y x, k, v), of the sizes of ``lambdas``, (y x, k, b, v)."""
+        places, dim_key, examples, dim_value = lambdas.shape
+        return front_of(self._grad_lambdas, (examples, places, dim_key, dim_value))
 
 
 def forward(
@@ -349,7 +282,7 @@ def forward(
     content: Tensor | None = None,
 ) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout = _Layout(problem, query.device, workspace)
+    layout = _RowSpectralLayout(problem, query, workspace)
     queries, values = layout.per_example(query), layout.values_by_frequency(value)
     table_f = layout.table_by_frequency(table)
     out = queries.new_empty(*queries.shape[:4], layout.dim_value)
@@ -374,7 +307,7 @@ def backward(
     content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Backward pass, as in ``contract.py``."""
-    layout = _Layout(problem, query.device, workspace)
+    layout = _RowSpectralLayout(problem, query, workspace, backward=True)
     queries, grads = layout.per_example(query), layout.per_example(grad)
     values, table_f = layout.values_by_frequency(value), layout.table_by_frequency(table)
     grad_queries, grad_table_f = torch.empty_like(queries), workspace.scratch(table_f, *table_f.shape).zero_()
@@ -382,7 +315,7 @@ def backward(
     grad_content = None if content is None else torch.zeros_like(content)
     for step in layout.steps:
         toeplitz = layout.toeplitz(table_f, step)
-        grad_toeplitz = layout.toeplitz_zeros(step, toeplitz)
+        grad_toeplitz = layout.toeplitz_zeros(step)
         for group in layout.groups():
             seen, some = layout.seen(values, step, group), (group, step.rows)
             lambdas = layout.lambdas(toeplitz, seen, None if content is None else content[group], step)
@@ -402,7 +335,9 @@ def backward(
     )
 
 
-def _apply_gradients(grad: Tensor, query: Tensor, lambdas: Tensor, grad_query: Tensor, layout: _Layout) -> Tensor:
+def _apply_gradients(
+    grad: Tensor, query: Tensor, lambdas: Tensor, grad_query: Tensor, layout: _RowSpectralLayout
+) -> Tensor:
     """Gradients of applying λp to some rows' queries: those of the queries in place, that of λp as (b, y x, k, v).
 
     Args:
@@ -412,8 +347,7 @@ def _apply_gradients(grad: Tensor, query: Tensor, lambdas: Tensor, grad_query: T
         grad_query: as ``query``.
         layout: of the call.
     """
-    places, examples = lambdas.shape[0], len(grad)
-    grad_lambdas = layout.room("lambdas gradient", examples, places, *lambdas.shape[1::2], like=lambdas)
+    grad_lambdas = layout.empty_gradient(lambdas)
     for example, lambda_nkv in enumerate(lambdas.unbind(2)):
         grad_nhv, query_nhk = grad[example].flatten(0, 1), query[example].flatten(0, 1)
         torch.bmm(grad_nhv, lambda_nkv.transpose(1, 2), out=grad_query[example].flatten(0, 1))

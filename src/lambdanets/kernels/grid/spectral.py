@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL", "good_length"]
 
@@ -61,7 +62,7 @@ def good_length(least: int) -> int:
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None: it runs on every grid."""
+    """Return the reason why this kernel cannot run on ``problem``, or None: it runs on every grid."""
     return None
 
 
@@ -111,7 +112,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(transform, apply + product + moved, 12 + 6 * chunks + problem.dim_key)
 
 
-class _Layout:
+class _SpectralLayout:
     """Transforms of one call and the way there and back.
 
     On one line (see the module) all axes but the first are filled up with zeros to ``rows``.
@@ -184,8 +185,8 @@ class _Layout:
         return line.as_strided((*line.shape[:-1], *sizes), (*line.stride()[:-1], *strides))
 
     def chunks(self) -> Iterator[slice]:
-        for first in range(0, self.dim_key, self.chunk):
-            yield slice(first, min(first + self.chunk, self.dim_key))
+        """The k that are computed at a time."""
+        return slices(self.dim_key, self.chunk)
 
     def lambdas(self, conjugate_ukf: Tensor, value_buvf: Tensor, keys: slice) -> Tensor:
         """λp for a chunk of k, (b, k, v, n), from the conjugate of the table's spectrum."""
@@ -209,7 +210,7 @@ def forward(
     content: Tensor | None = None,
 ) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout = _Layout(problem)
+    layout = _SpectralLayout(problem)
     value_buvf = layout.transform(layout.to_grid(value))
     conjugate_ukf = torch.conj_physical(layout.table_spectrum(table))
     query_bhkn = query.transpose(2, 3).contiguous()
@@ -232,10 +233,10 @@ def backward(
     content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Backward pass, as in ``contract.py``."""
-    layout = _Layout(problem)
+    layout = _SpectralLayout(problem)
     value_buvf = layout.transform(layout.to_grid(value))
     table_ukf = layout.table_spectrum(table)
-    # Physically: lazy conjugation is resolved by the dispatcher, which a compiled graph goes around in here.
+    # Written out: lazy conjugation is resolved by the dispatcher, without which compiled graphs call this function.
     conjugate_ukf, conjugate_buvf = torch.conj_physical(table_ukf), torch.conj_physical(value_buvf)
     query_bhkn, grad_bhvn = (t.transpose(2, 3).contiguous() for t in (query, grad))
     grad_query_bhkn = torch.empty_like(query_bhkn)

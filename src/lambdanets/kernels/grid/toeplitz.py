@@ -34,7 +34,7 @@ def elements(problem: GridProblem) -> int:
 
 
 def check_size(problem: GridProblem) -> str | None:
-    """Why a kernel with this operand cannot run on ``problem``, or None."""
+    """Return the reason why a kernel with this operand cannot run on ``problem``, or None."""
     count = elements(problem)
     if count > MAX_ELEMENTS:
         return f"its Toeplitz operand would have {count:,} elements, more than {MAX_ELEMENTS:,}"
@@ -43,7 +43,13 @@ def check_size(problem: GridProblem) -> str | None:
 
 @dataclass(frozen=True)
 class RowWindow:
-    """A row of queries, the rows of the context that it sees and their offsets."""
+    """A row of queries and what it sees.
+
+    Args:
+        row: its number.
+        context: the rows of the context.
+        offsets: their offsets along the first axis, as entries of the table.
+    """
 
     row: int
     context: slice
@@ -86,7 +92,8 @@ class Toeplitz:
         self.order = order
         sizes = {"u": problem.intra_depth, "o": self.extents[0], "x": self.row_size, "c": self.row_size}
         self.shape = [sizes[axis] for axis in order]
-        self.offsets = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
+        # Of the table padded to all offsets that two places of the grid can have.
+        self.table_shape = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
         sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
         self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]
         self.windows = tuple(self._windows())
@@ -116,7 +123,7 @@ class Toeplitz:
         entries = self._entries(grad.device)
         # A sum for each entry over the vectors picked from it, in a fixed order.
         sums = F.embedding_bag(entries.places, grad.reshape(-1, grad.shape[-1]), entries.starts, mode="sum")
-        table = sums.view(*self.offsets, -1)
+        table = sums.view(*self.table_shape, -1)
         for axis, (size, o, extent) in enumerate(zip(self.rest, self.origin[1:], self.extents[1:], strict=True), 2):
             table = table.narrow(axis, size - 1 - o, extent)
         return table.movedim(-1, 1)
@@ -128,16 +135,16 @@ class Toeplitz:
 
     @torch.inference_mode(mode=False)
     def _make_entries(self) -> _Entries:
-        intra_depth, extent = self.offsets[:2]
+        intra_depth, extent = self.table_shape[:2]
         by_row = torch.arange(intra_depth * extent, device="cpu").view(intra_depth, extent, 1, 1)
         by_place = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
         for place, size in zip(
             torch.unravel_index(torch.arange(self.row_size, device="cpu"), self.rest), self.rest, strict=True
         ):
             by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
-        index = by_row * math.prod(self.offsets[2:]) + by_place
+        index = by_row * math.prod(self.table_shape[2:]) + by_place
         index = index.permute(["uoxc".index(axis) for axis in self.order]).flatten()
-        counts = torch.bincount(index, minlength=math.prod(self.offsets))
+        counts = torch.bincount(index, minlength=math.prod(self.table_shape))
         starts = counts.cumsum(0) - counts
         return _Entries(index.int(), index.argsort(stable=True).int(), starts.int())
 

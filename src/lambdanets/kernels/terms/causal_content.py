@@ -6,14 +6,30 @@ exp(K_m - ℓ_n), never above 1, so that keys of any size neither overflow nor h
     y_n = Σ_{m <= n} (q_n · exp(K_m - ℓ_n)) V_m.
 
 The sequence is cut into chunks. Within a chunk the sum is done as it stands. Of everything before chunk t only the
-lambda at its border is carried along, where ℓ is ℓ_t; it fades from border to border:
+lambda at its border is carried along, where ℓ is ℓ_t; from border to border it is multiplied by a number of at most 1:
 
     λ_{t+1} = exp(ℓ_t - ℓ_{t+1}) λ_t + Σ_{m in t} exp(K_m - ℓ_{t+1}) V_m,    y_n += q_n · (exp(ℓ_t - ℓ_n) λ_t).
 
-Memory beyond the inputs: one segment of chunks at a time. Backward runs the same scan from the other end.
+**Backward**, with w_nm = exp(K_m - ℓ_n) for m <= n, g_n the gradient of y_n, and ∂w_nm / ∂K_j = w_nm ([m = j] - w_nj);
+all products over k are element by element, and heads are summed wherever the left side has none:
+
+    dq_n = Σ_u p_nu,   p_nu = Σ_{m <= n} w_nm (g_n · V_m)                       p (h, k)
+    dV_m = Σ_{n >= m} (q_n · w_nm) g_n                                           dV (v)
+    dK_m = Σ_{n >= m} w_nm (q_n (g_n · V_m) - own_n),    own_n = Σ_h q_n p_n     dK, own (k)
+
+Queries n of m's own chunk are summed as they stand. Those behind border t + 1, the end of m's chunk, have
+w_nm = exp(K_m - ℓ_{t+1}) exp(ℓ_{t+1} - ℓ_n), so that two sums at each border stand for all of them:
+
+    D_j = Σ_{n behind j} exp(ℓ_j - ℓ_n) Σ_h q_n g_nᵀ,    O_j = Σ_{n behind j} exp(ℓ_j - ℓ_n) own_n       D (k, v), O (k)
+
+    dV_m += exp(K_m - ℓ_{t+1}) · D_{t+1},    dK_m += exp(K_m - ℓ_{t+1}) (D_{t+1} V_m - O_{t+1}).
+
+They run from the last border to the first as λ does from the first to the last.
+
+Memory beyond the inputs: one segment of chunks at a time.
 
 Axes in names: b batch, h heads, u intra-depth, t chunks, n query and m context place in a chunk, k query depth,
-v value depth, i and j borders of chunks.
+v value depth, w value depth and one more (D and O side by side), i and j borders of chunks.
 """
 
 from __future__ import annotations
@@ -27,6 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, einsum
 
 from lambdanets.kernels.autograd.library import Op
+from lambdanets.kernels.slices import slices
 
 __all__ = ["CAUSAL_CONTENT_OP", "causal_content_term"]
 
@@ -36,7 +53,10 @@ CHUNKS_PER_SEGMENT = 64
 
 @dataclass(frozen=True)
 class _LogSum:
-    """ℓ as the running maximum and log Σ exp(K - maximum): in one number, large keys would take the sum's digits."""
+    """ℓ as the running maximum M and log S with S = Σ exp(K - M).
+
+    As the one number M + log S, a large M would leave no digits for log S.
+    """
 
     largest: Tensor
     rest: Tensor
@@ -45,34 +65,47 @@ class _LogSum:
         return _LogSum(self.largest[index], self.rest[index])
 
     def exp_minus(self, other: _LogSum) -> Tensor:
+        """exp(ℓ - other)."""
         return torch.exp((self.largest - other.largest) + (self.rest - other.rest))
 
 
 def _log_sums(key_butmk: Tensor) -> _LogSum:
     """ℓ at every position; where all keys so far are -inf, a number beside which their weights are 0.
 
-    Only differences of keys are summed, place after place in all chunks at once, then over the borders of the chunks by
-    doubling: keys of any size keep all digits.
+    With M the maximum of some keys and S = Σ exp(K - M), two neighbouring ranges of keys join to
+
+        (M, S) ⊕ (M', S') = (T, S exp(M - T) + S' exp(M' - T)),    T = max(M, M'),
+
+    where only differences of keys enter, so that keys of any size keep all digits. Three steps:
+
+    1. within each chunk, place after place: (M_n, S_n) = (M_{n-1}, S_{n-1}) ⊕ (K_n, 1);
+    2. over the chunks by doubling, from the pair (M, S) of each chunk t: with step 1, 2, 4, ... each pair becomes
+       (M, S)_{t - step} ⊕ (M, S)_t, after which it stands for the chunks t - 2 step + 1 .. t, at last for 0 .. t;
+    3. each position joins that of all chunks before its own.
     """
-    key = key_butmk.clamp(min=torch.finfo(key_butmk.dtype).min)
+    hidden = torch.finfo(key_butmk.dtype).min
+    key = key_butmk.clamp(min=hidden)
     largest, total = key.cummax(dim=3).values, (key_butmk > float("-inf")).to(key.dtype)
     for place in range(1, CHUNK):
         top, before = largest[:, :, :, place], largest[:, :, :, place - 1]
         weight = torch.exp(key[:, :, :, place] - top) * total[:, :, :, place]
         total[:, :, :, place] = weight + torch.exp(before - top) * total[:, :, :, place - 1]
-    # Sums over all chunks up to each, then of those before each.
-    before, count, step = largest[:, :, :, -1], total[:, :, :, -1], 1
-    while step < before.shape[2]:
-        top = torch.maximum(before[:, :, step:], before[:, :, :-step])
-        joined = count[:, :, step:] * torch.exp(before[:, :, step:] - top)
-        joined += count[:, :, :-step] * torch.exp(before[:, :, :-step] - top)
-        before, count = torch.cat([before[:, :, :step], top], 2), torch.cat([count[:, :, :step], joined], 2)
+
+    largest_butk, total_butk, step = largest[:, :, :, -1], total[:, :, :, -1], 1
+    while step < largest_butk.shape[2]:
+        earlier, later = largest_butk[:, :, :-step], largest_butk[:, :, step:]
+        top = torch.maximum(later, earlier)
+        joined = total_butk[:, :, step:] * torch.exp(later - top)
+        joined += total_butk[:, :, :-step] * torch.exp(earlier - top)
+        largest_butk = torch.cat([largest_butk[:, :, :step], top], 2)
+        total_butk = torch.cat([total_butk[:, :, :step], joined], 2)
         step *= 2
-    hidden = torch.finfo(key.dtype).min
-    before = F.pad(before[:, :, :-1], [0, 0, 1, 0], value=hidden)[:, :, :, None]
-    count = F.pad(count[:, :, :-1], [0, 0, 1, 0])[:, :, :, None]
-    top = torch.maximum(largest, before)
-    total = total * torch.exp(largest - top) + count * torch.exp(before - top)
+
+    # Of all chunks before each: one further on, and nothing before the first.
+    largest_but1k = F.pad(largest_butk[:, :, :-1], [0, 0, 1, 0], value=hidden)[:, :, :, None]
+    total_but1k = F.pad(total_butk[:, :, :-1], [0, 0, 1, 0])[:, :, :, None]
+    top = torch.maximum(largest, largest_but1k)
+    total = total * torch.exp(largest - top) + total_but1k * torch.exp(largest_but1k - top)
     return _LogSum(top, torch.where(total > 0, total, 1.0).log())
 
 
@@ -85,7 +118,7 @@ class _Scan:
         self.query_bhtnk, self.value_butmv = self.cut(query), self.cut(value)
         self.key_butmk = self.cut(key, hidden)
         self.log_sum = _log_sums(self.key_butmk)
-        # The border before everything: nothing is carried over it, so its ℓ has no influence.
+        # The first border has no keys before it, and nothing is carried over it: its ℓ may be any number.
         self.border = _LogSum(
             F.pad(self.log_sum.largest[..., -1, :], [0, 0, 1, 0], value=hidden),
             F.pad(self.log_sum.rest[..., -1, :], [0, 0, 1, 0]),
@@ -93,21 +126,22 @@ class _Scan:
         self.triangle = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=key.device).tril()
 
     def cut(self, rows: Tensor, fill: float = 0.0) -> Tensor:
+        """(b, c, positions, depth) -> (b, c, t, places, depth), the last chunk filled up."""
         return F.pad(rows, [0, 0, 0, -self.positions % CHUNK], value=fill).unflatten(2, (-1, CHUNK))
 
     def join(self, chunks: Tensor) -> Tensor:
+        """Undo :meth:`cut`."""
         return chunks.flatten(2, 3)[:, :, : self.positions]
 
     def segments(self) -> list[slice]:
-        count = self.key_butmk.shape[2]
-        step = CHUNKS_PER_SEGMENT
-        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+        """Chunks that go through together."""
+        return list(slices(self.key_butmk.shape[2], CHUNKS_PER_SEGMENT))
 
     def within(self, chunks: slice) -> Tensor:
         """exp(K_m - ℓ_n) for m <= n in a chunk, (b, u, t, n, m, k)."""
         log_sum = self.log_sum[:, :, chunks, :, None]
         difference = (self.key_butmk[:, :, chunks, None] - log_sum.largest) - log_sum.rest
-        # Hidden before the exponential: what follows n may be as large as it likes.
+        # Hidden before the exponential, which keys behind n would make infinite.
         return torch.exp(difference.masked_fill_(~self.triangle[..., None], float("-inf")))
 
     def from_border(self, chunks: slice) -> Tensor:
@@ -143,11 +177,11 @@ def _forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scan = _Scan(query, key, value)
     outs = []
     for chunks, lambda_bujkv in scan.lambdas():
-        q, v = scan.query_bhtnk[:, :, chunks], scan.value_butmv[:, :, chunks]
-        scores = einsum("bhtnk,butnmk->buhtnm", q, scan.within(chunks))
-        out = einsum("buhtnm,butmv->bhtnv", scores, v)
-        faded = einsum("bhtnk,butnk->buhtnk", q, scan.from_border(chunks))
-        outs.append(out + einsum("buhtnk,butkv->bhtnv", faded, lambda_bujkv[:, :, :-1]))
+        query_bhtnk, value_butmv = scan.query_bhtnk[:, :, chunks], scan.value_butmv[:, :, chunks]
+        scores_buhtnm = einsum("bhtnk,butnmk->buhtnm", query_bhtnk, scan.within(chunks))
+        out_bhtnv = einsum("buhtnm,butmv->bhtnv", scores_buhtnm, value_butmv)
+        query_buhtnk = einsum("bhtnk,butnk->buhtnk", query_bhtnk, scan.from_border(chunks))
+        outs.append(out_bhtnv + einsum("buhtnk,butkv->bhtnv", query_buhtnk, lambda_bujkv[:, :, :-1]))
     return scan.join(torch.cat(outs, dim=2))
 
 
@@ -155,12 +189,12 @@ def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[
     scan = _Scan(query, key, value)
     grad_bhtnv = scan.cut(grad)
     # The lambdas at the start of each segment are kept, the others made once more.
-    starts = [(chunks, at_borders[:, :, :1].clone()) for chunks, at_borders in scan.lambdas()]
-    u, k, v = value.shape[1], query.shape[3], value.shape[3]
-    carried = value.new_zeros(value.shape[0], u, 1, k, v + 1)
+    starts = [(chunks, lambda_bujkv[:, :, :1].clone()) for chunks, lambda_bujkv in scan.lambdas()]
+    b, u, _, v = value.shape
+    sums_bu1kw = value.new_zeros(b, u, 1, query.shape[3], v + 1)  # behind the last border there is nothing
     parts = []
-    for chunks, start in reversed(starts):
-        *part, carried = _segment_backward(scan, grad_bhtnv[:, :, chunks], chunks, start, carried)
+    for chunks, lambda_bu1kv in reversed(starts):
+        *part, sums_bu1kw = _segment_backward(scan, grad_bhtnv[:, :, chunks], chunks, lambda_bu1kv, sums_bu1kw)
         parts.append(part)
     query_grad, key_grad, value_grad = (
         scan.join(torch.cat(list(reversed(pieces)), dim=2)) for pieces in zip(*parts, strict=True)
@@ -169,37 +203,52 @@ def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[
 
 
 def _segment_backward(
-    scan: _Scan, g: Tensor, chunks: slice, start: Tensor, carried: Tensor
+    scan: _Scan, grad_bhtnv: Tensor, chunks: slice, lambda_bu1kv: Tensor, sums_bu1kw: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a segment's queries, keys and values, and the sums that it hands to the segment before it.
+    """Gradients of a segment's queries, keys and values; the letters are those of the module's equations.
 
-    The sums that run backwards over the borders are Σ_n exp(ℓ_j - ℓ_n) [dλ_n, dλ_n · λ_n] over the queries
-    behind border j: (b, u, j, k, v + 1). The derivative of exp(K_m - ℓ_n) needs both.
+    Args:
+        scan: the call.
+        grad_bhtnv: g of the segment.
+        chunks: of the segment.
+        lambda_bu1kv: λ at its first border.
+        sums_bu1kw: D and O, side by side, at its last border.
+
+    Returns:
+        dq (b, h, t, n, k), dK (b, u, t, m, k), dV (b, u, t, m, v), and D and O at the segment's first border.
     """
-    q, v = scan.query_bhtnk[:, :, chunks], scan.value_butmv[:, :, chunks]
-    within, from_border, to_border = scan.within(chunks), scan.from_border(chunks), scan.to_border(chunks)
-    between = scan.between_borders(chunks)
-    added = einsum("butmk,butmv->butkv", to_border, v)
-    before = einsum("bujik,buikv->bujkv", between, torch.cat([start, added], 2))[:, :, :-1]
+    query_bhtnk, value_butmv = scan.query_bhtnk[:, :, chunks], scan.value_butmv[:, :, chunks]
+    w_butnmk, from_border_butnk, to_border_butmk = (
+        scan.within(chunks),
+        scan.from_border(chunks),
+        scan.to_border(chunks),
+    )
+    between_bujik = scan.between_borders(chunks)
+    added_butkv = einsum("butmk,butmv->butkv", to_border_butmk, value_butmv)
+    lambda_bujkv = einsum("bujik,buikv->bujkv", between_bujik, torch.cat([lambda_bu1kv, added_butkv], 2))[:, :, :-1]
 
-    # Queries: g · λ_n, for each u by itself since each has its own softmax.
-    products = einsum("bhtnv,butmv->buhtnm", g, v)
-    query_grad = einsum("buhtnm,butnmk->buhtnk", products, within)
-    query_grad += einsum("bhtnv,butkv->buhtnk", g, before) * from_border[:, :, None]
-    own = einsum("bhtnk,buhtnk->butnk", q, query_grad)  # dλ_n · λ_n
+    # p: in the chunk w_nm (g_n · V_m), from before it λ g_n; for each u by itself, since each has its own softmax.
+    products_buhtnm = einsum("bhtnv,butmv->buhtnm", grad_bhtnv, value_butmv)
+    p_buhtnk = einsum("buhtnm,butnmk->buhtnk", products_buhtnm, w_butnmk)
+    p_buhtnk += einsum("bhtnv,butkv->buhtnk", grad_bhtnv, lambda_bujkv) * from_border_butnk[:, :, None]
+    own_butnk = einsum("bhtnk,buhtnk->butnk", query_bhtnk, p_buhtnk)
 
-    # Backwards over the borders.
-    faded = einsum("bhtnk,butnk->buhtnk", q, from_border)
-    arriving = torch.cat([einsum("buhtnk,bhtnv->butkv", faded, g), (from_border * own).sum(3)[..., None]], dim=-1)
-    at_borders = einsum("bujik,bujkv->buikv", between, torch.cat([arriving, carried], dim=2))
-    behind, behind_own = at_borders[:, :, 1:, :, :-1], at_borders[:, :, 1:, :, -1]
+    # D and O: what each chunk's queries add at the border before it, then all of that behind each border.
+    query_buhtnk = einsum("bhtnk,butnk->buhtnk", query_bhtnk, from_border_butnk)
+    added_d_butkv = einsum("buhtnk,bhtnv->butkv", query_buhtnk, grad_bhtnv)
+    added_o_butk = (from_border_butnk * own_butnk).sum(3)
+    added_butkw = torch.cat([added_d_butkv, added_o_butk[..., None]], dim=-1)
+    sums_buikw = einsum("bujik,bujkw->buikw", between_bujik, torch.cat([added_butkw, sums_bu1kw], dim=2))
+    d_butkv, o_butk = sums_buikw[:, :, 1:, :, :-1], sums_buikw[:, :, 1:, :, -1]  # at the end of each chunk
 
-    scores = einsum("bhtnk,butnmk->buhtnm", q, within)
-    value_grad = einsum("buhtnm,bhtnv->butmv", scores, g) + einsum("butmk,butkv->butmv", to_border, behind)
-    inner = einsum("bhtnk,buhtnm->butnmk", q, products) - own[:, :, :, :, None]
-    outer = einsum("butkv,butmv->butmk", behind, v) - behind_own[:, :, :, None]
-    key_grad = (within * inner).sum(3) + to_border * outer
-    return query_grad.sum(1), key_grad, value_grad, at_borders[:, :, :1]
+    scores_buhtnm = einsum("bhtnk,butnmk->buhtnm", query_bhtnk, w_butnmk)
+    value_grad_butmv = einsum("buhtnm,bhtnv->butmv", scores_buhtnm, grad_bhtnv)
+    value_grad_butmv = value_grad_butmv + einsum("butmk,butkv->butmv", to_border_butmk, d_butkv)
+
+    within_butnmk = einsum("bhtnk,buhtnm->butnmk", query_bhtnk, products_buhtnm) - own_butnk[:, :, :, :, None]
+    behind_butmk = einsum("butkv,butmv->butmk", d_butkv, value_butmv) - o_butk[:, :, :, None]
+    key_grad_butmk = (w_butnmk * within_butnmk).sum(3) + to_border_butmk * behind_butmk
+    return p_buhtnk.sum(1), key_grad_butmk, value_grad_butmv, sums_buikw[:, :, :1]
 
 
 CAUSAL_CONTENT_OP = Op(

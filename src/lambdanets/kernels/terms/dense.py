@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF, Op
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.slices import slices
 from lambdanets.positions import DensePositions
 
 __all__ = ["DENSE_OP", "dense_positions_term", "op_dtype"]
@@ -25,9 +26,7 @@ BLOCK_ELEMENTS = 1 << 20
 
 def _blocks(query: Tensor, embedding: Tensor) -> Iterator[slice]:
     n, m, k, u = embedding.shape
-    step = max(1, BLOCK_ELEMENTS // max(1, m * u * max(k, query.shape[0] * query.shape[1])))
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+    return slices(n, max(1, BLOCK_ELEMENTS // max(1, m * u * max(k, query.shape[0] * query.shape[1]))))
 
 
 def _operands(query: Tensor, embedding: Tensor, block: slice) -> tuple[Tensor, Tensor]:

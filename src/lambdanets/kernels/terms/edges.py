@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.slices import slices
 from lambdanets.kernels.terms.dense import op_dtype
 from lambdanets.positions import EdgePositions
 
@@ -27,9 +28,7 @@ BLOCK_ELEMENTS = 1 << 20
 def _blocks(query: Tensor, value: Tensor, index: Tensor) -> Iterator[slice]:
     b, h, _, k = query.shape
     each = b * (h * (k + value.shape[3]) + value.shape[1] * value.shape[3])
-    step = max(1, BLOCK_ELEMENTS // max(1, each))
-    for start in range(0, index.shape[1], step):
-        yield slice(start, start + step)
+    return slices(index.shape[1], max(1, BLOCK_ELEMENTS // max(1, each)))
 
 
 def _gather(query: Tensor, value: Tensor, index: Tensor, block: slice) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, einsum
 
 from lambdanets.kernels.autograd.library import HALF, Op
+from lambdanets.kernels.slices import slices
 
 __all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
 
@@ -48,9 +49,7 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
 
 
 def _blocks(nodes: int, each: int) -> Iterator[slice]:
-    step = max(1, BLOCK_ELEMENTS // max(1, each))
-    for start in range(0, nodes, step):
-        yield slice(start, start + step)
+    return slices(nodes, max(1, BLOCK_ELEMENTS // max(1, each)))
 
 
 def _lambdas(left_bamk: Tensor, right_bamv: Tensor, batch: Tensor, num_graphs: int) -> Tensor:

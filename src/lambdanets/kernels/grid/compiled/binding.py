@@ -51,7 +51,7 @@ _REMEDY = (
 )
 
 
-# ``Problem`` of abi.h; and ``Call``: a problem, a pointer and four strides for each of nine tensors, scratch, slots.
+# ``Problem`` of abi.h; ``KernelCall``: a problem, a pointer and four strides of each of nine tensors, scratch, slots.
 _PROBLEM, _CALL = struct.Struct("11q"), struct.Struct("11q 45q 2q")
 _NULL = (0, 0, 0, 0, 0)
 _INT, _BOOL = ctypes.c_int64, ctypes.c_bool

@@ -16,8 +16,8 @@ __all__ = ["KERNEL"]
 
 def _work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds of S, y and their gradients; elements that are packed; calls."""
-    rows = _visible(problem, problem.grid[0], 0) if len(problem.grid) == 2 else (1,)
-    columns = _visible(problem, problem.grid[-1], -1)
+    rows = problem.visible(0) if len(problem.grid) == 2 else (1,)
+    columns = problem.visible(-1)
     lanes = binding.lanes()
     pairs = sum(rows) * sum(columns)
     padded = sum(rows) * sum(-(-width // lanes) * lanes for width in columns)
@@ -28,13 +28,6 @@ def _work(problem: GridProblem, backward: bool) -> Work:
     products = depth + padded * problem.dim_key + pairs * v
     moved = problem.batch * problem.num_positions * (problem.heads * (k + v) + problem.intra_depth * v)
     return Work(problem.batch * problem.intra_depth * heads * products, moved, 3 if backward else 2)
-
-
-@functools.lru_cache(maxsize=1024)
-def _visible(problem: GridProblem, size: int, axis: int) -> tuple[int, ...]:
-    """Number of context positions along an axis that a query at each of its places sees."""
-    extent, origin = problem.extents[axis], problem.origin[axis]
-    return tuple(min(size, place - origin + extent) - max(0, place - origin) for place in range(size))
 
 
 KERNEL = GridKernel(

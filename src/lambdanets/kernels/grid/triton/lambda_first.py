@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,
@@ -24,7 +24,6 @@ from lambdanets.kernels.grid.triton.launch import (
     current,
     depth_last,
     example_elements,
-    laid_out_like,
     offsets_first,
     run,
     splits,
@@ -32,14 +31,14 @@ from lambdanets.kernels.grid.triton.launch import (
 )
 from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
 
-__all__ = ["KERNEL", "Tiling", "candidates", "tile"]
+__all__ = ["KERNEL", "LambdaFirstTiling", "candidates", "tile"]
 
 # Rows (n, k) and columns (b, v) of a product.
 ROWS = COLUMNS = 128
 
 
 @dataclass(frozen=True)
-class Tiling:
+class LambdaFirstTiling:
     """A problem cut into tiles.
 
     Args:
@@ -80,14 +79,14 @@ class Tiling:
         return min(options, key=lambda option: (option[0] * option[1], -option[2]))
 
 
-def tile(problem: GridProblem, block: int) -> Tiling:
+def tile(problem: GridProblem, block: int) -> LambdaFirstTiling:
     """Cut a problem into tiles with ``block`` context positions a step."""
     key_depth, value_depth = power_of_2(problem.dim_key), power_of_2(problem.dim_value)
     examples = min(COLUMNS // value_depth, power_of_2(problem.batch))
     while examples > 1 and examples * example_elements(problem) >= ADDRESSES:
         examples //= 2
     # A product has 16 columns at least; depth is padded to them, since examples are counted in 32 bits.
-    return Tiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
+    return LambdaFirstTiling(ROWS // key_depth, key_depth, examples, max(value_depth, LEAST_DEPTH // examples), block)
 
 
 def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config, ...]:
@@ -106,7 +105,7 @@ def candidates(problem: GridProblem, for_gradient: bool = False) -> tuple[Config
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     reason = check_call(problem)
     if reason is not None:
         return reason
@@ -151,7 +150,7 @@ def forward(
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
 
     with current(query):
-        out = laid_out_like(query, problem.dim_value)
+        out = empty_in_order(query, problem.dim_value)
         _of_queries("lambda output", lambda_output_kernel, (query, value, table, out), problem)
         return out
 
@@ -170,7 +169,7 @@ def backward(
 
     with current(query):
         grad = grad.to(query.dtype)
-        grad_query = laid_out_like(query, problem.dim_key)
+        grad_query = empty_in_order(query, problem.dim_key)
         _of_queries("lambda query", lambda_query_gradient_kernel, (grad, value, table, grad_query), problem)
         return (
             grad_query,
@@ -214,7 +213,7 @@ def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, pr
 
     examples = tile(problem, 1).examples
     g, q, offsets = depth_last(grad, examples), depth_last(query, examples), offsets_first(table)
-    out = laid_out_like(like, problem.dim_value)
+    out = empty_in_order(like, problem.dim_value)
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)

@@ -34,7 +34,11 @@ __all__ = [
 
 @triton.jit
 def _sum(a, axis: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``tl.sum`` is made for the GPU or for the interpreter when Triton is imported; what it calls serves both."""
+    """Sum along an axis, with the function that ``tl.sum`` passes to ``tl.reduce``.
+
+    ``tl.sum`` itself is made for the GPU or for the interpreter when Triton is imported; what it calls serves both. A
+    private name, as seen in Triton 3.8; where it is gone, the kernels do not compile.
+    """
     return tl.reduce(a, axis, tl.standard._sum_combine)
 
 

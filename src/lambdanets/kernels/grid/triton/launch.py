@@ -19,7 +19,6 @@ __all__ = [
     "check_call",
     "current",
     "depth_last",
-    "laid_out_like",
     "offsets_first",
     "run",
     "splits",
@@ -35,7 +34,7 @@ PROGRAMS = 264
 
 
 def unavailable(device: str) -> str | None:
-    """Why no Triton kernel can run on a device, or None."""
+    """Return the reason why no Triton kernel can run on a device, or None."""
     if device != "cuda":
         return f"it runs on CUDA devices, and these tensors are on {device}"
     if importlib.util.find_spec("triton") is None:
@@ -44,7 +43,7 @@ def unavailable(device: str) -> str | None:
 
 
 def check_call(problem: GridProblem) -> str | None:
-    """Why no Triton kernel can run on ``problem``, or None."""
+    """Return the reason why no Triton kernel can run on ``problem``, or None."""
     reason = unavailable(problem.device)
     if reason is not None:
         return reason
@@ -74,17 +73,6 @@ def example_elements(problem: GridProblem) -> int:
 def current(tensor: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def laid_out_like(like: Tensor, depth: int) -> Tensor:
-    """A new (b, c, n, depth) with its axes in memory as those of ``like``, so that it need not be transposed."""
-    b, c, n, _ = like.shape
-    like = addressable(like)
-    if like.stride(3) != 1:
-        return like.new_empty(b, c, depth, n).transpose(2, 3)
-    if like.stride(1) < like.stride(2):
-        return like.new_empty(b, n, c, depth).transpose(1, 2)
-    return like.new_empty(b, c, n, depth)
 
 
 def depth_last(tensor: Tensor, examples: int = 1) -> Tensor:

@@ -10,29 +10,32 @@ are read again and again are copied once: loads of single 16-bit numbers would t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     addressable,
     check_call,
     current,
     depth_last,
-    laid_out_like,
     offsets_first,
     run,
     splits,
     tuned,
 )
-from lambdanets.kernels.grid.triton.tiling import Config, Tiling, candidates, tile
+from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, candidates, tile
 
 __all__ = ["KERNEL"]
 
 
 def check(problem: GridProblem) -> str | None:
-    """Why this kernel cannot run on ``problem``, or None."""
+    """Return the reason why this kernel cannot run on ``problem``, or None."""
     return check_call(problem)
 
 
@@ -56,29 +59,12 @@ def forward(
     content: Tensor | None = None,
 ) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    with current(query):
-        return _output(addressable(query), depth_last(value), offsets_first(table), problem)
-
-
-def _output(query: Tensor, value: Tensor, offsets: Tensor, problem: GridProblem) -> Tensor:
     from lambdanets.kernels.grid.triton.kernels import output_kernel
 
-    out = laid_out_like(query, problem.dim_value)
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        heads, depths = _chunks(problem, tiling)
-        run(
-            output_kernel,
-            problem.batch * heads * depths * tiling.tiles,
-            (query, value, offsets, out),
-            (*query.stride(), *value.stride(), *out.stride()),
-            (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
-            tiling.constants(),
-            config,
-        )
-
-    tuned("output", problem, candidates(problem), launch)
+    out = empty_in_order(query, problem.dim_value)
+    with current(query):
+        operands = addressable(query), depth_last(value), offsets_first(table)
+        _launch("output", output_kernel, (*operands, out), problem, _output_programs)
     return out
 
 
@@ -92,60 +78,81 @@ def backward(
     content: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Backward pass, as in ``contract.py``."""
+    from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel, value_gradient_kernel
+
+    grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
     with current(query):
         g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
         offsets = offsets_first(table)
-        return (
-            _query_gradient(g, v, offsets, query, problem),
-            _value_gradient(g, q, offsets, value, problem),
-            _table_gradient(g, q, v, problem).reshape(table.shape),
-            None,
-        )
+        _launch("query", query_gradient_kernel, (g, v, offsets, grad_query), problem, _query_programs)
+        _launch("value", value_gradient_kernel, (g, q, offsets, grad_value), problem, _value_programs)
+        grad_table = _table_gradient(g, q, v, problem).reshape(table.shape)
+    return grad_query, grad_value, grad_table, None
 
 
-def _query_gradient(grad: Tensor, value: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
-    from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel
+@dataclass(frozen=True)
+class _Programs:
+    """Programs of a kernel.
 
-    out = laid_out_like(like, problem.dim_key)
+    Args:
+        count: how many.
+        tiles: tiles of the grid, one program each for every example and part of heads or depth.
+        start: start of the tiles that a program visits, counted from its own tile.
+    """
+
+    count: int
+    tiles: int
+    start: int
+
+
+def _output_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
+    heads, depths = _chunks(problem, tiling)
+    return _Programs(problem.batch * heads * depths * tiling.tiles, tiling.tiles, tiling.context_start)
+
+
+def _query_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
+    heads, _ = _chunks(problem, tiling)
+    return _Programs(problem.batch * heads * tiling.tiles, tiling.tiles, tiling.context_start)
+
+
+def _value_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs:
+    _, depths = _chunks(problem, tiling)
+    tiles = tiling.tiles_x * tiling.height
+    return _Programs(problem.batch * problem.intra_depth * depths * tiles, tiles, tiling.query_start)
+
+
+def _launch(
+    name: str,
+    kernel: Any,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    problem: GridProblem,
+    programs_of: Callable[[GridProblem, QueryFirstTiling], _Programs],
+) -> None:
+    """Launch the kernel of the output, or of the gradient of queries or values.
+
+    Args:
+        name: for what is tuned.
+        kernel: one of ``kernels.py``.
+        tensors: its two operands, the table with its offsets first, and what it writes.
+        problem: the shape of the call.
+        programs_of: the programs for a tiling.
+    """
+    left, right, _, out = tensors
 
     def launch(config: Config) -> None:
         tiling = tile(problem, config.block)
-        heads, depths = _chunks(problem, tiling)
+        programs = programs_of(problem, tiling)
         run(
-            query_gradient_kernel,
-            problem.batch * heads * tiling.tiles,
-            (grad, value, offsets, out),
-            (*grad.stride(), *value.stride(), *out.stride()),
-            (*_sizes(problem, tiling), tiling.context_start, tiling.tiles_x, tiling.tiles, heads, depths),
+            kernel,
+            programs.count,
+            tensors,
+            (*left.stride(), *right.stride(), *out.stride()),
+            (*_sizes(problem, tiling), programs.start, tiling.tiles_x, programs.tiles, *_chunks(problem, tiling)),
             tiling.constants(),
             config,
         )
 
-    tuned("query", problem, candidates(problem), launch)
-    return out
-
-
-def _value_gradient(grad: Tensor, query: Tensor, offsets: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
-    from lambdanets.kernels.grid.triton.kernels import value_gradient_kernel
-
-    out = laid_out_like(like, problem.dim_value)
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        heads, depths = _chunks(problem, tiling)
-        tiles = tiling.tiles_x * tiling.height
-        run(
-            value_gradient_kernel,
-            problem.batch * problem.intra_depth * depths * tiles,
-            (grad, query, offsets, out),
-            (*grad.stride(), *query.stride(), *out.stride()),
-            (*_sizes(problem, tiling), tiling.query_start, tiling.tiles_x, tiles, heads, depths),
-            tiling.constants(),
-            config,
-        )
-
-    tuned("value", problem, candidates(problem), launch)
-    return out
+    tuned(name, problem, candidates(problem), launch)
 
 
 def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem) -> Tensor:
@@ -177,7 +184,7 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
     return parts[0]
 
 
-def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
+def _joined(windows: Tensor, tiling: QueryFirstTiling, dim_key: int) -> Tensor:
     """(u, rows, windows, k, 2B) -> (u, k, rows, columns): neighbouring windows share half of their columns."""
     u, rows, count, _, _ = windows.shape
     halves = windows[:, :, :, :dim_key].permute(0, 3, 1, 2, 4).unflatten(4, (2, tiling.block))
@@ -188,12 +195,12 @@ def _joined(windows: Tensor, tiling: Tiling, dim_key: int) -> Tensor:
     return line.flatten(3)[..., -first : tiling.extents[1] - first]
 
 
-def _chunks(problem: GridProblem, tiling: Tiling) -> tuple[int, int]:
+def _chunks(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, int]:
     """Programs that share the heads, and parts of the value depth."""
     return -(-problem.heads // tiling.heads_per_program), -(-problem.dim_value // tiling.value_depth)
 
 
-def _sizes(problem: GridProblem, tiling: Tiling) -> tuple[int, ...]:
+def _sizes(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, ...]:
     """Arguments from ``heads`` to ``OX``, which all kernels have."""
     return (
         problem.heads,

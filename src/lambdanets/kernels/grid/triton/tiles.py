@@ -1,7 +1,7 @@
 """Shared by the Triton kernels: products, the skew, rows of a tile and of the table.
 
 Only operations of ``triton.language`` itself are used, none of its library (``tl.zeros``, ``tl.cdiv``): those are made
-for the GPU or for the interpreter when Triton is imported, whichever is first, and not ours to decide then.
+either for the GPU or for the interpreter when Triton is imported, which another package may have done before.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _high(packed, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
 def skew(p0, p1, index, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
     """S of two groups of rows from their P, as ``dtype``: each row shifted by its place.
 
-    Two numbers of 16 bits travel as one of 32, which is what a shuffle moves.
+    Two numbers of 16 bits are packed into one of 32, since a shuffle moves 32 bits.
     """
     if dtype.primitive_bitwidth == 16:
         packed = tl.gather(_pack(p0.to(dtype), p1.to(dtype)), index, axis=1)

@@ -12,7 +12,7 @@ import torch
 
 from lambdanets.kernels.grid.contract import GridProblem
 
-__all__ = ["Config", "Tiling", "as_image", "candidates", "power_of_2", "tile"]
+__all__ = ["Config", "QueryFirstTiling", "as_image", "candidates", "power_of_2", "tile"]
 
 # Channels of the values that one program holds at most; deeper values go through in parts.
 MAX_DEPTH = 128
@@ -38,7 +38,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Tiling:
+class QueryFirstTiling:
     """A problem cut into tiles of one size.
 
     Args:
@@ -123,12 +123,12 @@ def as_image(problem: GridProblem) -> tuple[tuple[int, int], tuple[int, int], tu
     )
 
 
-def tile(problem: GridProblem, block: int) -> Tiling:
+def tile(problem: GridProblem, block: int) -> QueryFirstTiling:
     """Cut a problem of rank 1 or 2 into tiles of ``block`` places."""
     (height, width), extents, origin = as_image(problem)
     heads = min(MAX_HEADS, power_of_2(problem.heads))
     rows_paired = height > 1 and problem.heads <= MAX_HEADS
-    return Tiling(
+    return QueryFirstTiling(
         height,
         width,
         extents,
@@ -146,8 +146,8 @@ def tile(problem: GridProblem, block: int) -> Tiling:
 def candidates(problem: GridProblem) -> tuple[Config, ...]:
     """Configurations to try for a problem, the most promising first.
 
-    They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). No GPU has
-    judged them yet.
+    They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). They have not
+    been timed on a GPU.
     """
     if problem.dtype == torch.float32:  # twice the registers and the shared memory
         return Config(16, 8, 1), Config(16, 4, 2), Config(16, 4, 1)

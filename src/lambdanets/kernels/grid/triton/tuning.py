@@ -1,7 +1,7 @@
 """Choice of a kernel's configuration: the fastest of a small list, found once for shapes that are alike.
 
-Only what leaves the order of the sums alone is chosen by the clock, warps and stages; the tile's width follows from the
-shape. Otherwise two processes could find different bits.
+Warps and stages are chosen by measured times, since they do not change the order of the sums. The width of a tile does,
+so it follows from the shape: with measured times two processes could return different bits.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ struct Problem {
   int64_t origin_row, origin_column;    // index of offset 0 in the table
 };
 
-struct Call {
+// One call of a kernel.
+struct KernelCall {
   Problem problem;
   Tensor query;    // (b, h, n, k)
   Tensor value;    // (b, u, n, v)
@@ -35,14 +36,14 @@ struct Call {
   // Written in backward, in the axes of what they are gradients of; grad_content has null data where content has.
   Tensor grad_query, grad_value, grad_table, grad_content;
   float* scratch;
-  int64_t slots;  // parts that the work is cut into, which run in parallel; the bits of the result depend on it
+  int64_t slots;  // parts that the tasks are shared by, which run in parallel; the bits of the result depend on it
 };
 
 // One kernel at one instruction set.
 struct Kernel {
   int64_t (*scratch)(const Problem&, int64_t slots, bool has_content, bool backward);  // number of floats
-  void (*forward)(const Call&);
-  void (*backward)(const Call&);
+  void (*forward)(const KernelCall&);
+  void (*backward)(const KernelCall&);
 };
 
 // Run body(i, context) for i in [0, count), in PyTorch's threads where they have been given.

@@ -81,7 +81,7 @@ INLINE void add(float* to, const float* from, int64_t count) {
   for (; i < count; i++) to[i] += from[i];
 }
 
-// Hands out pieces of the scratch memory, each from a new cache line on.
+// Takes pieces of the scratch memory, each from a new cache line on.
 struct Arena {
   float* base;
   int64_t used;

@@ -32,9 +32,13 @@ struct Level {
 const Level kLevels[] = {
 #if defined(LAMBDANETS_X86)
     {"avx512",
-     [] { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"); },
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+     },
      {&avx512::kQueryFirst, &avx512::kSpectral}},
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, {&avx2::kQueryFirst, &avx2::kSpectral}},
+    {"avx2",
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+     {&avx2::kQueryFirst, &avx2::kSpectral}},
 #endif
     {"portable", [] { return true; }, {&portable::kQueryFirst, &portable::kSpectral}},
 };
@@ -65,7 +69,7 @@ void parallel(int64_t count, void (*body)(int64_t, void*), void* context) {
 
 }  // namespace lambdanets
 
-using lambdanets::Call;
+using lambdanets::KernelCall;
 using lambdanets::kLevels;
 using lambdanets::kNumLevels;
 
@@ -93,10 +97,10 @@ LAMBDANETS_EXPORT int64_t lambdanets_scratch(int64_t level, int64_t kernel, cons
   return kLevels[level].kernels[kernel]->scratch(*problem, slots, has_content, backward);
 }
 
-LAMBDANETS_EXPORT void lambdanets_forward(int64_t level, int64_t kernel, const Call* call) {
+LAMBDANETS_EXPORT void lambdanets_forward(int64_t level, int64_t kernel, const KernelCall* call) {
   kLevels[level].kernels[kernel]->forward(*call);
 }
 
-LAMBDANETS_EXPORT void lambdanets_backward(int64_t level, int64_t kernel, const Call* call) {
+LAMBDANETS_EXPORT void lambdanets_backward(int64_t level, int64_t kernel, const KernelCall* call) {
   kLevels[level].kernels[kernel]->backward(*call);
 }

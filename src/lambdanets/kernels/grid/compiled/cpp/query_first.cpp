@@ -1,13 +1,21 @@
 // Query first, fused: S = q·E for one query, a group of heads and a chunk of the context, then y += S·V at once.
 //
-// E is never built. The scores of a query with a row of the context are a correlation with a row of the table, read from
-// where the query stands: S[r, x'] = Σ_k q[r, k] · R[Δy, k, x' - x + origin]. Backward makes S again and adds
+// E is never built. The scores of a query with a row of the context are a correlation with a row of the table, read
+// from where the query stands: S[r, x'] = Σ_k q[r, k] · R[Δy, k, x' - x + origin]. Backward makes S again and adds
 //
 //     dS = dY·Vᵀ,   dq += dS·R,   dR[Δ] += dSᵀ·q,   dV += Sᵀ·dY.
 //
-// A task is a block of queries of one row y of one example; it visits chunks of the context that fit the nearest cache.
-// A slot does some tasks that follow each other, with packed values and sums of gradients of its own; sums of slots are
-// added in their order. So the bits depend on the number of slots alone.
+//     group  up to kGroupHeads heads of one query, which go through together
+//     block  neighbouring queries of one row of the grid
+//     task   a block of one example
+//     chunk  a rectangle of context positions whose values fit the nearest cache, visited by all queries of a block
+//     piece  a chunk's positions in one row of the grid; the whole chunk where it has whole rows (tiles.h)
+//     slot   tasks that follow each other, with packed values and sums of gradients of their own; slots run in parallel
+//     pitch  floats from one head, position or depth of a packed tensor to the next
+//
+// Sums of slots are added in their order, so the bits of the result depend on the number of slots alone.
+#include <type_traits>
+
 #include "copies.h"
 #include "tiles.h"
 
@@ -21,12 +29,15 @@ constexpr int64_t kLeastChunk = 32, kMostChunk = 256;
 
 struct Plan {
   Problem p;
-  int64_t groups, positions, key_pitch, value_pitch;  // padded depths
+  int64_t groups, heads, positions;  // heads: those of whole groups; positions of the grid
+  int64_t key_pitch, value_pitch;    // padded depths
   int64_t table_pitch, table_size, scores_pitch, context_pitch;
-  int64_t block, blocks, chunk, tasks_each, tasks, slots;
+  int64_t block, blocks, chunk;      // queries of a block, blocks of a row of the grid, most positions of a chunk
+  int64_t tasks_each, tasks, slots;  // tasks_each: of an example
 
   Plan(const Problem& problem, int64_t slots_wanted) : p(problem) {
-    groups = ceil_div(p.heads, kRows);
+    groups = ceil_div(p.heads, kGroupHeads);
+    heads = groups * kGroupHeads;
     positions = p.rows * p.columns;
     key_pitch = padded(p.dim_key);
     value_pitch = padded(p.dim_value);
@@ -34,8 +45,8 @@ struct Plan {
     table_size = p.intra_depth * p.extent_rows * p.dim_key * table_pitch + kLanes;
     context_pitch = apart(positions);
     chunk = least(most(kChunkFloats / value_pitch, kLeastChunk), kMostChunk);
-    scores_pitch = padded(most(chunk, p.columns < chunk ? chunk / p.columns * p.columns : chunk)) + kLanes;
-    blocks = ceil_div(p.columns, most(kBlockFloats / (groups * kRows * value_pitch), 4));
+    scores_pitch = padded(chunk) + kLanes;
+    blocks = ceil_div(p.columns, most(kBlockFloats / (heads * value_pitch), 4));
     block = ceil_div(p.columns, blocks);
     blocks = ceil_div(p.columns, block);
     tasks_each = p.rows * blocks;
@@ -58,9 +69,10 @@ struct Plan {
   int64_t table_sums_size() const { return p.intra_depth * p.extent_rows * p.extent_columns * key_pitch; }
 };
 
-// Memory of a call.
+// Scratch memory of a call.
 struct Shared {
-  float *table, *table_by_place;
+  float* table;           // (u, row, k, column)
+  float* table_by_place;  // (u, row, column, k)
 
   Shared(Arena& arena, const Plan& plan, bool backward) {
     table = arena.take(plan.table_size);
@@ -68,66 +80,64 @@ struct Shared {
   }
 };
 
-// Memory of a slot.
+// Scratch memory of a slot.
 struct Room {
-  float *values, *content, *queries, *query_rows, *rows, *scores;
-  float *grads, *grad_rows, *grad_queries, *grad_scores, *grad_table, *head_sums, *tail_sums;
+  float *grouped_queries, *grouped_grads;                     // of a block, (query, group, depth, head)
+  float *head_queries, *outputs, *head_grads, *grad_queries;  // of a block, (query, head, depth)
+  float *scores, *grad_scores;                                // of a chunk, (head, position)
+  float *values, *content;                                    // of an example; with the depth first in backward
+  float *grad_table, *head_sums, *tail_sums;                  // of the slot; the last two as sums_of says
 
   Room(Arena& arena, const Plan& plan, bool has_content, bool backward) {
     const Problem& p = plan.p;
-    const int64_t heads = plan.groups * kRows, each = plan.block * heads;
-    queries = arena.take(each * p.dim_key);
-    query_rows = arena.take(each * plan.key_pitch);
-    scores = arena.take(kRows * plan.scores_pitch);
+    const int64_t each = plan.block * plan.heads;
+    grouped_queries = arena.take(each * p.dim_key);
+    head_queries = arena.take(each * plan.key_pitch);
+    scores = arena.take(kGroupHeads * plan.scores_pitch);
     if (!backward) {
       values = arena.take(p.intra_depth * plan.positions * plan.value_pitch);
       content = has_content ? arena.take(p.dim_key * plan.value_pitch) : nullptr;
-      rows = arena.take(each * plan.value_pitch);
+      outputs = arena.take(each * plan.value_pitch);
       return;
     }
     values = arena.take(p.intra_depth * p.dim_value * plan.context_pitch + kLanes);
     content = has_content ? arena.take(p.dim_value * plan.key_pitch) : nullptr;
-    grads = arena.take(each * p.dim_value);
-    grad_rows = arena.take(each * plan.value_pitch);
+    grouped_grads = arena.take(each * p.dim_value);
+    head_grads = arena.take(each * plan.value_pitch);
     grad_queries = arena.take(each * plan.key_pitch);
-    grad_scores = arena.take(kRows * plan.scores_pitch);
+    grad_scores = arena.take(kGroupHeads * plan.scores_pitch);
     grad_table = arena.take(plan.table_sums_size());
     head_sums = arena.take(plan.sums_size());
     tail_sums = arena.take(plan.sums_size());
   }
 };
 
-// Where a slot sums an example's gradients. They stay there where others have parts of the example, which only the first
-// and the last of a slot can be.
+// Where a slot sums the gradients of an example's values and content. They stay there where other slots have parts of
+// the example, which only the first and the last example of a slot can be.
 INLINE float* sums_of(const Plan& plan, const Room& room, int64_t slot, int64_t example) {
   return example == plan.first_task(slot) / plan.tasks_each ? room.head_sums : room.tail_sums;
 }
 
-struct Work {
-  const Call& call;
+// One call in progress: its plan and where its memory is.
+struct Run {
+  const KernelCall& call;
   const Plan plan;
   const bool backward;
+  Arena arena;
   Shared shared;
-  int64_t shared_size, room_size;
+  int64_t room_size;
 
-  Work(const Call& c, bool is_backward)
-      : call(c), plan(c.problem, c.slots), backward(is_backward), shared(first_arena(c, is_backward)) {
-    Arena arena{c.scratch, 0};
-    Shared(arena, plan, backward);
-    shared_size = arena.used;
-    arena = {c.scratch, 0};
-    room(arena);
-    room_size = arena.used;
+  Run(const KernelCall& c, bool is_backward)
+      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward) {
+    Arena each{nullptr, 0};
+    room(each);
+    room_size = each.used;
   }
 
-  Shared first_arena(const Call& c, bool is_backward) const {
-    Arena arena{c.scratch, 0};
-    return Shared(arena, plan, is_backward);
-  }
-  Room room(Arena& arena) const { return Room(arena, plan, call.content.data != nullptr, backward); }
+  Room room(Arena& each) const { return Room(each, plan, call.content.data != nullptr, backward); }
   Room room(int64_t slot) const {
-    Arena arena{call.scratch + shared_size + slot * room_size, 0};
-    return room(arena);
+    Arena each{call.scratch + arena.used + slot * room_size, 0};
+    return room(each);
   }
 };
 
@@ -190,31 +200,32 @@ INLINE void make_scores(const Plan& plan, const Shared& shared, const Room& room
                plan.scores_pitch);
 }
 
+// `at` counts heads of the block's queries, those that fill up groups included: the first of the group.
 template <int R>
-static void chunk_forward(const Work& work, const Room& room, const Seen& seen, int64_t row) {
-  const Plan& plan = work.plan;
-  make_scores<R>(plan, work.shared, room, seen, room.queries + row * plan.p.dim_key);
+static void chunk_forward(const Run& run, const Room& room, const Seen& seen, int64_t at) {
+  const Plan& plan = run.plan;
+  make_scores<R>(plan, run.shared, room, seen, room.grouped_queries + at * plan.p.dim_key);
   gather<R>(room.scores, plan.scores_pitch,
             room.values + (seen.depth * plan.positions + seen.context) * plan.value_pitch, plan.value_pitch,
-            by_position(plan, seen, plan.value_pitch), room.rows + row * plan.value_pitch, plan.value_pitch);
+            by_position(plan, seen, plan.value_pitch), room.outputs + at * plan.value_pitch, plan.value_pitch);
 }
 
 template <int R>
-static void chunk_backward(const Work& work, const Room& room, const Seen& seen, int64_t row, float* sums) {
-  const Plan& plan = work.plan;
+static void chunk_backward(const Run& run, const Room& room, const Seen& seen, int64_t at, float* sums) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  make_scores<R>(plan, work.shared, room, seen, room.queries + row * p.dim_key);
-  correlate<R>(room.grads + row * p.dim_value, p.dim_value,
+  make_scores<R>(plan, run.shared, room, seen, room.grouped_queries + at * p.dim_key);
+  correlate<R>(room.grouped_grads + at * p.dim_value, p.dim_value,
                room.values + seen.depth * p.dim_value * plan.context_pitch + seen.context, plan.context_pitch,
                by_position(plan, seen, 1), room.grad_scores, plan.scores_pitch);
-  spread<R>(room.scores, plan.scores_pitch, room.grad_rows + row * plan.value_pitch, plan.value_pitch,
+  spread<R>(room.scores, plan.scores_pitch, room.head_grads + at * plan.value_pitch, plan.value_pitch,
             by_position(plan, seen, plan.value_pitch),
             sums + (seen.depth * plan.positions + seen.context) * plan.value_pitch);
   const int64_t place = (seen.depth * p.extent_rows + seen.table_row) * p.extent_columns + seen.table_column;
   const Pieces pieces{seen.rows, seen.columns, p.extent_columns * plan.key_pitch};
-  gather<R>(room.grad_scores, plan.scores_pitch, work.shared.table_by_place + place * plan.key_pitch, plan.key_pitch,
-            pieces, room.grad_queries + row * plan.key_pitch, plan.key_pitch);
-  spread<R>(room.grad_scores, plan.scores_pitch, room.query_rows + row * plan.key_pitch, plan.key_pitch, pieces,
+  gather<R>(room.grad_scores, plan.scores_pitch, run.shared.table_by_place + place * plan.key_pitch, plan.key_pitch,
+            pieces, room.grad_queries + at * plan.key_pitch, plan.key_pitch);
+  spread<R>(room.grad_scores, plan.scores_pitch, room.head_queries + at * plan.key_pitch, plan.key_pitch, pieces,
             room.grad_table + place * plan.key_pitch);
 }
 
@@ -227,74 +238,96 @@ INLINE Matrix block_of(const Plan& plan, const Task& task, const Tensor& tensor,
   return matrix(tensor, task.example, head, task.row * plan.p.columns + task.first, 0);
 }
 
-// A row of `pitch` floats for each query and head.
-static void pack_rows(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, int64_t pitch,
-                      float* to) {
+// (query, head, depth), `pitch` floats from one head to the next.
+static void pack_by_head(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, int64_t pitch,
+                         float* to) {
   for (int64_t head = 0; head < plan.p.heads; head++)
-    pack(to + head * pitch, plan.groups * kRows * pitch, pitch, block_of(plan, task, tensor, head), task.count, depth);
+    pack(to + head * pitch, plan.heads * pitch, pitch, block_of(plan, task, tensor, head), task.count, depth);
 }
 
-static void unpack_rows(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, int64_t pitch,
-                        float* from) {
+static void unpack_by_head(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, int64_t pitch,
+                           float* from) {
   for (int64_t head = 0; head < plan.p.heads; head++)
-    copy(block_of(plan, task, tensor, head), {from + head * pitch, plan.groups * kRows * pitch, 1}, task.count, depth);
+    copy(block_of(plan, task, tensor, head), {from + head * pitch, plan.heads * pitch, 1}, task.count, depth);
 }
 
-// The heads of a group side by side: (query, group, depth, head).
-static void pack_groups(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, float* to) {
+// (query, group, depth, head): the heads of a group side by side.
+static void pack_grouped(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, float* to) {
   for (int64_t head = 0; head < plan.p.heads; head++)
-    copy({to + head / kRows * depth * kRows + head % kRows, plan.groups * kRows * depth, kRows},
+    copy({to + head / kGroupHeads * depth * kGroupHeads + head % kGroupHeads, plan.heads * depth, kGroupHeads},
          block_of(plan, task, tensor, head), task.count, depth);
 }
 
-// Calls function<R>(arguments) for the group's number of heads.
-#define FOR_GROUP(group, function, ...)                      \
-  switch (least(kRows, plan.p.heads - (group) * kRows)) {    \
-    case 1: function<1>(__VA_ARGS__); break;                 \
-    case 2: function<2>(__VA_ARGS__); break;                 \
-    case 3: function<3>(__VA_ARGS__); break;                 \
-    default: function<4>(__VA_ARGS__); break;                \
+// Calls body(heads, at) for each group of a query of the block: heads.value is the number of heads, known when this is
+// compiled, and `at` counts heads as in chunk_forward.
+template <class Body>
+INLINE void for_each_group(const Plan& plan, int64_t query, Body body) {
+  for (int64_t group = 0; group < plan.groups; group++) {
+    const int64_t at = (query * plan.groups + group) * kGroupHeads;
+    switch (least(kGroupHeads, plan.p.heads - group * kGroupHeads)) {
+      case 1: body(std::integral_constant<int, 1>{}, at); break;
+      case 2: body(std::integral_constant<int, 2>{}, at); break;
+      case 3: body(std::integral_constant<int, 3>{}, at); break;
+      default: body(std::integral_constant<int, 4>{}, at); break;
+    }
   }
-
-static void pack_table(int64_t item, void* context) {
-  const Work& work = *static_cast<const Work*>(context);
-  const Problem& p = work.plan.p;
-  const Tensor& table = work.call.table;
-  const int64_t depth = item / p.extent_rows, row = item % p.extent_rows, pitch = work.plan.table_pitch;
-  float* from = table.data + depth * table.stride[0] + row * table.stride[2];
-  const Matrix by_depth{from, table.stride[1], table.stride[3]};
-  pack(work.shared.table + item * p.dim_key * pitch, pitch, pitch, by_depth, p.dim_key, p.extent_columns);
-  if (work.backward)
-    pack(work.shared.table_by_place + item * p.extent_columns * work.plan.key_pitch, work.plan.key_pitch,
-         work.plan.key_pitch, transposed(by_depth), p.extent_columns, p.dim_key);
 }
 
-static void task_forward(const Work& work, const Room& room, const Task& task) {
-  const Plan& plan = work.plan;
+static void pack_table(int64_t item, void* context) {
+  const Run& run = *static_cast<const Run*>(context);
+  const Problem& p = run.plan.p;
+  const Tensor& table = run.call.table;
+  const int64_t depth = item / p.extent_rows, row = item % p.extent_rows, pitch = run.plan.table_pitch;
+  float* from = table.data + depth * table.stride[0] + row * table.stride[2];
+  const Matrix by_depth{from, table.stride[1], table.stride[3]};
+  pack(run.shared.table + item * p.dim_key * pitch, pitch, pitch, by_depth, p.dim_key, p.extent_columns);
+  if (run.backward)
+    pack(run.shared.table_by_place + item * p.extent_columns * run.plan.key_pitch, run.plan.key_pitch,
+         run.plan.key_pitch, transposed(by_depth), p.extent_columns, p.dim_key);
+}
+
+// y += q·λc of a block.
+static void content_forward(const Plan& plan, const Room& room, const Task& task) {
+  const Pieces keys{1, plan.p.dim_key, 0};
+  for (int64_t i = 0; i < task.count; i++)
+    for_each_group(plan, i, [&](auto heads, int64_t at) {
+      gather<heads.value>(room.head_queries + at * plan.key_pitch, plan.key_pitch, room.content, plan.value_pitch, keys,
+                          room.outputs + at * plan.value_pitch, plan.value_pitch);
+    });
+}
+
+// dq += dY·λcᵀ and dλc += qᵀ·dY of a block.
+static void content_backward(const Plan& plan, const Room& room, const Task& task, float* content_sums) {
+  const Pieces keys{1, plan.p.dim_key, 0}, values{1, plan.p.dim_value, 0};
+  for (int64_t i = 0; i < task.count; i++)
+    for_each_group(plan, i, [&](auto heads, int64_t at) {
+      const float *query = room.head_queries + at * plan.key_pitch, *grad = room.head_grads + at * plan.value_pitch;
+      gather<heads.value>(grad, plan.value_pitch, room.content, plan.key_pitch, values,
+                          room.grad_queries + at * plan.key_pitch, plan.key_pitch);
+      spread<heads.value>(query, plan.key_pitch, grad, plan.value_pitch, keys, content_sums);
+    });
+}
+
+static void task_forward(const Run& run, const Room& room, const Task& task) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  pack_groups(plan, task, work.call.query, p.dim_key, room.queries);
-  clear(room.rows, task.count * plan.groups * kRows * plan.value_pitch);
+  pack_grouped(plan, task, run.call.query, p.dim_key, room.grouped_queries);
+  clear(room.outputs, task.count * plan.heads * plan.value_pitch);
   if (room.content) {
-    pack_rows(plan, task, work.call.query, p.dim_key, plan.key_pitch, room.query_rows);
-    for (int64_t i = 0; i < task.count; i++)
-      for (int64_t group = 0; group < plan.groups; group++) {
-        const int64_t row = (i * plan.groups + group) * kRows;
-        FOR_GROUP(group, gather, room.query_rows + row * plan.key_pitch, plan.key_pitch, room.content,
-                  plan.value_pitch, Pieces{1, p.dim_key, 0}, room.rows + row * plan.value_pitch, plan.value_pitch)
-      }
+    pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.head_queries);
+    content_forward(plan, room, task);
   }
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {
-    for (int64_t group = 0; group < plan.groups; group++)
-      FOR_GROUP(group, chunk_forward, work, room, seen, (i * plan.groups + group) * kRows)
+    for_each_group(plan, i, [&](auto heads, int64_t at) { chunk_forward<heads.value>(run, room, seen, at); });
   });
-  unpack_rows(plan, task, work.call.out, p.dim_value, plan.value_pitch, room.rows);
+  unpack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.outputs);
 }
 
 static void slot_forward(int64_t slot, void* context) {
-  const Work& work = *static_cast<const Work*>(context);
-  const Plan& plan = work.plan;
+  const Run& run = *static_cast<const Run*>(context);
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  const Room room = work.room(slot);
+  const Room room = run.room(slot);
   int64_t example = -1;
   for (int64_t number = plan.first_task(slot); number < plan.first_task(slot + 1); number++) {
     const Task task(plan, number);
@@ -302,63 +335,52 @@ static void slot_forward(int64_t slot, void* context) {
       example = task.example;
       for (int64_t depth = 0; depth < p.intra_depth; depth++)
         pack(room.values + depth * plan.positions * plan.value_pitch, plan.value_pitch, plan.value_pitch,
-             matrix(work.call.value, example, depth, 0, 0), plan.positions, p.dim_value);
+             matrix(run.call.value, example, depth, 0, 0), plan.positions, p.dim_value);
       if (room.content)
-        pack(room.content, plan.value_pitch, plan.value_pitch, content_of(work.call.content, example), p.dim_key,
+        pack(room.content, plan.value_pitch, plan.value_pitch, content_of(run.call.content, example), p.dim_key,
              p.dim_value);
     }
-    task_forward(work, room, task);
+    task_forward(run, room, task);
   }
 }
 
-static void task_backward(const Work& work, const Room& room, const Task& task, float* sums) {
-  const Plan& plan = work.plan;
+static void task_backward(const Run& run, const Room& room, const Task& task, float* sums) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  pack_groups(plan, task, work.call.query, p.dim_key, room.queries);
-  pack_groups(plan, task, work.call.out, p.dim_value, room.grads);
-  pack_rows(plan, task, work.call.query, p.dim_key, plan.key_pitch, room.query_rows);
-  pack_rows(plan, task, work.call.out, p.dim_value, plan.value_pitch, room.grad_rows);
-  clear(room.grad_queries, task.count * plan.groups * kRows * plan.key_pitch);
-  if (room.content) {
-    float* content_sums = sums + p.intra_depth * plan.positions * plan.value_pitch;
-    for (int64_t i = 0; i < task.count; i++)
-      for (int64_t group = 0; group < plan.groups; group++) {
-        const int64_t row = (i * plan.groups + group) * kRows;
-        const float *query = room.query_rows + row * plan.key_pitch, *grad = room.grad_rows + row * plan.value_pitch;
-        FOR_GROUP(group, gather, grad, plan.value_pitch, room.content, plan.key_pitch, Pieces{1, p.dim_value, 0},
-                  room.grad_queries + row * plan.key_pitch, plan.key_pitch)
-        FOR_GROUP(group, spread, query, plan.key_pitch, grad, plan.value_pitch, Pieces{1, p.dim_key, 0}, content_sums)
-      }
-  }
+  pack_grouped(plan, task, run.call.query, p.dim_key, room.grouped_queries);
+  pack_grouped(plan, task, run.call.out, p.dim_value, room.grouped_grads);
+  pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.head_queries);
+  pack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.head_grads);
+  clear(room.grad_queries, task.count * plan.heads * plan.key_pitch);
+  if (room.content) content_backward(plan, room, task, sums + p.intra_depth * plan.positions * plan.value_pitch);
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {
-    for (int64_t group = 0; group < plan.groups; group++)
-      FOR_GROUP(group, chunk_backward, work, room, seen, (i * plan.groups + group) * kRows, sums)
+    for_each_group(plan, i, [&](auto heads, int64_t at) { chunk_backward<heads.value>(run, room, seen, at, sums); });
   });
-  unpack_rows(plan, task, work.call.grad_query, p.dim_key, plan.key_pitch, room.grad_queries);
+  unpack_by_head(plan, task, run.call.grad_query, p.dim_key, plan.key_pitch, room.grad_queries);
 }
 
 // Positions [first, last) of an example's sums, in (u, n), to where they belong; and the content's where `first` is 0.
-static void write_sums(const Work& work, int64_t example, const float* sums, int64_t first, int64_t last) {
-  const Plan& plan = work.plan;
+static void write_sums(const Run& run, int64_t example, const float* sums, int64_t first, int64_t last) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
   float* from = const_cast<float*>(sums);
   for (int64_t at = first; at < last;) {
     const int64_t depth = at / plan.positions, place = at % plan.positions;
     const int64_t count = least(last - at, plan.positions - place);
-    copy(matrix(work.call.grad_value, example, depth, place, 0), {from + at * plan.value_pitch, plan.value_pitch, 1},
+    copy(matrix(run.call.grad_value, example, depth, place, 0), {from + at * plan.value_pitch, plan.value_pitch, 1},
          count, p.dim_value);
     at += count;
   }
-  if (first == 0 && work.call.grad_content.data)
-    copy(content_of(work.call.grad_content, example),
+  if (first == 0 && run.call.grad_content.data)
+    copy(content_of(run.call.grad_content, example),
          {from + p.intra_depth * plan.positions * plan.value_pitch, plan.value_pitch, 1}, p.dim_key, p.dim_value);
 }
 
 static void slot_backward(int64_t slot, void* context) {
-  const Work& work = *static_cast<const Work*>(context);
-  const Plan& plan = work.plan;
+  const Run& run = *static_cast<const Run*>(context);
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  const Room room = work.room(slot);
+  const Room room = run.room(slot);
   clear(room.grad_table, plan.table_sums_size());
   const int64_t last = plan.first_task(slot + 1);
   for (int64_t number = plan.first_task(slot); number < last;) {
@@ -367,26 +389,26 @@ static void slot_backward(int64_t slot, void* context) {
     clear(sums, plan.sums_size());
     for (int64_t depth = 0; depth < p.intra_depth; depth++)
       pack(room.values + depth * p.dim_value * plan.context_pitch, plan.context_pitch, plan.context_pitch,
-           transposed(matrix(work.call.value, example, depth, 0, 0)), p.dim_value, plan.positions);
+           transposed(matrix(run.call.value, example, depth, 0, 0)), p.dim_value, plan.positions);
     if (room.content)
-      pack(room.content, plan.key_pitch, plan.key_pitch, transposed(content_of(work.call.content, example)),
+      pack(room.content, plan.key_pitch, plan.key_pitch, transposed(content_of(run.call.content, example)),
            p.dim_value, p.dim_key);
-    for (; number < stop; number++) task_backward(work, room, Task(plan, number), sums);
-    if (plan.has_whole(slot, example)) write_sums(work, example, sums, 0, p.intra_depth * plan.positions);
+    for (; number < stop; number++) task_backward(run, room, Task(plan, number), sums);
+    if (plan.has_whole(slot, example)) write_sums(run, example, sums, 0, p.intra_depth * plan.positions);
   }
 }
 
 // Adds the sums of slots in their order: of the table's rows, and of parts of the examples that several slots have.
 static void reduce(int64_t item, void* context) {
-  const Work& work = *static_cast<const Work*>(context);
-  const Plan& plan = work.plan;
+  const Run& run = *static_cast<const Run*>(context);
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
   const int64_t table_rows = p.intra_depth * p.extent_rows;
   if (item < table_rows) {
     const int64_t size = p.extent_columns * plan.key_pitch, depth = item / p.extent_rows, row = item % p.extent_rows;
-    float* sum = work.room(0).grad_table + item * size;
-    for (int64_t slot = 1; slot < plan.slots; slot++) add(sum, work.room(slot).grad_table + item * size, size);
-    const Tensor& table = work.call.grad_table;
+    float* sum = run.room(0).grad_table + item * size;
+    for (int64_t slot = 1; slot < plan.slots; slot++) add(sum, run.room(slot).grad_table + item * size, size);
+    const Tensor& table = run.call.grad_table;
     copy({table.data + depth * table.stride[0] + row * table.stride[2], table.stride[3], table.stride[1]},
          {sum, plan.key_pitch, 1}, p.extent_columns, p.dim_key);
     return;
@@ -398,7 +420,7 @@ static void reduce(int64_t item, void* context) {
   for (int64_t slot = 0; slot < plan.slots; slot++) {
     if (plan.has_whole(slot, example)) return;
     if (!plan.has_some(slot, example)) continue;
-    float* sums = sums_of(plan, work.room(slot), slot, example);
+    float* sums = sums_of(plan, run.room(slot), slot, example);
     if (!sum) {
       sum = sums;
       continue;
@@ -407,7 +429,7 @@ static void reduce(int64_t item, void* context) {
     if (part == 0)
       add(sum + all * plan.value_pitch, sums + all * plan.value_pitch, p.dim_key * plan.value_pitch);
   }
-  if (first < last || part == 0) write_sums(work, example, sum, first, last);
+  if (first < last || part == 0) write_sums(run, example, sum, first, last);
 }
 
 int64_t scratch(const Problem& problem, int64_t slots, bool has_content, bool backward) {
@@ -418,18 +440,18 @@ int64_t scratch(const Problem& problem, int64_t slots, bool has_content, bool ba
   return shared.used + plan.slots * each.used;
 }
 
-void forward(const Call& call) {
-  Work work(call, false);
-  parallel(call.problem.intra_depth * call.problem.extent_rows, pack_table, &work);
-  parallel(work.plan.slots, slot_forward, &work);
+void forward(const KernelCall& call) {
+  Run run(call, false);
+  parallel(call.problem.intra_depth * call.problem.extent_rows, pack_table, &run);
+  parallel(run.plan.slots, slot_forward, &run);
 }
 
-void backward(const Call& call) {
-  Work work(call, true);
+void backward(const KernelCall& call) {
+  Run run(call, true);
   const int64_t table_rows = call.problem.intra_depth * call.problem.extent_rows;
-  parallel(table_rows, pack_table, &work);
-  parallel(work.plan.slots, slot_backward, &work);
-  parallel(table_rows + call.problem.batch * work.plan.slots, reduce, &work);
+  parallel(table_rows, pack_table, &run);
+  parallel(run.plan.slots, slot_backward, &run);
+  parallel(table_rows + call.problem.batch * run.plan.slots, reduce, &run);
 }
 
 }  // namespace

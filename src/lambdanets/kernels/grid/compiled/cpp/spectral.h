@@ -1,4 +1,5 @@
-// What both directions of the spectral kernel share: its plan and memory, and the transforms of the table, of V and of λ.
+// Plan and memory of the spectral kernel, and the transforms of the table, of V and of λ, which both directions need.
+// spectral.cpp says what its words mean.
 #pragma once
 
 #include "copies.h"
@@ -8,8 +9,8 @@ namespace lambdanets {
 namespace LAMBDANETS_ISA {
 namespace spectral {
 
-// Heads side by side in packed queries.
-constexpr int kHeads = 4;
+// Heads side by side in packed queries, a group of heads.
+constexpr int kGroupHeads = 4;
 
 struct Plan {
   Problem p;
@@ -19,7 +20,7 @@ struct Plan {
 
   Plan(const Problem& problem, int64_t slots_wanted) : p(problem) {
     positions = p.rows * p.columns;
-    heads = round_up(p.heads, kHeads);
+    heads = round_up(p.heads, kGroupHeads);
     pairs = p.intra_depth * p.dim_key;
     height = length_for(p.rows, p.extent_rows, p.origin_row);
     width = length_for(p.columns, p.extent_columns, p.origin_column);
@@ -37,10 +38,11 @@ struct Plan {
 
   int64_t first_task(int64_t slot) const { return slot * tasks / slots; }
   int64_t queries_size() const { return positions * heads * p.dim_key; }
-  int64_t rows_size() const { return positions * heads * kPoint; }
+  int64_t outputs_size() const { return positions * heads * kPoint; }
   int64_t values_size() const { return p.intra_depth * positions * kPoint; }
 };
 
+// Scratch memory of a call.
 struct Shared {
   float *roots_y, *roots_x;
   float* table;         // T̂ over the number of points: (pair, x, y), two floats each
@@ -52,29 +54,30 @@ struct Shared {
     roots_x = arena.take(roots_size(plan.width));
     table = arena.take(plan.pairs * plan.points * 2);
     grad_queries = backward ? arena.take(plan.p.batch * plan.groups * plan.queries_size()) : nullptr;
-    sums = plan.parts > 1 ? arena.take(plan.tasks * (backward ? plan.values_size() : plan.rows_size())) : nullptr;
+    sums = plan.parts > 1 ? arena.take(plan.tasks * (backward ? plan.values_size() : plan.outputs_size())) : nullptr;
   }
 };
 
+// Scratch memory of a slot.
 struct Room {
   float *buffer_a, *buffer_b;  // for one transform
   float* values;               // V̂: (u, x, y) points
   float* lambda;               // λ_k along y in place and along x in frequencies: (row, x) points
   float* queries;              // (position, group of heads, k, head)
-  float* rows;                 // y or its gradient: (position, head) points
+  float* outputs;              // y or its gradient: (position, head) points
   float* content;              // λc: (k) points
   float *grad_values, *grad_table, *grad_content;
 
   Room(Arena& arena, const Plan& plan, bool backward) {
     const Problem& p = plan.p;
-    // The table's transform works in the rooms for values and for λ.
+    // The table's transform takes the memory for values and for λ.
     const int64_t longest = most(plan.height, plan.width) * kPoint;
     buffer_a = arena.take(longest);
     buffer_b = arena.take(longest);
     values = arena.take(p.intra_depth * plan.points * kPoint);
     lambda = arena.take(most(p.rows, p.extent_rows) * plan.width * kPoint);
     queries = arena.take(plan.queries_size());
-    rows = arena.take(plan.rows_size());
+    outputs = arena.take(plan.outputs_size());
     content = arena.take(p.dim_key * kPoint);
     grad_values = backward ? arena.take(p.intra_depth * plan.points * kPoint) : nullptr;
     grad_table = backward ? arena.take(plan.pairs * plan.points * 2) : nullptr;
@@ -82,8 +85,9 @@ struct Room {
   }
 };
 
-struct Work {
-  const Call& call;
+// One call in progress: its plan, where its memory is, and its transforms.
+struct Run {
+  const KernelCall& call;
   const Plan plan;
   const bool backward;
   Arena arena;
@@ -91,7 +95,7 @@ struct Work {
   const Transform along_y, along_x;
   int64_t room_size;
 
-  Work(const Call& c, bool is_backward)
+  Run(const KernelCall& c, bool is_backward)
       : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward),
         along_y(plan.height, shared.roots_y),
         along_x(plan.width, shared.roots_x) {
@@ -139,25 +143,25 @@ INLINE void add_four(float* to, Four sum) {
 
 // From rows of the grid in `lambda`, along x in frequencies, to all frequencies: (x, y) points in `to`, the rows
 // placed at `first`, modulo the length.
-static void finish_forward(const Work& work, const Room& room, const float* lambda, int64_t rows, int64_t first,
+static void finish_forward(const Run& run, const Room& room, const float* lambda, int64_t rows, int64_t first,
                            float* to) {
-  const Plan& plan = work.plan;
+  const Plan& plan = run.plan;
   if (plan.height == 1) return copy_points(to, 1, lambda, 1, plan.width);
   for (int64_t x = 0; x < plan.width; x++) {
     clear(room.buffer_a, plan.height * kPoint);
     for (int64_t y = 0; y < rows; y++)
       copy_points(room.buffer_a + (y + first + plan.height) % plan.height * kPoint, 1,
                   lambda + (y * plan.width + x) * kPoint, 1, 1);
-    const float* result = transform<false>(work.along_y, room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(run.along_y, room.buffer_a, room.buffer_b);
     copy_points(to + x * plan.height * kPoint, 1, result, 1, plan.height);
   }
 }
 
 // T̂ for kLanes pairs of u and k: the conjugate, as for a correlation, over the number of points.
-static void transform_table(const Work& work, const Room& room, int64_t item) {
-  const Plan& plan = work.plan;
+static void transform_table(const Run& run, const Room& room, int64_t item) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  const Tensor& table = work.call.table;
+  const Tensor& table = run.call.table;
   const int64_t some = least(kLanes, plan.pairs - item * kLanes);
   for (int64_t y = 0; y < p.extent_rows; y++) {
     clear(room.buffer_a, plan.width * kPoint);
@@ -168,13 +172,13 @@ static void transform_table(const Work& work, const Room& room, int64_t item) {
       for (int64_t x = 0; x < p.extent_columns; x++)
         room.buffer_a[(x - p.origin_column + plan.width) % plan.width * kPoint + lane] = from[x * table.stride[3]];
     }
-    const float* result = transform<false>(work.along_x, room.buffer_a, room.buffer_b);
+    const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
     copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
   }
-  finish_forward(work, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
+  finish_forward(run, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
   const float scale = 1.0f / static_cast<float>(plan.points);
   for (int64_t lane = 0; lane < some; lane++) {
-    float* to = work.shared.table + (item * kLanes + lane) * plan.points * 2;
+    float* to = run.shared.table + (item * kLanes + lane) * plan.points * 2;
     for (int64_t f = 0; f < plan.points; f++) {
       to[2 * f] = scale * room.values[f * kPoint + lane];
       to[2 * f + 1] = -scale * room.values[f * kPoint + kLanes + lane];
@@ -182,21 +186,23 @@ static void transform_table(const Work& work, const Room& room, int64_t item) {
   }
 }
 
-static inline void transform_tables(const Work& work, int64_t slot) {
-  const int64_t items = ceil_div(work.plan.pairs, kLanes), slots = work.plan.slots;
-  const Room room = work.room(slot);
+static inline void transform_tables(const Run& run, int64_t slot) {
+  const int64_t items = ceil_div(run.plan.pairs, kLanes), slots = run.plan.slots;
+  const Room room = run.room(slot);
   for (int64_t item = slot * items / slots; item < (slot + 1) * items / slots; item++)
-    transform_table(work, room, item);
+    transform_table(run, room, item);
 }
 
 // A group of channels of an example and a part of k.
 struct Task {
-  int64_t number, pair, example, first, count, first_key, last_key;
+  int64_t number, group, example;   // `group` counts those of all examples
+  int64_t first, count;             // channels
+  int64_t first_key, last_key;
 
   Task(const Plan& plan, int64_t task) : number(task) {
-    pair = task / plan.parts;
-    example = pair / plan.groups;
-    first = pair % plan.groups * kPoint;
+    group = task / plan.parts;
+    example = group / plan.groups;
+    first = group % plan.groups * kPoint;
     count = least(kPoint, plan.p.dim_value - first);
     first_key = task % plan.parts * plan.p.dim_key / plan.parts;
     last_key = (task % plan.parts + 1) * plan.p.dim_key / plan.parts;
@@ -207,44 +213,49 @@ INLINE Matrix channels_of(const Tensor& tensor, const Task& task, int64_t i, int
   return matrix(tensor, task.example, i, position, task.first);
 }
 
-static void transform_values(const Work& work, const Room& room, const Task& task) {
-  const Plan& plan = work.plan;
+static void transform_values(const Run& run, const Room& room, const Task& task) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
   for (int64_t depth = 0; depth < p.intra_depth; depth++) {
     for (int64_t y = 0; y < p.rows; y++) {
-      pack(room.buffer_a, kPoint, kPoint, channels_of(work.call.value, task, depth, y * p.columns), p.columns,
+      pack(room.buffer_a, kPoint, kPoint, channels_of(run.call.value, task, depth, y * p.columns), p.columns,
            task.count);
       clear(room.buffer_a + p.columns * kPoint, (plan.width - p.columns) * kPoint);
-      const float* result = transform<false>(work.along_x, room.buffer_a, room.buffer_b);
+      const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
       copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
     }
-    finish_forward(work, room, room.lambda, p.rows, 0, room.values + depth * plan.points * kPoint);
+    finish_forward(run, room, room.lambda, p.rows, 0, room.values + depth * plan.points * kPoint);
   }
 }
 
-static void pack_queries(const Work& work, const Room& room, int64_t example) {
-  const Plan& plan = work.plan;
+// One head of packed queries or their gradient: (position, k).
+INLINE Matrix packed_head(const Plan& plan, float* queries, int64_t head) {
+  const int64_t first = head / kGroupHeads * kGroupHeads;  // of its group
+  return {queries + first * plan.p.dim_key + head % kGroupHeads, plan.heads * plan.p.dim_key, kGroupHeads};
+}
+
+static void pack_queries(const Run& run, const Room& room, int64_t example) {
+  const Plan& plan = run.plan;
   const Problem& p = plan.p;
   clear(room.queries, plan.queries_size());
   for (int64_t head = 0; head < p.heads; head++)
-    copy({room.queries + head / kHeads * p.dim_key * kHeads + head % kHeads, plan.heads * p.dim_key, kHeads},
-         matrix(work.call.query, example, head, 0, 0), plan.positions, p.dim_key);
+    copy(packed_head(plan, room.queries, head), matrix(run.call.query, example, head, 0, 0), plan.positions, p.dim_key);
 }
 
-static void pack_content(const Work& work, const Room& room, const Task& task) {
-  const Tensor& content = work.call.content;
-  if (!content.data) return clear(room.content, work.plan.p.dim_key * kPoint);
+static void pack_content(const Run& run, const Room& room, const Task& task) {
+  const Tensor& content = run.call.content;
+  if (!content.data) return clear(room.content, run.plan.p.dim_key * kPoint);
   pack(room.content, kPoint, kPoint,
        {content.data + task.example * content.stride[0] + task.first * content.stride[2], content.stride[1],
         content.stride[2]},
-       work.plan.p.dim_key, task.count);
+       run.plan.p.dim_key, task.count);
 }
 
 // Σ_u T̂_uk·V̂_u of `count` frequencies from `first` on.
-static void multiply(const Work& work, const Room& room, int64_t key, int64_t first, int64_t count, float* to) {
-  const Plan& plan = work.plan;
+static void multiply(const Run& run, const Room& room, int64_t key, int64_t first, int64_t count, float* to) {
+  const Plan& plan = run.plan;
   for (int64_t depth = 0; depth < plan.p.intra_depth; depth++) {
-    const float* table = work.shared.table + ((depth * plan.p.dim_key + key) * plan.points + first) * 2;
+    const float* table = run.shared.table + ((depth * plan.p.dim_key + key) * plan.points + first) * 2;
     const float* values = room.values + (depth * plan.points + first) * kPoint;
     for (int64_t f = 0; f < count; f++) {
       const float re = table[2 * f], im = table[2 * f + 1];
@@ -259,20 +270,20 @@ static void multiply(const Work& work, const Room& room, int64_t key, int64_t fi
 }
 
 // λ_k of all rows, along x still in frequencies, into room.lambda.
-static void lambda_rows(const Work& work, const Room& room, int64_t key) {
-  const Plan& plan = work.plan;
-  if (plan.height == 1) return multiply(work, room, key, 0, plan.width, room.lambda);
+static void lambda_rows(const Run& run, const Room& room, int64_t key) {
+  const Plan& plan = run.plan;
+  if (plan.height == 1) return multiply(run, room, key, 0, plan.width, room.lambda);
   for (int64_t x = 0; x < plan.width; x++) {
-    multiply(work, room, key, x * plan.height, plan.height, room.buffer_a);
-    const float* result = transform<true>(work.along_y, room.buffer_a, room.buffer_b);
+    multiply(run, room, key, x * plan.height, plan.height, room.buffer_a);
+    const float* result = transform<true>(run.along_y, room.buffer_a, room.buffer_b);
     copy_points(room.lambda + x * kPoint, plan.width, result, 1, plan.p.rows);
   }
 }
 
 // λ_k of one row; in one of the two buffers, which the next call overwrites.
-static const float* lambda_row(const Work& work, const Room& room, int64_t row) {
-  copy_points(room.buffer_a, 1, room.lambda + row * work.plan.width * kPoint, 1, work.plan.width);
-  return transform<true>(work.along_x, room.buffer_a, room.buffer_b);
+static const float* lambda_row(const Run& run, const Room& room, int64_t row) {
+  copy_points(room.buffer_a, 1, room.lambda + row * run.plan.width * kPoint, 1, run.plan.width);
+  return transform<true>(run.along_x, room.buffer_a, room.buffer_b);
 }
 
 }  // namespace spectral

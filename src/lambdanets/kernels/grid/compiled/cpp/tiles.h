@@ -1,5 +1,9 @@
-// The three products that the kernels consist of, for up to four rows r at a time (heads of one query). What a tile
-// sums stays in registers.
+// The three products that query first consists of, for R <= kGroupHeads heads r of one query at a time. The sums of a
+// tile stay in registers.
+//
+//     tile   R heads times N vectors: what one pass over the other operand sums
+//     piece  neighbouring context positions that lie side by side in both operands
+//     pitch  floats from one head, position or depth of an operand to the next
 #pragma once
 
 #include "simd.h"
@@ -7,16 +11,18 @@
 namespace lambdanets {
 namespace LAMBDANETS_ISA {
 
-constexpr int kRows = 4;
+// Heads of one query that go through together.
+constexpr int kGroupHeads = 4;
 
-// A rectangle of context positions in something packed: `rows` pieces of `length`, `step` floats from one to the next.
+// A rectangle of context positions in a packed operand: `count` pieces of `length` positions, `step` floats from one
+// piece to the next.
 struct Pieces {
-  int64_t rows, length, step;
+  int64_t count, length, step;
 };
 
 template <int R, int N>
-INLINE void correlate_tile(const float* left, int64_t depth, const float* const* right, int64_t pitch, float* const* out,
-                           int64_t out_pitch) {
+INLINE void correlate_tile(const float* left, int64_t depth, const float* const* right, int64_t pitch,
+                           float* const* out, int64_t out_pitch) {
   Vector sum[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -34,7 +40,7 @@ INLINE void correlate_tile(const float* left, int64_t depth, const float* const*
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const float factor = left[d * kRows + r];
+      const float factor = left[d * kGroupHeads + r];
 #pragma GCC unroll 8
       for (int j = 0; j < N; j++) sum[r][j] += factor * operand[j];
     }
@@ -52,17 +58,17 @@ INLINE void correlate_tile(const float* left, int64_t depth, const float* const*
 template <int R>
 static void correlate(const float* left, int64_t depth, const float* right, int64_t pitch, Pieces pieces, float* out,
                       int64_t out_pitch) {
-  const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.rows;
-  int64_t row = 0, place = 0;
+  const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.count;
+  int64_t piece = 0, place = 0;
   for (int64_t first = 0; first < count; first += kWide) {
     const float* from[kWide];
     float* to[kWide];
     const int64_t some = least(kWide, count - first);
     for (int64_t j = 0; j < some; j++) {
-      from[j] = right + row * pieces.step + place;
-      to[j] = out + row * pieces.length + place;
+      from[j] = right + piece * pieces.step + place;
+      to[j] = out + piece * pieces.length + place;
       place += kLanes;
-      if (place >= pieces.length) place = 0, row++;
+      if (place >= pieces.length) place = 0, piece++;
     }
     switch (some) {
       case 1: correlate_tile<R, 1>(left, depth, from, pitch, to, out_pitch); break;
@@ -86,8 +92,8 @@ INLINE void gather_tile(const float* scores, int64_t scores_pitch, const float* 
 #pragma GCC unroll 8
     for (int j = 0; j < N; j++) sum[r][j] = load(out + r * out_pitch + j * kLanes);
   const float* score = scores;
-  for (int64_t row = 0; row < pieces.rows; row++) {
-    const float* from = right + row * pieces.step;
+  for (int64_t piece = 0; piece < pieces.count; piece++) {
+    const float* from = right + piece * pieces.step;
     for (int64_t c = 0; c < pieces.length; c++, from += pitch, score++) {
       Vector operand[N];
 #pragma GCC unroll 8
@@ -139,8 +145,8 @@ INLINE void spread_tile(const float* scores, int64_t scores_pitch, const float* 
 #pragma GCC unroll 8
     for (int j = 0; j < N; j++) operand[r][j] = load(left + r * left_pitch + j * kLanes);
   const float* score = scores;
-  for (int64_t row = 0; row < pieces.rows; row++) {
-    float* to = out + row * pieces.step;
+  for (int64_t piece = 0; piece < pieces.count; piece++) {
+    float* to = out + piece * pieces.step;
     for (int64_t c = 0; c < pieces.length; c++, to += width, score++) {
       Vector sum[N];
 #pragma GCC unroll 8
