@@ -84,7 +84,8 @@ def _state(kernel: GridKernel) -> str:
     reason = kernel.check(GridProblem(1, 4, 16, 16, 1, (14, 14), (7, 7), (3, 3), torch.float32, device))
     if reason is not None:
         return f"absent: {reason}"
-    return f"present, {binding.library().name}" if kernel.name.endswith("_compiled") else "present"
+    found = binding.library() if kernel.name.endswith("_compiled") else None
+    return "present" if found is None else f"present, {found.name}"
 
 
 def _there(path: Path) -> str:
