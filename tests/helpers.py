@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from lambdanets import DensePositions, EdgePositions, GridPositions
 from lambdanets.kernels.grid.compiled.binding import absence
-from lambdanets.kernels.grid.planner import GRID_KERNELS, kernels_for
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 
 # Kernels for every machine and every precision, float64 with them.
 EVERYWHERE = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
-# Kernels for CPUs that this installation has.
-PRESENT = [name for name in kernels_for("cpu") if name in EVERYWHERE or absence() is None]
+# Kernels for CPUs, those that this installation lacks included; and those that it has.
+FOR_CPUS = [name for name, kernel in GRID_KERNELS.items() if kernel.device in (None, "cpu")]
+PRESENT = [name for name in FOR_CPUS if name in EVERYWHERE or absence() is None]
 
 
 @dataclass

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import FOR_CPUS
 from lambdanets.kernels.grid import costs, planner
 from lambdanets.kernels.grid.contract import GridProblem, reachable_window
 from lambdanets.kernels.grid.costs import cost_of
-from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, kernels_for, require, seconds
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, require, seconds
 from lambdanets.kernels.grid.spectral import good_length
 
 
@@ -49,7 +50,7 @@ def test_the_cheapest_that_can_run_is_chosen(each, backward):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("name", kernels_for("cpu"))
+@pytest.mark.parametrize("name", FOR_CPUS)
 def test_more_positions_are_never_cheaper(name, backward):
     kernel = GRID_KERNELS[name]
     sides = (8, 16, 32, 64)
@@ -106,7 +107,7 @@ def test_a_damaged_calibration_is_reported_and_ignored(calibration, text):
 def test_the_package_brings_constants_for_every_kernel_and_names_the_machine():
     shipped = costs.shipped()
     assert {"machine", "torch", "threads"} <= set(shipped["measured_on"])
-    assert set(shipped["devices"]["cpu"]) == set(kernels_for("cpu"))
+    assert set(shipped["devices"]["cpu"]) == set(FOR_CPUS)
     for directions in shipped["devices"]["cpu"].values():
         for constants in directions.values():
             assert len(constants) == 3

@@ -1,7 +1,7 @@
 """The table of kernels for positions on a grid, and the choice among them.
 
-The table serves the automatic choice, a choice by name, and the explanation of both; there is no other list. A new
-kernel is a file that ends with its ``KERNEL``, and one row here.
+The table serves the automatic choice, a choice by name, and the explanation of both; by name there are the two of
+``PLAIN`` as well. A new kernel is a file that ends with its ``KERNEL``, and one row here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ __all__ = [
     "Verdict",
     "choose",
     "explain",
-    "kernels_for",
     "require",
     "seconds",
     "takes_half",
@@ -53,11 +52,6 @@ GRID_KERNELS: dict[str, GridKernel] = {
         lambda_first_triton.KERNEL,
     )
 }
-
-
-def kernels_for(device: str) -> list[str]:
-    """Names of the kernels that run on a type of device."""
-    return [name for name, kernel in GRID_KERNELS.items() if kernel.device in (None, device)]
 
 
 def takes_half(name: str | None, device: str) -> bool:

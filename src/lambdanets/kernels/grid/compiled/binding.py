@@ -236,7 +236,7 @@ def _numbers(tensor: Tensor | None) -> tuple[int, ...]:
 
 
 def _table_numbers(table: Tensor | None) -> tuple[int, ...]:
-    """Those of a table; a sequence's has one row."""
+    """Pointer and four strides of a table; a sequence's table has one row."""
     if table is None or table.ndim == 4:
         return _numbers(table)
     by_depth, by_key, by_place = table.stride()
