@@ -16,7 +16,7 @@ from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import any_content_term
 from lambdanets.kernels.terms.dense import dense_positions_term
 from lambdanets.kernels.terms.edges import edge_positions_term
-from lambdanets.kernels.terms.finite import set_apart
+from lambdanets.kernels.terms.finite import remove_nonfinite
 from lambdanets.kernels.terms.graph_content import segment_content_term, segment_softmax
 from lambdanets.kernels.terms.grid import grid_terms
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
@@ -26,12 +26,12 @@ __all__ = ["dispatch", "dispatch_by_graph"]
 
 def dispatch(call: Call) -> Tensor:
     """Compute a call; see ``lambdanets.lambda_apply``."""
-    call, dtype = _with_kernel(call), call.query.dtype
+    call, dtype = _resolve_kernel(call), call.query.dtype
     with without_autocast(call.query.device.type):
         if dtype in HALF and not _takes_half(call):
             # Both terms in float32: where they oppose each other, the rounding of each is more than that of the sum.
             call = call.widened()
-        call, unseen = set_apart(call.masked())
+        call, nan_b1nv = remove_nonfinite(call.masked())
         if call.kernel == planner.REFERENCE or call.has_nothing_to_sum:
             out = reference(call)
         elif call.kernel == planner.PORTABLE:
@@ -44,8 +44,8 @@ def dispatch(call: Call) -> Tensor:
             out = any_content_term(call, edge_positions_term(call, call.positions))
         else:
             out = any_content_term(call)
-        if unseen is not None:
-            out = out + unseen
+        if nan_b1nv is not None:
+            out = out + nan_b1nv
     return out.to(dtype)
 
 
@@ -65,8 +65,8 @@ def dispatch_by_graph(
     return out.to(dtype)
 
 
-def _with_kernel(call: Call) -> Call:
-    """The call if its kernel can serve it.
+def _resolve_kernel(call: Call) -> Call:
+    """The call with the kernel that serves it: the one named, "portable" in traces, None for the planner's choice.
 
     Raises:
         ValueError: if there is no kernel of the name, or it is not for these positions or for tracing.

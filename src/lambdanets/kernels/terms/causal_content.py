@@ -267,7 +267,7 @@ def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Args:
         query: (b, h, n, k).
         key: (b, u, n, k), before the softmax; the dtype's minimum where masked. A key of -inf has no weight; NaN and
-            inf are for :func:`lambdanets.kernels.terms.finite.set_apart`.
+            inf are for :func:`lambdanets.kernels.terms.finite.remove_nonfinite`.
         value: (b, u, n, v), finite; zero where masked.
 
     Returns:

@@ -27,10 +27,10 @@ from lambdanets.kernels.autograd.modes import is_eager, is_scripted_onnx_export
 from lambdanets.kernels.call import Call
 from lambdanets.positions import EdgePositions, GridPositions
 
-__all__ = ["set_apart"]
+__all__ = ["remove_nonfinite"]
 
 
-def set_apart(call: Call) -> tuple[Call, Tensor | None]:
+def remove_nonfinite(call: Call) -> tuple[Call, Tensor | None]:
     """The call without the numbers of its context that are not finite, and their effect on the output.
 
     A key of -inf stays: its weight in the softmax is 0.
@@ -47,13 +47,13 @@ def set_apart(call: Call) -> tuple[Call, Tensor | None]:
         return call, None
     if value.device.type == "cpu" and is_eager((value,)) and _is_finite(key, value):
         return call, None
-    infinite_bumv = ~value.isfinite()
-    bad_bmv = infinite_bumv.any(1)
-    value = value.masked_fill(infinite_bumv, 0.0)
+    bad_bumv = ~value.isfinite()
+    bad_bmv = bad_bumv.any(1)
+    value = value.masked_fill(bad_bumv, 0.0)
     if key is not None:
-        infinite_bumk = key.isnan() | (key == math.inf)
-        bad_bmv = bad_bmv | infinite_bumk.any(1).any(2, keepdim=True)
-        key = key.masked_fill(infinite_bumk, 0.0)
+        bad_bumk = key.isnan() | (key == math.inf)
+        bad_bmv = bad_bmv | bad_bumk.any(1).any(2, keepdim=True)
+        key = key.masked_fill(bad_bumk, 0.0)
     # Added, not filled in: a gradient that is NaN stays NaN, which scalers of half precision look for.
     nan_bnv = value.new_zeros(()).masked_fill(_seen(call, bad_bmv), float("nan"))
     return replace(call, key=key, value=value), nan_bnv[:, None]
