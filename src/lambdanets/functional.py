@@ -54,8 +54,8 @@ def lambda_apply(
             softmax included. Needs n = m. Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
             give the same numbers; in float32 the errors of ``"spectral"`` and ``"row_spectral"`` are in proportion
-            to the largest value of the context, so None takes another one where values in a local or causal context
-            differ in size.
+            to the largest value of the channel, those of ``"spectral_compiled"`` to the largest of all channels. So
+            None takes another one where values of a local or causal context differ in size, or channels of any.
 
     Returns:
         (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32, and their total is

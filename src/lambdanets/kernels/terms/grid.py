@@ -124,9 +124,12 @@ def _chosen(kernel: str, problem: GridProblem, query: Tensor, value: Tensor, gra
     """The kernel of the name, or the planner's choice for these tensors; with ``grad`` for the backward pass."""
     if kernel:
         return GRID_KERNELS[kernel]
-    chosen = choose(problem, backward=grad is not None)
-    if chosen.spreads_errors and differ_in_size(problem, query, value, grad):
-        return choose(problem, backward=grad is not None, may_spread=False)
+    backward = grad is not None
+    chosen = choose(problem, backward)
+    if chosen.mixes_channels and differ_in_size(problem, query, value, grad, channels=True):
+        chosen = choose(problem, backward, may_mix=False)
+    if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, query, value, grad):
+        chosen = choose(problem, backward, may_spread=False, may_mix=False)
     return chosen
 
 

@@ -54,5 +54,6 @@ KERNEL = GridKernel(
     _work,
     adds_content=True,
     spreads_errors=True,
+    mixes_channels=True,
     device="cpu",
 )
