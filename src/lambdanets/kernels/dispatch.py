@@ -31,8 +31,11 @@ def dispatch(call: Call) -> Tensor:
         if dtype in HALF and not _takes_half(call):
             # Both terms in float32: where they oppose each other, the rounding of each is more than that of the sum.
             call = call.widened()
-        call, unseen = set_apart(call.masked())
-        if call.kernel == planner.REFERENCE or call.has_nothing_to_sum:
+        call = call.masked()
+        if call.has_nothing_to_sum:
+            return reference(call).to(dtype)
+        call, unseen = set_apart(call)
+        if call.kernel == planner.REFERENCE:
             out = reference(call)
         elif call.kernel == planner.PORTABLE:
             out = portable(call)
