@@ -199,7 +199,7 @@ def test_only_prefix_tokens_and_fewer():
         with pytest.raises(
             ValueError, match=r"x must have the 2 prefix tokens of this layer in front, got shape \(2, "
         ):
-            layer(torch.randn(2, tokens, 8))
+            layer(torch.randn(2, tokens, 8, dtype=torch.float64))
     with pytest.raises(ValueError, match="0 tokens behind 0 prefix tokens are not the grid"):
         TokenLambda(8, positions="2d", size=4)(torch.randn(2, 0, 8))
 

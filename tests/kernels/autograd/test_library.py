@@ -117,10 +117,11 @@ def test_tensors_whose_sign_is_a_note(name, causal, kernel, has_key):
         torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("kernel", [None, *EVERYWHERE, "reference"])
-def test_empty_batch(kernel):
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [None, *EVERYWHERE, "portable", "reference"])
+def test_empty_batch(kernel, causal):
     call = grid_call((3, 3), (3, 3), b=0).requiring_grad()
-    out = lambda_apply(*call.args, kernel=kernel)
+    out = lambda_apply(*call.args, causal=causal, kernel=kernel)
     assert out.shape == (0, 3, 9, 5)
     out.sum().backward()
     assert torch.equal(call.positions.table.grad, torch.zeros_like(call.positions.table))
