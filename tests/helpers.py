@@ -153,7 +153,7 @@ def refuses(kernel, grid, extents):
     if kernel in ("banded", "convolution"):
         sees_all = all(extent // 2 >= size - 1 for size, extent in zip(grid, extents, strict=True))
         return sees_all and math.prod(grid) > 1
-    return kernel == "row_spectral" and len(grid) == 3
+    return kernel in ("row_spectral", "query_first_compiled", "spectral_compiled") and len(grid) == 3
 
 
 def kernel_cases(kernels, shapes):

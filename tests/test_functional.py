@@ -5,6 +5,7 @@ import torch
 
 from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
+from lambdanets.functional import lambda_apply_by_graph
 
 
 @pytest.mark.parametrize("kernel", [None, "reference"])
@@ -208,6 +209,68 @@ def test_the_meta_device_gives_shapes(make, dtype, causal):
     assert (out.shape, out.dtype, out.device.type) == ((2, 3, 12, 5), dtype, "meta")
     out.sum().backward()
     assert call.query.grad.shape == call.query.shape
+
+
+def no_edges():
+    index, embedding = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, 4, 1, dtype=torch.float64)
+    return random_call(0, positions=EdgePositions(index, embedding))
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("make", [lambda: grid_call((0,), (3,)), lambda: dense_call(0, 0), no_edges])
+def test_no_positions_without_values(make, causal, has_key):
+    """On the meta device and for many samples at once, where no value can be read."""
+    with torch.device("meta"):
+        call = grid_call((0, 3), (3, 3))
+        out = lambda_apply(call.query, call.key if has_key else None, call.value, call.positions, causal=causal)
+        assert out.shape == (2, 3, 0, 5)
+    query, key, value, positions = make().args
+    key = key if has_key else None
+
+    def op(query):
+        return lambda_apply(query, key, value, positions, causal=causal)
+
+    assert torch.func.vmap(op)(torch.stack([query, query])).shape == (2, 2, 3, 0, 5)
+
+
+GRAPHS = {"batch": torch.tensor([0, 1, 1, 2]), "num_graphs": 3}
+BAD_GRAPHS = {
+    "no key": ({"key": None}, TypeError, "key must be a torch.Tensor, got None"),
+    "list": ({"batch": [0, 1, 1, 2]}, TypeError, "batch must be a torch.Tensor, got list"),
+    "int32": (
+        {"batch": GRAPHS["batch"].int()},
+        TypeError,
+        r"batch must be an int64 tensor.*got torch.int32; use .long",
+    ),
+    "other nodes": (
+        {"batch": GRAPHS["batch"][:3]},
+        ValueError,
+        r"batch must have shape \(nodes,\) = \(4,\), got \(3,\)",
+    ),
+    "two axes": ({"batch": GRAPHS["batch"][None]}, ValueError, r"batch must have shape .* got \(1, 4\)"),
+    "device": (
+        {"batch": GRAPHS["batch"].to("meta")},
+        ValueError,
+        "batch must be on the device of query, cpu, got meta",
+    ),
+    "key's device": ({"key": torch.ones(2, 1, 4, 4, device="meta", dtype=torch.float64)}, ValueError, "key must be on"),
+    "float": ({"num_graphs": 3.0}, TypeError, "num_graphs must be an int, got 3.0"),
+    "bool": ({"num_graphs": True}, TypeError, "num_graphs must be an int, got True"),
+    "negative": ({"num_graphs": -1}, ValueError, "num_graphs must not be negative, got -1"),
+    "grid": ({"positions": GridPositions(torch.ones(1, 4, 3), (4,))}, TypeError, "positions must be EdgePositions or"),
+    "queries": ({"query": torch.ones(2, 3, 5, 4).double()}, ValueError, "query and value must have the same nodes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_GRAPHS)
+def test_bad_arguments_of_graphs_are_named(name):
+    changed, error, message = BAD_GRAPHS[name]
+    query, key, value = random_call(4).args[:3]
+    arguments = {"query": query, "key": key, "value": value, **GRAPHS, "positions": None}
+    assert lambda_apply_by_graph(**arguments).shape == (2, 3, 4, 5)
+    with pytest.raises(error, match=message):
+        lambda_apply_by_graph(**{**arguments, **changed})
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.modes import is_autocast, is_readable
+from lambdanets.kernels.autograd.modes import is_autocast, is_compiling, is_readable
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
 from lambdanets.kernels.grid.planner import require
@@ -54,8 +54,8 @@ def lambda_apply(
             softmax included. Needs n = m. Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
             give the same numbers; in float32 the errors of ``"spectral"`` and ``"row_spectral"`` are in proportion
-            to the largest value of the context, so None takes another one where values in a local or causal context
-            differ in size.
+            to the largest value of the channel, those of ``"spectral_compiled"`` to the largest of all channels. So
+            None takes another one where values of a local or causal context differ in size, or channels of any.
 
     Returns:
         (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32, and their total is
@@ -76,7 +76,7 @@ def lambda_apply(
     if key is None and positions is None:
         raise ValueError("key and positions must not both be None: there would be no term left to compute")
     query, key, value = _one_dtype(query, key, value)
-    _check_devices(query, key, value, positions, mask)
+    _check_devices(query, positions, key=key, value=value, mask=mask)
     _check_shapes(query, key, value)
     _check_positions(query, value, positions)
     if mask is not None:
@@ -116,19 +116,29 @@ def lambda_apply_by_graph(
         (b, h, nodes, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
 
     Raises:
-        TypeError: if dtypes differ or a tensor is not a floating-point one.
-        ValueError: if shapes do not fit each other.
+        TypeError: if query, key or value is not a floating-point tensor, dtypes differ, ``batch`` is not an int64
+            tensor, ``num_graphs`` not an int, or ``positions`` something else.
+        ValueError: if shapes do not fit each other, or tensors are on several devices.
     """
+    if key is None:
+        raise TypeError("key must be a torch.Tensor, got None; for edges alone use lambda_apply with key=None")
     query, key, value = _one_dtype(query, key, value)  # type: ignore[assignment]
+    _check_devices(query, positions, key=key, value=value, batch=batch)
     _check_shapes(query, key, value)
+    _check_graphs(value.shape[2], batch, num_graphs)
+    if query.shape[2] != value.shape[2]:
+        raise ValueError(
+            f"query and value must have the same nodes (axis 2), got query {tuple(query.shape)} and value "
+            f"{tuple(value.shape)}"
+        )
+    if positions is not None and not isinstance(positions, EdgePositions):
+        raise TypeError(f"positions must be EdgePositions or None, got {describe_type(positions)}")
     _check_positions(query, value, positions)
     return dispatch_by_graph(query, key, value, positions, batch, num_graphs)
 
 
 def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    named = {"query": query, "key": key, "value": value}
-    if key is None:
-        del named["key"]
+    named = {"query": query, "value": value} if key is None else {"query": query, "key": key, "value": value}
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
@@ -138,22 +148,19 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
             raise TypeError(f"{name} must be of one of the dtypes {names}, got {tensor.dtype}; use .to(torch.bfloat16)")
     device_type = query.device.type
-    if is_autocast(device_type) and query.dtype != torch.float64:  # which autocast leaves alone
+    if is_autocast(device_type) and all(t.dtype != torch.float64 for t in named.values()):
         dtype = torch.get_autocast_dtype(device_type)
         return query.to(dtype), None if key is None else key.to(dtype), value.to(dtype)
-    if any(tensor.dtype != query.dtype for tensor in named.values() if tensor is not None):
-        given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named.items() if tensor is not None)
+    if any(tensor.dtype != query.dtype for tensor in named.values()):
+        given = ", ".join(f"{name} {tensor.dtype}" for name, tensor in named.items())
         raise TypeError(
             f"query, key and value must have one dtype, got {given}; convert them with .to(dtype) or run under "
-            "torch.autocast"
+            "torch.autocast, which leaves float64 as it is"
         )
     return query, key, value
 
 
-def _check_devices(
-    query: Tensor, key: Tensor | None, value: Tensor, positions: Positions | None, mask: Tensor | None
-) -> None:
-    tensors = {"key": key, "value": value, "mask": mask}
+def _check_devices(query: Tensor, positions: Positions | None, **tensors: Tensor | None) -> None:
     for name in ("table", "embedding", "index"):
         tensors[f"positions.{name}"] = getattr(positions, name, None)
     for name, tensor in tensors.items():
@@ -188,6 +195,19 @@ def _check_shapes(query: Tensor, key: Tensor | None, value: Tensor) -> None:
             "query and key must have one query depth k (last axis), got query "
             f"{tuple(query.shape)} and key {tuple(key.shape)}"
         )
+
+
+def _check_graphs(nodes: int, batch: Tensor, num_graphs: int) -> None:
+    if not isinstance(batch, Tensor):
+        raise TypeError(f"batch must be a torch.Tensor, got {describe_type(batch)}")
+    if batch.dtype != torch.int64:
+        raise TypeError(f"batch must be an int64 tensor, the graph of each node, got {batch.dtype}; use .long()")
+    if tuple(batch.shape) != (nodes,):
+        raise ValueError(f"batch must have shape (nodes,) = ({nodes},), got {tuple(batch.shape)}")
+    if isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt):
+        raise TypeError(f"num_graphs must be an int, got {num_graphs!r}")
+    if not is_compiling() and num_graphs < 0:  # where it may be a number that is known later
+        raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
 
 
 def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) -> None:

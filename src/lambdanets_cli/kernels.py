@@ -123,9 +123,11 @@ def kernels(
     console.print(f"{shape}\n{machine}")
     console.print(table)
     for direction, name in chosen.items():
-        if reads_values and GRID_KERNELS[name].spreads_errors:
-            other = choose(problem, direction == "backward", may_spread=False).name
-            console.print(f"Where values differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
+        kernel = GRID_KERNELS[name]
+        if kernel.mixes_channels or (reads_values and kernel.spreads_errors):
+            other = choose(problem, direction == "backward", may_spread=not reads_values, may_mix=False).name
+            what = "values" if reads_values else "channels"
+            console.print(f"Where {what} differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
     console.print(where_from(device))
     if device == "cpu":
         console.print("Times are estimates; `lambdanets bench --calibrate` fits them to this machine.")

@@ -28,7 +28,11 @@ def test_kernels_says_where_the_values_decide():
     """A transform spreads rounding errors: in a local context it is taken for values of like size only."""
     local = run("kernels", "--shape", "2,56,56,64", "--scope", "35").output
     assert re.search(r"by a factor above 64, (forward|backward) takes \w+ instead", local)
-    assert "instead" not in run("kernels", "--shape", "2,56,56,64").output
+    everywhere = run("kernels", "--shape", "2,56,56,64").output
+    assert "Where values" not in everywhere
+    # A kernel that mixes channels is taken for channels of like size.
+    mixes = any(GRID_KERNELS[row[0]].mixes_channels for row in re.findall(r"│ (\w+).*chosen for (forward)", everywhere))
+    assert bool(re.search(r"Where channels differ in size by a factor above 64, \w+ takes", everywhere)) == mixes
 
 
 @pytest.mark.parametrize(

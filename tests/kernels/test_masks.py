@@ -1,5 +1,6 @@
 """A padding mask in every context: what is masked is as if it were absent, whatever it holds."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from helpers import (
     random_call,
 )
 from lambdanets import DensePositions, EdgePositions, lambda_apply
+from lambdanets.functional import lambda_apply_by_graph
 
 EVERY = pytest.mark.parametrize(("name", "causal"), ORDERS)
 BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -113,3 +115,56 @@ def test_in_a_compiled_call(bad):
     compiled = torch.compile(lambda_apply, fullgraph=True, backend="aot_eager")
     actual = outputs_and_gradients(lambda c: compiled(*c.args, **c.kwargs), spoiled(call, bad))
     assert_same(actual, results(call, "reference"))
+
+
+NO_SHARE = [(name, causal, None) for name, causal in ORDERS]
+NO_SHARE += [("image, local", causal, kernel) for kernel in (*EVERYWHERE, "portable") for causal in (False, True)]
+
+
+@pytest.mark.parametrize("u", [1, 2])
+@pytest.mark.parametrize(("name", "causal", "kernel"), NO_SHARE)
+def test_keys_of_minus_infinity_have_no_share(name, causal, kernel, u):
+    """A channel whose keys are so in all positions adds nothing."""
+    call = context_call(name, causal, False, u)
+    call.key[0, :, :, 1] = -math.inf
+    call.key[1, 0, 3] = -math.inf
+    expected = results(call, "reference")
+    assert all(t.isfinite().all() for t in expected)
+    assert_same(results(call, kernel), expected)
+
+
+@pytest.mark.parametrize("name", ["content", "image, local"])
+def test_nor_where_values_cannot_be_read(name):
+    call = context_call(name, False, False, 2)
+    call.key[0, :, :, 1] = -math.inf
+    query, key, value, positions = call.args
+    expected = lambda_apply(*call.args, kernel="reference")
+
+    def op(key):
+        return lambda_apply(query, key, value, positions)
+
+    torch.testing.assert_close(torch.func.vmap(op)(key[None])[0], expected)
+    torch.testing.assert_close(torch.compile(op, backend="eager", fullgraph=True)(key), expected)
+    grad = torch.func.grad(lambda key: op(key).square().sum())(key)
+    assert grad.isfinite().all()
+    key[1, 0, 2, 0] = math.nan  # which is no share of zero
+    assert op(key)[1].isnan().all()
+
+
+def test_nor_in_a_graph():
+    query, key, value = (t.requires_grad_() for t in random_call(4).args[:3])
+    batch = torch.tensor([0, 1, 1, 2])
+    with torch.no_grad():
+        key[:, :, 1:3, 1] = -math.inf
+        key[0, :, 3] = -math.inf
+    out = lambda_apply_by_graph(query, key, value, batch, 4)
+    expected = torch.cat(
+        [
+            lambda_apply(*(t[:, :, i] for t in (query, key, value)), kernel="reference")
+            for i in (slice(0, 1), slice(1, 3), slice(3, 4))
+        ],
+        2,
+    )
+    torch.testing.assert_close(out, expected)
+    grads = [torch.autograd.grad(y.square().sum(), [query, key, value]) for y in (out, expected)]
+    torch.testing.assert_close(*grads)

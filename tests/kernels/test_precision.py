@@ -1,12 +1,13 @@
 """Half precision: sums accumulate in float32, so errors stay near those of PyTorch's own attention."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import EVERYWHERE
+from helpers import EVERYWHERE, ORDERS, PRESENT, context_call, grid_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
 from lambdanets.functional import lambda_apply_by_graph
 
@@ -158,3 +159,40 @@ def test_autocast_keeps_the_shares_of_a_long_context():
         out = lambda_apply(query, key, value)
     assert out.dtype == torch.float16
     assert (out.double() - exact).norm() < 2 * long_attention_errors(torch.float16)[0] * exact.norm()
+
+
+AUTOCAST_CALLS = [(name, causal, None) for name, causal in ORDERS]
+AUTOCAST_CALLS += [("image, local", False, kernel) for kernel in (*PRESENT, "portable", "reference")]
+
+
+@pytest.mark.parametrize(("name", "causal", "kernel"), AUTOCAST_CALLS)
+def test_backward_within_autocast(name, causal, kernel):
+    """The derivatives are those of a backward pass outside of it; those of plain operations are rounded by autocast."""
+    call = context_call(name, causal, masked=False, u=2)
+    leaves = [leaf.float().requires_grad_() for leaf in call.leaves()]
+    positions = call.positions
+    results = []
+    for within in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if positions is not None:
+                field = "table" if isinstance(positions, GridPositions) else "embedding"
+                positions = replace(positions, **{field: leaves[3]})
+            out = lambda_apply(*leaves[:3], positions, causal=causal, kernel=kernel)
+            loss = out.float().square().sum()
+            if within:
+                results.append(torch.autograd.grad(loss, leaves))
+        if not within:
+            results.append(torch.autograd.grad(loss, leaves))
+    assert all(grad.dtype == torch.float32 for grad in results[1])
+    is_plain = kernel in ("portable", "reference") or not isinstance(positions, GridPositions)
+    bound = 0.05 if is_plain else 1e-6
+    for actual, expected in zip(*results, strict=True):
+        assert (actual - expected).norm() <= bound * expected.norm()
+
+
+def test_autocast_refuses_float64_beside_other_dtypes():
+    query, key, value, positions = grid_call((3, 3), (3, 3), dtype=torch.float32).args
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for given in ((query, key, value.double()), (query, key.double(), value), (query.double(), key, value)):
+            with pytest.raises(TypeError, match=r"must have one dtype, got .*float64.*autocast, which leaves float64"):
+                lambda_apply(*given, positions)

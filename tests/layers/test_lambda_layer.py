@@ -190,6 +190,7 @@ def test_a_grid_without_positions_is_named(ndim, shape, causal):
         ({"scope": 3, "stride": -1}, "stride must be a positive int, got -1"),
         ({"scope": 3, "ndim": 4}, "ndim must be 1 .* got 4"),
         ({"scope": 3, "ndim": True}, "ndim must be 1 .* got True"),
+        ({"scope": 3, "ndim": [2]}, r"ndim must be 1 .* got \[2\]"),
         ({"scope": 7.0}, "scope must be odd and positive ints, got 7.0"),
         ({"scope": True}, "scope must be odd and positive ints, got True"),
         ({"scope": 3, "kernel": "bandd"}, "got 'bandd'; did you mean 'banded'"),

@@ -106,9 +106,26 @@ def test_causal_layer_refuses_norms_that_mix_positions(norm, ndim):
     LambdaLayer(8, ndim=ndim, scope=3, norm_layer=make)
 
 
+def ahead(offsets):
+    """A norm that adds the position so many further on along each axis."""
+
+    class Ahead(nn.Identity):
+        def forward(self, x):
+            moved = nn.functional.pad(x, [pad for offset in reversed(offsets) for pad in (0, offset)])
+            return x + moved[(..., *(slice(offset, None) for offset in offsets))]
+
+    return lambda width: Ahead()
+
+
+@pytest.mark.parametrize("offsets", [(5,), (15,), (0, 5), (5, 0), (7, 7), (0, 0, 4), (4, 0, 0)])
+def test_causal_layer_refuses_norms_that_look_ahead(offsets):
+    with pytest.raises(ValueError, match=r"norm_layer made Ahead, .* depends on later positions"):
+        LambdaLayer(8, ndim=len(offsets), scope=3, causal=True, norm_layer=ahead(offsets))
+
+
 def test_a_norm_of_another_shape_is_named_by_a_causal_layer():
     with pytest.raises(
-        ValueError, match=r"norm_layer made LayerNorm, which does not take an input of shape \(2, 64, 4\)"
+        ValueError, match=r"norm_layer made LayerNorm, which does not take an input of shape \(2, 64, 16\)"
     ):
         LambdaLayer(8, ndim=1, scope=3, causal=True, norm_layer=lambda width: nn.LayerNorm(width))
 
@@ -222,11 +239,14 @@ def test_norms_of_graphs_by_name(name):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ("layr", ValueError, "norm_layer must be one of 'batch', 'layer', 'none'.* got 'layr'"),
+        ("", ValueError, "norm_layer must be one of .* got ''"),
+        (False, TypeError, "norm_layer must be a name or make a norm .* got False"),
+        ("layr", ValueError, "norm_layer must be one of .*'layer', 'none'.* got 'layr'"),
         (3, TypeError, "norm_layer must be a name or make a norm .* got 3"),
         (lambda width: None, TypeError, "norm_layer must make a torch.nn.Module .* got None"),
     ],
 )
 def test_bad_norms_are_named(given, error, message):
-    with pytest.raises(error, match=message):
-        LambdaLayer(8, scope=3, norm_layer=given)
+    for make in (LambdaLayer, TokenLambda, GraphLambdaLayer):
+        with pytest.raises(error, match=message):
+            make(8, norm_layer=given, **({} if make is GraphLambdaLayer else {"scope": 3}))

@@ -151,7 +151,9 @@ def test_bfloat16_autocast(prefix):
         ({"positions": "2d"}, "needs size=height and width"),
         ({"positions": "none", "size": 4}, "has neither scope nor size"),
         ({"positions": "1d", "size": 4, "scope": 3}, "exactly one of scope and size"),
-        ({"positions": "2d", "scope": 4}, r"scope must be odd, got \(4, 4\)"),
+        ({"positions": "2d", "scope": 4}, r"scope must be odd and positive, got 4; 3 or 5 would do"),
+        ({"positions": "2d", "scope": (3, 4)}, r"scope must be odd and positive, got \(3, 4\); 3 or 5 would do"),
+        ({"positions": ["2d"], "scope": 3}, r"positions must be one of 'none', '1d', '2d', got \['2d'\]"),
         ({"positions": "2d", "size": (4, 4, 4)}, "an int or 2 of them"),
         ({"positions": "1d", "size": 0}, "size must be positive ints, got 0"),
         ({"positions": "1d", "size": 4.0}, r"size must be positive ints, got 4\.0"),
@@ -169,7 +171,7 @@ def test_bad_arguments(options, message):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(0, 4, 8), (2, 0, 8)])
+@pytest.mark.parametrize("shape", [(0, 4, 8), (2, 0, 8), (0, 0, 8)])
 @pytest.mark.parametrize(
     "options",
     [
@@ -197,9 +199,34 @@ def test_only_prefix_tokens_and_fewer():
         with pytest.raises(
             ValueError, match=r"x must have the 2 prefix tokens of this layer in front, got shape \(2, "
         ):
-            layer(torch.randn(2, tokens, 8))
+            layer(torch.randn(2, tokens, 8, dtype=torch.float64))
     with pytest.raises(ValueError, match="0 tokens behind 0 prefix tokens are not the grid"):
         TokenLambda(8, positions="2d", size=4)(torch.randn(2, 0, 8))
+
+
+X = torch.randn(2, 4, 8)
+BAD_INPUTS = {
+    "list": ([[[1.0]]], None, TypeError, "x must be a torch.Tensor, got list"),
+    "integers": (X.long(), None, TypeError, r"x must be a floating-point tensor, got torch.int64; .* with .float\(\)"),
+    "axes": (X[0], None, ValueError, r"x must have shape \(batch, tokens, 8\), got \(4, 8\)"),
+    "context, list": (X, [1.0], TypeError, "context must be a torch.Tensor, got list"),
+    "context, integers": (X, X.long(), TypeError, "context must be a floating-point tensor, got torch.int64"),
+    "context, axes": (X, X[0], ValueError, r"context must have shape \(batch, tokens, 8\), got \(4, 8\)"),
+    "context, width": (X, X[..., :6], ValueError, r"context must have shape \(batch, tokens, 8\), got \(2, 4, 6\)"),
+    "context, batch": (X, X[:1], ValueError, r"context must have the batch size of x, got context \(1, 4, 8\) and x"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_tokens_are_named(name):
+    x, context, error, message = BAD_INPUTS[name]
+    with pytest.raises(error, match=message):
+        TokenLambda(8, positions="none")(x, context)
+
+
+def test_a_causal_layer_refuses_a_longer_context():
+    with pytest.raises(ValueError, match=r"context must have as many tokens as x in a causal layer, .*\(2, 3, 8\)"):
+        TokenLambda(8, positions="none", causal=True)(X, X[:, :3])
 
 
 def test_bad_inputs():

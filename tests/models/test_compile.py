@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from helpers import random_norms
+from helpers import PRESENT, random_norms
 from lambdanets import GraphLambdaLayer, LambdaLayer
 
 DYNAMIC = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
@@ -14,8 +14,8 @@ DYNAMIC = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
 LAYERS = {
     "local": {"scope": 5},
     "global": {"size": 9},
-    "deep": {"scope": 3, "intra_depth": 2, "position_bias": True, "qkv_bias": True},
-    "strided": {"scope": 3, "stride": 2},
+    "deep": {"scope": 3, "intra_depth": 2, "position_bias": True, "qkv_bias": True, "kernel": "query_first"},
+    "strided": {"scope": 3, "stride": 2, "kernel": "row_spectral"},
     "causal": {"scope": 3, "causal": True},
 }
 TRAINING = ("global", "deep")
@@ -137,3 +137,16 @@ def test_exported_model_takes_all_sizes(name):
     for b, h, w in (*IMAGES, (1, 48, 56)):
         x = torch.randn(b, 3, h, w, dtype=torch.float64)
         torch.testing.assert_close(program(x), model(x))
+
+
+@pytest.mark.parametrize("kernel", PRESENT)
+def test_a_kernel_by_name_exports_with_every_size(kernel):
+    """Nothing of its limits is in the program: where it cannot run, the program raises what the layer raises."""
+    layer = LambdaLayer(8, scope=5, dim_key=4, kernel=kernel).eval()
+    program = torch.export.export(layer, (torch.randn(2, 8, 7, 9),), dynamic_shapes=(DYNAMIC,)).module()
+    for x in (torch.randn(3, 8, 6, 11), torch.randn(2, 8, 12, 5)):
+        torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
+    if kernel in ("banded", "convolution"):
+        for run in (layer, program):
+            with pytest.raises(ValueError, match=f"kernel='{kernel}' cannot run here: it is for local contexts"):
+                run(torch.randn(2, 8, 3, 2))

@@ -31,8 +31,11 @@ def dispatch(call: Call) -> Tensor:
         if dtype in HALF and not _takes_half(call):
             # Both terms in float32: where they oppose each other, the rounding of each is more than that of the sum.
             call = call.widened()
-        call, nan_b1nv = remove_nonfinite(call.masked())
-        if call.kernel == planner.REFERENCE or call.has_nothing_to_sum:
+        call = call.masked()
+        if call.has_nothing_to_sum:
+            return reference(call).to(dtype)
+        call, nan_b1nv = remove_nonfinite(call)
+        if call.kernel == planner.REFERENCE:
             out = reference(call)
         elif call.kernel == planner.PORTABLE:
             out = portable(call)

@@ -29,7 +29,7 @@ def reference(call: Call) -> Tensor:
     if mask_bm is not None:
         visible_bnm = visible_bnm & mask_bm[:, None, :]
     if causal:
-        visible_bnm = visible_bnm & torch.ones_like(visible_bnm[0]).tril()
+        visible_bnm = visible_bnm & torch.ones(n, m, dtype=torch.bool, device=query_bhnk.device).tril()
 
     values_bumv = value_bumv
     if mask_bm is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_dtype", "check_heads", "per_axis", "positive_int"]
+__all__ = ["check_dtype", "check_floating", "check_heads", "per_axis", "positive_int"]
 
 # Others' projections may take another dtype than that of their weights.
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,6 +27,14 @@ def positive_int(name: str, given: object) -> int:
     if isinstance(given, bool) or number < 1:
         raise ValueError(f"{name} must be a positive int, got {given!r}")
     return number
+
+
+def check_floating(name: str, x: object) -> None:
+    """Raise a TypeError unless the input is a floating-point tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it with .float()")
 
 
 def check_dtype(name: str, x: Tensor, projection: nn.Module) -> None:

@@ -88,7 +88,7 @@ class GraphLambdaLayer(LambdaModule):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
         self.qkv = nn.Linear(self.dim, sum(widths), bias=False, **factory)
-        norm_layer = norm_layer or "batch"
+        norm_layer = "batch" if norm_layer is None else norm_layer
         self.norm_query = make_norm(norm_layer, _NORMS, widths[0], **factory)
         self.norm_value = make_norm(norm_layer, _NORMS, widths[2], **factory)
         # Without attributes an edge is a 1: the weight is then the one embedding.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
-from lambdanets.layers.arguments import check_dtype, per_axis, positive_int
+from lambdanets.layers.arguments import check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
@@ -106,7 +106,7 @@ class LambdaLayer(LambdaModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
-        if isinstance(ndim, bool) or ndim not in _CONV:
+        if isinstance(ndim, bool) or ndim not in tuple(_CONV):  # which need not be hashable
             raise ValueError(f"ndim must be 1 (sequences), 2 (images) or 3 (volumes), got {ndim!r}")
         if (scope is None) == (size is None):
             raise ValueError(
@@ -267,10 +267,7 @@ class LambdaLayer(LambdaModule):
             )
 
     def _check_input(self, name: str, x: Tensor) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it with .float()")
+        check_floating(name, x)
         if x.ndim != self.ndim + 2 or x.shape[1] != self.dim:
             axes = ", ".join(["length"] if self.ndim == 1 else ["depth", "height", "width"][-self.ndim :])
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
-from lambdanets.layers.arguments import check_dtype, per_axis
+from lambdanets.layers.arguments import check_dtype, check_floating, per_axis
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, check_keeps_order, make_norm
@@ -94,7 +94,7 @@ class TokenLambda(LambdaModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
-        if positions not in POSITIONS:
+        if not isinstance(positions, str) or positions not in POSITIONS:
             raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
         if not isinstance(prefix_tokens, int) or isinstance(prefix_tokens, bool) or prefix_tokens < 0:
             raise ValueError(f"prefix_tokens must be a whole number from 0 on, got {prefix_tokens!r}")
@@ -106,14 +106,15 @@ class TokenLambda(LambdaModule):
             check_kernel(kernel)
         self.ndim = POSITIONS[positions]
         self.prefix_tokens, self.causal, self.kernel = prefix_tokens, causal, kernel
-        self.scope, self.size = _per_axis("scope", scope, self.ndim), _per_axis("size", size, self.ndim)
+        self.scope = _per_axis("scope", scope, self.ndim, odd=True)
+        self.size = _per_axis("size", size, self.ndim, odd=False)
         self._check_context(positions)
         self.grid = self.size if self.ndim == 2 else None
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
         self.qkv = nn.Linear(self.dim, sum(widths), bias=False, **factory)
-        norm_layer = norm_layer or "layer"
+        norm_layer = "layer" if norm_layer is None else norm_layer
         self.norm_query = make_norm(norm_layer, _NORMS, widths[0], **factory)
         self.norm_value = make_norm(norm_layer, _NORMS, widths[2], **factory)
         if causal and not isinstance(norm_layer, str):
@@ -136,8 +137,6 @@ class TokenLambda(LambdaModule):
             raise ValueError(f'positions="{positions}" needs size={what} (global) or an odd scope (local), got {given}')
         if self.ndim == 1 and self.scope and self.size:
             raise ValueError(f'exactly one of scope and size must be given with positions="1d", got {given}')
-        if self.scope and any(s % 2 == 0 for s in self.scope):
-            raise ValueError(f"scope must be odd, got {self.scope}; {self.scope[0] + 1} would do")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -190,23 +189,12 @@ class TokenLambda(LambdaModule):
 
         Raises:
             ValueError: if an input does not fit the layer.
-            TypeError: if an input is of another dtype than the weights without autocast.
+            TypeError: if an input is not a floating-point tensor, or of another dtype than the weights without
+                autocast.
         """
-        if x.ndim != 3 or x.shape[2] != self.dim:
-            raise ValueError(f"x must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
-        if x.shape[1] < self.prefix_tokens:
-            raise ValueError(
-                f"x must have the {self.prefix_tokens} prefix tokens of this layer in front, got shape {tuple(x.shape)}"
-            )
-        check_dtype("x", x, self.qkv)
+        self._check_inputs(x, context)
         query, key, value = self.qkv(x).split(self._widths(), dim=2)
         if context is not None:
-            if self.ndim:
-                raise ValueError(
-                    "context is another sequence, in which the tokens of x have no positions; it needs a layer with "
-                    'positions="none"'
-                )
-            check_dtype("context", context, self.qkv)
             _, key, value = self.qkv(context).split(self._widths(), dim=2)
         query, value = self.norm_query(query), self.norm_value(value)
         return (
@@ -214,6 +202,36 @@ class TokenLambda(LambdaModule):
             _parts(key, self.intra_depth, self.dim_key),
             _parts(value, self.intra_depth, self.dim_value),
         )
+
+    def _check_inputs(self, x: Tensor, context: Tensor | None) -> None:
+        self._check_tokens("x", x)
+        if x.shape[1] < self.prefix_tokens:
+            raise ValueError(
+                f"x must have the {self.prefix_tokens} prefix tokens of this layer in front, got shape {tuple(x.shape)}"
+            )
+        if context is None:
+            return
+        if self.ndim:
+            raise ValueError(
+                "context is another sequence, in which the tokens of x have no positions; it needs a layer with "
+                'positions="none"'
+            )
+        self._check_tokens("context", context)
+        if context.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"context must have the batch size of x, got context {tuple(context.shape)} and x {tuple(x.shape)}"
+            )
+        if self.causal and context.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"context must have as many tokens as x in a causal layer, got context {tuple(context.shape)} and x "
+                f"{tuple(x.shape)}; leave causal off for a context of its own"
+            )
+
+    def _check_tokens(self, name: str, x: Tensor) -> None:
+        check_floating(name, x)
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"{name} must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
+        check_dtype(name, x, self.qkv)
 
     def _with_prefix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """All tokens share the content term; the position term is put together from E's four blocks."""
@@ -271,10 +289,10 @@ def _parts(x: Tensor, count: int, depth: int) -> Tensor:
     return x.reshape(*x.shape[:2], count, depth).transpose(1, 2)
 
 
-def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:
+def _per_axis(name: str, given: int | Sequence[int] | None, ndim: int, odd: bool) -> tuple[int, ...] | None:
     if given is None:
         return None
     if ndim == 0:
         # positions="none": whatever was given is kept, for the message that refuses it.
         return tuple(given) if isinstance(given, Sequence) else (given,)
-    return per_axis(name, given, ndim, odd=False)
+    return per_axis(name, given, ndim, odd)

@@ -1,10 +1,12 @@
 """The library op in PyTorch's machinery: opcheck, compile, export, vmap, autocast, what it keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.library import opcheck
 
-from helpers import EVERYWHERE, grid_call
+from helpers import EVERYWHERE, ORDERS, PRESENT, context_call, grid_call
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
 from lambdanets.kernels.terms.grid import GRID_OP
 
@@ -80,10 +82,46 @@ def test_keeps_nothing_but_its_inputs(kernel):
     assert {t.untyped_storage().data_ptr() for t in kept} <= inputs
 
 
-@pytest.mark.parametrize("kernel", [None, *EVERYWHERE, "reference"])
-def test_empty_batch(kernel):
+def negated(tensor):
+    """The same numbers in memory that holds their negatives, as the imaginary part of a conjugate."""
+    view = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+    assert view.is_neg()
+    return view
+
+
+@pytest.mark.parametrize(
+    ("name", "causal", "kernel", "has_key"),
+    [
+        *((name, causal, None, True) for name, causal in ORDERS),
+        *(("image, local", False, kernel, has_key) for kernel in PRESENT for has_key in (True, False)),
+    ],
+)
+def test_tensors_whose_sign_is_a_note(name, causal, kernel, has_key):
+    call = context_call(name, causal, masked=False, u=2)
+    leaves = [leaf.float() for leaf in call.leaves()]
+    results = []
+    for change in (lambda t: t, negated):
+        given = [change(leaf).detach().requires_grad_() for leaf in leaves]
+        positions = call.positions
+        if positions is not None:
+            field = "table" if hasattr(positions, "table") else "embedding"
+            positions = replace(positions, **{field: given[3]})
+        key = given[1] if has_key else None
+        out = lambda_apply(given[0], key, given[2], positions, causal=causal, kernel=kernel)
+        grads = torch.autograd.grad(out, given, change(torch.ones_like(out)), allow_unused=True)
+        with torch.no_grad():
+            results.append(
+                [out, lambda_apply(given[0], key, given[2], positions, causal=causal, kernel=kernel), *grads]
+            )
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [None, *EVERYWHERE, "portable", "reference"])
+def test_empty_batch(kernel, causal):
     call = grid_call((3, 3), (3, 3), b=0).requiring_grad()
-    out = lambda_apply(*call.args, kernel=kernel)
+    out = lambda_apply(*call.args, causal=causal, kernel=kernel)
     assert out.shape == (0, 3, 9, 5)
     out.sum().backward()
     assert torch.equal(call.positions.table.grad, torch.zeros_like(call.positions.table))

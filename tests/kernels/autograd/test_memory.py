@@ -157,6 +157,12 @@ def test_outside_of_a_call_memory_is_fresh():
     with workspace:
         workspace.scratch(torch.empty(0), 4)
     piece = workspace.scratch(torch.empty(0), 4)
+    kept = workspace.buffer.numel()
+    for _ in range(10):
+        workspace.scratch(torch.empty(0), 1000)
+    with workspace:
+        workspace.scratch(torch.empty(0), 4)
+    assert workspace.buffer.numel() == kept  # what is taken outside counts for no call
     assert piece.shape == (4,)
     assert piece.data_ptr() != workspace.buffer.data_ptr()
 

@@ -186,6 +186,20 @@ def test_the_planner_may_be_kept_from_kernels_that_spread_errors():
     assert choose(huge, backward=False, may_spread=False).name == "spectral"
 
 
+def test_the_planner_may_be_kept_from_kernels_that_mix_channels():
+    each = problem((56, 56), dim_value=64)
+    chosen = choose(each, backward=False, may_mix=False)
+    assert not chosen.mixes_channels
+    assert not choose(each, backward=False, may_spread=False).mixes_channels  # which spread errors too
+
+
+def test_no_kernel_at_all_is_an_error_with_the_reasons(monkeypatch):
+    for name, kernel in GRID_KERNELS.items():
+        monkeypatch.setitem(GRID_KERNELS, name, replace(kernel, check=lambda problem: "it is switched off"))
+    with pytest.raises(RuntimeError, match=r"no kernel can run on GridProblem.*spectral: it is switched off"):
+        choose(problem((3, 19)), backward=False)
+
+
 def test_every_kernel_is_in_the_table():
     """A file with a kernel that the planner does not collect is forgotten."""
     folder = Path(planner.__file__).parent

@@ -23,7 +23,7 @@ from lambdanets.kernels.autograd.modes import (
     without_autocast,
 )
 
-__all__ = ["HALF", "Op", "whole", "widened"]
+__all__ = ["HALF", "Op", "resolved", "whole", "widened"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -102,7 +102,7 @@ class Op:
 
     def compute(self, *args: Any) -> Tensor:
         """The output from tensors that hold numbers, no view."""
-        tensors = args[: self.count]
+        tensors = resolved(args[: self.count])
         first, shape = tensors[0], self.out_shape(*tensors)
         if 0 in shape or any(tensor.numel() == 0 for tensor in tensors):
             return first.new_zeros(shape)
@@ -112,7 +112,7 @@ class Op:
 
     def compute_gradients(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         """The gradients of the active tensors from tensors that hold numbers, none a view."""
-        tensors = args[: self.count]
+        grad, *tensors = resolved((grad, *args[: self.count]))
         targets = [tensors[i] for i in self.active]
         if grad.numel() == 0 or any(tensor.numel() == 0 for tensor in tensors):
             return tuple(target.new_zeros(target.shape) for target in targets)
@@ -172,6 +172,11 @@ def whole(tensor: Tensor) -> Tensor:
     if not is_view(tensor):
         return tensor
     return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def resolved(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors whose memory holds their values: kernels read it, and ``z.conj().imag`` only notes that signs change."""
+    return tuple(t.resolve_neg() for t in tensors)
 
 
 def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -56,18 +56,18 @@ class Workspace:
             self._grow()
 
     def scratch(self, like: Tensor, *shape: int) -> Tensor:
-        """Uninitialised memory until the ``with`` block ends.
+        """Uninitialised memory until the ``with`` block ends; fresh memory outside of one.
 
         Args:
             like: a tensor of the dtype and on the device wanted.
             shape: of the result, which is contiguous.
         """
-        if like.device.type != "cpu":
+        if like.device.type != "cpu" or not self._starts:
             return like.new_empty(shape)
         start, item = self._used, like.element_size()
         self._used += -(-math.prod(shape) * item // _ALIGNMENT) * _ALIGNMENT
         self._wanted = max(self._wanted, self._used)
-        if not self._starts or self.buffer is None or self._used > self.buffer.numel():
+        if self.buffer is None or self._used > self.buffer.numel():
             return like.new_empty(shape)
         stride, strides = 1, []
         for size in reversed(shape):

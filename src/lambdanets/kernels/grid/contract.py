@@ -201,6 +201,8 @@ class GridKernel:
         adds_content: True if the kernel adds the content term; else it is added to the output afterwards.
         spreads_errors: True if rounding errors of a value reach outputs outside of its scope, as those of a Fourier
             transform do. The planner then keeps the kernel from values of very different sizes (see ``spread.py``).
+        mixes_channels: True if rounding errors and NaN of one channel of the values reach others too, as those of a
+            transform do that takes two channels as real and imaginary part. Such a kernel spreads errors as well.
         device: the only type of device that it runs on; None for all.
         half: True if it takes half precision as it is; others get float32.
     """
@@ -212,6 +214,7 @@ class GridKernel:
     work: Callable[[GridProblem, bool], Work]
     adds_content: bool = False
     spreads_errors: bool = False
+    mixes_channels: bool = False
     device: str | None = None
     half: bool = False
 

@@ -54,7 +54,7 @@ def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
     path = cache_file()
     if path.is_file():
         try:
-            for device, kernels in _valid(json.loads(path.read_text())["devices"]).items():
+            for device, kernels in _valid(json.loads(path.read_text(encoding="utf-8"))["devices"]).items():
                 costs.setdefault(device, {}).update(kernels)
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             warnings.warn(

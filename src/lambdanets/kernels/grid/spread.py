@@ -7,10 +7,15 @@ an error of ε of the largest is then at most ``RATIO``·ε of a value that the 
 
 A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions wherever it stands, so one pass over
 the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8 positions
-along each axis, or half of the axis.
+along each axis, or half of the axis. In a context that sees all positions nothing has to be compared.
+
+In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
+largest value of each channel is compared with the largest value of all channels of the example, in every context.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,36 +32,52 @@ CAUSAL_BLOCK = 8
 _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def differ_in_size(problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> bool:
+def differ_in_size(
+    problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None, *, channels: bool = False
+) -> bool:
     """True if rounding errors that spread over the grid would show, or if finding out would make a GPU wait.
+
+    So they would for numbers that are not finite.
 
     Args:
         problem: the shape of the call.
         query: (b, h, n, k).
         value: (b, u, n, v).
         grad: (b, h, n, v), gradient of the output; None in the forward pass.
+        channels: True if errors spread over the channels too.
     """
-    if problem.sees_everything:
+    if problem.sees_everything and not channels:
         return False
     if problem.device != "cpu":  # reading a value would wait for all that runs there
         return True
-    if _differ(problem, value.abs()):
+    if _differ(problem, value.abs(), channels):
         return True
     # The gradient of a value sums the products of queries and gradients in its scope.
-    return grad is not None and _differ(problem, grad.abs().amax(1) * query.abs().amax((1, 3))[..., None])
+    return grad is not None and _differ(problem, grad.abs().amax(1) * query.abs().amax((1, 3))[..., None], channels)
 
 
-def _differ(problem: GridProblem, sizes: Tensor) -> bool:
-    """True if a block's largest size is below 1/RATIO of the largest on its plane.
+def _differ(problem: GridProblem, sizes: Tensor, channels: bool) -> bool:
+    """True if a block's largest size is below 1/RATIO of the largest on its plane, or on those of all channels.
 
     Args:
         problem: the shape of the call.
-        sizes: (..., n, depth), not negative; a plane for each of the others.
+        sizes: (..., n, v), not negative; a plane for each of the others.
+        channels: True if the largest size is that of all v.
     """
-    planes = sizes.transpose(-1, -2).reshape(-1, *problem.grid)
-    blocks = _MAX_POOL[len(problem.grid)](planes, _block(problem), ceil_mode=True).flatten(1)
-    # Not a comparison that NaN would pass.
-    return not bool((blocks.amin(1) * RATIO >= blocks.amax(1)).all())
+    planes = sizes.transpose(-1, -2)
+    blocks = planes.amax(-1, keepdim=True) if problem.sees_everything else _blocks(problem, planes)
+    smallest, largest = blocks.amin(-1), blocks.amax(-1)
+    if channels:
+        largest = largest.amax(-1, keepdim=True)
+    # Not a comparison that NaN would pass, or infinity.
+    return not bool(((smallest * RATIO >= largest) & (largest < math.inf)).all())
+
+
+def _blocks(problem: GridProblem, planes: Tensor) -> Tensor:
+    """The largest of each block, (..., v, blocks), of planes (..., v, n)."""
+    images = planes.reshape(-1, *problem.grid)
+    blocks = _MAX_POOL[len(problem.grid)](images, _block(problem), ceil_mode=True)
+    return blocks.reshape(*planes.shape[:-1], -1)
 
 
 def _block(problem: GridProblem) -> list[int]:

@@ -9,6 +9,7 @@ k query depth.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,7 +98,6 @@ class Toeplitz:
         sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
         self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]
         self.windows = tuple(self._windows())
-        self._kept: dict[torch.device, _Entries] = {}
 
     def _windows(self) -> Iterator[RowWindow]:
         """Each row of queries with what it sees."""
@@ -129,24 +129,33 @@ class Toeplitz:
         return table.movedim(-1, 1)
 
     def _entries(self, device: torch.device) -> _Entries:
-        if device not in self._kept:
-            self._kept[device] = self._make_entries().to(device)
-        return self._kept[device]
+        entries = _entries(self.order, self.table_shape[0], self.extents[0], self.rest)
+        return entries if device.type == "cpu" else entries.to(device)
 
-    @torch.inference_mode(mode=False)
-    def _make_entries(self) -> _Entries:
-        intra_depth, extent = self.table_shape[:2]
-        by_row = torch.arange(intra_depth * extent, device="cpu").view(intra_depth, extent, 1, 1)
-        by_place = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
-        for place, size in zip(
-            torch.unravel_index(torch.arange(self.row_size, device="cpu"), self.rest), self.rest, strict=True
-        ):
-            by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
-        index = by_row * math.prod(self.table_shape[2:]) + by_place
-        index = index.permute(["uoxc".index(axis) for axis in self.order]).flatten()
-        counts = torch.bincount(index, minlength=math.prod(self.table_shape))
-        starts = counts.cumsum(0) - counts
-        return _Entries(index.int(), index.argsort(stable=True).int(), starts.int())
+
+# Of what the index depends on alone: calls of all batch sizes, widths and dtypes share it. Not on other devices, where
+# what is kept would belong to one stream or graph.
+@functools.lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+def _entries(order: str, intra_depth: int, extent: int, rest: tuple[int, ...]) -> _Entries:
+    """The index of an operand, on the CPU.
+
+    Args:
+        order: of the operand's axes.
+        intra_depth: u.
+        extent: offsets along the first axis.
+        rest: sizes of the grid behind it.
+    """
+    by_row = torch.arange(intra_depth * extent, device="cpu").view(intra_depth, extent, 1, 1)
+    by_place = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
+    places = torch.unravel_index(torch.arange(math.prod(rest), device="cpu"), rest)
+    for place, size in zip(places, rest, strict=True):
+        by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
+    each = math.prod(2 * size - 1 for size in rest)
+    index = (by_row * each + by_place).permute(["uoxc".index(axis) for axis in order]).flatten()
+    counts = torch.bincount(index, minlength=intra_depth * extent * each)
+    starts = counts.cumsum(0) - counts
+    return _Entries(index.int(), index.argsort(stable=True).int(), starts.int())
 
 
 class RowLayout:

@@ -5,11 +5,13 @@ Kept for backward: K̄ (b·u·m·k) and λc (b·k·v), both no larger than the i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF
-from lambdanets.kernels.autograd.modes import is_compiling, is_transformed
+from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transformed
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.terms.causal_content import causal_content_term
 
@@ -37,8 +39,21 @@ def normalise(key: Tensor) -> Tensor:
     Depth stands in front of the positions, as a layer's projection lays them out: a softmax over contiguous memory.
     Half precision becomes float32: the sums need more digits of the shares, and shares of many positions, 1/m, are
     below float16's normal numbers from m = 16,384 on.
+
+    A key of -inf has no share, also where it is so in all positions. There a plain softmax is NaN, which a look at one
+    position shows where looking costs little; elsewhere it costs two passes more.
     """
-    return key.transpose(2, 3).softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
+    key = key.transpose(2, 3)
+    if key.device.type == "cpu" and is_eager((key,)):
+        keys = _softmax(key)
+        if keys.shape[3] == 0 or not math.isnan(keys.detach()[..., 0].sum().item()):
+            return keys
+    keys = _softmax(key.clamp(min=torch.finfo(key.dtype).min))
+    return keys.masked_fill(key == -math.inf, 0.0)
+
+
+def _softmax(key: Tensor) -> Tensor:
+    return key.softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
 
 
 def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:

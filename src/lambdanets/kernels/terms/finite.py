@@ -5,7 +5,7 @@ transform spreads it over the whole grid. So such numbers are taken out of the c
 that see them become NaN afterwards:
 
 - without a causal order the content term sees the whole context, so all outputs of the channel; nothing is done for it
-  here, since every kernel agrees;
+  here, since every kernel agrees but those that mix channels, of which the planner takes none for such numbers;
 - a causal content term sees the positions up to the query;
 - the position term on a grid sees the table's extents around the query, a dense E the whole context (a zero in E is
   seen), the edges of a graph their own context positions.
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.modes import is_eager, is_scripted_onnx_export
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.positions import EdgePositions, GridPositions
 
 __all__ = ["remove_nonfinite"]
@@ -43,8 +44,12 @@ def remove_nonfinite(call: Call) -> tuple[Call, Tensor | None]:
         where all are finite, or the whole context is seen by the content term.
     """
     key, value = call.key, call.value
-    if (key is not None and not call.causal) or is_scripted_onnx_export():
+    if is_scripted_onnx_export():
         return call, None
+    if key is not None and not call.causal:
+        if call.kernel not in GRID_KERNELS or not GRID_KERNELS[call.kernel].mixes_channels:
+            return call, None
+        key = None  # which every kernel takes as it is
     if value.device.type == "cpu" and is_eager((value,)) and _is_finite(key, value):
         return call, None
     bad_bumv = ~value.isfinite()
@@ -53,10 +58,10 @@ def remove_nonfinite(call: Call) -> tuple[Call, Tensor | None]:
     if key is not None:
         bad_bumk = key.isnan() | (key == math.inf)
         bad_bmv = bad_bmv | bad_bumk.any(1).any(2, keepdim=True)
-        key = key.masked_fill(bad_bumk, 0.0)
+        call = replace(call, key=key.masked_fill(bad_bumk, 0.0))
     # Added, not filled in: a gradient that is NaN stays NaN, which scalers of half precision look for.
     nan_bnv = value.new_zeros(()).masked_fill(_seen(call, bad_bmv), float("nan"))
-    return replace(call, key=key, value=value), nan_bnv[:, None]
+    return replace(call, value=value), nan_bnv[:, None]
 
 
 def _is_finite(key: Tensor | None, value: Tensor) -> bool:

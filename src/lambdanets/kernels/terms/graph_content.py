@@ -13,6 +13,7 @@ Axes in names: b batch, g graphs, m nodes, a heads or intra-depth, k query depth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -43,9 +44,10 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     fixed = key.detach()
     largest = fixed.new_full((b, u, num_graphs, k), float("-inf"))
     largest = largest.scatter_reduce(2, batch[:, None].expand(key.shape), fixed, "amax")
+    largest = largest.masked_fill(largest == -math.inf, 0.0)  # a key of -inf has no share, also where all are so
     weight = torch.exp(key - largest.index_select(2, batch))
     total = weight.new_zeros(b, u, num_graphs, k).index_add(2, batch, weight)
-    return weight / total.index_select(2, batch)
+    return weight / total.masked_fill(total == 0, 1.0).index_select(2, batch)
 
 
 def _blocks(nodes: int, each: int) -> Iterator[slice]:

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, Op, whole, widened
+from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole, widened
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.autograd.modes import is_batched, is_compiling, is_eager, is_exporting, is_transformed
+from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of, reachable_window
+from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
 from lambdanets.kernels.grid.spread import differ_in_size
 from lambdanets.kernels.terms.causal_content import causal_content_term
@@ -43,9 +43,7 @@ __all__ = ["GRID_OP", "grid_terms"]
 def grid_terms(call: Call, positions: GridPositions) -> Tensor:
     """Position term of a call on a grid, and its content term where there is a key: (b, h, n, v)."""
     query, key, value = call.query, call.key, call.value
-    table, origin = _reachable_table(positions, query.dtype, call.causal)
-    if call.kernel is not None:
-        require(call.kernel, problem_of(query, value, table, positions.grid, origin))
+    table, origin = _table(positions, query.dtype, call.causal)
     statics = list(positions.grid), origin, call.kernel or ""
     if key is None:
         return GRID_OP(query, value, table, *statics)
@@ -60,22 +58,19 @@ def grid_terms(call: Call, positions: GridPositions) -> Tensor:
     return _both_terms(*tensors, *statics)[0]
 
 
-def _reachable_table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
-    """The table cut to the offsets that occur, and the index of offset 0 in it."""
-    extents = positions.extents
-    # Without a grid's sizes in it, an exported program serves every grid, and a convolution's filters are constant.
-    window = reachable_window(extents, extents if is_exporting() else positions.grid, causal)
-    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
+def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
+    """The table, in causal order the offsets to the past alone, and the index of offset 0 in it.
+
+    The grid has no part in it, so that one graph of ``torch.compile`` or ``torch.export`` serves every grid: offsets
+    that a grid does not have are cut off inside the op.
+    """
+    centre = [extent // 2 for extent in positions.extents]
     table = positions.table.to(dtype)
-    for axis, (extent, (start, stop)) in enumerate(zip(extents, window, strict=True), start=2):
-        if is_compiling() and not is_exporting():
-            # A view's contiguity depends on what is cut off: a guard, and so a graph, for each answer.
-            table = table.index_select(axis, torch.arange(start, stop, device=table.device))
-        elif stop - start < extent:
-            table = table.narrow(axis, start, stop - start)
-    if causal and len(positions.grid) > 1:
-        table = table * lexicographic_past(table.shape[2:], origin, table.device)
-    return table, origin
+    if causal:
+        table = table.narrow(2, 0, centre[0] + 1)
+        if len(centre) > 1:
+            table = table * lexicographic_past(table.shape[2:], centre, table.device)
+    return table, centre
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
@@ -100,14 +95,11 @@ def _backward(
         problem = problem_of(query, value, table, grid, origin)
     with Workspace.for_thread() as workspace:
         grad_query, grad_value, grad_table, _ = chosen.backward(grad, query, value, table, problem, workspace)
-    return grad_query, grad_value, F.pad(grad_table, pads) if any(pads) else grad_table
+    return grad_query, grad_value, _padded(grad_table, pads)
 
 
 def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
-    """The table without the offsets that no two positions have, its origin, and what pads it to its old extents.
-
-    Exported programs pass the whole table, so that its extents do not depend on the grid.
-    """
+    """The table without the offsets that no two positions have, its origin, and what pads it to its old extents."""
     pads: list[int] = []
     starts = []
     for axis, (size, before) in enumerate(zip(grid, origin, strict=True), start=2):
@@ -120,13 +112,26 @@ def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Ten
     return table, [before - start for before, start in zip(origin, starts, strict=True)], pads
 
 
+def _padded(grad_table: Tensor, pads: list[int]) -> Tensor:
+    """The gradient of a table that was cut, zero where it was."""
+    return F.pad(grad_table, pads) if any(pads) else grad_table
+
+
 def _chosen(kernel: str, problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> GridKernel:
-    """The kernel of the name, or the planner's choice for these tensors; with ``grad`` for the backward pass."""
+    """The kernel of the name, or the planner's choice for these tensors; with ``grad`` for the backward pass.
+
+    Raises:
+        ValueError: if the named kernel cannot run.
+    """
     if kernel:
+        require(kernel, problem)
         return GRID_KERNELS[kernel]
-    chosen = choose(problem, backward=grad is not None)
-    if chosen.spreads_errors and differ_in_size(problem, query, value, grad):
-        return choose(problem, backward=grad is not None, may_spread=False)
+    backward = grad is not None
+    chosen = choose(problem, backward)
+    if chosen.mixes_channels and differ_in_size(problem, query, value, grad, channels=True):
+        chosen = choose(problem, backward, may_mix=False)
+    if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, query, value, grad):
+        chosen = choose(problem, backward, may_spread=False, may_mix=False)
     return chosen
 
 
@@ -155,10 +160,11 @@ class _BothTerms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, keys, value, table, lambdas = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed() or is_batched(grad):
-            grads = _gradients_apart(grad, (query, keys, value, table), ctx.needs_input_grad[:4], ctx.statics)
-        else:
-            grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
+        with without_autocast(grad.device.type):  # it may be enabled where backward() is called
+            if torch.is_grad_enabled() or is_transformed() or is_batched(grad):
+                grads = _gradients_apart(grad, (query, keys, value, table), ctx.needs_input_grad[:4], ctx.statics)
+            else:
+                grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
         return (*grads, None, None, None)
 
 
@@ -166,6 +172,8 @@ def _both_terms(
     query: Tensor, keys: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, Tensor]:
     """The output and λc."""
+    query, keys, value, table = resolved((query, keys, value, table))
+    table, origin, _ = _cut(table, grid, origin)
     problem = problem_of(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value)
     lambdas = content_lambdas(keys, value)
@@ -189,6 +197,8 @@ def _both_gradients(
     kernel: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, keys, value and table."""
+    grad, query, keys, value, table = resolved((grad, query, keys, value, table))
+    table, origin, pads = _cut(table, grid, origin)
     problem = problem_of(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value, grad)
     content = lambdas if chosen.adds_content else None
@@ -202,7 +212,7 @@ def _both_gradients(
     grad_keys = grad_lambdas[:, None] @ value.transpose(2, 3)
     for u in range(value.shape[1]):
         _add_product(grad_value[:, u], keys[:, u].transpose(1, 2), grad_lambdas)
-    return grad_query, grad_keys, grad_value, grad_table
+    return grad_query, grad_keys, grad_value, _padded(grad_table, pads)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from helpers import grid_call
 from lambdanets import GridPositions, lambda_apply
-from lambdanets.kernels.grid.compiled import binding
+from lambdanets.kernels.grid.compiled import binding, spectral
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
 from lambdanets.kernels.grid.contract import problem_of
 
@@ -329,11 +330,39 @@ def python(code, **environment):
     return result.stdout.strip() + result.stderr.strip()[-500:]
 
 
-def test_a_process_without_the_library_has_a_reason():
-    code = "from lambdanets.kernels.grid.compiled import binding; print(binding.library(), binding.absence())"
-    said = python(code, LAMBDANETS_LIBRARY="/nowhere/lambdanets.so")
-    assert said.startswith("None /nowhere/lambdanets.so cannot be loaded")
-    assert "pip install" in said
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Looks for the library again, in the files that a test names."""
+    monkeypatch.delenv(binding.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(binding, "_load", binding._load.__wrapped__)
+    (tmp_path / "text.so").write_text("no library", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["text.so", "nowhere.so"])
+def test_without_the_library_there_is_a_reason(elsewhere, monkeypatch, name):
+    monkeypatch.setattr(binding, "_find", lambda: str(elsewhere / name))
+    assert binding.library() is None
+    assert re.match(rf".*{name} cannot be loaded \(.*\); for the compiled ones, install GCC 12", binding.absence())
+    monkeypatch.setattr(binding, "_find", lambda: None)
+    assert "no compiler built it" in binding.absence()
+
+
+@pytest.mark.parametrize("name", ["text.so", "nowhere.so", "libm.so.6"])
+def test_a_library_by_name_that_cannot_be_loaded_is_an_error(elsewhere, monkeypatch, name):
+    path = name if name.startswith("libm") else str(elsewhere / name)
+    monkeypatch.setenv(binding.LIBRARY_VARIABLE, path)
+    with pytest.raises(ValueError, match=f"LAMBDANETS_LIBRARY must be .*got '{path}': .* cannot be loaded .*unset it"):
+        binding.absence()
+
+
+def test_a_library_of_another_version_is_named(elsewhere, monkeypatch):
+    monkeypatch.setattr(binding, "_VERSION", -1)
+    monkeypatch.setattr(binding, "_find", lambda: LIBRARY.handle._name)
+    assert "is of another version of lambdanets; for the compiled ones" in binding.absence()
+    monkeypatch.setenv(binding.LIBRARY_VARIABLE, LIBRARY.handle._name)
+    with pytest.raises(ValueError, match=r"LAMBDANETS_LIBRARY must be .* is of another version"):
+        binding.absence()
 
 
 def test_a_process_can_force_the_instruction_set():
@@ -359,6 +388,21 @@ def test_a_forked_process_needs_no_threads(threads):
         out = binding.forward(*rest, memory, given.content)
         os._exit(0 if out.numpy().tobytes() == expected.numpy().tobytes() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("size", [50, 97, 400])
+def test_the_work_counts_the_transforms_that_run(size):
+    """Scratch memory grows with the length of a transform, and with nothing else where the table alone changes."""
+
+    def scratch(origin):
+        of_sizes = binding._PROBLEM.pack(1, 1, 1, 1, 1, 1, size, 1, origin + 1, 0, origin)
+        return LIBRARY.handle.lambdanets_scratch(LIBRARY.level, SPECTRAL, of_sizes, 1, False, False)
+
+    lengths = [spectral.good_length(size + origin) for origin in range(size)]
+    needed = [scratch(origin) for origin in range(size)]
+    each = (needed[-1] - needed[0]) / (lengths[-1] - lengths[0])
+    counted = [lengths[0] + (floats - needed[0]) / each for floats in needed]
+    assert counted == pytest.approx(lengths, abs=0.5)
 
 
 class Examples(torch.utils.data.Dataset):

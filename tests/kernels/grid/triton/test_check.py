@@ -82,6 +82,15 @@ def test_more_positions_are_never_cheaper(backward):
 
 
 @pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize(("dtype", "deepest"), [(torch.float32, 256), (torch.bfloat16, 512), (torch.float16, 512)])
+def test_queries_that_are_too_deep_for_shared_memory(dtype, deepest):
+    assert check(replace(PROBLEM, dim_key=deepest, dtype=dtype)) is None
+    deeper = replace(PROBLEM, dim_key=deepest + 1, dtype=dtype)
+    assert f"queries up to a depth of {deepest} in this precision, and these have {deepest + 1}" in check(deeper)
+    assert choose(deeper, backward=False).name not in KERNELS
+
+
+@pytest.mark.usefixtures("with_triton")
 def test_examples_with_more_elements_than_32_bits_count():
     problem = GridProblem(1, 4, 16, 64, 1, (3000, 3000), (7, 7), (3, 3), torch.bfloat16, "cuda")
     assert "an example has tensors of 2,304,000,000 elements, and it counts up to 2,147,483,648" in check(problem)

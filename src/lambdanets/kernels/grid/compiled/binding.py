@@ -116,7 +116,11 @@ def _find() -> str | None:
 
 @functools.cache
 def _load() -> Library | str:
-    """The library, or the reason why it is absent."""
+    """The library, or the reason why it is absent.
+
+    Raises:
+        ValueError: if one of the environment variables asks for what there is not.
+    """
     path = _find()
     if path is None:
         return f"no compiler built it when lambdanets was installed; {_REMEDY}"
@@ -126,9 +130,9 @@ def _load() -> Library | str:
             function = getattr(handle, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        return f"{path} cannot be loaded ({error}); {_REMEDY}"
+        return _absent(f"{path} cannot be loaded ({error})")
     if handle.lambdanets_version() != _VERSION:
-        return f"{path} is of another version of lambdanets; {_REMEDY}"
+        return _absent(f"{path} is of another version of lambdanets")
     levels = tuple(
         (handle.lambdanets_level_name(level).decode(), level)
         for level in range(handle.lambdanets_num_levels())
@@ -138,6 +142,17 @@ def _load() -> Library | str:
     if threads is not None:
         handle.lambdanets_use_threads(threads)
     return Library(handle, levels, _wanted_level([name for name, _ in levels]))
+
+
+def _absent(reason: str) -> str:
+    """The reason with its remedy; an error where the user named the file."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        raise ValueError(
+            f"{LIBRARY_VARIABLE} must be the file of this version's compiled kernels, got {named!r}: {reason}; unset "
+            "it, or build the file with CMake from src/lambdanets/kernels/grid/compiled/cpp"
+        )
+    return f"{reason}; {_REMEDY}"
 
 
 def _wanted_level(names: list[str]) -> str:

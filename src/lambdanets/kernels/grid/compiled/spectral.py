@@ -10,12 +10,13 @@ import math
 
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
-from lambdanets.kernels.grid.spectral import good_length
 
 __all__ = ["KERNEL"]
 
 # Points of a transform above which its two buffers do not fit a second-level cache of 512 KiB.
 LONG = 4096
+# What a pass costs for one point by its factor, in the order in which a length is split: ``factor_cost`` of fft.h.
+FACTOR_COSTS = {7: 18, 5: 14, 3: 10, 4: 11, 2: 7}
 
 
 def _work(problem: GridProblem, backward: bool) -> Work:
@@ -39,6 +40,26 @@ def _work(problem: GridProblem, backward: bool) -> Work:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def good_length(least: int) -> int:
+    """The length >= ``least`` that is the fastest to transform: ``good_length`` of ``cpp/fft.h``."""
+    best, best_cost, length = 1, math.inf, least
+    while length > 1 and length * FACTOR_COSTS[2] < best_cost:
+        cost = _cost(length)
+        if cost < best_cost:
+            best, best_cost = length, cost
+        length += 1
+    return best
+
+
+def _cost(length: int) -> float:
+    total, rest = 0, length
+    for factor, cost in FACTOR_COSTS.items():
+        while rest % factor == 0:
+            total, rest = total + length * cost, rest // factor
+    return total if rest == 1 else math.inf
+
+
 def _passes(length: int) -> float:
     """Operations for one point of a transform; one that does not fit the nearest caches pays for its passes."""
     if length == 1:
@@ -54,5 +75,6 @@ KERNEL = GridKernel(
     _work,
     adds_content=True,
     spreads_errors=True,
+    mixes_channels=True,
     device="cpu",
 )

@@ -33,10 +33,18 @@ from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, cand
 
 __all__ = ["KERNEL"]
 
+# The most bytes of k numbers: a program holds a table's 2B offsets and its queries with the whole depth in shared
+# memory, 640 bytes for each k in float32 where it takes the least (``ahead.py``), of the 227 KiB that an H100 has.
+KEY_BYTES = 1024
+
 
 def check(problem: GridProblem) -> str | None:
     """Return the reason why this kernel cannot run on ``problem``, or None."""
-    return check_call(problem)
+    deepest, depth = KEY_BYTES // problem.dtype.itemsize, problem.dim_key
+    reason = check_call(problem)
+    if reason is None and depth > deepest:
+        return f"its programs hold queries up to a depth of {deepest} in this precision, and these have {depth}"
+    return reason
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
