@@ -45,3 +45,14 @@ def test_commands_of_the_readme_exist():
     used = {words.split()[1] for words in re.findall(r"^(?:pip install \. && )?(lambdanets \w+)", text, re.MULTILINE)}
     assert {"train", "evaluate", "predict", "bench", "kernels"} <= used
     assert used <= set(known)
+
+
+def test_tests_that_the_table_of_faults_names_exist():
+    text = (ROOT / "docs" / "long-trainings.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "tests/" in line]
+    assert len(rows) > 20
+    for row in rows:
+        file = ""
+        for name in re.findall(r"`((?:tests/[\w/]+\.py)?::\w+)`", row):
+            file, function = name.split("::")[0] or file, name.split("::")[1]
+            assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name

@@ -11,8 +11,13 @@ import pytest
 from lambdanets.files import (
     check_file,
     check_folder,
+    digest_file,
+    flush,
+    make_folder,
     read_csv,
+    remove_folder,
     replacing,
+    replacing_folder,
     write_csv,
     write_json,
     write_table,
@@ -145,3 +150,96 @@ def test_names_that_are_no_text_come_back_from_json(tmp_path):
 def test_columns_of_a_table_may_have_one_name(tmp_path):
     write_table(tmp_path / "a.csv", ["x", "x"], [["1,2", 3]])
     assert (tmp_path / "a.csv").read_bytes() == b'x,x\n"1,2",3\n'
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls that decide what a power cut leaves, in their order, with the names that they are about."""
+    found = []
+    sync, replace, rename = os.fsync, os.replace, os.rename
+
+    def fsync(descriptor):
+        found.append(("flush", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name, call in (("replace", replace), ("rename", rename)):
+
+        def moved(source, target, call=call, name=name):
+            found.append((name, Path(target).name))
+            call(source, target)
+
+        monkeypatch.setattr(os, name, moved)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    write_text(tmp_path / "a.txt", "new")
+    assert calls == [("flush", f".a.{os.getpid()}.txt"), ("replace", "a.txt"), ("flush", tmp_path.name)]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    with replacing_folder(tmp_path / "a") as folder:
+        for name in ("x", "y"):
+            (folder / name).touch()
+    temporary = f".a.{os.getpid()}"
+    assert calls == [
+        ("flush", "x"),
+        ("flush", "y"),
+        ("flush", temporary),
+        ("rename", "a"),
+        ("flush", tmp_path.name),
+    ]
+    calls.clear()
+    remove_folder(tmp_path / "a")
+    assert calls == [("rename", f"{temporary}.removed"), ("flush", tmp_path.name)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_are_made_are_kept(tmp_path, calls):
+    make_folder(tmp_path / "a" / "b")
+    assert sorted(calls) == sorted([("flush", tmp_path.name), ("flush", "a")])
+    calls.clear()
+    make_folder(tmp_path / "a" / "b")
+    assert calls == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
+def test_a_folder_that_fails_leaves_nothing(tmp_path, error):
+    def fail():
+        with replacing_folder(tmp_path / "a") as folder:
+            (folder / "x").touch()
+            raise error
+
+    with pytest.raises(type(error)) as told:
+        fail()
+    if isinstance(error, OSError):
+        assert str(told.value).endswith(f"{str(tmp_path / 'a')!r}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_in_a_folder_name_the_file_under_its_name_to_be(tmp_path):
+    with pytest.raises(OSError, match=r"directory: '.*/a/none/x'") as told, replacing_folder(tmp_path / "a") as folder:
+        (folder / "none" / "x").write_text("new")
+    assert str(os.getpid()) not in str(told.value).replace(str(tmp_path), "")
+
+
+def test_permissions_are_those_of_the_users_settings(tmp_path):
+    """Whatever the writer gives: safetensors writes for the user alone."""
+    (tmp_path / "new").touch()
+    mode = (tmp_path / "new").stat().st_mode
+    with replacing(tmp_path / "a") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    with replacing_folder(tmp_path / "b") as folder:
+        os.close(os.open(folder / "x", os.O_CREAT | os.O_WRONLY, 0o600))
+    assert (tmp_path / "a").stat().st_mode == mode
+    assert (tmp_path / "b" / "x").stat().st_mode == mode
+
+
+def test_digest_and_flush(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * (3 << 20))
+    (tmp_path / "b").write_bytes(b"x" * (3 << 20) + b"y")
+    assert digest_file(tmp_path / "a") == digest_file(tmp_path / "a") != digest_file(tmp_path / "b")
+    with pytest.raises(FileNotFoundError):
+        flush(tmp_path / "none")

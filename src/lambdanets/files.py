@@ -1,11 +1,18 @@
-"""Text, JSON and CSV files: refused early where they cannot be written, and written whole or not at all."""
+"""Files and folders: refused early where they cannot be written, and written whole or not at all.
+
+What is written is flushed to the disk before it gets its name, and its folder afterwards, so that a power cut leaves
+the file or folder from before or the new one, never a part.
+"""
 
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +23,17 @@ from safetensors import SafetensorError
 __all__ = [
     "check_file",
     "check_folder",
+    "digest_file",
+    "flush",
+    "make_folder",
     "naming_failed_writes",
     "read_csv",
     "read_json",
     "read_rows",
     "read_text",
+    "remove_folder",
     "replacing",
+    "replacing_folder",
     "write_csv",
     "write_json",
     "write_table",
@@ -84,9 +96,14 @@ def replacing(path: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path)) if replaceable else path
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}") if replaceable else target
     try:
+        mode = _create(temporary) if replaceable else 0
         yield temporary
         if replaceable:
+            # Some writers, safetensors among them, give their files to the user alone.
+            os.chmod(temporary, mode)
+            flush(temporary)
             os.replace(temporary, target)
+            flush(target.parent)
     except OSError as error:
         # A full disk names no file at all.
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
@@ -95,6 +112,94 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if replaceable:
             temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> int:
+    """Make an empty file, and return the permissions that the user's settings give it."""
+    with open(path, "wb") as file:
+        return os.fstat(file.fileno()).st_mode & 0o777
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk and outlast a power cut.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # where folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems keep names without being asked, and know no flush of folders.
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a power cut does not lose them again; it may exist."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        flush(folder.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside ``path`` to fill, which gets that name when the block ends well.
+
+    Args:
+        path: the folder to make; must not exist.
+
+    Yields:
+        The empty folder to write files into.
+
+    Raises:
+        OSError: what the machine refused, about ``path`` and not about the temporary name.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        mode = temporary.stat().st_mode & 0o666
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            # Some writers, safetensors among them, give their files to the user alone.
+            os.chmod(file, mode)
+            flush(file)
+        flush(temporary)
+        os.rename(temporary, path)
+        flush(path.parent)
+    except OSError as error:
+        if error.errno is None or not str(error.filename or temporary).startswith(str(temporary)):
+            raise
+        name = str(error.filename or temporary).replace(str(temporary), str(path), 1)
+        raise OSError(error.errno, error.strerror, name) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and all in it: under its name it is whole until it is gone."""
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    # Else a power cut could bring the name back, with what is left in it.
+    flush(path.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def digest_file(path: Path) -> str:
+    """A digest of a file's content, in hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -115,10 +220,6 @@ def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path``, all of it or nothing."""
     with replacing(path) as temporary, _open_text(temporary) as file:
         file.write(text)
-        file.flush()
-        # Without this a power cut may keep the new name and lose the content. A pipe cannot be synced.
-        if temporary.is_file():
-            os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -42,6 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# What a command has to clean up after Ctrl-C before it is interrupted once more.
+_SECONDS_TO_END = 2.0
 _PACKAGES = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("lambdanets", "lambdanets_cli"))
 
 
@@ -102,6 +108,32 @@ def _print_error(message: str) -> None:
         typer.secho(f"Error: {message}", fg=typer.colors.RED, bold=True, err=True)
 
 
+@contextmanager
+def _insisting_on_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the command also where a library swallows the exception that it raises.
+
+    Python drops an exception that is raised in a callback or a destructor, as of an exporter. So it is raised once more
+    after a while, until it has ended the command.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler or os.name == "nt":
+        yield  # ignored, as in the background of a shell, or a system without timers
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_END, _SECONDS_TO_END)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _escape_what_encodings_lack() -> None:
     """Let both streams escape what their encoding lacks: a name must not end a finished training with an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -117,7 +149,8 @@ def main() -> None:
     """
     _escape_what_encodings_lack()
     try:
-        app()
+        with _insisting_on_interrupts():
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -53,8 +53,25 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped; takes no other option."),
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run that was stopped; it keeps its choices. RUN/checkpoint/NAME goes on from that one.",
+        ),
     ] = None,
+    checkpoint_every: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MINUTESm",
+            help="Steps (500) or minutes (10m) between two checkpoints; each epoch ends with one.",
+        ),
+    ] = "10m",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time without an answer after which a process that reads images or trains counts as dead.",
+        ),
+    ] = 120,
     debug: Debug = False,
 ) -> None:
     """Train a LambdaResNet and test it; without options: a small one on handwritten digits.
@@ -71,7 +88,8 @@ def train(
 
       torchrun --nproc-per-node 8 -m lambdanets train --recipe imagenet-90 --data imagenet/
 
-    Ctrl-C ends the training at the next step and keeps the best weights so far.
+    Ctrl-C and SIGTERM end the training at the next step and save its state; --resume goes on from there to the same
+    result as without the interruption.
     """
     from lambdanets import training
     from lambdanets.console import make_console
@@ -92,10 +110,12 @@ def train(
     }
     if resume is not None:
         _refuse_with_resume({"recipe": recipe, "output": output, **choices})
-        result = training.resume(resume, console=console)
+        result = training.resume(resume, console=console, checkpoint_every=checkpoint_every, timeout=timeout)
     else:
         chosen = training.get_recipe(recipe or recipe_for_data(data or "digits")).override(**choices)
-        result = training.train(chosen, output=output, console=console)
+        result = training.train(
+            chosen, output=output, console=console, checkpoint_every=checkpoint_every, timeout=timeout
+        )
     if result.main_process:
         print_training(console, result)
     if result.stopped_by is not None:

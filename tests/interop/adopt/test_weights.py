@@ -1,6 +1,8 @@
 """Checkpoints of other implementations in models of ours."""
 
 import copy
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -338,6 +340,23 @@ class TestBadInput:
         (tmp_path / "words.pth").write_bytes(b"hello world")
         with pytest.raises(ValueError, match=r"words.pth is damaged or no file of weights \(KeyError: 101\)"):
             lambdanets.load_weights(ours(), tmp_path / "words.pth")
+
+    def test_a_packed_archive_does_not_fill_the_memory(self, tmp_path):
+        """A few bytes of a zip file can unpack to gigabytes; torch.save packs nothing."""
+        torch.save({"fc.weight": torch.zeros(100_000)}, tmp_path / "plain.pt")
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+            zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+        ):
+            for name in plain.namelist():
+                bomb.writestr(name, plain.read(name))
+        with pytest.raises(ValueError, match=r"bomb\.pt has packed entries, of 4\d\d,\d+ bytes unpacked"):
+            lambdanets.load_weights(ours(), tmp_path / "bomb.pt")
+
+    def test_a_pipe(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.pt")
+        with pytest.raises(ValueError, match=r"pipe\.pt is a pipe or a device; give a file"):
+            lambdanets.load_weights(ours(), tmp_path / "pipe.pt")
 
     def test_files_without_weights(self, tmp_path):
         torch.save([1, 2], tmp_path / "list.pt")

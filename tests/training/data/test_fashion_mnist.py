@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,3 +114,15 @@ def test_debians_files():
     assert np.bincount(data.validation.labels).tolist() == [500] * 10
     values = data.train.images / 255
     np.testing.assert_allclose((values.mean(), values.std()), (data.mean[0], data.std[0]), atol=0.001)
+
+
+def test_a_packed_file_does_not_fill_the_memory(tmp_path, idx_bytes):
+    """More than its header promises is not unpacked."""
+    bomb = gzip.compress(idx_bytes(np.zeros((2, 3, 4))) + bytes(64 << 20))
+    assert len(bomb) < 100_000
+    (tmp_path / "images.idx").write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="25 follow or more"):
+        read_idx(tmp_path / "images.idx", 3)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()

@@ -1,5 +1,6 @@
 """Training as a whole, on a few tiny pictures."""
 
+import dataclasses
 import io
 import json
 import math
@@ -20,9 +21,9 @@ from lambdanets.files import read_csv
 from lambdanets.training import Run, TrainingDivergedError, evaluate_run, resume, train
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
-from lambdanets.training.engine import checkpoint as checkpoint_module
 from lambdanets.training.engine import model as model_module
 from lambdanets.training.engine.loop import Trainer
+from lambdanets.training.engine.update import Update
 
 LEARNT = ("train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate")
 
@@ -117,23 +118,31 @@ def signal_at(monkeypatch, method, when, number=signal.SIGINT):
     monkeypatch.setattr(TrainingProgress, method, patched)
 
 
-@pytest.mark.parametrize("where", ["in an epoch", "between epochs"])
-def test_resumed_training_equals_an_uninterrupted_one(monkeypatch, trained, recipe, tmp_path, where):
-    if where == "in an epoch":
-        signal_at(monkeypatch, "step", lambda completed, *_: completed == 4)
-    else:
+@pytest.mark.parametrize(
+    ("where", "workers"), [("in an epoch", 0), ("before the validation", 0), ("between epochs", 0), ("in an epoch", 2)]
+)
+def test_resumed_training_equals_an_uninterrupted_one(monkeypatch, trained, recipe, tmp_path, where, workers):
+    if where == "between epochs":
         signal_at(monkeypatch, "epoch", lambda row, best: row["epoch"] == 2)
-    stopped = train(recipe, output=tmp_path / "run")
+    else:
+        last = 4 if where == "in an epoch" else 5
+        signal_at(monkeypatch, "step", lambda completed, *_: completed == last)
+    stopped = train(recipe.override(workers=workers), output=tmp_path / "run")
     assert stopped.stopped_by == signal.SIGINT
-    assert stopped.epochs == (1 if where == "in an epoch" else 2)
+    # A signal that comes while a step is shown ends the training after the next.
+    assert (stopped.epochs, stopped.steps) == {
+        "in an epoch": (1, 2),
+        "before the validation": (1, 3),
+        "between epochs": (2, 0),
+    }[where]
     assert stopped.test is None
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
     finished = resume(tmp_path / "run")
     assert finished.epochs == 3
     assert learnt(tmp_path / "run") == learnt(trained.run.path)
     assert finished.test.to_dict() == trained.test.to_dict()
-    for name in ("best", "last"):
-        assert weights_equal(tmp_path / "run" / f"{name}.safetensors", trained.run.path / f"{name}.safetensors")
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained.run.path / name).read_bytes()
 
 
 def test_resumed_training_keeps_its_split(monkeypatch, recipe, colours, tmp_path):
@@ -200,20 +209,22 @@ def test_finished_run_is_not_resumed(trained):
         resume(trained.run.path)
 
 
-def nan_in_epoch(monkeypatch, epoch):
-    original = Trainer._step
+def nan_in_steps(monkeypatch, first, last=10**9):
+    """Makes the loss NaN in some steps, counted from 1 over all epochs."""
+    original, steps = Update.__call__, []
 
-    def step(self, *args):
-        return original(self, *args) * (math.nan if self.epoch + 1 == epoch else 1)
+    def update(self, inputs, labels):
+        steps.append(None)
+        return original(self, inputs * (math.nan if first <= len(steps) <= last else 1), labels)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Update, "__call__", update)
 
 
 def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp_path):
     train(recipe.override(epochs=3), output=tmp_path / "good")
-    nan_in_epoch(monkeypatch, 3)
+    nan_in_steps(monkeypatch, 7)
     with pytest.raises(
-        TrainingDivergedError, match=r"loss in epoch 3, step 1 of 3 is nan; .*epoch 2, the last"
+        TrainingDivergedError, match=r"loss in epoch 3, step 3 of 3 is nan, as in the 2 before it; .*epoch 2, the last"
     ) as error:
         train(recipe, output=tmp_path / "run")
     assert str(tmp_path / "run" / "last.safetensors") in str(error.value)
@@ -224,6 +235,25 @@ def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp
             torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / f"{name}.safetensors").values()
         )
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
+
+
+def test_steps_with_nan_are_left_out(monkeypatch, recipe, tmp_path):
+    """Two in a row, over the end of an epoch; weights, buffers and sums stay as they were before."""
+    recipe = dataclasses.replace(recipe, drop_path_rate=0.0)
+    nan_in_steps(monkeypatch, 3, 4)
+    result = train(recipe, output=tmp_path / "run")
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == 3
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert all(row["gradient_norm"] > 0 for row in rows)
+    assert result.test.top1 > 0.5
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "last.safetensors").values())
+
+
+def test_an_epoch_without_a_usable_step(monkeypatch, recipe, tmp_path):
+    nan_in_steps(monkeypatch, 1, 3)
+    with pytest.raises(TrainingDivergedError, match=r"in epoch 1, step 3 of 3 is nan"):
+        train(dataclasses.replace(recipe, nonfinite_steps=10), output=tmp_path / "run")
 
 
 def test_loss_that_really_diverges(recipe, tmp_path):
@@ -254,22 +284,6 @@ def test_failed_write_leaves_the_weights_of_the_epoch_before(monkeypatch, recipe
     assert weights_equal(tmp_path / "run" / "last.safetensors", tmp_path / "good" / "last.safetensors")
 
 
-def test_kill_while_a_checkpoint_is_written_leaves_the_one_before(monkeypatch, recipe, tmp_path):
-    original = checkpoint_module.os.replace
-
-    def die_at_epoch_2(source, target):
-        if target.name == "epoch-0002":
-            raise SystemExit
-        original(source, target)
-
-    monkeypatch.setattr(checkpoint_module.os, "replace", die_at_epoch_2)
-    with pytest.raises(SystemExit):
-        train(recipe.override(epochs=2), output=tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()} == {"epoch-0001", "unfinished"}
-    monkeypatch.undo()
-    assert resume(tmp_path / "run").epochs == 2
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_other_choices_train_too(recipe, tmp_path, precision):
     changed = recipe.override(precision=precision, epochs=1, clip_grad=1.0, workers=1, batch_size=1000)
@@ -280,8 +294,6 @@ def test_other_choices_train_too(recipe, tmp_path, precision):
 
 
 def test_without_moving_average_the_model_itself_is_saved(recipe, tmp_path):
-    import dataclasses
-
     result = train(dataclasses.replace(recipe, ema_decay=None, epochs=1), output=tmp_path / "run")
     assert evaluate_run(tmp_path / "run").scores.to_dict() == result.test.to_dict()
 
@@ -311,6 +323,31 @@ def test_unreadable_image_is_named(recipe, tmp_path, workers):
         train(recipe.override(data=str(tmp_path / "data"), workers=workers), output=tmp_path / "run")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_vanish_are_told(monkeypatch, recipe, colours, tmp_path, workers):
+    """And the training goes on when they are back."""
+    data = shutil.copytree(colours, tmp_path / "data")
+    recipe = recipe.override(data=str(data), workers=workers)
+    step = TrainingProgress.step
+
+    def vanish(self, completed, *rest):
+        step(self, completed, *rest)
+        if completed == 2:
+            data.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(TrainingProgress, "step", vanish)
+    text = io.StringIO()
+    with pytest.raises(FileNotFoundError, match=r"data/.*\.png does not exist"):
+        train(recipe, output=tmp_path / "run", console=Console(file=text, width=300), checkpoint_every="1")
+    assert "The last checkpoint is epoch-0000" in text.getvalue()
+    assert f"Go on with `lambdanets train --resume {tmp_path / 'run'}`." in text.getvalue()
+    with pytest.raises(FileNotFoundError, match=r"the data folder .*data does not exist"):
+        resume(tmp_path / "run")
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(data)
+    assert resume(tmp_path / "run").epochs == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -326,8 +363,6 @@ def test_what_is_wrong_is_told_before_any_work(recipe, tmp_path, changes, messag
 
 
 def test_recipe_without_data_or_size(recipe, tmp_path):
-    import dataclasses
-
     with pytest.raises(ValueError, match="'test' has no data of its own; give --data"):
         train(dataclasses.replace(recipe, data=None))
     with pytest.raises(ValueError, match="have no common size; give --image-size"):

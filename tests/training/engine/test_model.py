@@ -1,5 +1,8 @@
+import os
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -26,6 +29,28 @@ def test_shared_tensors_can_be_saved(tmp_path):
     loaded = load_file(tmp_path / "w.safetensors")
     assert loaded["one"].tolist() == loaded["two"].tolist() == table.tolist()
     assert loaded["row"].tolist() == table.view(2, 3).T.tolist()
+
+
+def test_equal_weights_are_equal_files_that_others_may_read(tmp_path):
+    """safetensors writes metadata in another order each time, and for the user alone."""
+    facts = {"model": "m", "epoch": 3, "validation_top1": 0.5, "ü": 'a"\\\t\x01\x7f'}
+    files = [tmp_path / f"{index}.safetensors" for index in range(6)]
+    for file in files:
+        save_weights(file, {"b": torch.ones(2), "a": torch.zeros(3)}, facts)
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], "pt") as opened:
+        assert set(opened.metadata()) == set(facts)
+        assert opened.metadata()["epoch"] == "3"
+        assert opened.get_tensor("b").tolist() == [1, 1]
+    (tmp_path / "new").touch()
+    assert files[0].stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_weights_that_are_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="are a folder, a pipe or a device; give a safetensors file"):
+            load_weights(small(), path, NAMES)
 
 
 def test_arguments_reach_the_model():

@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from lambdanets.training import predict_images
+from lambdanets.training import Run, evaluate_run, predict_images
 from lambdanets.training.data import load_data
 
 
@@ -58,3 +61,15 @@ def test_unreadable_image_is_named(trained, colours, tmp_path):
         predict_images(trained.run.path, [colours / "red" / "000.png", tmp_path / "broken.png"])
     with pytest.raises(FileNotFoundError, match=r"none\.png does not exist"):
         predict_images(trained.run.path, [tmp_path / "none.png"])
+
+
+def test_probabilities_that_are_not_finite(trained, colours, tmp_path):
+    """Weights that are finite can still give NaN."""
+    run = Run.open(shutil.copytree(trained.run.path, tmp_path / "run"))
+    weights = load_file(run.path / "best.safetensors")
+    weights["fc.weight"].fill_(3e38)
+    save_file(weights, run.path / "best.safetensors")
+    with pytest.raises(ValueError, match=r"gives no finite probabilities for the image .*000\.png"):
+        predict_images(run.path, [colours / "red" / "000.png"])
+    with pytest.raises(ValueError, match=r"the loss of .* is (nan|inf): some outputs are no finite numbers"):
+        evaluate_run(run.path)

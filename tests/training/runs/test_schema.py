@@ -272,7 +272,7 @@ def test_metrics_are_read(tmp_path):
         ([row(1)], r"has 1 rows, but 2 epochs of this run were finished"),
         ([row(1), row(1)], "epoch is 1 in row 2"),
         ([row(1), row("x")], "row 2: could not convert"),
-        ([row(1), row(2) + ",3"], "has 10 values, the header 9"),
+        ([row(1), row(2) + ",3"], f"has {len(METRICS) + 1} values, the header {len(METRICS)}"),
         ([row(1), row(2, train_loss="nan")], r"train_loss is nan; .*\(row 2\)"),
         ([row(1), row(2, train_loss=math.inf)], r"train_loss is inf"),
         ([row(1), '"'], "is damaged"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,8 @@ def read_checkpoint(weights: str | Path | Mapping[str, object] | Checkpoint) -> 
     path = Path(weights)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"the checkpoint {path} is a pipe or a device; give a file")
         raise FileNotFoundError(f"the checkpoint {path} {what}")
     return _unwrap(_read(path), f"the checkpoint {path}")
 
@@ -71,6 +74,8 @@ def _read(path: Path) -> Mapping[str, object]:
         # A safetensors file opens with the length of a JSON header; what torch.save wrote never has { there.
         if start[8:] == b"{":
             return load_file(path)
+        if start.startswith(b"PK"):
+            _refuse_compressed(path)
         read = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ValueError(f"the checkpoint {path} is damaged: {error}") from error
@@ -86,6 +91,21 @@ def _read(path: Path) -> Mapping[str, object]:
     if not isinstance(read, Mapping):
         raise ValueError(f"the checkpoint {path} holds a {type(read).__name__}, not weights by name")
     return read
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises a ValueError for a zip file with packed entries: a small one can unpack to more than the memory holds."""
+    try:
+        with zipfile.ZipFile(path) as opened:
+            packed = [entry for entry in opened.infolist() if entry.file_size > entry.compress_size]
+    except (zipfile.BadZipFile, NotImplementedError):
+        return  # what is wrong with it torch.load says
+    if packed:
+        size = sum(entry.file_size for entry in packed)
+        raise ValueError(
+            f"the checkpoint {path} has packed entries, of {size:,} bytes unpacked; torch.save packs nothing, so it is "
+            "refused. Unpack it and write it with torch.save or safetensors"
+        )
 
 
 def _say(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lambdanets.console import one_line, print_whole, shell_word
 from lambdanets.training.display.progress import format_seconds, print_notes
+from lambdanets.training.engine.faults import resume_command
 from lambdanets.training.engine.fit import TrainingResult
 from lambdanets.training.runs.evaluate import Evaluation
 from lambdanets.training.runs.predict import Prediction
@@ -30,7 +31,10 @@ def print_training(console: Console, result: TrainingResult) -> None:
     """The test accuracy, the files of the run and what to type next."""
     path = result.run.path
     if result.stopped_by is not None:
-        print_whole(console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs.")
+        steps = f" and {result.steps:,} steps" if result.steps else ""
+        print_whole(
+            console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs{steps}; all is saved."
+        )
     if result.test is not None:
         wrong = round((1 - result.test.top1) * result.test.images)
         print_whole(console)
@@ -52,7 +56,7 @@ def print_training(console: Console, result: TrainingResult) -> None:
     print_whole(console, "Next:")
     word = shell_word(path)
     if result.stopped_by is not None:
-        print_whole(console, f"  lambdanets train --resume {word}")
+        print_whole(console, f"  {resume_command(path, result.processes)}")
     print_whole(console, f"  lambdanets evaluate {word}")
     if result.example is not None:
         print_whole(console, f"  lambdanets predict {word} {shell_word(result.example)}")

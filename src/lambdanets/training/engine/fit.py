@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,23 @@ from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, set
 from rich.console import Console
 
 from lambdanets.console import make_console
-from lambdanets.files import replacing, write_json
+from lambdanets.files import check_folder, make_folder, read_json, replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
-from lambdanets.training.engine.checkpoint import remove_checkpoints
+from lambdanets.training.engine import state
+from lambdanets.training.engine.checkpoint import (
+    find_checkpoint,
+    list_checkpoints,
+    remove_checkpoints,
+    split_checkpoint,
+)
+from lambdanets.training.engine.faults import how_to_go_on, told_faults
+from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import check_model_name, load_weights
+from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, open_store
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -35,7 +45,9 @@ from lambdanets.training.engine.start import (
     inspect_data,
 )
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
+from lambdanets.training.runs.lock import locked
 from lambdanets.training.runs.split import stored_data
 
 _SAMPLES = 10
@@ -55,6 +67,8 @@ class TrainingResult:
         seconds: time it took, all included; only the last part of a resumed training.
         example: an image to try ``lambdanets predict`` on, if there is one.
         main_process: False on all processes but one of a parallel training.
+        processes: how many trained together.
+        steps: steps done of the epoch after the finished ones.
     """
 
     run: Run
@@ -66,25 +80,44 @@ class TrainingResult:
     seconds: float
     example: Path | None
     main_process: bool
+    processes: int = 1
+    steps: int = 0
 
 
-def train(recipe: Recipe, *, output: str | Path | None = None, console: Console | None = None) -> TrainingResult:
+def train(
+    recipe: Recipe,
+    *,
+    output: str | Path | None = None,
+    console: Console | None = None,
+    checkpoint_every: str = DEFAULT,
+    timeout: float = TIMEOUT,
+) -> TrainingResult:
     """Trains a model as ``recipe`` says and tests its best weights.
+
+    Restarted by torchrun (``--max-restarts``) after a fault, it goes on with the run that it had begun.
 
     Args:
         recipe: model, data and all choices; its ``data`` must be given.
         output: the run folder to make. Default: ``runs/<model>-<data>-<date>-<time>``.
         console: where to show the progress. Default: the terminal.
+        checkpoint_every: steps (``"500"``) or minutes (``"10m"``) between two checkpoints; each epoch ends with one.
+        timeout: seconds without an answer after which a data worker, or another process of the training, counts as
+            dead.
 
     Returns:
         The run and its scores.
 
     Raises:
         FileNotFoundError: the data are missing.
+        OSError: the machine refused or lost something; the last checkpoint is whole.
         ValueError: the data, the model's name or another choice does not work; the message says what would.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
+    every = _interval(checkpoint_every, timeout)
+    begun = _begun_before_restart()
+    if begun is not None:
+        return resume(begun, console=console, checkpoint_every=checkpoint_every, timeout=timeout)
     # Everything that can be known to be wrong is looked for before any work.
     if recipe.data is None:
         raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
@@ -97,64 +130,129 @@ def train(recipe: Recipe, *, output: str | Path | None = None, console: Console 
     transform = input_transform(data, recipe)
     check_choices(recipe, transform)
     accelerator = make_accelerator(recipe)
-    notes = [*data.notes, *check_batches(accelerator, data, recipe)]
-    set_seed(recipe.seed)
-    start = initial_model(recipe, data, transform)
-    recipe = start.recipe
-    check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
-    path = None if output is None else Path(output)
-    if accelerator.is_main_process:
-        notes += [*inspect_data(data), *start.notes]
-        path = path or new_run_folder(recipe.model, data.spec)
-        Run.create(path, recipe, data, transform, start.weights)
-        _save_samples(path / "samples", data)
-        print_notes(console, notes)
-    # All processes must mean the same folder, though their clocks differ.
-    path = broadcast_object_list([path])[0]
-    trainer = Trainer(accelerator, Run.open(path), data, start.model)
-    set_seed(recipe.seed, device_specific=True)
-    trainer.start()
-    return _run(trainer, data, started, console)
+    with ExitStack() as stack:
+        watch = stack.enter_context(PeerWatch(accelerator.process_index, accelerator.num_processes, timeout))
+        notes = [*data.notes, *check_batches(accelerator, data, recipe)]
+        set_seed(recipe.seed)
+        start = initial_model(recipe, data, transform)
+        recipe = start.recipe
+        check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
+        path = None if output is None else Path(output)
+        if accelerator.is_main_process:
+            notes += [*inspect_data(data), *start.notes]
+            path = path or new_run_folder(recipe.model, data.spec)
+            make_folder(path)
+            stack.enter_context(locked(path))
+            Run.create(path, recipe, data, transform, start.weights)
+            _save_samples(path / "samples", data)
+            print_notes(console, notes)
+        # All processes must mean the same folder, though their clocks differ.
+        path = broadcast_object_list([path])[0]
+        run = Run.open(path)
+        watch.advice = how_to_go_on(run.path, accelerator.num_processes)
+        trainer = Trainer(accelerator, run, data, start.model, every=every, timeout=timeout)
+        set_seed(recipe.seed, device_specific=True)
+        trainer.start()
+        if accelerator.is_main_process:
+            _remember(run.path)
+        return _run(trainer, data, started, console)
 
 
-def resume(path: str | Path, *, console: Console | None = None) -> TrainingResult:
-    """Goes on with a training that was stopped, from its last finished epoch.
+def resume(
+    path: str | Path,
+    *,
+    console: Console | None = None,
+    checkpoint_every: str = DEFAULT,
+    timeout: float = TIMEOUT,
+) -> TrainingResult:
+    """Goes on with a training that was stopped, from its last checkpoint.
 
     The result is the same as if it had not been stopped.
 
     Args:
-        path: the run folder.
+        path: the run folder, or one of the folders in its ``checkpoint/`` to go on from that one.
         console: where to show the progress. Default: the terminal.
+        checkpoint_every: as of ``train``.
+        timeout: as of ``train``.
 
     Returns:
         The run and its scores.
 
     Raises:
         FileNotFoundError: there is no such run, it has no checkpoint, or the data are missing.
-        ValueError: the run is finished, or its images are not those it was started with: one is gone or changed. Images
-            that were added are counted and not used.
+        OSError: as of ``train``.
+        ValueError: the run is finished, another process trains it, the number of processes is another than before, a
+            file of it is missing or damaged, or its images are not those it was started with: one is gone or changed.
+            Images that were added are counted and not used.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
-    run = Run.open(path)
-    if not (run.path / "checkpoint").is_dir():
+    every = _interval(checkpoint_every, timeout)
+    folder, chosen = split_checkpoint(Path(path))
+    run = Run.open(folder)
+    if _is_finished(run):
         raise ValueError(
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
+    check_folder(run.path)
     recipe = run.recipe
     console = console or make_console()
-    data = stored_data(run)
     accelerator = make_accelerator(recipe)
-    notes = [*data.notes, *check_batches(accelerator, data, recipe)]
-    trainer = Trainer(accelerator, run, data, run.new_model())
-    trainer.resume()
-    if accelerator.is_main_process:
-        print_notes(console, notes)
-    return _run(trainer, data, started, console)
+    with ExitStack() as stack:
+        watch = stack.enter_context(PeerWatch(accelerator.process_index, accelerator.num_processes, timeout))
+        watch.advice = how_to_go_on(run.path, accelerator.num_processes)
+        if accelerator.is_main_process:
+            stack.enter_context(locked(run.path))
+        accelerator.wait_for_everyone()
+        checkpoint = find_checkpoint(run.path, chosen)
+        data = stored_data(run)
+        notes = [*data.notes, *check_batches(accelerator, data, recipe)]
+        trainer = Trainer(accelerator, run, data, run.new_model(), every=every, timeout=timeout)
+        trainer.resume(checkpoint)
+        notes += state.changes(checkpoint, accelerator.device)
+        if trainer.batch:
+            notes.append(
+                f"Goes on in epoch {trainer.epoch + 1}, after {trainer.batch:,} of {len(trainer.batches):,} steps."
+            )
+        if accelerator.is_main_process:
+            print_notes(console, notes)
+        return _run(trainer, data, started, console)
+
+
+def _interval(checkpoint_every: str, timeout: float) -> Interval:
+    number(1, 1e6, "use a number of seconds from 1 to 1000000")(timeout, "timeout")
+    return Interval.parse(checkpoint_every)
+
+
+def _is_finished(run: Run) -> bool:
+    file = run.path / "result.json"
+    if (run.path / "checkpoint").is_dir() or not file.exists():
+        return False
+    return read_json(file).get("status") == "finished"
+
+
+# The key under which a launcher's store keeps the folder of the run that its processes train.
+_BEGUN = "lambdanets/run"
+
+
+def _remember(path: Path) -> None:
+    """Note the run folder with the launcher, for processes that it starts again after a fault."""
+    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        store = open_store(60.0)
+        if store is not None:
+            store.set(_BEGUN, str(path.absolute()))
+
+
+def _begun_before_restart() -> Path | None:
+    """The run folder that this process's forerunners had begun, if torchrun started it again."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    store = open_store(60.0)
+    return Path(store.get(_BEGUN).decode()) if store is not None and store.check([_BEGUN]) else None
 
 
 def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
-    """The process's place among the others, with the recipe's precision and seed of the images' order.
+    """The process's place among the others, with the recipe's precision.
 
     Args:
         recipe: the choices.
@@ -165,14 +263,16 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
     """
     # The state outlives an Accelerator and would refuse another precision in the same process.
     AcceleratorState._reset_state()
-    precision = recipe.precision
-    if precision == "fp16" and not torch.accelerator.is_available():
+    precision, on_cpu = recipe.precision, not torch.accelerator.is_available()
+    if precision == "fp16" and on_cpu:
         if not measuring:
             raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
         precision = "fp32"
     return Accelerator(
+        # Asked for, as without it torchrun's processes on a CPU do not find each other.
+        cpu=on_cpu,
         mixed_precision="no" if precision == "fp32" else precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
 
 
@@ -192,13 +292,20 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console) ->
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     if accelerator.is_main_process:
         print_start(console, recipe, trainer.epoch)
-    progress = TrainingProgress(console, recipe.epochs, len(trainer.loader), trainer.epoch, accelerator.is_main_process)
-    with computing_threads(recipe):
+    steps = len(trainer.batches)
+    progress = TrainingProgress(console, recipe.epochs, steps, trainer.epoch, accelerator.is_main_process)
+    advice = how_to_go_on(run.path, accelerator.num_processes)
+    with computing_threads(recipe), told_faults(accelerator.num_processes, advice):
         try:
             with StopSignal() as stop, progress:
                 finished = trainer.fit(progress, stop)
         except TrainingDivergedError:
             _write_result(trainer, "diverged", None, time.monotonic() - started)
+            raise
+        except Exception:
+            if accelerator.is_main_process:
+                last = list_checkpoints(run.path)[-1].name
+                print_notes(console, [f"The last checkpoint is {last}. {advice}"])
             raise
         test = _test(trainer, data) if finished and data.test is not None else None
         seconds = time.monotonic() - started
@@ -217,6 +324,8 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console) ->
         seconds=seconds,
         example=_example(run, data),
         main_process=accelerator.is_main_process,
+        processes=accelerator.num_processes,
+        steps=trainer.batch,
     )
     if accelerator.num_processes > 1:
         accelerator.end_training()
@@ -229,7 +338,7 @@ def _test(trainer: Trainer, data: ImageData) -> Scores:
     accelerator.wait_for_everyone()
     model = trainer.evaluated_model
     load_weights(model, run.path / "best.safetensors", run.class_names)
-    loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers)
+    loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
     return measure(accelerator, model, loader, len(run.class_names))
 
 

@@ -1,4 +1,11 @@
-"""The training loop: epochs, validation, what is written after each of them."""
+"""The training loop: epochs, steps, validation, what is written after each of them.
+
+The state of a training between two updates of the weights is (epoch, batches done in it, model, optimizer, moving
+average, gradient scaler, states of the random generators and sums of the epoch's metrics in each process). The
+schedule, the moving average's decay and what the batches hold are functions of the position and the seed. ``save``
+writes that state, and a training that ``resume`` sets to it goes on as if it had not been interrupted. An update that
+takes several batches (gradient accumulation) is one step here, so that no checkpoint lies inside of it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -17,21 +25,27 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lambdanets.files import write_csv
+from lambdanets.files import digest_file, write_csv
 from lambdanets.training.data import ImageData
 from lambdanets.training.display.plots import plot_curves
 from lambdanets.training.display.progress import TrainingProgress
-from lambdanets.training.engine.checkpoint import load_checkpoint, save_checkpoint
-from lambdanets.training.engine.loaders import measuring_loader, training_loader
+from lambdanets.training.engine import state
+from lambdanets.training.engine.checkpoint import Checkpoint, keep_only_until
+from lambdanets.training.engine.intervals import Interval
+from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import save_weights
+from lambdanets.training.engine.randomness import kept_generators
 from lambdanets.training.engine.signals import StopSignal
+from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
-from lambdanets.training.runs.schema import read_metrics
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20
+_SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_CURVES = 30.0
+# A checkpoint before the validation, which may take long, unless the last one is as young as this.
+_SECONDS_UNSAVED = 60.0
 
 
 class TrainingDivergedError(RuntimeError):
@@ -46,22 +60,37 @@ class Trainer:
         run: the run folder; only the main process writes there.
         data: what to train on.
         model: the model, with its first weights.
+        every: how often a checkpoint is written within an epoch.
+        timeout: seconds without an image from the data workers after which they count as dead.
 
     Attributes:
         rows: a line for every finished epoch, as in ``metrics.csv``.
         epoch: epochs finished.
+        batch: batches done in the epoch after them.
+        sums: of the current epoch in this process: loss, right answers, images, gradient norm, updates.
+        bad: steps in a row that could not be used, with loss and gradient norm of the last of them.
+        best: epoch and digest of the weights in ``best.safetensors``, the digest None until they are written.
     """
 
-    def __init__(self, accelerator: Accelerator, run: Run, data: ImageData, model: nn.Module) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run: Run,
+        data: ImageData,
+        model: nn.Module,
+        *,
+        every: Interval | None = None,
+        timeout: float = 0.0,
+    ) -> None:
         recipe = run.recipe
         self.accelerator, self.run, self.recipe = accelerator, run, recipe
         self.num_classes = len(data.class_names)
-        self.loader = training_loader(accelerator, data, recipe, run.transform)
+        self.batches = TrainingBatches(accelerator, data, recipe, run.transform, timeout)
         self.validation_loader = measuring_loader(
-            accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers
+            accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers, timeout
         )
         model = model.to(accelerator.device)
-        self.ema = self._moving_average(model)
+        self.ema = None if recipe.ema_decay is None else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         optimizer = create_optimizer_v2(
             model,
             opt=recipe.optimizer,
@@ -78,21 +107,21 @@ class Trainer:
             warmup_lr=recipe.scaled_lr / 100,
             min_lr=0.0,
             step_on_epochs=False,
-            updates_per_epoch=len(self.loader),
+            updates_per_epoch=len(self.batches),
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.criterion = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        criterion = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        self.update = Update(accelerator, self.model, self.optimizer, criterion, recipe)
+        self.every, self.timeout = every or Interval(), timeout
         self.rows: list[dict[str, Any]] = []
-        self.epoch = 0
+        self.epoch = self.batch = 0
+        wide = torch.float64 if accelerator.device.type != "mps" else torch.float32
+        self.sums = torch.zeros(5, dtype=wide, device=accelerator.device)
+        self.bad = torch.zeros(3, dtype=wide, device=accelerator.device)
+        self.seconds = 0.0
+        self.best: dict[str, Any] | None = None
         self.writer: SummaryWriter | None = None
         self.drawn = 0.0
-
-    def _moving_average(self, model: nn.Module) -> ModelEmaV3 | None:
-        if self.recipe.ema_decay is None:
-            return None
-        ema = ModelEmaV3(model, decay=self.recipe.ema_decay, use_warmup=True)
-        self.accelerator.register_for_checkpointing(ema)
-        return ema
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -109,15 +138,26 @@ class Trainer:
 
     def start(self) -> None:
         """Writes the first weights, so that there is something good to keep from the start on."""
-        self._save_weights("last")
-        save_checkpoint(self.accelerator, self.run.path, 0)
+        self.save_weights("last")
+        self.save()
 
-    def resume(self) -> None:
-        """Goes back to the last finished epoch that the run has stored."""
-        self.epoch = load_checkpoint(self.accelerator, self.run.path)
-        # Lines behind the checkpoint belong to an epoch that is done again.
-        self.rows = read_metrics(self.run.path / "metrics.csv", self.epoch)
-        self.scheduler.step_update(self.epoch * len(self.loader))
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Sets the training to the state that a checkpoint holds, and the run folder's files with it."""
+        state.restore(self, checkpoint)
+        if not self.accelerator.is_main_process:
+            return
+        keep_only_until(self.run.path, checkpoint)
+        write_csv(self.run.path / "metrics.csv", self.rows)
+        # An interruption between the checkpoint of an epoch and the files that follow it.
+        if self.batch == 0:
+            self.save_weights("last")
+            if self.best is not None and self.best["epoch"] == self.epoch:
+                self._save_best()
+
+    def save(self) -> None:
+        """Writes a checkpoint; all processes must call it."""
+        state.save(self)
+        self.every.restart()
 
     def fit(self, progress: TrainingProgress, stop: StopSignal) -> bool:
         """Trains to the last epoch or until ``stop``.
@@ -128,14 +168,15 @@ class Trainer:
         Raises:
             TrainingDivergedError: the loss became NaN or infinite.
         """
+        self.every.restart()
         with self._tracking():
             while self.epoch < self.recipe.epochs:
-                row = self._train_epoch(progress, stop)
-                if row is None:
+                if not self._train_epoch(progress, stop):
+                    self.save()
                     if not self.rows:
-                        self._save_weights("best")
+                        self.save_weights("best")
                     return False
-                self._finish_epoch(row, progress)
+                self._finish_epoch(progress)
                 if self._any(stop.number is not None):
                     return self.epoch == self.recipe.epochs
         return True
@@ -159,98 +200,150 @@ class Trainer:
         total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
         return bool(total.item() > 0)
 
-    def _train_epoch(self, progress: TrainingProgress, stop: StopSignal) -> dict[str, Any] | None:
-        """One pass over the training images; None if it was stopped before its end."""
+    def _train_epoch(self, progress: TrainingProgress, stop: StopSignal) -> bool:
+        """The rest of a pass over the training images; False if it was stopped before its end."""
         self.model.train()
-        # Sets the seed of the order, which then is the same after a resumption.
-        self.loader.set_epoch(self.epoch)  # type: ignore[attr-defined]
-        device = self.accelerator.device
-        look_every = 1 if device.type == "cpu" and self.accelerator.num_processes == 1 else _STEPS_BETWEEN_LOOKS
-        sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        seen = (0.0, 0.0, 1.0)
-        steps, started = len(self.loader), time.monotonic()
-        for step, (inputs, labels) in enumerate(self.loader, start=1):
-            sums += self._step(self.epoch * steps + step, inputs, labels)
-            if step % look_every and step != steps:
+        steps, before = len(self.batches), self.epoch * len(self.batches)
+        every_step = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+        most = 1 if every_step else _STEPS_BETWEEN_LOOKS
+        spent, started = self.seconds, time.monotonic()
+        looked, last_look, next_look = started, self.batch, self.batch + 1
+        for inputs, labels in self.batches.of_epoch(self.epoch, self.batch):
+            self.sums += self._step(before + self.batch + 1, inputs, labels)
+            self.batch += 1
+            if self.batch < min(next_look, steps) and not self.every.due_at(before + self.batch):
                 continue
-            flag = sums.new_tensor([float(stop.number is not None)])
-            *seen, stopped = self.accelerator.reduce(torch.cat([sums, flag])).tolist()
-            self._check_finite(seen[0], f"training loss in epoch {self.epoch + 1}, step {step} of {steps}")
-            rate = seen[2] / (time.monotonic() - started)
-            completed = self.epoch * steps + step
-            progress.step(completed, self.epoch + 1, seen[0] / seen[2], seen[1] / seen[2], rate)
-            if stopped and step < steps:
-                return None
-        seconds = time.monotonic() - started
-        return {
-            "epoch": self.epoch + 1,
-            "train_loss": seen[0] / seen[2],
-            "train_top1": seen[1] / seen[2],
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": seen[2] / seconds,
-            "seconds": seconds,
-        }
+            now = time.monotonic()
+            self.seconds = spent + now - started
+            stopped, save, pace = self._look(progress, stop, (now - looked) / (self.batch - last_look))
+            looked, last_look = now, self.batch
+            next_look = self.batch + max(1, min(most, int(_SECONDS_BETWEEN_LOOKS / max(pace, 1e-9))))
+            if stopped:
+                return False
+            if save:
+                self.save()
+        return True
+
+    def _look(self, progress: TrainingProgress, stop: StopSignal, pace: float) -> tuple[bool, bool, float]:
+        """Show how far the training is, and let all processes know what one of them knows.
+
+        Args:
+            progress: where to show it.
+            stop: of this process.
+            pace: seconds a step took in this process.
+
+        Returns:
+            Three values that are the same in all processes: True if the training is to stop; True if a checkpoint is to
+            be written; the mean of ``pace``.
+        """
+        steps = len(self.batches)
+        completed = self.epoch * steps + self.batch
+        if self.batch == steps:  # the validation, which may take long, is next, and then the epoch's own checkpoint
+            save = self.every.elapsed > _SECONDS_UNSAVED
+        else:
+            save = self.every.due_at(completed) or self.every.due_now()
+        bad, *bad_values = self.bad.tolist()
+        told = [stop.number is not None, save and self.accelerator.is_main_process, bad >= self.update.patience, pace]
+        values = torch.cat([self.sums, self.sums.new_tensor([float(value) for value in told])])
+        loss, right, images, _, _, *flags, pace = self.accelerator.reduce(values).tolist()
+        stopped, save, given_up = (flag > 0 for flag in flags)
+        where = f"in epoch {self.epoch + 1}, step {self.batch} of {steps}"
+        if given_up or (self.batch == steps and not images):
+            what = "gradient's norm" if math.isfinite(bad_values[0]) else "training loss"
+            self._check_finite(next((value for value in bad_values if not math.isfinite(value)), math.nan), what, where)
+        self._check_finite(loss, "training loss", where)
+        if images:
+            progress.step(completed, self.epoch + 1, loss / images, right / images, images / max(self.seconds, 1e-9))
+        return stopped, save, pace / self.accelerator.num_processes
 
     def _step(self, update: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One update of the weights; returns the sums of loss, right answers and images of the batch."""
-        logits = self.model(inputs)
-        loss = self.criterion(logits, labels)
-        self.accelerator.backward(loss)
-        if self.recipe.clip_grad is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        """One update of the weights; returns the sums of loss, right answers, images, gradient norm and updates."""
+        out = self.update(inputs, labels)
         self.scheduler.step_update(update)
-        if self.ema is not None:
+        if self.ema is not None and out.used:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=update)
-        images = labels.new_tensor(len(labels))
-        right = (logits.detach().argmax(dim=1) == labels).sum()
-        return torch.stack([loss.detach() * images, right, images])
+        images = out.loss.new_tensor(len(labels))
+        right = (out.logits.argmax(dim=1) == labels).sum()
+        found = [out.loss * images, right, images, out.norm, torch.ones_like(images)]
+        bad = torch.stack([self.bad[0] + 1, out.loss.to(self.bad), out.norm.to(self.bad)])
+        self.bad = torch.where(out.usable, 0, bad)
+        # The norm may be infinite under a scaler that is about to come down.
+        counted = torch.stack([value.to(self.sums) for value in found])
+        return torch.where(out.usable & counted.isfinite(), counted, 0)
 
-    def _check_finite(self, value: float, what: str) -> None:
+    def _check_finite(self, value: float, what: str, where: str) -> None:
         if not math.isfinite(value):
             file = self.run.path / "last.safetensors"
             kept = f"No epoch was finished; {file} holds the first weights"
             if self.epoch:
                 kept = f"The weights of epoch {self.epoch}, the last finished one, are in {file}"
+            bad = int(self.bad[0].item())
+            again = f", as in the {bad - 1} before it" if bad > 1 else ""
             raise TrainingDivergedError(
-                f"the {what} is {value}; training stopped. {kept}. "
+                f"the {what} {where} is {value}{again}; training stopped. {kept}. "
                 f"Try a lower --lr (it was {self.recipe.lr:g}) or --precision fp32."
             )
 
-    def _finish_epoch(self, row: dict[str, Any], progress: TrainingProgress) -> None:
-        """Validates, then writes weights, lines, curves, and last the checkpoint that vouches for them."""
-        scores: Scores = measure(self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes)
-        self._check_finite(scores.loss, f"validation loss after epoch {self.epoch + 1}")
-        row |= {
+    def _finish_epoch(self, progress: TrainingProgress) -> None:
+        """Validates, then writes the epoch's line, the checkpoint that vouches for it, and what follows from both."""
+        loss, right, images, norm, updates = self.accelerator.reduce(self.sums).tolist()
+        self._share_buffers()
+        with kept_generators():
+            scores: Scores = measure(self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes)
+        self._check_finite(scores.loss, "validation loss", f"after epoch {self.epoch + 1}")
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": loss / images,
+            "train_top1": right / images,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": norm / updates,
+            "images_per_second": images / max(self.seconds, 1e-9),
+            "seconds": self.seconds,
             "validation_loss": scores.loss,
             "validation_top1": scores.top1,
             "validation_top5": scores.top5,
         }
         self.rows.append(row)
-        self.epoch += 1
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
         best = self.best_row is row
         if best:
-            self._save_weights("best")
-        self._save_weights("last")
+            self.best = {"epoch": self.epoch, "digest": None}
         if self.accelerator.is_main_process:
             write_csv(self.run.path / "metrics.csv", self.rows)
-            # Drawing takes longer than a short epoch.
-            if time.monotonic() - self.drawn > _SECONDS_BETWEEN_CURVES:
-                self._draw()
+        self.save()
+        if best:
+            self._save_best()
+        self.save_weights("last")
+        self._show(row)
+        progress.epoch(row, best)
+
+    def _share_buffers(self) -> None:
+        """Give all processes the main one's buffers, as of batch-norm: each has its own from the last batch on."""
+        if self.accelerator.num_processes > 1:
+            broadcast(list(self.evaluated_model.buffers()))
+
+    def _show(self, row: dict[str, Any]) -> None:
+        # Drawing takes longer than a short epoch.
+        if self.accelerator.is_main_process and time.monotonic() - self.drawn > _SECONDS_BETWEEN_CURVES:
+            self._draw()
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, self.epoch)
             self.writer.flush()
-        save_checkpoint(self.accelerator, self.run.path, self.epoch)
-        progress.epoch(row, best)
 
     def _draw(self) -> None:
         title = f"{self.recipe.model} on {self.run.data_spec.partition(':')[0]}"
         plot_curves(self.run.path / "curves.png", self.rows, title)
         self.drawn = time.monotonic()
 
-    def _save_weights(self, name: str) -> None:
+    def _save_best(self) -> None:
+        self.save_weights("best")
+        if self.best is not None and self.accelerator.is_main_process:
+            self.best = {**self.best, "digest": digest_file(self.run.path / "best.safetensors")}
+
+    def save_weights(self, name: str) -> None:
+        """Writes the weights as ``name.safetensors`` of the run folder; only the main process does."""
         if self.accelerator.is_main_process:
             row = self.rows[-1] if self.rows else {"validation_top1": float("nan")}
             facts = {

@@ -13,6 +13,8 @@ from torch import nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from lambdanets.training.engine.loaders import answered
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -62,7 +64,7 @@ def measure(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any], n
     confusion = MulticlassConfusionMatrix(num_classes, sync_on_compute=False).to(accelerator.device)
     loss = MeanMetric(sync_on_compute=False, nan_strategy="disable").to(accelerator.device)
     images = 0
-    for inputs, labels in loader:
+    for inputs, labels in answered(loader):
         with accelerator.autocast():
             logits = model(inputs)
         logits, labels = accelerator.gather_for_metrics((logits.float(), labels))

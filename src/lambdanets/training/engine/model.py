@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,20 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapp
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
     with replacing(path) as temporary, naming_failed_writes(path):
         save_file(tensors, temporary, metadata={key: one_line(value) for key, value in metadata.items()})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put the metadata of a safetensors file in order: safetensors writes them in another one each time."""
+    with open(file, "r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:
+            raise RuntimeError(f"the header of {file} grew when it was sorted; this is a fault of lambdanets")
+        opened.seek(8)
+        opened.write(text.ljust(length))
 
 
 def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> None:
@@ -180,8 +195,10 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, has another number of classes than the data, or is of another model.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"the weights {path} do not exist")
+    if not path.is_file():
+        raise ValueError(f"the weights {path} are a folder, a pipe or a device; give a safetensors file")
     try:
         weights = load_file(path)
     except SafetensorError as error:

@@ -23,6 +23,7 @@ from lambdanets.training.rules import (
 
 CROPS = ("none", "padded", "resized")
 PRECISIONS = ("fp32", "bf16", "fp16")
+CLIP_MODES = ("norm", "agc")
 
 
 # Sizes above these are mistakes, not choices: no machine could hold them.
@@ -81,6 +82,10 @@ class Recipe:
         warmup_epochs: epochs of linear warm-up; a cosine decay to zero follows.
         label_smoothing: share of the target spread over all classes.
         clip_grad: largest norm of the gradient, None: no clipping.
+        clip_mode: ``"norm"`` clips by the norm of the whole gradient; ``"agc"`` each unit's by ``clip_grad`` times the
+            norm of its weights (timm's adaptive clipping), the classifier left out.
+        nonfinite_steps: steps in a row whose loss or gradient is not finite, and which are left out, before the
+            training ends; under a gradient scaler (fp16) 16 times as many.
         ema_decay: decay of the moving average of the weights (timm's ``ModelEmaV3`` with warm-up), None: no
             average. With an average, it is what is validated, saved and tested.
         drop_rate: dropout before the classifier.
@@ -108,6 +113,8 @@ class Recipe:
     warmup_epochs: int = 1
     label_smoothing: float = 0.1
     clip_grad: float | None = None
+    clip_mode: str = "norm"
+    nonfinite_steps: int = 3
     ema_decay: float | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -198,6 +205,8 @@ _RECIPE: dict[str, Rule] = {
     "warmup_epochs": whole(0, 10**6),
     "label_smoothing": _share,
     "clip_grad": maybe(number(0, math.inf, "use a number above 0, or None", above=True)),
+    "clip_mode": one_of(CLIP_MODES),
+    "nonfinite_steps": whole(1, 10**6),
     "ema_decay": maybe(number(0, 1, "use a number between 0 and 1, or None", above=True, below=True)),
     "drop_rate": _share,
     "drop_path_rate": _share,

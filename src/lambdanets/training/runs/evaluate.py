@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.listing import count
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
+from lambdanets.training.engine.faults import told_faults
 from lambdanets.training.engine.fit import computing_threads, make_accelerator
 from lambdanets.training.engine.loaders import check_parallel, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
+from lambdanets.training.engine.peers import TIMEOUT, PeerWatch
 from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
 from lambdanets.training.runs.split import seen_in_training, stored_data
@@ -101,9 +104,19 @@ def evaluate_run(
     model = run.load_model().to(accelerator.device)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    loader = measuring_loader(accelerator, exam.images, run.transform, batch_size, workers)
-    with computing_threads(run.recipe):
+    loader = measuring_loader(accelerator, exam.images, run.transform, batch_size, workers, TIMEOUT)
+    processes = accelerator.num_processes
+    with (
+        computing_threads(run.recipe),
+        PeerWatch(accelerator.process_index, processes, TIMEOUT),
+        told_faults(processes, "Evaluate again."),
+    ):
         scores = measure(accelerator, model, loader, len(run.class_names))
+    if not math.isfinite(scores.loss):
+        raise ValueError(
+            f"the loss of {run.path} on {exam.spec} is {scores.loss}: some outputs are no finite numbers, so the "
+            "scores would mean nothing; train again, with a lower learning rate or in fp32"
+        )
     word = "" if exam.part == "all" else f"{exam.part} "
     evaluation = Evaluation(
         part=exam.part,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lambdanets.files import check_folder, write_json
+from lambdanets.files import check_folder, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names
 from lambdanets.provenance import package_version, source_commit
@@ -20,6 +20,7 @@ from lambdanets.training.data.listing import check_name
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.runs.lock import NAME as LOCK
 from lambdanets.training.runs.schema import FORMAT, read_config
 from lambdanets.training.runs.split import fingerprints, write_split
 
@@ -38,7 +39,7 @@ def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
     kind, _, rest = data.partition(":")
     label = Path(rest).name if kind == "imagefolder" and rest else kind.replace("/", "-")
     base = f"{model.replace('/', '-').replace(':', '-')}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     path, count = parent / base, 1
     while True:
         try:
@@ -56,7 +57,7 @@ class Run:
     The files in it: ``config.json`` (recipe, data, input transform, class names, versions), ``split.csv`` (the images
     of each part, for data in files), ``metrics.csv`` (a line an epoch), ``tensorboard/``, ``curves.png``,
     ``best.safetensors`` (highest validation accuracy), ``last.safetensors``, ``result.json``, ``samples/`` (some test
-    images), and, while a training is not finished, ``checkpoint/``.
+    images), and, while a training is not finished, ``checkpoint/`` and ``.lock``.
 
     Attributes:
         path: the folder.
@@ -88,7 +89,7 @@ class Run:
             ValueError: ``path`` has content already, or is a file.
         """
         check_new(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_split(path, data)
         config: dict[str, Any] = {
             "format": FORMAT,
@@ -201,8 +202,8 @@ class Run:
             raise FileNotFoundError(f"{self.name} comes with its best weights alone, not with {weights!r}; use 'best'")
         if not file.is_file():
             raise FileNotFoundError(
-                f"the run {self.path} has no {file.name}: no epoch of its training was finished. "
-                f"Continue it with `lambdanets train --resume {self.path}`."
+                f"the run {self.path} has no {file.name}: no epoch of its training was finished, or the file was "
+                f"removed. A training that is not finished goes on with `lambdanets train --resume {self.path}`."
             )
         model = self.new_model()
         load_weights(model, file, self.class_names)
@@ -228,7 +229,7 @@ def check_new(path: Path) -> None:
     """Raises a ValueError if ``path`` cannot become a new run folder."""
     check_folder(path)
     check_name(path)  # TensorBoard takes no other
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.
         if (path / "checkpoint").is_dir():

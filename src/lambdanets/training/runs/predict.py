@@ -51,7 +51,8 @@ def predict_images(
 
     Raises:
         FileNotFoundError: the run or an image does not exist.
-        ValueError: the run is damaged, an image cannot be read, or ``top`` is below 1.
+        ValueError: the run is damaged, an image cannot be read, a probability is not a finite number, or ``top`` is
+            below 1.
     """
     if top < 1:
         raise ValueError(f"top is {top}; use 1 or more classes")
@@ -68,6 +69,12 @@ def predict_images(
         inputs = torch.stack([transform(read_image(file, mode)) for file in files])
         with torch.inference_mode():
             probabilities = model(inputs.to(device)).float().softmax(dim=1)
+        for file, finite in zip(files, probabilities.isfinite().all(dim=1).tolist(), strict=True):
+            if not finite:
+                raise ValueError(
+                    f"the run {run.path} gives no finite probabilities for the image {file}: its weights are too large "
+                    "or damaged; train again, with a lower learning rate or in fp32"
+                )
         values, indices = probabilities.topk(min(top, len(names)), dim=1)
         for file, row, columns in zip(files, values.tolist(), indices.tolist(), strict=True):
             classes = [(names[column], value) for value, column in zip(row, columns, strict=True)]

@@ -26,6 +26,7 @@ METRICS = (
     "train_loss",
     "train_top1",
     "learning_rate",
+    "gradient_norm",
     "images_per_second",
     "seconds",
     "validation_loss",

@@ -1,0 +1,97 @@
+"""What breaks from outside while a training runs, as errors that say what broke and how to go on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from lambdanets.console import shell_word
+
+# Words by which gloo's and NCCL's errors are known, which are RuntimeErrors without a class of their own.
+_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe", "socket")
+
+
+def resume_command(run: Path, processes: int = 1) -> str:
+    """The command that goes on with a run on this many processes."""
+    rest = f"train --resume {shell_word(run)}"
+    if processes == 1:
+        return f"lambdanets {rest}"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    nodes = f"--nnodes {processes // here} ... " if processes > here else ""
+    return f"torchrun {nodes}--nproc-per-node {here} -m lambdanets {rest}"
+
+
+def how_to_go_on(run: Path, processes: int) -> str:
+    """A sentence with the command that goes on with a run."""
+    return f"Go on with `{resume_command(run, processes)}`."
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Ends the block by a RuntimeError if it takes longer than ``seconds``; 0 sets no limit.
+
+    PyTorch's own limit for data workers does not hold while a worker hands over a tensor. Only the main thread can be
+    ended like this, and not on Windows.
+    """
+    is_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    if not seconds or not is_main:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise RuntimeError(f"DataLoader: no batch for {seconds:g} seconds")
+
+    handler = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+
+
+def _end(children: Iterable[BaseProcess]) -> None:
+    """Kill processes and wait for their end, without PyTorch's handler, which raises an error for a killed worker."""
+    is_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
+    for child in children:
+        child.kill()
+        child.join()
+    if is_main:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def told_faults(processes: int, advice: str) -> Iterator[None]:
+    """Turns the errors of data workers and of the connection between processes into an OSError that says what to do.
+
+    Data workers are ended before the error is raised: one that is stopped would hold up the end of the program.
+
+    Args:
+        processes: how many work together.
+        advice: a sentence for the message: how to go on.
+    """
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "DataLoader" in text:
+            _end(set(multiprocessing.active_children()) - before)
+            raise OSError(
+                f"a process that reads images ended or does not answer ({text}). Was the memory full, or the disk "
+                f"slow? {advice}"
+            ) from error
+        if processes > 1 and any(word in text.lower() for word in _LOST):
+            raise ConnectionError(
+                f"the connection to another of the {processes} processes is lost, it may have ended: {text[:300]}. "
+                f"{advice}"
+            ) from error
+        raise

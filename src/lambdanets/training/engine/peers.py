@@ -1,0 +1,131 @@
+"""Noticing that another process of a training has stopped, though nothing says so: stopped, or its machine is gone.
+
+Each process counts up a number of its own in the store through which the processes found each other. One whose number
+stands still for a while does not answer any more: the others would wait for it in their next exchange, for half an hour
+or for ever. A long validation or a slow disk is no silence, as the counting goes on beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+
+import torch.distributed
+
+TIMEOUT = 120.0
+_END = b"end"
+_ENDS_WITH = 2
+
+
+def open_store(timeout: float) -> torch.distributed.TCPStore | None:
+    """A connection to the store of the launcher (torchrun, accelerate launch), None where there is none."""
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not host or not port.isdigit():
+        return None
+    return torch.distributed.TCPStore(
+        host, int(port), is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout)
+    )
+
+
+class Silence:
+    """Tells which processes have not been heard of for a while.
+
+    Args:
+        names: the processes to listen to.
+        timeout: seconds without news after which one counts as silent.
+        clock: gives seconds.
+    """
+
+    def __init__(self, names: list[int], timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._timeout, self._clock = timeout, clock
+        self._last = clock()
+        self._news: dict[int, tuple[bytes | None, float]] = dict.fromkeys(names, (None, self._last))
+
+    def hear(self, news: dict[int, bytes]) -> list[int]:
+        """Take in what the processes say now; returns those that are silent."""
+        now = self._clock()
+        if now - self._last > self._timeout / 2:  # this process was stopped itself, and knows nothing of the others
+            self._news = {name: (said, now) for name, (said, _) in self._news.items()}
+        self._last = now
+        for name, (said, _) in self._news.items():
+            if news.get(name, said) != said:
+                self._news[name] = (news[name], now)
+        return [name for name, (said, when) in self._news.items() if said != _END and now - when > self._timeout]
+
+
+class PeerWatch:
+    """While active, ends this process with a message when another one of the training does not answer.
+
+    Args:
+        rank: of this process.
+        processes: how many there are; with one nothing is watched.
+        timeout: seconds without an answer after which a process counts as gone.
+
+    Attributes:
+        advice: a sentence for the message: how to go on.
+    """
+
+    def __init__(self, rank: int, processes: int, timeout: float) -> None:
+        self.rank, self.processes, self.timeout = rank, processes, timeout
+        self.advice = ""
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> PeerWatch:
+        store = open_store(self.timeout) if self.processes > 1 else None
+        if store is not None:
+            self._thread = threading.Thread(target=self._watch, args=(store,), daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def _key(self, rank: int) -> str:
+        return f"lambdanets/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/beat/{rank}"
+
+    def _watch(self, store: torch.distributed.TCPStore) -> None:
+        others = [rank for rank in range(self.processes) if rank != self.rank]
+        silence, beat = Silence(others, self.timeout), 0
+        who = f"on {socket.gethostname()}, process id {os.getpid()}"
+        while not self._done.wait(min(5.0, self.timeout / 6)):
+            beat += 1
+            news = {}
+            try:
+                store.set(self._key(self.rank), f"{who} {beat}")
+                for rank in others:
+                    if store.check([self._key(rank)]):
+                        news[rank] = store.get(self._key(rank))
+            except RuntimeError:  # the store's own process is gone: no news from anybody
+                pass
+            silent = silence.hear(news)
+            if silent:
+                self._give_up(silent, news)
+        with suppress(RuntimeError):
+            store.set(self._key(self.rank), _END.decode())
+
+    def _give_up(self, silent: list[int], news: dict[int, bytes]) -> None:
+        speaker = min(rank for rank in range(self.processes) if rank not in silent)
+        if self.rank == speaker:
+            which = ", ".join(f"{rank} ({_who(news.get(rank))})" for rank in silent)
+            text = (
+                f"Error: process {which} of {self.processes} has not answered for {self.timeout:g} seconds: it was "
+                f"stopped, or its machine or network is gone. {self.advice}\n"
+            )
+            os.write(2, text.encode())
+        # The main thread waits for the silent process inside of a call that nothing interrupts.
+        os._exit(_ENDS_WITH)
+
+
+def _who(said: bytes | None) -> str:
+    return "its place is not known" if said is None else said.decode(errors="replace").rpartition(" ")[0]

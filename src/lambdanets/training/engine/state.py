@@ -1,0 +1,179 @@
+"""What a checkpoint holds of a training: taken from a trainer, checked against a run, and put back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError, safe_open
+
+from lambdanets.console import shell_word
+from lambdanets.files import digest_file
+from lambdanets.training.data.listing import count
+from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
+from lambdanets.training.engine.faults import resume_command
+from lambdanets.training.engine.randomness import random_states, restore_random_states
+from lambdanets.training.runs.folder import versions
+from lambdanets.training.runs.schema import read_metrics
+
+if TYPE_CHECKING:
+    from lambdanets.training.engine.loop import Trainer
+
+
+def save(trainer: Trainer) -> None:
+    """Writes a checkpoint of a trainer between two steps; all processes must call it, and the main one writes."""
+    accelerator, run = trainer.accelerator, trainer.run
+    own = {
+        "random": random_states(accelerator.device),
+        "sums": trainer.sums.cpu(),
+        "bad": trainer.bad.cpu(),
+    }
+    ranks = gather_object([own])
+    if accelerator.is_main_process:
+        parts = {
+            "model": dict(accelerator.unwrap_model(trainer.model).state_dict()),
+            "optimizer": trainer.optimizer.state_dict(),
+            **{_rank(index): rank for index, rank in enumerate(ranks)},
+        }
+        if trainer.ema is not None:
+            parts["average"] = dict(trainer.ema.module.state_dict())
+        facts = {
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "batches": len(trainer.batches),
+            "processes": accelerator.num_processes,
+            "seconds": trainer.seconds,
+            "rows": _digest(trainer.rows),
+            "best": trainer.best,
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            "config": digest_file(run.path / "config.json"),
+            "versions": versions(),
+            "device": accelerator.device.type,
+        }
+        save_checkpoint(run.path, facts, parts)
+    accelerator.wait_for_everyone()
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Sets a trainer to the state in a checkpoint of its run.
+
+    Raises:
+        ValueError: the checkpoint is of another number of processes, the run's files are not those that it was written
+            with, or its content does not fit; the message names the file.
+    """
+    accelerator, facts = trainer.accelerator, checkpoint.facts
+    check_fit(trainer, checkpoint)
+    trainer.epoch, trainer.batch, trainer.seconds = facts["epoch"], facts["batch"], facts["seconds"]
+    trainer.best = None if facts["best"] is None else dict(facts["best"])
+    trainer.rows = _rows(trainer, checkpoint)
+    _check_best(trainer, checkpoint)
+    _load(checkpoint, "model", accelerator.unwrap_model(trainer.model).load_state_dict)
+    if trainer.ema is not None:
+        _load(checkpoint, "average", trainer.ema.module.load_state_dict)
+    _load(checkpoint, "optimizer", lambda tree: _load_optimizer(trainer.optimizer, tree))
+    if accelerator.scaler is not None and facts["scaler"]:
+        accelerator.scaler.load_state_dict(dict(facts["scaler"]))
+    _load(checkpoint, _rank(accelerator.process_index), lambda tree: _restore_rank(trainer, tree))
+
+
+def check_fit(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Raises a ValueError if a checkpoint is of another number of processes, or of a run with other choices."""
+    accelerator, run, facts = trainer.accelerator, trainer.run, checkpoint.facts
+    if facts["processes"] != accelerator.num_processes:
+        now, before = accelerator.num_processes, facts["processes"]
+        raise ValueError(
+            f"the run {run.path} is trained by {count(before, 'process', 'processes')} and cannot go on with {now}: "
+            "which images share batch statistics, and what each process draws, would differ. Start as many again "
+            f"(`{resume_command(run.path, before)}`), or begin a new training from its weights "
+            f"(`lambdanets train --init-from {shell_word(run.path)}`)"
+        )
+    config = run.path / "config.json"
+    if digest_file(config) != facts["config"]:
+        raise ValueError(f"{config} was changed since the checkpoint {checkpoint.folder} was written; put it back")
+    if facts["batches"] != len(trainer.batches):
+        raise ValueError(
+            f"an epoch of the run {run.path} has {len(trainer.batches)} batches now, and had {facts['batches']} when "
+            f"{checkpoint.folder} was written: the data are others"
+        )
+
+
+def changes(checkpoint: Checkpoint, device: torch.device) -> tuple[str, ...]:
+    """A sentence about versions or devices other than those that the checkpoint was written with."""
+    before, now = checkpoint.facts["versions"], versions()
+    found = [f"{name} {before[name]} → {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if checkpoint.facts["device"] != device.type:
+        found.append(f"device {checkpoint.facts['device']} → {device.type}")
+    if not found:
+        return ()
+    return (f"Since the checkpoint was written {', '.join(found)}: the result may differ from an uninterrupted run's.",)
+
+
+def _rank(index: int) -> str:
+    return f"rank-{index}"
+
+
+def _digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    return hashlib.blake2b(json.dumps(list(rows)).encode(), digest_size=16).hexdigest()
+
+
+def _rows(trainer: Trainer, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """The lines of the finished epochs; lines behind the checkpoint are of an epoch that is done again."""
+    file = trainer.run.path / "metrics.csv"
+    rows = read_metrics(file, checkpoint.epoch)
+    if _digest(rows) != checkpoint.facts["rows"]:
+        raise ValueError(
+            f"{file} is not the file that was written: its first {checkpoint.epoch} rows were changed since the "
+            f"checkpoint {checkpoint.folder} was written; put it back"
+        )
+    return rows
+
+
+def _check_best(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Raises a ValueError if the best weights so far, which the end of the training tests, are gone or others."""
+    best, file = trainer.best, trainer.run.path / "best.safetensors"
+    if best is None or (checkpoint.batch == 0 and best["epoch"] == checkpoint.epoch):
+        return  # written anew from the checkpoint
+    found = None
+    if file.is_file():
+        if best["digest"] is None or digest_file(file) == best["digest"]:
+            return
+        try:
+            with safe_open(file, "pt") as opened:
+                found = int((opened.metadata() or {})["epoch"])
+        except (SafetensorError, KeyError, ValueError):
+            found = None
+    # Of an epoch that is done again, and then finds the same weights.
+    if found is not None and found > checkpoint.epoch:
+        return
+    raise ValueError(
+        f"{file}, the best weights so far (epoch {best['epoch']}), is {'damaged' if file.exists() else 'missing'}; "
+        "bring the file back"
+    )
+
+
+def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:
+    tree = checkpoint.part(name)
+    try:
+        put(tree)
+    # Models, optimizers and generators refuse states of others in their own ways.
+    except Exception as error:
+        raise ValueError(f"{checkpoint.folder / name}.safetensors does not fit this run: {error}") from error
+
+
+def _load_optimizer(optimizer: Any, tree: Any) -> None:
+    optimizer.load_state_dict(tree)
+    # Stored without gaps, a state may lie in another order than its weights, and sums over it would differ.
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _restore_rank(trainer: Trainer, tree: Any) -> None:
+    trainer.sums.copy_(tree["sums"])
+    trainer.bad.copy_(tree["bad"])
+    restore_random_states(tree["random"], trainer.accelerator.device)

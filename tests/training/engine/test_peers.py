@@ -1,0 +1,68 @@
+"""A process of a training that does not answer any more is noticed by the others."""
+
+from pathlib import Path
+
+import pytest
+
+from lambdanets.training.engine.faults import resume_command, told_faults
+from lambdanets.training.engine.peers import PeerWatch, Silence
+
+
+def test_silence():
+    now = [0.0]
+    silence = Silence([1, 2], timeout=10, clock=lambda: now[0])
+
+    def at(seconds, news):
+        now[0] = seconds
+        return silence.hear(news)
+
+    assert at(4, {1: b"a", 2: b"a"}) == []
+    assert at(8, {1: b"b", 2: b"a"}) == []
+    assert at(12, {1: b"c", 2: b"a"}) == []
+    assert at(15, {1: b"d", 2: b"a"}) == [2]
+    assert at(19, {1: b"e"}) == [2]
+    assert at(23, {1: b"f", 2: b"b"}) == []
+    # The end of a process is no silence.
+    assert at(27, {1: b"end", 2: b"c"}) == []
+    for seconds in range(30, 60, 4):
+        assert at(seconds, {1: b"end", 2: str(seconds).encode()}) == []
+
+
+def test_a_process_that_was_stopped_itself_starts_to_listen_anew():
+    now = [0.0]
+    silence = Silence([1], timeout=10, clock=lambda: now[0])
+    silence.hear({1: b"a"})
+    now[0] = 1000
+    assert silence.hear({1: b"a"}) == []
+    now[0] = 1004
+    assert silence.hear({1: b"b"}) == []
+
+
+def test_one_process_watches_nothing():
+    with PeerWatch(0, 1, 10.0) as watch:
+        assert watch._thread is None
+
+
+def fail(error, processes):
+    with told_faults(processes, "Go on."):
+        raise error
+
+
+def test_errors_of_workers_and_connections_are_told():
+    with pytest.raises(OSError, match=r"reads images ended or does not answer \(DataLoader worker .*\)\. .* Go on\."):
+        fail(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "), 1)
+    lost = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3")
+    with pytest.raises(ConnectionError, match=r"another of the 2 processes is lost, .* Go on\."):
+        fail(lost, 2)
+    for processes, error in ((1, lost), (2, RuntimeError("shapes differ")), (2, ValueError("gloo"))):
+        with pytest.raises(type(error)) as raised:
+            fail(error, processes)
+        assert raised.value is error
+
+
+def test_commands(monkeypatch):
+    assert resume_command(Path("a b")) == "lambdanets train --resume 'a b'"
+    assert resume_command(Path("a"), 2) == "torchrun --nproc-per-node 2 -m lambdanets train --resume a"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    words = "torchrun --nnodes 4 ... --nproc-per-node 8 -m lambdanets train --resume a"
+    assert resume_command(Path("a"), 32) == words
