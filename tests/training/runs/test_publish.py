@@ -7,7 +7,7 @@ import timm
 import torch
 
 import lambdanets  # noqa: F401  # registers the models
-from lambdanets.training import Run, publish_run
+from lambdanets.training import Recipe, Run, publish_run, train
 
 NAME = "lambda_resnet_tiny.digits"
 
@@ -59,13 +59,20 @@ def test_other_places_are_refused(to):
         publish_run(NAME, to)
 
 
-def test_a_folder_with_something_in_it_and_an_unfinished_run_are_refused(tmp_path):
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match=r"full is not empty; give a new one"):
         publish_run(NAME, f"local-dir:{tmp_path}/full")
+
+
+def test_an_unfinished_run_is_a_start_for_a_new_training(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.json").write_bytes((Run.open_trained(NAME).path / "config.json").read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"has no result\.json: its training is not finished"):
-        publish_run(run, f"local-dir:{tmp_path}/new")
+    for name in ("config.json", "best.safetensors"):
+        (run / name).write_bytes((Run.open_trained(NAME).path / name).read_bytes())
+    publish_run(run, f"local-dir:{tmp_path}/start")
+    assert "not measured: the training was not finished" in (tmp_path / "start" / "README.md").read_text("utf-8")
+    recipe = Recipe(name="test", data="digits", model=f"local-dir:{tmp_path}/start", epochs=1)
+    result = train(recipe, output=tmp_path / "new")
+    assert result.test.top1 > 0.9

@@ -26,6 +26,7 @@ from lambdanets.files import (
     replacing_folder,
     write_json,
 )
+from lambdanets.training.engine.faults import from_weights
 from lambdanets.training.engine.trees import load_tree, save_tree
 from lambdanets.training.rules import Rule, entries, fields, maybe, number, text, whole
 
@@ -179,7 +180,7 @@ def _without_latest(run: Path) -> Exception:
         return ValueError(
             f"the checkpoint of the run {run} was written by an earlier version of lambdanets, as pickles, which can "
             "run code and are not read. Its weights are whole: evaluate, predict and export take the run as it is, and "
-            f"`lambdanets train --init-from {shell_word(run)}` begins a new training from them."
+            f"a new training begins from them by {from_weights(run)}."
         )
     return FileNotFoundError(
         f"the run {run} was stopped before its first checkpoint, so nothing was trained and there is nothing to go on "

@@ -28,6 +28,11 @@ def resume_command(run: Path, processes: int = 1) -> str:
     return f"torchrun {nodes}--nproc-per-node {here} -m lambdanets {rest}"
 
 
+def from_weights(run: Path) -> str:
+    """The two commands that begin a new training from a run's weights."""
+    return f"`lambdanets publish {shell_word(run)} --to local-dir:DIR`, then `lambdanets train --model local-dir:DIR`"
+
+
 def how_to_go_on(run: Path, processes: int) -> str:
     """A sentence with the command that goes on with a run."""
     return f"Go on with `{resume_command(run, processes)}`."

@@ -11,11 +11,10 @@ import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 
-from lambdanets.console import shell_word
 from lambdanets.files import digest_file
 from lambdanets.training.data.listing import count
 from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
-from lambdanets.training.engine.faults import resume_command
+from lambdanets.training.engine.faults import from_weights, resume_command
 from lambdanets.training.engine.randomness import random_states, restore_random_states
 from lambdanets.training.runs.folder import versions
 from lambdanets.training.runs.schema import read_metrics
@@ -89,7 +88,7 @@ def check_fit(trainer: Trainer, checkpoint: Checkpoint) -> None:
             f"the run {run.path} is trained by {count(before, 'process', 'processes')} and cannot go on with {now}: "
             "which images share batch statistics, and what each process draws, would differ. Start as many again "
             f"(`{resume_command(run.path, before)}`), or begin a new training from its weights "
-            f"(`lambdanets train --init-from {shell_word(run.path)}`)"
+            f"({from_weights(run.path)})"
         )
     config = run.path / "config.json"
     if digest_file(config) != facts["config"]:

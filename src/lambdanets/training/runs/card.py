@@ -38,17 +38,9 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         address: the model's name for timm.
         data: the data set in words. Default: its specification, without folders.
         licence: of the data set. Default: that it is not stated.
-
-    Raises:
-        FileNotFoundError: the run has no ``result.json``: it is not finished.
     """
     file = run.path / "result.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"the run {run.name} has no result.json: its training is not finished. "
-            f"Continue it with `lambdanets train --resume {run.name}`."
-        )
-    test, recipe = read_json(file).get("test"), run.recipe
+    test, recipe = read_json(file).get("test") if file.is_file() else None, run.recipe
     found = run.config.get("versions", {})
     return _CARD.format(
         name=name,
@@ -58,7 +50,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         size=run.transform.image_size,
         colours="grey" if run.transform.channels == 1 else "colour",
         classes=", ".join(run.class_names),
-        accuracy=_accuracy(test) if test else "not measured",
+        accuracy=_accuracy(test) if test else "not measured: the training was not finished",
         recipe=recipe.name,
         epochs=recipe.epochs,
         seed=recipe.seed,

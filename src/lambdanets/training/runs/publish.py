@@ -35,7 +35,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
 
     Raises:
         ValueError: ``to`` is neither, the folder is not empty, or the hub refuses.
-        FileNotFoundError: the run or its weights are missing, or its training is not finished.
+        FileNotFoundError: the run or its weights are missing.
     """
     kind, _, place = to.partition(":")
     if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and place.count("/") != 1):
