@@ -272,7 +272,19 @@ def _count(table: str, model: str, column: str, unit: float, digits: int) -> str
     return f"{int(row[column]) / unit:.{digits}f}"
 
 
+def _trees() -> str:
+    """What the comparison of two trees found, in words."""
+    with open(RESULTS / "trees.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    counts = ", ".join(
+        f"{sum(row['verdict'] == word for row in rows)} {word}" for word in ("not slower", "slower", "undecided")
+    )
+    ratios = [float(row["ratio"]) for row in rows]
+    return f"{counts}; the median ratios are from {min(ratios):.2f} to {max(ratios):.2f}"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
+    "trees": _trees,
     # The multiply-adds of lambda first over those of query first at h 4, k 16, v 64.
     "orders": lambda: f"{16 * 64 / (4 * (16 + 64)):.1f}",
     "peers-limit": lambda: f"{LARGEST_TABLE_BYTES / 2**30:g} GiB",
