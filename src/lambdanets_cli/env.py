@@ -12,11 +12,13 @@ __all__ = ["env"]
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, devices, kernels present and absent with the reasons, and folders: what a report of a fault needs.
 
+    Of environment variables those are shown that change speed, numbers or folders, without values that are secret.
+
     For example:
 
       lambdanets env
 
-      lambdanets env --json
+      lambdanets env --json > env.json
     """
     from lambdanets.console import make_console, one_line, print_json, print_whole
     from lambdanets.experiments.report.environment import describe_environment

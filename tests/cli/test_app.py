@@ -279,10 +279,15 @@ def test_interrupt_that_is_swallowed_comes_again(run, monkeypatch):
 
     monkeypatch.setattr(cli, "_SECONDS_TO_END", 0.05)
     monkeypatch.setattr("lambdanets.training.predict_images", export)
+    # The workers of pytest-xdist ignore interrupts.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)]
-    code, _, error = run("predict", "run", "image.png")
-    assert (code, len(came)) == (130, 3), error
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+    try:
+        code, _, error = run("predict", "run", "image.png")
+        assert (code, len(came)) == (130, 3), error
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
