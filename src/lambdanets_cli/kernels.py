@@ -97,6 +97,7 @@ def kernels(
         tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
         getattr(torch, dtype),
         device,
+        one_sided=causal,
     )
     # Elsewhere reading the values would make the device wait, so kernels that spread errors are not taken.
     reads_values = device == "cpu" and not problem.sees_everything

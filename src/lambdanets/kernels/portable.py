@@ -61,7 +61,7 @@ def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: b
     centre = [extent // 2 for extent in extents]
     table = positions.table.to(query.dtype)
     if causal:
-        table = table * lexicographic_past(extents, centre, table.device)
+        table = table.masked_fill(~lexicographic_past(extents, centre, table.device), 0.0)
     return convolved(query, value, table, positions.grid, centre)
 
 

@@ -48,8 +48,8 @@ def reference(call: Call) -> Tensor:
         positions = replace(positions, **{name: getattr(positions, name).to(value_bumv.dtype)})
         dense_nmku = positions.dense(n, m) if isinstance(positions, EdgePositions) else positions.dense()
         if causal:
-            past_nm = torch.ones(n, m, dtype=dense_nmku.dtype, device=dense_nmku.device).tril()
-            dense_nmku = dense_nmku * past_nm[:, :, None, None]
+            past_nm = torch.ones(n, m, dtype=torch.bool, device=dense_nmku.device).tril()
+            dense_nmku = dense_nmku.masked_fill(~past_nm[:, :, None, None], 0.0)
         lambda_bnkv = lambda_bnkv + torch.einsum("nmku,bumv->bnkv", dense_nmku, values_bumv)
 
     # y_n^h = (λc + λp_n)ᵀ q_n^h: the same lambda for every head.

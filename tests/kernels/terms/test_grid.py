@@ -1,7 +1,10 @@
 """Both terms at once against the terms apart, in every memory order and for every derivative."""
 
+import math
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.contract import problem_of
@@ -73,6 +76,32 @@ def test_outputs_and_gradients_are_those_of_the_terms_apart(case, kernel, order)
 def test_gradients_of_gradients(case):
     inputs, (grid, origin) = arguments(case)
     torch.autograd.gradgradcheck(lambda *args: at_once(*args, grid, origin), inputs, fast_mode=True)
+
+
+def test_a_dispatch_mode_sees_the_operations_of_the_gradients():
+    inputs, (grid, origin) = arguments("global")
+    out = at_once(*inputs, grid, origin)
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert any("grid_term_backward" in str(operation) for operation in counter.get_flop_counts()["Global"])
+
+
+def test_entries_of_the_future_do_not_show_though_they_are_not_finite():
+    query, value = torch.randn(1, 2, 6, 3), torch.randn(1, 1, 6, 4)
+    table = torch.randn(1, 3, 11)
+    expected = lambda_apply(query, None, value, GridPositions(table, (6,)), causal=True)
+    table[..., 6:] = math.nan
+    table[..., 7] = math.inf
+    for kernel in (None, "reference", "portable"):
+        out = lambda_apply(query, None, value, GridPositions(table, (6,)), causal=True, kernel=kernel)
+        torch.testing.assert_close(out, expected)
+    images, wide = GridPositions(torch.randn(1, 3, 3, 3), (2, 3)), torch.randn(1, 3, 3, 3)
+    wide[..., 1, :2], wide[..., 0, :] = images.table[..., 1, :2], images.table[..., 0, :]
+    wide[..., 1, 2], wide[..., 2, :] = math.inf, math.nan
+    expected = lambda_apply(query, None, value, images, causal=True)
+    for kernel in (None, "reference", "portable"):
+        out = lambda_apply(query, None, value, GridPositions(wide, (2, 3)), causal=True, kernel=kernel)
+        torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize("frozen", range(4))

@@ -12,7 +12,7 @@ torch.utils._python_dispatch               2.11 to 2.14    an ImportError at imp
 Tensor._is_view                            2.11 to 2.14    an AttributeError at the first call
 torch._C._functorch                        2.11 to 2.14    no tensor counts as wrapped or batched: ``vmap`` and
                                                            ``is_grads_batched`` raise PyTorch's error about values
-torch._inductor.lowering                   2.11 to 2.14    with a variable CI in the environment, ``torch.compile``
+torch._inductor.lowering                   2.14            with a variable CI in the environment, ``torch.compile``
                                                            refuses the ops that have a decomposition
 torch._decomp.register_decomposition       2.14            an ImportError at import
 CustomOpDef._opoverload                    2.14            an AttributeError at import
@@ -40,7 +40,6 @@ __all__ = [
     "is_batched",
     "is_compiling",
     "is_eager",
-    "is_exporting",
     "is_jit_tracing",
     "is_observed",
     "is_readable",
@@ -59,11 +58,6 @@ _functorch = getattr(torch._C, "_functorch", None)
 def is_compiling() -> bool:
     """True if ``torch.compile`` or ``torch.export`` traces the call: sizes may be symbols, values are unknown."""
     return torch.compiler.is_compiling()
-
-
-def is_exporting() -> bool:
-    """True if ``torch.export`` traces the call."""
-    return torch.compiler.is_exporting()
 
 
 def is_jit_tracing() -> bool:

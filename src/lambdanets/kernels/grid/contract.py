@@ -67,6 +67,8 @@ class GridProblem:
         origin: index of offset 0 in that part.
         dtype: element type of queries and values.
         device: "cpu", "cuda", ...
+        one_sided: True if the table ends at offset 0 along its first axis, as in causal order: a query may then see
+            nothing but itself. Default False.
     """
 
     batch: int
@@ -79,6 +81,7 @@ class GridProblem:
     origin: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    one_sided: bool = False
 
     @property
     def num_positions(self) -> int:
@@ -99,7 +102,8 @@ class GridProblem:
     @property
     def sees_everything(self) -> bool:
         """True if every position reaches every other."""
-        return all(extent >= 2 * size - 1 for extent, size in zip(self.extents, self.grid, strict=True))
+        whole = all(extent >= 2 * size - 1 for extent, size in zip(self.extents, self.grid, strict=True))
+        return whole and not self.one_sided
 
     def visible(self, axis: int) -> tuple[int, ...]:
         """Number of context places along an axis that a query at each of its places sees."""
@@ -219,7 +223,14 @@ class GridKernel:
     half: bool = False
 
 
-def problem_of(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> GridProblem:
+def problem_of(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    grid: Sequence[int],
+    origin: Sequence[int],
+    one_sided: bool = False,
+) -> GridProblem:
     """The shape of a call, for the planner."""
     return GridProblem(
         batch=query.shape[0],
@@ -232,4 +243,5 @@ def problem_of(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int],
         origin=tuple(origin),
         dtype=query.dtype,
         device=query.device.type,
+        one_sided=one_sided,
     )

@@ -90,10 +90,11 @@ def _transforms(
     Returns:
         ``to_frequency``, ``table_to_frequency`` and ``from_frequency``.
     """
+    exact = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
     with torch.inference_mode(False), torch.no_grad():
-        f = torch.arange(length // 2 + 1, dtype=torch.float64, device=device)[:, None]
-        x = torch.arange(columns, dtype=torch.float64, device=device)
-        o = torch.arange(-before, after + 1, dtype=torch.float64, device=device)
+        f = torch.arange(length // 2 + 1, dtype=torch.float64, device=exact)[:, None]
+        x = torch.arange(columns, dtype=torch.float64, device=exact)
+        o = torch.arange(-before, after + 1, dtype=torch.float64, device=exact)
         # 2π f x / L, reduced to one turn first: large products of integers keep their digits.
         angle_x, angle_o = ((f * place) % length * (2 * math.pi / length) for place in (x, o))
         weight = torch.full_like(f, 2 / length)
@@ -104,7 +105,10 @@ def _transforms(
         to_frequency = torch.cat([real, -imaginary, imaginary, real])
         table_to_frequency = torch.cat([angle_o.cos(), angle_o.sin()])
         from_frequency = torch.cat([weight * real, weight * imaginary]).T
-        return to_frequency.to(dtype), table_to_frequency.to(dtype), from_frequency.to(dtype)
+        to_frequency, table_to_frequency, from_frequency = (
+            matrix.to(dtype).to(device) for matrix in (to_frequency, table_to_frequency, from_frequency)
+        )
+        return to_frequency, table_to_frequency, from_frequency
 
 
 class _RowSpectralLayout:

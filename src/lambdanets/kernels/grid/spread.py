@@ -7,7 +7,8 @@ an error of ε of the largest is then at most ``RATIO``·ε of a value that the 
 
 A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions wherever it stands, so one pass over
 the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8 positions
-along each axis, or half of the axis. In a context that sees all positions nothing has to be compared.
+along each axis, or half of the axis, or what a query sees back. In a context that sees all positions nothing has to be
+compared.
 
 In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
 largest value of each channel is compared with the largest value of all channels of the example, in every context.
@@ -82,7 +83,7 @@ def _blocks(problem: GridProblem, planes: Tensor) -> Tensor:
 
 def _block(problem: GridProblem) -> list[int]:
     """Positions of a block along each axis."""
-    sides = [(origin, extent - 1 - origin) for extent, origin in zip(problem.extents, problem.origin, strict=True)]
-    if any(min(side) == 0 < max(side) for side in sides):
-        return [min(CAUSAL_BLOCK, -(-size // 2)) for size in problem.grid]
-    return [min(size, min(side) + 1) for size, side in zip(problem.grid, sides, strict=True)]
+    axes = list(zip(problem.grid, problem.extents, problem.origin, strict=True))
+    if problem.one_sided:
+        return [min(CAUSAL_BLOCK, -(-size // 2), origin + 1) for size, _, origin in axes]
+    return [min(size, origin + 1, extent - origin) for size, extent, origin in axes]

@@ -14,6 +14,7 @@ Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole, widened
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_transformed, without_autocast
+from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
@@ -69,17 +70,17 @@ def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[
     if causal:
         table = table.narrow(2, 0, centre[0] + 1)
         if len(centre) > 1:
-            table = table * lexicographic_past(table.shape[2:], centre, table.device)
+            # Filled, as an entry that is not finite stays so in a product with 0.
+            table = table.masked_fill(~lexicographic_past(table.shape[2:], centre, table.device), 0.0)
     return table, centre
 
 
 def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
-    table, origin, _ = _cut(table, grid, origin)
-    problem = problem_of(query, value, table, grid, origin)
+    table, problem, _ = _cut(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value)
     if not chosen.half and query.dtype in HALF:
         query, value, table = widened((query, value, table))
-        problem = problem_of(query, value, table, grid, origin)
+        problem = replace(problem, dtype=query.dtype)
     with Workspace.for_thread() as workspace:
         return chosen.forward(query, value, table, problem, workspace)
 
@@ -87,19 +88,22 @@ def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origi
 def _backward(
     grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, ...]:
-    table, origin, pads = _cut(table, grid, origin)
-    problem = problem_of(query, value, table, grid, origin)
+    table, problem, pads = _cut(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value, grad)
     if not chosen.half and query.dtype in HALF:
         grad, query, value, table = widened((grad, query, value, table))
-        problem = problem_of(query, value, table, grid, origin)
+        problem = replace(problem, dtype=query.dtype)
     with Workspace.for_thread() as workspace:
         grad_query, grad_value, grad_table, _ = chosen.backward(grad, query, value, table, problem, workspace)
     return grad_query, grad_value, _padded(grad_table, pads)
 
 
-def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Tensor, list[int], list[int]]:
-    """The table without the offsets that no two positions have, its origin, and what pads it to its old extents."""
+def _cut(
+    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
+) -> tuple[Tensor, GridProblem, list[int]]:
+    """The table without the offsets that no two positions have, the shape of the call, and the pads of its gradient."""
+    # Causal order cuts the first axis behind offset 0. A scope of 1 looks the same, and loses nothing by it.
+    one_sided = table.shape[2] == origin[0] + 1
     pads: list[int] = []
     starts = []
     for axis, (size, before) in enumerate(zip(grid, origin, strict=True), start=2):
@@ -109,7 +113,8 @@ def _cut(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Ten
             table = table.narrow(axis, start, stop - start)
         starts.append(start)
         pads = [start, extent - stop, *pads]  # the last axis comes first
-    return table, [before - start for before, start in zip(origin, starts, strict=True)], pads
+    origin = [before - start for before, start in zip(origin, starts, strict=True)]
+    return table, problem_of(query, value, table, grid, origin, one_sided), pads
 
 
 def _padded(grad_table: Tensor, pads: list[int]) -> Tensor:
@@ -161,7 +166,7 @@ class _BothTerms(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, keys, value, table, lambdas = ctx.saved_tensors
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
-            if torch.is_grad_enabled() or is_transformed() or is_batched(grad):
+            if torch.is_grad_enabled() or is_transformed() or is_batched(grad) or is_observed((grad,)):
                 grads = _gradients_apart(grad, (query, keys, value, table), ctx.needs_input_grad[:4], ctx.statics)
             else:
                 grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
@@ -173,8 +178,7 @@ def _both_terms(
 ) -> tuple[Tensor, Tensor]:
     """The output and λc."""
     query, keys, value, table = resolved((query, keys, value, table))
-    table, origin, _ = _cut(table, grid, origin)
-    problem = problem_of(query, value, table, grid, origin)
+    table, problem, _ = _cut(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value)
     lambdas = content_lambdas(keys, value)
     with Workspace.for_thread() as workspace:
@@ -198,8 +202,7 @@ def _both_gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of query, keys, value and table."""
     grad, query, keys, value, table = resolved((grad, query, keys, value, table))
-    table, origin, pads = _cut(table, grid, origin)
-    problem = problem_of(query, value, table, grid, origin)
+    table, problem, pads = _cut(query, value, table, grid, origin)
     chosen = _chosen(kernel, problem, query, value, grad)
     content = lambdas if chosen.adds_content else None
     with Workspace.for_thread() as workspace:

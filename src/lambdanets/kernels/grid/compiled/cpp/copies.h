@@ -83,11 +83,11 @@ INLINE void add(float* to, const float* from, int64_t count) {
 
 // Takes pieces of the scratch memory, each from a new cache line on.
 struct Arena {
-  float* base;
+  float* base;  // null where the sizes alone are counted
   int64_t used;
 
   float* take(int64_t count) {
-    float* piece = base + used;
+    float* piece = base ? base + used : nullptr;
     used += round_up(count, 16);
     return piece;
   }
