@@ -1,9 +1,12 @@
 """Random calls of the op, and what models need for their outputs to be worth comparing."""
 
 import importlib
+import importlib.util
 import math
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +55,14 @@ class Call:
             name = "table" if isinstance(positions, GridPositions) else "embedding"
             positions = replace(positions, **{name: fresh[3]})
         return replace(self, query=fresh[0], key=fresh[1], value=fresh[2], positions=positions)
+
+
+def load_script(name):
+    """The module of ``scripts/NAME.py``, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
 
 
 def positions_tensor(positions):

@@ -6,12 +6,14 @@ The tables and figures between markers are compared with the result files by ``t
 import io
 import json
 import re
-import sys
 import tokenize
-from importlib import util
 from pathlib import Path
 
 import pytest
+
+from helpers import load_script
+from lambdanets.experiments.report.results import read_rows
+from lambdanets.files import write_csv
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,12 +89,7 @@ MEASURED = re.compile(r"^Measured \(results/training\.json.*?\n(?=\n|$)", re.DOT
 
 @pytest.fixture(scope="module")
 def make_tables():
-    spec = util.spec_from_file_location("make_tables", ROOT / "scripts" / "make_tables.py")
-    module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_script("make_tables")
 
 
 def prose(module: Path) -> str:
@@ -165,14 +162,12 @@ def test_a_transcript_keeps_the_first_and_the_last_epoch(make_tables, monkeypatc
 
 
 def test_no_table_is_made_of_noisy_rows(make_tables, monkeypatch, tmp_path):
-    text = (ROOT / "results" / "bench.csv").read_text(encoding="utf-8").split("\n")
-    header = f"{text[0]},ratio_median,noisy"
-    rows = [f"{line},2.0," for line in text[1:] if line]
+    rows = read_rows(ROOT / "results" / "bench.csv")
     monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
-    (tmp_path / "bench.csv").write_text("\n".join([header, *rows]) + "\n")
+    write_csv(tmp_path / "bench.csv", rows)
     assert make_tables.bench()
-    rows[6] += "yes"  # lambda-networks'
-    (tmp_path / "bench.csv").write_text("\n".join([header, *rows]) + "\n")
+    next(row for row in rows if row["contender"] == "timm")["noisy"] = "yes"
+    write_csv(tmp_path / "bench.csv", rows)
     for table in (make_tables.bench, make_tables.bench_all):
         with pytest.raises(ValueError, match=r"rows that are marked as noisy: global-7x7-d512-b8 timm forw"):
             table()

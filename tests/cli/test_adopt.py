@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 import lambdanets
 from interop.peers import DLi14ResNet, LeaderResNet, calibrate, randomise
-from lambdanets_cli import app as cli
 
 MODULE = """
 from interop.peers import DLi14Layer, DLi14ResNet, LeaderResNet
@@ -42,21 +41,11 @@ def three():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process, in a folder of its own; gives exit code, output and error output."""
+def run(run, monkeypatch, tmp_path):
+    """``lambdanets adopt`` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run_command(*words):
-        monkeypatch.setattr(sys, "argv", ["lambdanets", "adopt", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.delenv("LAMBDANETS_DEBUG", raising=False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run_command
+    return lambda *words: run("adopt", *words)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from PIL import Image
 import lambdanets
 from lambdanets.models.shipped import shipped_names
 from lambdanets.training.runs.folder import Run
-from lambdanets_cli import app as cli
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +42,9 @@ def run_folder(tmp_path_factory):
     return folder / "run[1]"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process; gives exit code, output and error output."""
-
-    def run_command(*words):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["lambdanets", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.delenv("LAMBDANETS_DEBUG", raising=False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run_command
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
 
 
 def data_of(path):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import onnxruntime
@@ -19,7 +18,6 @@ from lambdanets.training import Recipe, Run, predict_images
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import save_weights
-from lambdanets_cli import app as cli
 
 CLASSES = ("blue", "grün", "red")
 
@@ -45,22 +43,6 @@ def run_folder(tmp_path_factory):
     return run.path
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command in this process; gives exit code, output and error output."""
-
-    def run_command(*words):
-        monkeypatch.setattr(sys, "argv", ["lambdanets", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.delenv("LAMBDANETS_DEBUG", raising=False)
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run_command
-
-
 def prepare(image, steps):
     """What the file's metadata say, by Pillow and NumPy alone."""
     image = image.convert(steps["color"])
@@ -74,8 +56,8 @@ def prepare(image, steps):
     return pixels.transpose(2, 0, 1)[None].astype(steps["dtype"])
 
 
-def test_onnx_file_is_used_without_this_package(command, run_folder, tmp_path):
-    code, output, error = command("export", run_folder)
+def test_onnx_file_is_used_without_this_package(run, run_folder, tmp_path):
+    code, output, error = run("export", run_folder)
     assert code == 0, error
     path = run_folder / "best.onnx"
     assert f"Wrote {path}" in output
@@ -95,13 +77,13 @@ def test_onnx_file_is_used_without_this_package(command, run_folder, tmp_path):
     assert dict(zip(names, probabilities[0], strict=True)) == pytest.approx(dict(prediction.classes), abs=1e-4)
     assert max(probabilities[0]) - min(probabilities[0]) > 0.05
 
-    code, _, error = command("export", run_folder)
+    code, _, error = run("export", run_folder)
     assert (code, f"{path} exists" in error) == (2, True)
 
 
-def test_torch_export_of_the_last_weights(command, run_folder, tmp_path):
+def test_torch_export_of_the_last_weights(run, run_folder, tmp_path):
     path = tmp_path / "model.pt2"
-    code, output, error = command("export", run_folder, "--checkpoint", "last", "--output", path, "--logits")
+    code, output, error = run("export", run_folder, "--checkpoint", "last", "--output", path, "--logits")
     assert code == 0, error
     assert "torch-export: image (batch, channels, height, width) in, logits (batch, classes) out" in output
     extra = {"metadata.json": ""}
@@ -112,7 +94,7 @@ def test_torch_export_of_the_last_weights(command, run_folder, tmp_path):
         torch.testing.assert_close(model(images), Run.open(run_folder).load_model("last")(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_of_the_family_from_pictures_to_a_file(command, tmp_path, monkeypatch):
+def test_a_model_of_the_family_from_pictures_to_a_file(run, tmp_path, monkeypatch):
     """train, evaluate, export and predict with lambda_resnet50, few and narrow blocks of it; file and model agree."""
     whole = lambda_resnet._family
     few = {"channels": (16, 32, 32, 64)}
@@ -121,7 +103,7 @@ def test_a_model_of_the_family_from_pictures_to_a_file(command, tmp_path, monkey
         "_family",
         lambda variant, layers, pretrained, given: whole(variant, (1, 1, 1, 1), pretrained, {**few, **given}),
     )
-    data, run = tmp_path / "pictures", tmp_path / "run"
+    data, folder = tmp_path / "pictures", tmp_path / "run"
     random = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green")):
         (data / name).mkdir(parents=True)
@@ -131,17 +113,17 @@ def test_a_model_of_the_family_from_pictures_to_a_file(command, tmp_path, monkey
             Image.fromarray(pixels.astype(np.uint8)).save(data / name / f"{index}.png")
     sizes = ("--image-size", 32, "--epochs", 1, "--batch-size", 8, "--workers", 0)
     commands = (
-        ("train", "--data", data, "--model", "lambda_resnet50", *sizes, "--output", run),
-        ("evaluate", run),
-        ("export", run, "--format", "torch-export"),
-        ("predict", run, data / "red" / "3.png", "--json"),
+        ("train", "--data", data, "--model", "lambda_resnet50", *sizes, "--output", folder),
+        ("evaluate", folder),
+        ("export", folder, "--format", "torch-export"),
+        ("predict", folder, data / "red" / "3.png", "--json"),
     )
     for words in commands:
-        code, output, error = command(*words)
+        code, output, error = run(*words)
         assert code == 0, error
     (prediction,) = json.loads(output)
     extra = {"metadata.json": ""}
-    model = torch.export.load(run / "best.pt2", extra_files=extra).module()
+    model = torch.export.load(folder / "best.pt2", extra_files=extra).module()
     metadata = json.loads(extra["metadata.json"])
     with Image.open(data / "red" / "3.png") as image:
         (probabilities,) = model(torch.from_numpy(prepare(image, metadata["preprocessing"]))).tolist()
@@ -149,12 +131,12 @@ def test_a_model_of_the_family_from_pictures_to_a_file(command, tmp_path, monkey
     assert dict(zip(metadata["class_names"], probabilities, strict=True)) == pytest.approx(expected, abs=1e-4)
 
 
-def test_differing_file_is_told_with_the_table(command, run_folder, monkeypatch):
+def test_differing_file_is_told_with_the_table(run, run_folder, monkeypatch):
     def differ(model, path, **options):
         export._check_difference([export.Check(2, 20, 30, 0.25)], 1e-4, "probabilities", path)
 
     monkeypatch.setattr("lambdanets.training.runs.export.export_model", differ)
-    code, output, error = command("export", run_folder, "--overwrite")
+    code, output, error = run("export", run_folder, "--overwrite")
     assert code == 2
     assert re.search(r"20 x 30 .* 2\.5e-01", output)
     assert error.startswith("Error: the file gives other probabilities than the model: they differ by 2.5e-01")
@@ -172,9 +154,9 @@ def test_differing_file_is_told_with_the_table(command, run_folder, monkeypatch)
         ("no/where", "the run folder no/where does not exist"),
     ],
 )
-def test_wrong_words_are_one_message(command, run_folder, tmp_path, monkeypatch, words, message):
+def test_wrong_words_are_one_message(run, run_folder, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
-    code, output, error = command("export", *words.replace("RUN", str(run_folder)).split())
+    code, output, error = run("export", *words.replace("RUN", str(run_folder)).split())
     assert code == 2
     assert error.startswith("Error: ")
     assert error.count("\n") == 1
@@ -183,17 +165,17 @@ def test_wrong_words_are_one_message(command, run_folder, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
-def test_names_with_colons_are_printed_as_they_are(command):
-    code, output, error = command("export", "no/:boom:run")
+def test_names_with_colons_are_printed_as_they_are(run):
+    code, output, error = run("export", "no/:boom:run")
     assert code == 2
     assert "Exporting no/:boom:run: " in output
     assert "the run folder no/:boom:run does not exist" in error
 
 
-def test_missing_packages_are_one_message(command, run_folder, tmp_path, monkeypatch):
+def test_missing_packages_are_one_message(run, run_folder, tmp_path, monkeypatch):
     from lambdanets.interop.export import formats
 
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
-    code, _, error = command("export", run_folder, "--output", tmp_path / "model.onnx")
+    code, _, error = run("export", run_folder, "--output", tmp_path / "model.onnx")
     assert code == 2
     assert "install with: pip install 'lambdanets[export]'" in error

@@ -7,24 +7,13 @@ import pytest
 
 from lambdanets.models.shipped import shipped_folder
 from lambdanets.training import Run
-from lambdanets_cli import app as cli
 
 NAME = "lambda_resnet_tiny.digits"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process; gives exit code, output and error output."""
-
-    def run_command(*words):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["lambdanets", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run_command
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_name_is_taken_and_its_folder_is_left_alone(run, tmp_path):

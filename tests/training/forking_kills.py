@@ -5,24 +5,18 @@ The short form of ``scripts/kill_harness.py``.
 
 import os
 import signal
-import sys
 import time
-from importlib import util
 from pathlib import Path
 
 import pytest
 
+from helpers import load_script
 from lambdanets.training import resume, train
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_harness.py"
 
 
 @pytest.fixture(scope="module")
 def harness():
-    spec = util.spec_from_file_location("kill_harness", SCRIPT)
-    sys.modules["kill_harness"] = module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("kill_harness")
 
 
 @pytest.mark.parametrize(("workers", "processes", "kills"), [(0, 1, 2), (2, 1, 1), (0, 2, 1)])

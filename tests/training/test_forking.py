@@ -1,23 +1,20 @@
-"""The kills of ``kills.py`` in a process of their own: they fork trainings, before which autograd may not have run."""
+"""The tests in ``forking_*.py``, each file in a process of its own.
+
+They fork trainings, which PyTorch allows as long as no backward pass has run in the process.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+import pytest
+
+FILES = sorted(Path(__file__).parent.glob("forking_*.py"))
 
 
-def test_kills_in_a_process_of_their_own():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(FOLDER / "kills.py"),
-    ]
-    done = subprocess.run(command, cwd=FOLDER.parents[1], capture_output=True, text=True, timeout=1800, check=False)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_in_a_process_of_its_own(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

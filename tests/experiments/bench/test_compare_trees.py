@@ -2,10 +2,11 @@
 
 import csv
 import sys
-from importlib import util
 from pathlib import Path
 
 import pytest
+
+from helpers import load_script
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "compare_trees.py"
@@ -13,10 +14,7 @@ SCRIPT = ROOT / "scripts" / "compare_trees.py"
 
 @pytest.fixture(scope="module")
 def trees():
-    spec = util.spec_from_file_location("compare_trees", SCRIPT)
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare_trees")
 
 
 def turns(rounds):

@@ -34,7 +34,7 @@ from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import check_model_name, load_weights
-from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, open_store
+from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, join_after_restart, open_store
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -263,11 +263,13 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
     """
     # The state outlives an Accelerator and would refuse another precision in the same process.
     AcceleratorState._reset_state()
-    precision, on_cpu = recipe.precision, not torch.accelerator.is_available()
+    precision, device = recipe.precision, torch.accelerator.current_accelerator(check_available=True)
+    on_cpu = device is None
     if precision == "fp16" and on_cpu:
         if not measuring:
             raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
         precision = "fp32"
+    join_after_restart("cpu" if device is None else device.type)
     return Accelerator(
         # Asked for, as without it torchrun's processes on a CPU do not find each other.
         cpu=on_cpu,

@@ -33,6 +33,30 @@ def open_store(timeout: float) -> torch.distributed.TCPStore | None:
     )
 
 
+def join_after_restart(device: str) -> None:
+    """Connect to the other processes, if torchrun started all of them again after a fault.
+
+    torchrun's store outlives the processes, and with it the addresses at which they could be reached: whoever looks
+    before the others have written their new ones would connect to processes that are gone, and be refused. Here each
+    restart has keys of its own. Accelerate takes a connection that is there.
+
+    Args:
+        device: the type of device that the processes compute on.
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restart == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    store = open_store(TIMEOUT)
+    if store is None or torch.distributed.is_initialized():
+        return
+    torch.distributed.init_process_group(
+        torch.distributed.get_default_backend_for_device(device),
+        store=torch.distributed.PrefixStore(f"lambdanets/{restart}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+
+
 class Silence:
     """Tells which processes have not been heard of for a while.
 
