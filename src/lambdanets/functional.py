@@ -37,7 +37,8 @@ def lambda_apply(
 
     with K̄ the softmax of the keys over the context positions (LambdaNetworks, section 3.1, equations 1 to 3).
     It is to lambda layers what ``F.scaled_dot_product_attention`` is to attention: no parameters, no
-    projections. Memory kept for the backward pass does not grow faster than the inputs.
+    projections. Memory kept for the backward pass does not grow faster than the inputs, except with the kernels
+    ``"reference"`` and ``"portable"``.
 
     Letters: b batch, h heads, n queries, m context positions, k query depth, v value depth, u intra-depth.
 
@@ -58,8 +59,8 @@ def lambda_apply(
             None takes another one where values of a local or causal context differ in size, or channels of any.
 
     Returns:
-        (b, h, n, v), of the dtype of ``query``. In half precision the sums accumulate in float32, and their total is
-        rounded once; on CUDA devices with GridPositions each term is.
+        (b, h, n, v), of the dtype of ``query``, under autocast of autocast's. In half precision the sums accumulate in
+        float32, and their total is rounded once; on CUDA devices with GridPositions each term is.
 
         A value that is not finite makes those outputs NaN that see it, and no others: the position term sees the
         table's extents around the query, a dense E the whole context, edges their own positions; without a causal
@@ -113,7 +114,8 @@ def lambda_apply_by_graph(
         positions: the edges of all graphs; None (default) for the content term alone.
 
     Returns:
-        (b, h, nodes, v), of the dtype of ``query``. In half precision the sums accumulate in float32.
+        (b, h, nodes, v), of the dtype of ``query``, under autocast of autocast's. In half precision the sums accumulate
+        in float32.
 
     Raises:
         TypeError: if query, key or value is not a floating-point tensor, dtypes differ, ``batch`` is not an int64

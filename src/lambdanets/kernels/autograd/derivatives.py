@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["Backward", "Forward"]
 
 NO_SECOND_DERIVATIVE = (
-    "the content term in causal order has first derivatives in reverse mode only; kernel='reference' has all of them"
+    "the content term in causal order has first derivatives in reverse mode only; kernel='reference' and "
+    "kernel='portable' have all of them"
 )
 
 

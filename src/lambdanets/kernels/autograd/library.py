@@ -133,7 +133,7 @@ class Op:
             every[i] = grad
         return tuple(every)
 
-    # What the library ops run, contiguous as the functions for fake tensors promise.
+    # The functions of the library ops: their results are contiguous, as the functions for fake tensors promise.
 
     def _library_forward(self, *args: Any) -> Tensor:
         return self.compute(*args).contiguous()

@@ -19,7 +19,8 @@ CustomOpDef._opoverload                    2.14            an AttributeError at 
 =========================================  ==============  ==========================================================
 
 Elsewhere: ``layers/leaves.py`` reads the registries of ``nn.Module``, ``triton/lambda_kernels.py`` a function of
-Triton's, and ``interop/replace`` runs models on ``torch._subclasses.fake_tensor``.
+Triton's, ``interop/replace`` runs models on ``torch._subclasses.fake_tensor``, and ``interop/export/tracing.py`` reads
+an exported program's guards.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ def backward(
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:
-    """Examples that went through apart, (b, c, n, depth), in the memory order of the parts."""
+    """Examples that went through apart, (b, c, n, depth), depth before the positions in memory."""
     return torch.cat([part.transpose(2, 3) for part in parts]).transpose(2, 3)
 
 

@@ -253,7 +253,7 @@ class _RowSpectralLayout:
         return rows.view(-1, self.dim_key, values.shape[3] // self.dim_value, self.dim_value)
 
     def _constant(self, products: Tensor, step: RowSpectralStep) -> Tensor:
-        """Of λ̂ the real part of the frequency 0, whose transform back is divided by the length: (y, k, b, v)."""
+        """The real part of λ̂ at the frequency 0, whose transform back is divided by the length: (y, k, b, v)."""
         return products[0, 0].view(step.num_rows, self.dim_key, -1, self.dim_value)
 
     def content_gradient(self, spectrum: Tensor, step: RowSpectralStep) -> Tensor:

@@ -25,7 +25,7 @@ from lambdanets.kernels.grid.contract import GridProblem
 
 __all__ = ["RATIO", "differ_in_size"]
 
-# Of the largest value on the grid to the largest in a block.
+# The largest value on the grid over the largest in a block.
 RATIO = 64
 # Positions of a block along an axis in causal order.
 CAUSAL_BLOCK = 8

@@ -93,7 +93,7 @@ class Toeplitz:
         self.order = order
         sizes = {"u": problem.intra_depth, "o": self.extents[0], "x": self.row_size, "c": self.row_size}
         self.shape = [sizes[axis] for axis in order]
-        # Of the table padded to all offsets that two places of the grid can have.
+        # The table's shape when it is padded to all offsets that two places of the grid can have.
         self.table_shape = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
         sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
         self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]

@@ -101,7 +101,7 @@ def _log_sums(key_butmk: Tensor) -> _LogSum:
         total_butk = torch.cat([total_butk[:, :, :step], joined], 2)
         step *= 2
 
-    # Of all chunks before each: one further on, and nothing before the first.
+    # Shifted by one chunk: the sums of all chunks before each, and nothing before the first.
     largest_but1k = F.pad(largest_butk[:, :, :-1], [0, 0, 1, 0], value=hidden)[:, :, :, None]
     total_but1k = F.pad(total_butk[:, :, :-1], [0, 0, 1, 0])[:, :, :, None]
     top = torch.maximum(largest, largest_but1k)

@@ -4,8 +4,9 @@ A sum over what a query sees is a product with zeros for what it does not see, a
 transform spreads it over the whole grid. So such numbers are taken out of the context before the sums, and the outputs
 that see them become NaN afterwards:
 
-- without a causal order the content term sees the whole context, so all outputs of the channel; nothing is done for it
-  here, since every kernel agrees but those that mix channels, of which the planner takes none for such numbers;
+- without a causal order the content term sees the whole context, so all outputs of the channel: all kernels give that
+  by themselves but those that mix channels. The planner takes none of these for such numbers, so it is done here only
+  for one that was named;
 - a causal content term sees the positions up to the query;
 - the position term on a grid sees the table's extents around the query, a dense E the whole context (a zero in E is
   seen), the edges of a graph their own context positions.

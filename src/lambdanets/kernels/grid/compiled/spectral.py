@@ -15,7 +15,7 @@ __all__ = ["KERNEL"]
 
 # Points of a transform above which its two buffers do not fit a second-level cache of 512 KiB.
 LONG = 4096
-# What a pass costs for one point by its factor, in the order in which a length is split: ``factor_cost`` of fft.h.
+# Cost of a pass over one point by its factor, in the order in which a length is split: ``factor_cost`` of fft.h.
 FACTOR_COSTS = {7: 18, 5: 14, 3: 10, 4: 11, 2: 7}
 
 

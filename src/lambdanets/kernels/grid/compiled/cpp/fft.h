@@ -15,7 +15,7 @@ namespace LAMBDANETS_ISA {
 // Floats of a point.
 constexpr int64_t kPoint = 2 * kLanes;
 
-// What a pass over one point costs by its factor, counted in vector operations.
+// Cost of a pass over one point by its factor, counted in vector operations.
 INLINE int64_t factor_cost(int64_t factor) {
   const int64_t costs[] = {0, 0, 7, 10, 11, 14, 0, 18};
   return costs[factor];

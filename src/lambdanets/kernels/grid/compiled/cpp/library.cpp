@@ -1,4 +1,4 @@
-// What Python calls: the choice of an instruction set, PyTorch's threads, the kernels.
+// The functions that Python calls: the choice of an instruction set, PyTorch's threads, the kernels.
 #include <atomic>
 #include <cstring>
 
