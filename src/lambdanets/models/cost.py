@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registr
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.local_attention import LocalAttention
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
 from lambdanets.names import did_you_mean
@@ -120,7 +121,9 @@ def model_cost(
             placement=placement,
             output=seen.outputs[members[-1]],
             parameters=sum(p.numel() for n, p in model.named_parameters() if n.startswith(inside)),
-            multiply_adds=products + (seen.total("padding", inside) if count_padding else 0),
+            multiply_adds=products
+            + seen.total("products", inside)
+            + (seen.total("padding", inside) if count_padding else 0),
             activations=seen.total("activations", inside),
         )
 
@@ -129,7 +132,9 @@ def model_cost(
         stages=model.stages if isinstance(model, LambdaResNet) else "",
         image_size=(height, width),
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=counter.get_total_flops() // 2 + (seen.total("padding") if count_padding else 0),
+        multiply_adds=counter.get_total_flops() // 2
+        + seen.total("products")
+        + (seen.total("padding") if count_padding else 0),
         activations=seen.total("activations"),
         parts=tuple(part(*found) for found in _parts(model, seen.outputs)),
     )
@@ -160,10 +165,13 @@ class _Seen:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     activations: dict[str, int] = field(default_factory=dict)
     padding: dict[str, int] = field(default_factory=dict)
+    products: dict[str, int] = field(default_factory=dict)  # that a layer states, where PyTorch does not count them
 
     def add(self, name: str, module: nn.Module, grid: tuple[int, ...], output: Tensor) -> None:
         """Note one call of a layer."""
         count = output.numel()
+        if isinstance(module, LocalAttention) and not module.fused:
+            self.products[name] = self.products.get(name, 0) + module.multiply_adds(*grid)
         if isinstance(module, LambdaLayer):
             count = module.dim_out * math.prod(grid)  # its output before the pooling
             if module.scope is not None:

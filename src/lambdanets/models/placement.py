@@ -16,7 +16,8 @@ def place_blocks(
 
     Args:
         stages: one letter a stage, as "CCLL"; or one pattern a stage that is repeated over its blocks, as
-            "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer.
+            "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer. In a
+            sequence of stages a layer's name stands for its letter, as "axial self-attention".
         layers: number of blocks of each stage.
         letters: those that may stand there; default all of :data:`lambdanets.layers.registry.LAYERS`.
 
@@ -34,7 +35,9 @@ def place_blocks(
     )
     if not isinstance(stages, Sequence):
         raise ValueError(f"{how}; got {stages!r}")
+    named = {LAYERS[letter].name: letter for letter in letters}
     patterns = stages.split("-") if isinstance(stages, str) and "-" in stages else list(stages)
+    patterns = [named.get(pattern, pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     if len(patterns) != len(layers):
         raise ValueError(f"{how}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
     if not all(isinstance(pattern, str) and pattern and not set(pattern) - set(letters) for pattern in patterns):

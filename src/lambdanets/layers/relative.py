@@ -1,0 +1,73 @@
+"""Self-attention with relative positions along the axes of a map: logits by offset, and PyTorch's fused attention.
+
+Axes: b batch, h heads, n queries, m context positions, d query depth, v value depth, c positions of one axis.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["by_position", "fused_attention", "offsets", "one_hot"]
+
+
+def offsets(queries: int, context: int, first: int, device: torch.device) -> Tensor:
+    """Return (queries, context): the entry ``j - i + first`` of a table of offsets for query i and context position j.
+
+    Args:
+        queries: positions of the queries along the axis.
+        context: positions of the context along the axis.
+        first: entry of the offset 0 where both start at the same position.
+        device: of the result.
+    """
+    return torch.arange(context, device=device) - torch.arange(queries, device=device)[:, None] + first
+
+
+def by_position(logits: Tensor, entries: Tensor) -> Tensor:
+    """Return the logits of context positions from those of offsets, of queries along the last axis but one.
+
+    Args:
+        logits: (..., n, offsets).
+        entries: (n, c), as :func:`offsets` returns; entries outside of the table give any number.
+
+    Returns:
+        (..., n, c).
+    """
+    inside = entries.clamp(0, logits.shape[-1] - 1)
+    return logits.gather(-1, inside.expand(*logits.shape[:-2], *inside.shape))
+
+
+def one_hot(height: int, width: int, like: Tensor) -> Tensor:
+    """Return (m, height + width): which row and which column each position of a map in row-major order has."""
+    rows = torch.eye(height, dtype=like.dtype, device=like.device)
+    columns = torch.eye(width, dtype=like.dtype, device=like.device)
+    return torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], dim=1)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, logits: Tensor, which: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return softmax(q kᵀ + logits whichᵀ) v by ``F.scaled_dot_product_attention``, which stores no n x m map.
+
+    The position logits of a query are a sum of one number for the row and one for the column of the context position:
+    as further channels of the queries, with one-hot channels of the keys beside them, they are part of the product
+    that the fused attention computes. It takes one depth for queries, keys and values: the shorter are padded with
+    zeros, which changes nothing.
+
+    Args:
+        query: (b, h, n, d), scaled.
+        key: (b, h, m, d).
+        value: (b, h, m, v).
+        logits: (b, h, n, c), for each row and each column of the context.
+        which: (m, c), 1 where the context position is in that row or column, else 0.
+        mask: bool, broadcast to (b, h, n, m), True where the context position takes part; None for all.
+
+    Returns:
+        (b, h, n, v).
+    """
+    query = torch.cat([query, logits.to(query.dtype)], dim=-1)
+    key = torch.cat([key, which.to(key.dtype).expand(*key.shape[:-1], which.shape[1])], dim=-1)
+    depth = max(query.shape[-1], value.shape[-1])
+    padded = (F.pad(part, (0, depth - part.shape[-1])) for part in (query, key, value))
+    return F.scaled_dot_product_attention(*padded, attn_mask=mask, scale=1.0)[..., : value.shape[-1]]
