@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class AugmentedConv(nn.Module):
                 f"heads or a smaller value_share than {value_share!r}"
             )
         dim_head = max(20, round(key_share * self.dim_out / num_heads))
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(self.dim, self.dim_out - dim_value, 3, stride, 1, bias=False, **factory)
         self.attention = GlobalAttention(
             self.dim,

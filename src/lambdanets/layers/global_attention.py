@@ -75,7 +75,8 @@ class GlobalAttention(BottleneckAttn):
             dtype=dtype,
         )
         self.dim, self.dim_out, self.size = dim, dim_out, (height, width)
-        self.fused, self.pool = check_switch("fused", fused), pooling(stride)
+        self.fused = check_switch("fused", fused)
+        self.pool = pooling(stride)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, dim, *size) -> (b, dim_out, *strided size)."""

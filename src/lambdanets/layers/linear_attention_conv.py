@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -54,7 +56,7 @@ class LinearAttentionConv(nn.Module):
         check_heads(positive_int("num_heads", num_heads), self.dim_out)
         dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
         self.num_heads, self.widths = num_heads, [num_heads * dim_head, num_heads * dim_head, self.dim_out]
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         stride = positive_int("stride", stride)
         self.conv = nn.Conv2d(self.dim, self.dim_out, 3, stride, 1, bias=False, **factory)
         self.qkv = nn.Conv2d(self.dim_out, sum(self.widths), 1, bias=False, **factory)

@@ -69,5 +69,6 @@ def fused_attention(
     query = torch.cat([query, logits.to(query.dtype)], dim=-1)
     key = torch.cat([key, which.to(key.dtype).expand(*key.shape[:-1], which.shape[1])], dim=-1)
     depth = max(query.shape[-1], value.shape[-1])
-    padded = (F.pad(part, (0, depth - part.shape[-1])) for part in (query, key, value))
-    return F.scaled_dot_product_attention(*padded, attn_mask=mask, scale=1.0)[..., : value.shape[-1]]
+    query, key, padded = (F.pad(part, (0, depth - part.shape[-1])) for part in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, padded, attn_mask=mask, scale=1.0)
+    return out[..., : value.shape[-1]]
