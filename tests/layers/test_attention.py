@@ -23,6 +23,7 @@ LAYERS = {
     "linear": (LinearAttentionConv, {"num_heads": 2, "dim_head": 3}),
 }
 FUSED = [name for name in LAYERS if name != "linear"]
+WAYS = [(name, {}) for name in LAYERS] + [(name, {"fused": True}) for name in FUSED]
 
 
 def build(name, dim=6, dim_out=8, **changes):
@@ -242,6 +243,31 @@ def test_global_is_that_of_the_package_self_attention_cv():
     close(ours_by_depth, theirs(x))
 
 
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_gradients_of_one_example_behind_a_norm(name, way):
+    """One head gives a view whose channels are innermost, of which PyTorch's batch-norms misread one example."""
+    layer, x = build(name, num_heads=1, **way), image(b=1)
+    norm = nn.BatchNorm2d(8, **F64).eval()
+    weights = list(layer.parameters())
+
+    def gradients(x):
+        return torch.autograd.grad(norm(layer(x)).square().sum(), weights)
+
+    for grad, twice in zip(gradients(x), gradients(torch.cat([x, x])), strict=True):
+        torch.testing.assert_close(grad, twice / 2, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_autocast(name, way):
+    layer, x = build(name, **way).float(), image().float()
+    with torch.no_grad():
+        expected = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x)
+    assert out.dtype == torch.bfloat16
+    assert (out - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_bad_arguments_and_inputs(name):
     kind, options = LAYERS[name]
@@ -264,7 +290,8 @@ def test_bad_arguments_and_inputs(name):
     for x, error, message in [
         (image(dim=5), ValueError, r"x must have shape \(batch, 6, height, width\) for \w+\(dim=6\)"),
         (image()[0], ValueError, "x must have shape"),
-        (image()[:, :, :0], ValueError, "at least one position"),
+        (image()[:, :, :0], ValueError, "at least one example and one position"),
+        (image(b=0), ValueError, "at least one example and one position"),
         (image().float(), TypeError, "dtype of the layer's weights"),
         (image().int(), TypeError, "floating-point"),
         ("x", TypeError, r"x must be a torch.Tensor, got str"),

@@ -9,9 +9,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, check_switch, pooling
+from lambdanets.layers.maps import check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, offsets
 
 __all__ = ["AxialAttention", "AxisAttention"]
@@ -125,7 +125,7 @@ class AxialAttention(nn.Module):
         height, width = per_axis("size", size, 2, odd=False)
         check_heads(positive_int("num_heads", num_heads), self.dim_out)
         dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
-        check_switch("fused", fused)
+        check_bool("fused", fused)
         self.size = (height, width)
         shared = (num_heads, dim_head, fused, device, dtype)
         self.columns = AxisAttention(self.dim, self.dim_out, height, True, *shared)
@@ -142,7 +142,9 @@ class AxialAttention(nn.Module):
         if isinstance(x, Proxy):  # torch.fx.symbolic_trace
             return leaf(self, x)
         check_map(self, x, self.dim, self.columns.qkv, self.size)
-        return self.pool(self.rows(self.columns(x)))
+        # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
+        # (docs/pytorch-batchnorm-fault.md).
+        return self.pool(self.rows(self.columns(x)).contiguous())
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show."""

@@ -9,9 +9,9 @@ from timm.layers.bottleneck_attn import BottleneckAttn
 from torch import Tensor
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, check_switch, pooling
+from lambdanets.layers.maps import check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, offsets, one_hot
 
 __all__ = ["GlobalAttention"]
@@ -70,12 +70,12 @@ class GlobalAttention(BottleneckAttn):
             feat_size=(height, width),
             num_heads=num_heads,
             dim_head=dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head),
-            scale_pos_embed=check_switch("scale_positions", scale_positions),
+            scale_pos_embed=check_bool("scale_positions", scale_positions),
             device=device,
             dtype=dtype,
         )
         self.dim, self.dim_out, self.size = dim, dim_out, (height, width)
-        self.fused = check_switch("fused", fused)
+        self.fused = check_bool("fused", fused)
         self.pool = pooling(stride)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +83,9 @@ class GlobalAttention(BottleneckAttn):
         if isinstance(x, Proxy):  # torch.fx.symbolic_trace
             return leaf(self, x)
         check_map(self, x, self.dim, self.qkv, self.size)
-        return self.pool(self._fused(x)) if self.fused else super().forward(x)
+        # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
+        # (docs/pytorch-batchnorm-fault.md).
+        return (self.pool(self._fused(x)) if self.fused else super().forward(x)).contiguous()
 
     def _fused(self, x: Tensor) -> Tensor:
         height, width = self.size

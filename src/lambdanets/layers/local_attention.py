@@ -11,9 +11,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, check_switch, pooling
+from lambdanets.layers.maps import check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, offsets, one_hot
 
 __all__ = ["LocalAttention"]
@@ -71,7 +71,7 @@ class LocalAttention(nn.Module):
         check_heads(positive_int("num_heads", num_heads), self.dim_out)
         self.num_heads = num_heads
         self.dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
-        self.fused, self.scale = check_switch("fused", fused), self.dim_head**-0.5
+        self.fused, self.scale = check_bool("fused", fused), self.dim_head**-0.5
         self.widths = [num_heads * self.dim_head, num_heads * self.dim_head, self.dim_out]
         self.qkv = nn.Conv2d(self.dim, sum(self.widths), 1, bias=False, device=device, dtype=dtype)
         tables = (torch.empty(self.scope, self.dim_head, device=device, dtype=dtype) for _ in range(2))
@@ -85,8 +85,13 @@ class LocalAttention(nn.Module):
         trunc_normal_(self.height_rel, std=self.scale)
         trunc_normal_(self.width_rel, std=self.scale)
 
-    def multiply_adds(self, height: int, width: int) -> int:
-        """Return the products of queries with keys and of weights with values for one map, the padding included."""
+    def elementwise_multiply_adds(self, height: int, width: int) -> int:
+        """Return the products for one map that are computed element by element, which PyTorch does not count.
+
+        With stored maps these are queries with keys and weights with values, the padding included.
+        """
+        if self.fused:
+            return 0
         return height * width * self.scope**2 * (self.num_heads * self.dim_head + self.dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +102,9 @@ class LocalAttention(nn.Module):
         # (b, h · d, y, x) -> (b, h, d, y, x)
         parts = (part.unflatten(1, (self.num_heads, -1)) for part in self.qkv(x).split(self.widths, dim=1))
         attend = self._fused if self.fused else self._stored
-        return self.pool(attend(*parts))
+        # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
+        # (docs/pytorch-batchnorm-fault.md).
+        return self.pool(attend(*parts).contiguous())
 
     def _stored(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         (height, width), reach, s = query.shape[3:], self.scope // 2, self.scope

@@ -1,4 +1,4 @@
-"""What the layers for feature maps share that lambda layers are compared with: checks of inputs, pooling."""
+"""Checks of inputs and pooling of the layers for feature maps that lambda layers are compared with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lambdanets.layers.arguments import check_dtype, positive_int
+from lambdanets.layers.arguments import check_dtype, check_floating, positive_int
 
-__all__ = ["check_map", "check_switch", "pooling"]
+__all__ = ["check_map", "pooling"]
 
 
 def pooling(stride: int) -> nn.Module:
@@ -17,36 +17,26 @@ def pooling(stride: int) -> nn.Module:
     return nn.Identity() if stride == 1 else nn.AvgPool2d(3, stride, padding=1)
 
 
-def check_switch(name: str, given: object) -> bool:
-    """Return ``given``; raise a TypeError unless it is True or False."""
-    if not isinstance(given, bool):
-        raise TypeError(f"{name} must be True or False, got {given!r}")
-    return given
-
-
 def check_map(layer: nn.Module, x: Tensor, dim: int, projection: nn.Module, size: Sequence[int] | None = None) -> None:
-    """Refuse an input that a layer does not take.
+    """Refuse an input that does not fit a layer.
 
     Args:
         layer: for messages.
         x: the input.
-        dim: channels that it must have.
+        dim: its number of channels.
         projection: the module that it enters first, whose dtype it must have.
-        size: height and width that it must have; None for any.
+        size: its height and width; None for any.
 
     Raises:
         TypeError: if it is no floating-point tensor, or of another dtype than the weights without autocast.
-        ValueError: if it has another shape, or no position.
+        ValueError: if it has another shape, or no example or position.
     """
     name = type(layer).__name__
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; convert it with .float()")
+    check_floating("x", x)
     if x.ndim != 4 or x.shape[1] != dim:
         raise ValueError(f"x must have shape (batch, {dim}, height, width) for {name}(dim={dim}), got {tuple(x.shape)}")
-    if 0 in x.shape[2:]:
-        raise ValueError(f"x must have at least one position along each axis of its map, got shape {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"x must have at least one example and one position, got shape {tuple(x.shape)}")
     if size is not None and tuple(x.shape[2:]) != tuple(size):
         raise ValueError(
             f"x has a map of {tuple(x.shape[2:])}, and this {name} was made for size={tuple(size)}; build one with "

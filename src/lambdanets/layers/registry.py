@@ -90,7 +90,7 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def _lambda_size_error(options: Mapping[str, Any]) -> str | None:
     if options.get("scope") is not None or options.get("size") is not None:
         return None
-    return "lambda layers are global (lambda_args={'scope': None}; local ones, scope=23, need none)"
+    return "lambda layers are global (their scope is None; local ones, with scope=23, need none)"
 
 
 def _map_size_error(options: Mapping[str, Any]) -> str | None:

@@ -39,7 +39,7 @@ def by_position(logits: Tensor, entries: Tensor) -> Tensor:
 
 
 def one_hot(height: int, width: int, like: Tensor) -> Tensor:
-    """Return (m, height + width): which row and which column each position of a map in row-major order has."""
+    """Return (m, height + width): 1 for the row and for the column of each position of a map in row-major order."""
     rows = torch.eye(height, dtype=like.dtype, device=like.device)
     columns = torch.eye(width, dtype=like.dtype, device=like.device)
     return torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], dim=1)

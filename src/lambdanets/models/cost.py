@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registr
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
-from lambdanets.layers.local_attention import LocalAttention
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
 from lambdanets.names import did_you_mean
@@ -76,7 +75,8 @@ def model_cost(
 
     Multiply-adds are those of products of matrices, convolutions included, half of what PyTorch's
     ``FlopCounterMode`` counts. A lambda layer counts in the paper's order, position lambdas first, b·n·m·k·v·u and
-    b·h·n·k·v, whatever kernel runs; m are the context positions that lie inside the scope *and* inside the map.
+    b·h·n·k·v, whatever kernel runs; m are the context positions that lie inside the scope *and* inside the map. A layer
+    with products that are computed element by element states them in a method ``elementwise_multiply_adds``.
 
     Args:
         name: of a model in timm's registry.
@@ -105,6 +105,7 @@ def model_cost(
     if isinstance(model, LambdaResNet) and model.img_size is not None:
         own = list(model.img_size)
     height, width = image_size or own
+    channels = kwargs.get("in_chans") or channels
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _watched(model) as seen, counter:
         try:
@@ -165,13 +166,14 @@ class _Seen:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     activations: dict[str, int] = field(default_factory=dict)
     padding: dict[str, int] = field(default_factory=dict)
-    products: dict[str, int] = field(default_factory=dict)  # that a layer states, where PyTorch does not count them
+    products: dict[str, int] = field(default_factory=dict)  # that layers state, since PyTorch does not count them
 
     def add(self, name: str, module: nn.Module, grid: tuple[int, ...], output: Tensor) -> None:
         """Note one call of a layer."""
         count = output.numel()
-        if isinstance(module, LocalAttention) and not module.fused:
-            self.products[name] = self.products.get(name, 0) + module.multiply_adds(*grid)
+        stated = getattr(module, "elementwise_multiply_adds", None)
+        if stated is not None:
+            self.products[name] = self.products.get(name, 0) + stated(*grid)
         if isinstance(module, LambdaLayer):
             count = module.dim_out * math.prod(grid)  # its output before the pooling
             if module.scope is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from lambdanets.layers.registry import LAYERS
+from lambdanets.names import nearest_names
 
 __all__ = ["format_placement", "place_blocks"]
 
@@ -40,8 +41,10 @@ def place_blocks(
     patterns = [named.get(pattern, pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     if len(patterns) != len(layers):
         raise ValueError(f"{how}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
-    if not all(isinstance(pattern, str) and pattern and not set(pattern) - set(letters) for pattern in patterns):
-        raise ValueError(f"{how}; got {stages!r}")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern or set(pattern) - set(letters):
+            near = nearest_names(pattern, named, 1)
+            raise ValueError(f"{how}; got {stages!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return tuple(
         (pattern * -(-blocks // len(pattern)))[:blocks] for pattern, blocks in zip(patterns, layers, strict=True)
     )
