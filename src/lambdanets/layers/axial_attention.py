@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.maps import check_map, pooling
-from lambdanets.layers.relative import by_position, fused_attention, offsets
+from lambdanets.layers.relative import by_position, fused_attention
 
 __all__ = ["AxialAttention", "AxisAttention"]
 
@@ -67,8 +67,7 @@ class AxisAttention(nn.Module):
             part.unflatten(1, (self.num_heads, -1)).permute(0, 3, 1, 4, 2).flatten(0, 1)
             for part in self.qkv(lines).split(self.widths, dim=1)
         )
-        entries = offsets(self.length, self.length, self.length - 1, x.device)
-        positions = by_position(query @ self.relative.T, entries)
+        positions = by_position(query @ self.relative.T, self.length, self.length - 1)
         query = query * self.scale
         if self.fused:
             which = torch.eye(self.length, dtype=key.dtype, device=key.device)

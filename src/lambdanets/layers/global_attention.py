@@ -12,7 +12,7 @@ from torch.fx import Proxy
 from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.maps import check_map, pooling
-from lambdanets.layers.relative import by_position, fused_attention, offsets, one_hot
+from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["GlobalAttention"]
 
@@ -98,8 +98,8 @@ class GlobalAttention(BottleneckAttn):
         row_logits = query.transpose(2, 3) @ self.pos_embed.height_rel.T
         logits = torch.cat(
             [
-                by_position(row_logits, offsets(height, height, height - 1, x.device)).transpose(2, 3),
-                by_position(column_logits, offsets(width, width, width - 1, x.device)),
+                by_position(row_logits, height, height - 1).transpose(2, 3),
+                by_position(column_logits, width, width - 1),
             ],
             dim=-1,
         )

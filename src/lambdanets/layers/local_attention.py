@@ -14,7 +14,7 @@ from torch.fx import Proxy
 from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.maps import check_map, pooling
-from lambdanets.layers.relative import by_position, fused_attention, offsets, one_hot
+from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["LocalAttention"]
 
@@ -135,10 +135,10 @@ class LocalAttention(nn.Module):
 
         # (b, h, d, blocks, blocks, rows, columns) -> (b · blocks, h, rows, columns, d)
         queries, keys, values = (part.permute(0, 3, 4, 1, 5, 6, 2).flatten(0, 2) for part in (queries, keys, values))
-        entries = offsets(e, w, 0, query.device)
-        rows = by_position((queries @ self.height_rel.T).transpose(2, 3), entries).transpose(2, 3)
-        columns = by_position(queries @ self.width_rel.T, entries)
-        seen = (entries >= 0) & (entries < self.scope)  # (e, w), for one axis
+        rows = by_position((queries @ self.height_rel.T).transpose(2, 3), w, 0).transpose(2, 3)
+        columns = by_position(queries @ self.width_rel.T, w, 0)
+        offsets = torch.arange(w, device=query.device) - torch.arange(e, device=query.device)[:, None]
+        seen = (offsets >= 0) & (offsets < self.scope)  # (e, w), for one axis
         mask = seen[:, None, :, None] & seen[None, :, None, :]
         out = fused_attention(
             queries.flatten(2, 3) * self.scale,

@@ -9,33 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["by_position", "fused_attention", "offsets", "one_hot"]
+__all__ = ["by_position", "fused_attention", "one_hot"]
 
 
-def offsets(queries: int, context: int, first: int, device: torch.device) -> Tensor:
-    """Return (queries, context): the entry ``j - i + first`` of a table of offsets for query i and context position j.
+def by_position(logits: Tensor, context: int, first: int) -> Tensor:
+    """Return the logits of context positions from those of offsets: entry (i, j) is the offset j - i + ``first``.
+
+    It pads, cuts and reshapes, which keeps nothing for the backward pass; a gather would keep the logits.
 
     Args:
-        queries: positions of the queries along the axis.
+        logits: (..., n, offsets), of queries along the last axis but one.
         context: positions of the context along the axis.
-        first: entry of the offset 0 where both start at the same position.
-        device: of the result.
-    """
-    return torch.arange(context, device=device) - torch.arange(queries, device=device)[:, None] + first
-
-
-def by_position(logits: Tensor, entries: Tensor) -> Tensor:
-    """Return the logits of context positions from those of offsets, of queries along the last axis but one.
-
-    Args:
-        logits: (..., n, offsets).
-        entries: (n, c), as :func:`offsets` returns; entries outside of the table give any number.
+        first: entry of the offset from the first query to the first context position, at most n.
 
     Returns:
-        (..., n, c).
+        (..., n, context); where an offset is not in the table the number has no meaning.
     """
-    inside = entries.clamp(0, logits.shape[-1] - 1)
-    return logits.gather(-1, inside.expand(*logits.shape[:-2], *inside.shape))
+    n, width = logits.shape[-2], max(logits.shape[-1], context + 1)
+    flat = F.pad(logits, (0, width - logits.shape[-1])).flatten(-2)
+    # Rows that are shorter by one begin one entry later each.
+    rows = flat[..., first : first + n * (width - 1)].unflatten(-1, (n, width - 1))
+    return rows[..., :context]
 
 
 def one_hot(height: int, width: int, like: Tensor) -> Tensor:
