@@ -106,6 +106,11 @@ def test_activations_of_a_lambda_layer():
     assert layer.activations == 8 * 8 * (64 + qkv + 64) + 4 * 4 * (256 + 256)
 
 
+def test_other_channels_of_the_image():
+    grey, colour = (model_cost("lambda_resnet_tiny", 16, in_chans=channels).parts[0] for channels in (1, 3))
+    assert colour.multiply_adds - grey.multiply_adds == 2 * 32 * 16 * 16 * 9
+
+
 def test_refuses():
     with pytest.raises(ValueError, match=r"image_size must be a positive int or \(height, width\), got \(3,\)"):
         model_cost("lambda_resnet_tiny", (3,))

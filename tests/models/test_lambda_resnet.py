@@ -198,7 +198,7 @@ def test_tiny_takes_any_small_image(size):
     ("options", "message"),
     [
         ({"stages": "CCL"}, "one letter a stage.* as \"CCLL\".*got 'CCL', which has 3 stages, not 4"),
-        ({"stages": "CCXL"}, "got 'CCXL'"),
+        ({"stages": "CCQL"}, "got 'CCQL'"),
         ({"stages": "C-C--L"}, "got 'C-C--L'"),
         ({"stages": ("C", "C", 3, "L")}, r"got \('C', 'C', 3, 'L'\)"),
         ({"layers": (1, 1, 1)}, r"layers must be four numbers of blocks.* got \(1, 1, 1\)"),
@@ -228,7 +228,14 @@ def test_an_unknown_argument_gives_the_nearest():
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_scripted_model_with_global_layers_and_biases():
     args = {"scope": None, "intra_depth": 2, "position_bias": True, "qkv_bias": True}
-    options = {**NARROW, "lambda_args": args, "img_size": (64, 48), "scriptable": True, "zero_init_last": False}
+    options = {
+        **NARROW,
+        "lambda_args": args,
+        "img_size": (64, 48),
+        "stages": "SCLL",
+        "scriptable": True,
+        "zero_init_last": False,
+    }
     model = timm.create_model("lambda_resnet50", **options).double().train()
     x = torch.randn(3, 3, 64, 48, dtype=torch.float64)
     model(x)  # statistics

@@ -24,3 +24,10 @@ def test_patterns_repeat_over_the_blocks(stages, words, short):
 def test_refuses(stages):
     with pytest.raises(ValueError, match=r'stages must be one letter a stage.*as "C-C-CL-L".*got'):
         place_blocks(stages, (3, 4, 6, 3))
+
+
+def test_names_stand_for_letters():
+    names = ("convolution", "C", "axial self-attention", "lambda layer")
+    assert place_blocks(names, (1, 2, 3, 1)) == ("C", "CC", "XXX", "L")
+    with pytest.raises(ValueError, match="did you mean 'axial self-attention'"):
+        place_blocks(("C", "C", "axial self-atention", "L"), (1, 1, 1, 1))

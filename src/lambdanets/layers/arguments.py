@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["check_dtype", "check_floating", "check_heads", "per_axis", "positive_int"]
+__all__ = ["check_bool", "check_dtype", "check_floating", "check_heads", "per_axis", "positive_int"]
 
 # Others' projections may take another dtype than that of their weights.
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,6 +27,13 @@ def positive_int(name: str, given: object) -> int:
     if isinstance(given, bool) or number < 1:
         raise ValueError(f"{name} must be a positive int, got {given!r}")
     return number
+
+
+def check_bool(name: str, given: object) -> bool:
+    """``given`` as a bool; a TypeError unless it is True or False."""
+    if not isinstance(given, bool):
+        raise TypeError(f"{name} must be True or False, got {given!r}")
+    return given
 
 
 def check_floating(name: str, x: object) -> None:

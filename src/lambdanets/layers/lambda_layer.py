@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
-from lambdanets.layers.arguments import check_dtype, check_floating, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
@@ -116,8 +116,7 @@ class LambdaLayer(LambdaModule):
         self.ndim, self.stride = ndim, positive_int("stride", stride)
         self.scope = None if scope is None else per_axis("scope", scope, ndim, odd=True)
         self.size = None if size is None else per_axis("size", size, ndim, odd=False)
-        if not isinstance(causal, bool):
-            raise TypeError(f"causal must be True or False, got {causal!r}")
+        check_bool("causal", causal)
         if kernel is not None:
             check_kernel(kernel)
         if causal and self.stride > 1:

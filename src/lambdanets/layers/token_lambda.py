@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import check_kernel, lambda_apply
-from lambdanets.layers.arguments import check_dtype, check_floating, per_axis
+from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, check_keeps_order, make_norm
@@ -98,8 +98,7 @@ class TokenLambda(LambdaModule):
             raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
         if not isinstance(prefix_tokens, int) or isinstance(prefix_tokens, bool) or prefix_tokens < 0:
             raise ValueError(f"prefix_tokens must be a whole number from 0 on, got {prefix_tokens!r}")
-        if not isinstance(causal, bool):
-            raise TypeError(f"causal must be True or False, got {causal!r}")
+        check_bool("causal", causal)
         if causal and prefix_tokens:
             raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")
         if kernel is not None:

@@ -75,7 +75,8 @@ def model_cost(
 
     Multiply-adds are those of products of matrices, convolutions included, half of what PyTorch's
     ``FlopCounterMode`` counts. A lambda layer counts in the paper's order, position lambdas first, b·n·m·k·v·u and
-    b·h·n·k·v, whatever kernel runs; m are the context positions that lie inside the scope *and* inside the map.
+    b·h·n·k·v, whatever kernel runs; m are the context positions that lie inside the scope *and* inside the map. A layer
+    with products that are computed element by element states them in a method ``elementwise_multiply_adds``.
 
     Args:
         name: of a model in timm's registry.
@@ -104,6 +105,7 @@ def model_cost(
     if isinstance(model, LambdaResNet) and model.img_size is not None:
         own = list(model.img_size)
     height, width = image_size or own
+    channels = kwargs.get("in_chans") or channels
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _watched(model) as seen, counter:
         try:
@@ -120,7 +122,9 @@ def model_cost(
             placement=placement,
             output=seen.outputs[members[-1]],
             parameters=sum(p.numel() for n, p in model.named_parameters() if n.startswith(inside)),
-            multiply_adds=products + (seen.total("padding", inside) if count_padding else 0),
+            multiply_adds=products
+            + seen.total("products", inside)
+            + (seen.total("padding", inside) if count_padding else 0),
             activations=seen.total("activations", inside),
         )
 
@@ -129,7 +133,9 @@ def model_cost(
         stages=model.stages if isinstance(model, LambdaResNet) else "",
         image_size=(height, width),
         parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=counter.get_total_flops() // 2 + (seen.total("padding") if count_padding else 0),
+        multiply_adds=counter.get_total_flops() // 2
+        + seen.total("products")
+        + (seen.total("padding") if count_padding else 0),
         activations=seen.total("activations"),
         parts=tuple(part(*found) for found in _parts(model, seen.outputs)),
     )
@@ -160,10 +166,14 @@ class _Seen:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     activations: dict[str, int] = field(default_factory=dict)
     padding: dict[str, int] = field(default_factory=dict)
+    products: dict[str, int] = field(default_factory=dict)  # that layers state, since PyTorch does not count them
 
     def add(self, name: str, module: nn.Module, grid: tuple[int, ...], output: Tensor) -> None:
         """Note one call of a layer."""
         count = output.numel()
+        stated = getattr(module, "elementwise_multiply_adds", None)
+        if stated is not None:
+            self.products[name] = self.products.get(name, 0) + stated(*grid)
         if isinstance(module, LambdaLayer):
             count = module.dim_out * math.prod(grid)  # its output before the pooling
             if module.scope is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from lambdanets.layers.registry import LAYERS
+from lambdanets.names import nearest_names
 
 __all__ = ["format_placement", "place_blocks"]
 
@@ -16,7 +17,8 @@ def place_blocks(
 
     Args:
         stages: one letter a stage, as "CCLL"; or one pattern a stage that is repeated over its blocks, as
-            "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer.
+            "C-C-CL-L" or ("C", "C", "CL", "L"): every second block of the third stage is a lambda layer. In a
+            sequence of stages a layer's name stands for its letter, as "axial self-attention".
         layers: number of blocks of each stage.
         letters: those that may stand there; default all of :data:`lambdanets.layers.registry.LAYERS`.
 
@@ -34,11 +36,15 @@ def place_blocks(
     )
     if not isinstance(stages, Sequence):
         raise ValueError(f"{how}; got {stages!r}")
+    named = {LAYERS[letter].name: letter for letter in letters}
     patterns = stages.split("-") if isinstance(stages, str) and "-" in stages else list(stages)
+    patterns = [named.get(pattern, pattern) if isinstance(pattern, str) else pattern for pattern in patterns]
     if len(patterns) != len(layers):
         raise ValueError(f"{how}; got {stages!r}, which has {len(patterns)} stages, not {len(layers)}")
-    if not all(isinstance(pattern, str) and pattern and not set(pattern) - set(letters) for pattern in patterns):
-        raise ValueError(f"{how}; got {stages!r}")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern or set(pattern) - set(letters):
+            near = nearest_names(pattern, named, 1)
+            raise ValueError(f"{how}; got {stages!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return tuple(
         (pattern * -(-blocks // len(pattern)))[:blocks] for pattern, blocks in zip(patterns, layers, strict=True)
     )

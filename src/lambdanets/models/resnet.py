@@ -102,8 +102,11 @@ class _Blocks:
     def __call__(self, inplanes: int, planes: int, stride: int, *args: Any, **kwargs: Any) -> Bottleneck:
         letter, options = next(self.todo)
         reduction, self.reduction = self.reduction, self.reduction * stride
-        if LAYERS[letter].layer is None:
-            return Bottleneck(inplanes, planes, stride, *args, **{**self.conv_args, **kwargs})
+        entry = LAYERS[letter]
+        if entry.layer is None:
+            behind = entry.channel_attention
+            conv_args = self.conv_args if behind is None else {"attn_layer": partial(behind, **options)}
+            return Bottleneck(inplanes, planes, stride, *args, **{**conv_args, **kwargs})
         return LambdaBottleneck(
             inplanes,
             planes,
@@ -140,8 +143,8 @@ class LambdaResNet(ResNet):
             makes the layers global, each of the size of the map that it sees in an image of ``img_size``.
         img_size: side or (height, width) of the images. Global lambda layers need it, and take images up to it
             (:func:`lambdanets.resize_positions` goes beyond); local ones take any and only note it.
-        se_ratio: squeeze-and-excitation behind the convolution blocks' last norm, with this part of the block's
-            channels inside. Default 0: none. The paper's family has 1/4.
+        se_ratio: squeeze-and-excitation behind the last norm of C blocks, with this part of the block's channels
+            inside. Default 0: none. The paper's family has 1/4.
         stem_stride: None (default) for timm's stem, which reduces 4 times; 1 or 2 for a stem of small images,
             one 3x3 convolution of that stride without pooling.
         layer_args: keyword arguments of the layers with other letters than C and L, by letter. Default: none.
@@ -254,25 +257,25 @@ def _layer_args_by_stage(
         )
     if others is not None and not isinstance(others, Mapping):
         raise TypeError(f"layer_args must be a mapping of letters to keyword arguments, got {others!r}")
-    known = {letter for letter, entry in LAYERS.items() if entry.layer is not None and letter != "L"}
+    known = {letter for letter, entry in LAYERS.items() if entry.options and letter != "L"}
     for letter in others or {}:
         if letter not in known:
             raise ValueError(
                 f"layer_args must be by the letters {sorted(known)}, got {letter!r}; those of L are lambda_args"
             )
     checked = {
-        letter: {
-            **LAYERS[letter].defaults,
-            **check_options(letter, (others or {}).get(letter), f"layer_args[{letter!r}]", "each block"),
-        }
+        letter: _with_defaults(
+            letter, check_options(letter, (others or {}).get(letter), f"layer_args[{letter!r}]", "each block")
+        )
         for letter in known
     }
-    return [{**checked, "L": _with_defaults(check_lambda_args(args, "each block"))} for args in by_stage]
+    return [{**checked, "L": _with_defaults("L", check_lambda_args(args, "each block"))} for args in by_stage]
 
 
-def _with_defaults(args: LambdaArgs) -> LambdaArgs:
-    """A lambda layer's options, with the paper's scope unless they have a size."""
-    return args if args.get("size") else {**LAYERS["L"].defaults, **args}
+def _with_defaults(letter: str, args: LambdaArgs) -> LambdaArgs:
+    """A layer's options with the defaults of the registry; one with a size has no scope."""
+    defaults = LAYERS[letter].defaults
+    return {**{name: value for name, value in defaults.items() if name != "scope" or not args.get("size")}, **args}
 
 
 def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -1,0 +1,112 @@
+"""The lambda layer with one of its choices made otherwise, for ablations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lambdanets.functional import lambda_apply
+from lambdanets.layers.lambda_layer import LambdaLayer
+from lambdanets.names import unknown_name
+from lambdanets.positions import GridPositions
+
+__all__ = ["NORMALISATIONS", "STARTS", "TERMS", "AblatedLambdaLayer"]
+
+NORMALISATIONS = ("softmax", "softmax of queries too", "l2", "none")
+TERMS = ("both", "content", "position")
+STARTS = ("default", "balanced", "unit positions", "convolution")
+
+
+class AblatedLambdaLayer(LambdaLayer):
+    """A :class:`lambdanets.LambdaLayer` for images whose normalisation, terms or start can be changed.
+
+    Args:
+        *args: as for :class:`lambdanets.LambdaLayer`.
+        normalise: what becomes of the keys: "softmax" over the context positions (the paper's, the default); "softmax
+            of queries too", over the channels of each query; "l2", divided by their norm over the context positions;
+            "none".
+        terms: "both" (the default), "content" or "position". Without the position term the table is frozen.
+        start: "default" as :meth:`lambdanets.LambdaLayer.reset_parameters`; "balanced", the same with queries scaled so
+            that both terms together have variance 1 on the map of a global layer or the full square of a local one;
+            "unit positions", position embeddings N(0, 1); "convolution", PyTorch's start of convolutions for the
+            projection and for a local table, N(0, 1) for a global one, as in public implementations.
+        **kwargs: as for :class:`lambdanets.LambdaLayer`.
+
+    Raises:
+        ValueError: for an unknown name, or what :class:`lambdanets.LambdaLayer` refuses.
+    """
+
+    def __init__(
+        self, *args: Any, normalise: str = "softmax", terms: str = "both", start: str = "default", **kwargs: Any
+    ) -> None:
+        for name, given, known in (
+            ("normalise", normalise, NORMALISATIONS),
+            ("terms", terms, TERMS),
+            ("start", start, STARTS),
+        ):
+            if given not in known:
+                raise unknown_name(name, given, known, f"{name} must be one of {', '.join(map(repr, known))}.")
+        self.normalise, self.terms, self.start = normalise, terms, start
+        super().__init__(*args, **kwargs)
+        if self.causal or self.ndim != 2:
+            raise ValueError(
+                f"an ablated layer must be for images and not causal, got ndim={self.ndim} and causal={self.causal}; "
+                "use LambdaLayer"
+            )
+        self.positions.requires_grad_(terms != "content")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as ``start`` says."""
+        super().reset_parameters()
+        if self.start == "balanced":
+            scale = (1 + self.dim_key * self.intra_depth * math.e / self.num_context) ** -0.5
+            # Behind the norm of the queries, which undoes a smaller projection.
+            if (weight := getattr(self.norm_query, "weight", None)) is not None:
+                nn.init.constant_(weight, scale)
+        elif self.start in ("unit positions", "convolution"):
+            nn.init.normal_(self.positions)
+        if self.start == "convolution":
+            self.qkv.reset_parameters()
+            if self.scope is not None:
+                # As nn.Conv3d with one filter of scope² offsets and u input channels for each of k output channels.
+                bound = (self.intra_depth * self.num_context) ** -0.5
+                nn.init.uniform_(self.positions, -bound, bound)
+
+    def apply_lambdas(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
+    ) -> Tensor:
+        """As :meth:`lambdanets.LambdaLayer.apply_lambdas`, with the chosen normalisation and terms.
+
+        Args:
+            query: (b, h, n, k).
+            key: (b, u, m, k).
+            value: (b, u, m, v).
+            positions: the layer's table on the grid of the input.
+            mask: bool (b, m), True where the context position takes part; None for all.
+
+        Returns:
+            (b, h, n, v).
+
+        Raises:
+            ValueError: for a mask with keys that pass no softmax.
+        """
+        if self.normalise == "softmax of queries too":
+            query = query.softmax(dim=-1)
+        table = None if self.terms == "content" else positions
+        if self.terms == "position":
+            return lambda_apply(query, None, value, table, mask=mask, kernel=self.kernel)
+        if self.normalise.startswith("softmax"):
+            return lambda_apply(query, key, value, table, mask=mask, kernel=self.kernel)
+        if mask is not None:
+            raise ValueError(f"mask must be None with normalise={self.normalise!r}; use normalise='softmax'")
+        if self.normalise == "l2":
+            key = F.normalize(key, dim=2)
+        content = query @ torch.einsum("bumk,bumv->bkv", key, value)[:, None]
+        if table is None:
+            return content
+        return content + lambda_apply(query, None, value, table, kernel=self.kernel)

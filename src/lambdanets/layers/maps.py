@@ -1,0 +1,45 @@
+"""Checks of inputs and pooling of the layers for feature maps that lambda layers are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lambdanets.layers.arguments import check_dtype, check_floating, positive_int
+
+__all__ = ["check_map", "pooling"]
+
+
+def pooling(stride: int) -> nn.Module:
+    """Return the 3-wide average pooling that a strided layer has behind it, as lambda layers have; none for 1."""
+    stride = positive_int("stride", stride)
+    return nn.Identity() if stride == 1 else nn.AvgPool2d(3, stride, padding=1)
+
+
+def check_map(layer: nn.Module, x: Tensor, dim: int, projection: nn.Module, size: Sequence[int] | None = None) -> None:
+    """Refuse an input that does not fit a layer.
+
+    Args:
+        layer: for messages.
+        x: the input.
+        dim: its number of channels.
+        projection: the module that it enters first, whose dtype it must have.
+        size: its height and width; None for any.
+
+    Raises:
+        TypeError: if it is no floating-point tensor, or of another dtype than the weights without autocast.
+        ValueError: if it has another shape, or no example or position.
+    """
+    name = type(layer).__name__
+    check_floating("x", x)
+    if x.ndim != 4 or x.shape[1] != dim:
+        raise ValueError(f"x must have shape (batch, {dim}, height, width) for {name}(dim={dim}), got {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"x must have at least one example and one position, got shape {tuple(x.shape)}")
+    if size is not None and tuple(x.shape[2:]) != tuple(size):
+        raise ValueError(
+            f"x has a map of {tuple(x.shape[2:])}, and this {name} was made for size={tuple(size)}; build one with "
+            f"size={tuple(x.shape[2:])}"
+        )
+    check_dtype("x", x, projection)
