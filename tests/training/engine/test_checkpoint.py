@@ -154,7 +154,7 @@ def test_another_number_of_processes(run):
     with pytest.raises(ValueError, match=r"is trained by 2 processes and cannot go on with 1: .*") as error:
         check_fit(trainer, checkpoint)
     assert f"torchrun --nproc-per-node 2 -m lambdanets train --resume {run}" in str(error.value)
-    assert "lambdanets train --model local-dir:DIR" in str(error.value)
+    assert f"lambdanets train --recipe recipe.yaml --init-from {run}" in str(error.value)
 
 
 class Bomb:
