@@ -35,7 +35,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def check_optimizer(recipe: Recipe) -> None:
-    """Tries the recipe's optimizer on two numbers, and whether a checkpoint can hold its state.
+    """Try the recipe's optimizer on a small layer, and check that a checkpoint can hold its state.
 
     Raises:
         ValueError: timm does not know the optimizer, it does not work here, or it needs more than a gradient a step.

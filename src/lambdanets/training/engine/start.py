@@ -59,7 +59,7 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
 
 def _check_compiler() -> None:
     try:
-        torch.compile(torch.neg)(torch.ones(2))
+        torch.compile(lambda value: value + 1)(torch.ones(2))
     # A missing compiler, an unsupported version of Python: each fails in its own way.
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
