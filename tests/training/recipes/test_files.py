@@ -15,6 +15,14 @@ def test_every_recipe_reads_back(tmp_path, name):
     assert read_recipe(file) == get_recipe(name)
 
 
+def test_texts_stay_texts(tmp_path):
+    file = tmp_path / "x.yaml"
+    texts = dict.fromkeys(("1e-3", "3", "no", "null", "~", "é"), True) | {"words": ["1e-3", "3", "no", "null", "2.0"]}
+    recipe = get_recipe("digits").override(model_kwargs=texts)
+    file.write_text(write_recipe(recipe), encoding="utf-8")
+    assert read_recipe(file) == recipe
+
+
 def test_what_is_not_in_a_file_has_its_default(tmp_path):
     file = tmp_path / "mine.yml"
     file.write_text("model: resnet18\nlr: 1e-3\naugmentation: {crop: resized, scale: [0.5, 1]}\n")

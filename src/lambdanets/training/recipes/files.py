@@ -40,9 +40,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads: a text that looks like 1e-3 in quotes."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    )
 
 
 def load_recipe(word: str, model: str | None = None) -> Recipe:
@@ -85,7 +90,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def write_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, as ``read_recipe`` reads it."""
-    return yaml.safe_dump(_plain(recipe.to_dict()), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_plain(recipe.to_dict()), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:
