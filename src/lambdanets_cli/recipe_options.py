@@ -30,6 +30,7 @@ _METAVARS = {
     "tuple[float, float]": "LOW,HIGH",
     "Mapping[str, Any]": "YAML",
 }
+_NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {"int": (int, "an integer"), "float": (float, "a number")}
 
 
 @dataclass(frozen=True)
@@ -106,5 +107,19 @@ def with_recipe_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def chosen(options: dict[str, str | bool | None]) -> dict[str, str | bool]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
+    """The options that were given.
+
+    Raises:
+        ValueError: a word is no number where one is needed; this is found without importing PyTorch.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for field in recipe_fields():
+        word = given.get(field.name)
+        kind, _, optional = field.kind.partition(" | ")
+        if isinstance(word, str) and kind in _NUMBERS and not (optional and word.lower() == "none"):
+            read, remedy = _NUMBERS[kind]
+            try:
+                read(word)
+            except ValueError:
+                raise ValueError(f"{field.name} is {word!r}; use {remedy}{', or none' if optional else ''}") from None
+    return given

@@ -75,12 +75,13 @@ def train(
     Every field of a recipe has an option; "none" stands for no value. Ctrl-C and SIGTERM end the training at the next
     step and save its state; --resume goes on from there to the same result as without the interruption.
     """
+    given = chosen(choices)
+
     from lambdanets import training
     from lambdanets.console import make_console
     from lambdanets.training.display.summary import print_training
     from lambdanets.training.recipes.files import write_recipe
 
-    given = chosen(choices)
     console = make_console()
     if resume is not None:
         _refuse_with_resume({"recipe": recipe, "output": output, **given})

@@ -94,10 +94,11 @@ def open_source(name: str) -> Source:
         return _of_run(name, Run.open_trained(path if path.is_dir() else name))
     if path.exists():
         return Source(name, lambda: read_checkpoint(path).tensors)
-    if timm.is_model(name):
-        if not timm.models.is_model_pretrained(name):
-            raise ValueError(f"init_from is {name!r}, a model that has no weights; {_FORMS}")
+    if timm.models.is_model_pretrained(name):
         return _of_timm(name)
+    # timm takes every word after a model's name and a dot.
+    if "." not in name and timm.is_model(name):
+        raise ValueError(f"init_from is {name!r}, a model that has no weights; {_FORMS}")
     if "/" in name or "\\" in name or name.startswith((".", "~")) or path.suffix in (".safetensors", ".pt", ".pth"):
         raise FileNotFoundError(f"init_from is {name!r}, and nothing is there; {_FORMS}")
     known = [*shipped_names(), *timm.list_pretrained()]
