@@ -42,7 +42,7 @@ def rates(recipe, updates=10):
 def test_cosine():
     found = rates(make(epochs=10, warmup_epochs=2, min_lr=0.1))
     assert found[:3] == pytest.approx([0.01, 0.01 + 0.99 / 20, 0.01 + 2 * 0.99 / 20])
-    assert max(found) == pytest.approx(0.98, abs=0.02)
+    assert max(found) == found[19] == pytest.approx(0.01 + 19 * 0.99 / 20)
     assert found[-1] == pytest.approx(0.1, abs=0.001)
     assert found[50] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 0.5)) / 2)
 
@@ -109,43 +109,32 @@ def test_state_that_no_checkpoint_can_hold(monkeypatch):
         check_optimizer(make(optimizer="sgd"))
 
 
-def usable():
-    for name in timm.optim.list_optimizers():
-        try:
-            check_optimizer(make(optimizer=name))
-        except ValueError:
-            continue
-        yield name
-
-
-def test_all_optimizers_go_on_exactly(tmp_path):
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lion", "muon", "adafactor", "madgrad", "nadamw"])
+def test_optimizers_go_on_exactly(tmp_path, name):
     """From the state in a checkpoint's form: the third step is the same, bit by bit."""
-    names = list(usable())
-    assert {"sgd", "adamw", "lamb", "lion", "muon"} <= set(names)
-    for name in names:
-        recipe = dataclasses.replace(make(optimizer=name), lr=0.01)
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.LazyLinear(2))
-        images = torch.randn(4, 2, 5, 5)
-        model(images)
+    recipe = dataclasses.replace(make(optimizer=name), lr=0.01)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.LazyLinear(2))
+    images = torch.randn(4, 2, 5, 5)
+    model(images)
 
-        def step(model, optimizer):
-            optimizer.zero_grad()
-            model(images).square().mean().backward()  # noqa: B023
-            optimizer.step()
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
 
-        optimizer = make_optimizer(model, recipe)
-        for _ in range(2):
-            step(model, optimizer)
-        save_tree(tmp_path / "model", model.state_dict())
-        save_tree(tmp_path / "optimizer", optimizer.state_dict())
-        torch.manual_seed(1)
+    optimizer = make_optimizer(model, recipe)
+    for _ in range(2):
         step(model, optimizer)
-        other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 2))
-        other.load_state_dict(load_tree(tmp_path / "model"))
-        resumed = make_optimizer(other, recipe)
-        _load_optimizer(resumed, load_tree(tmp_path / "optimizer"))
-        torch.manual_seed(1)
-        step(other, resumed)
-        for one, two in zip(model.parameters(), other.parameters(), strict=True):
-            assert torch.equal(one, two), name
+    save_tree(tmp_path / "model", model.state_dict())
+    save_tree(tmp_path / "optimizer", optimizer.state_dict())
+    torch.manual_seed(1)
+    step(model, optimizer)
+    other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 2))
+    other.load_state_dict(load_tree(tmp_path / "model"))
+    resumed = make_optimizer(other, recipe)
+    _load_optimizer(resumed, load_tree(tmp_path / "optimizer"))
+    torch.manual_seed(1)
+    step(other, resumed)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
