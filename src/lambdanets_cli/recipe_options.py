@@ -39,11 +39,13 @@ class RecipeField:
 
     Attributes:
         name: its name.
+        owner: the name of its class.
         kind: its annotation, as written.
         words: what the class's docstring says about it.
     """
 
     name: str
+    owner: str
     kind: str
     words: str
 
@@ -68,7 +70,7 @@ def recipe_fields() -> list[RecipeField]:
         words = _attributes(ast.get_docstring(classes[name]) or "")
         for node in classes[name].body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id not in _WITHOUT:
-                found.append(RecipeField(node.target.id, ast.unparse(node.annotation), words[node.target.id]))
+                found.append(RecipeField(node.target.id, name, ast.unparse(node.annotation), words[node.target.id]))
     return found
 
 
@@ -81,18 +83,21 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 def _help(words: str) -> str:
     """The words for a terminal: without the marks of code, brackets kept from being read as markup."""
-    plain = words.replace('``"', "").replace('"``', "").replace("``", "").replace("[", "\\[")
-    return plain[0].upper() + plain[1:]
+    plain = re.sub(r'``"([^"`]*)"``', r"\1", words).replace("``", "").replace("[", "\\[")
+    # A value keeps its case.
+    return plain if words.startswith("`") else plain[0].upper() + plain[1:]
 
 
 def _parameter(field: RecipeField) -> inspect.Parameter:
     kind, _, optional = field.kind.partition(" | ")
     if kind == "bool":
-        option = typer.Option(f"{field.option}/--no-{field.option[2:]}", help=_help(field.words), show_default=False)
+        both = f"{field.option}/--no-{field.option[2:]}"
+        option = typer.Option(both, help=_help(field.words), show_default=False, rich_help_panel="Flags of the recipe")
         annotation: Any = Annotated[bool | None, option]
     else:
         metavar = _METAVARS[kind] + ("|none" if optional else "")
-        annotation = Annotated[str | None, typer.Option(field.option, metavar=metavar, help=_help(field.words))]
+        option = typer.Option(field.option, metavar=metavar, help=_help(field.words), rich_help_panel=field.owner)
+        annotation = Annotated[str | None, option]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

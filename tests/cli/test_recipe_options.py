@@ -26,6 +26,7 @@ def test_every_field_has_an_option_with_its_words():
     assert len({field.option for field in fields}) == len(fields)
     for field in fields:
         owner = Augmentation if field.name in Augmentation.__dataclass_fields__ else Recipe
+        assert field.owner == owner.__name__
         entry = f"\n    {field.name}: "
         words = inspect.cleandoc(owner.__doc__).partition(entry)[2]
         assert " ".join(words.split()).startswith(field.words)
@@ -33,7 +34,9 @@ def test_every_field_has_an_option_with_its_words():
     train = get_command(cli.app).commands["train"]
     options = {name: option for option in train.params for name in option.opts}
     for field in fields:
-        assert unmarked(options[field.option].help) == unmarked(field.words)
+        shown = options[field.option].help
+        assert unmarked(shown) == unmarked(field.words)
+        assert shown.count('"') % 2 == 0
 
 
 def unmarked(text):

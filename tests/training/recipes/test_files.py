@@ -44,7 +44,7 @@ def test_what_is_not_in_a_file_has_its_default(tmp_path):
         ("model: &a m\nname: *a", r"a reference \(\*\) is not taken"),
         ("- model", r"holds \['model'\]; a recipe has names"),
         ("model: [", "is no YAML of plain values"),
-        ("{" * 5000, "is no YAML of plain values"),
+        ("{" * 1500, "is no YAML of plain values"),
         ("model: !!python/object/apply:os.mkdir [made]", "is no YAML of plain values"),
         ("model: m\nmodel_kwargs: {checkpoint_path: x}", "model_kwargs.checkpoint_path is 'x'; weights to start from"),
     ],
