@@ -130,7 +130,8 @@ def freeze_stages(model: nn.Module, stages: int) -> list[nn.Module]:
         return []
     if not hasattr(model, "group_matcher"):
         raise refuse(stages, "frozen_stages", f"{type(model).__name__} does not tell its stages; use 0")
-    groups = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    matcher: Any = model.group_matcher
+    groups = group_parameters(model, matcher(coarse=True), reverse=True)
     found = sorted(set(groups.values()))
     if stages >= len(found):
         raise refuse(stages, "frozen_stages", f"the model has {len(found)} groups of layers; use 0 to {len(found) - 1}")

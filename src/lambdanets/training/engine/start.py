@@ -138,8 +138,8 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
             **recipe.model_kwargs,
         )
     if source is not None:
-        notes = fit_weights(model, source, data.class_names)
-        return Start(model, recipe.override(model_kwargs=kwargs), source.name, notes)
+        told_of_weights = fit_weights(model, source, data.class_names)
+        return Start(model, recipe.override(model_kwargs=kwargs), source.name, told_of_weights)
     if not names_weights(recipe.model):
         return Start(model, recipe.override(model_kwargs=kwargs), None, _unused_weights(recipe.model))
     # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
