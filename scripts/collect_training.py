@@ -13,7 +13,11 @@ from lambdanets.experiments.bench.bench import environment
 from lambdanets.files import write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "training.json"
-COMMANDS = {"digits": "lambdanets train", "fashion-mnist": "lambdanets train --data fashion-mnist"}
+COMMANDS = {
+    "digits": "lambdanets train",
+    "fashion-mnist": "lambdanets train --data fashion-mnist",
+    "cifar10": "lambdanets train --recipe cifar10 --data cifar10/",
+}
 
 
 def entry(run: Path) -> dict:

@@ -94,7 +94,7 @@ def write_images(folder: Path, images: int = 16) -> None:
 
 
 def small_recipe(data: Path | str, workers: int, epochs: int = 3) -> Recipe:
-    """A second of training with all that draws random numbers: augmentation, drop path, dropout."""
+    """A second of training with all that draws random numbers: augmentation, mixing, drop path, dropout."""
     return Recipe(
         name="kill",
         model="lambda_resnet_tiny",
@@ -102,12 +102,15 @@ def small_recipe(data: Path | str, workers: int, epochs: int = 3) -> Recipe:
         image_size=8,
         epochs=epochs,
         batch_size=8,
+        accumulate=2,
         lr=5e-3,
         ema_decay=0.8,
         drop_rate=0.1,
         drop_path_rate=0.1,
         workers=workers,
-        augmentation=Augmentation(crop="padded", padding=1, horizontal_flip=0.5, rotation=5, random_erasing=0.1),
+        augmentation=Augmentation(
+            crop="padded", padding=1, horizontal_flip=0.5, rotation=5, random_erasing=0.1, mixup=0.2, cutmix=0.2
+        ),
         cpu_threads=1,
     )
 

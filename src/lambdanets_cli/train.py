@@ -8,45 +8,24 @@ from typing import Annotated
 import typer
 
 from lambdanets_cli.options import Debug
+from lambdanets_cli.recipe_options import chosen, recipe_names, with_recipe_options
 
 __all__ = ["train"]
 
 
+@with_recipe_options
 def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="What is not chosen below: digits, fashion-mnist, image-folder, imagenet-90 or imagenet-350.  "
-            "\\[default: by --data]"
+            metavar="NAME|FILE",
+            help=f"What is not chosen by other options: {', '.join(recipe_names())}; FILE.yaml, as --print-recipe "
+            "prints it; or FILE.py, your own program, which sets RECIPE.  \\[default: by --data]",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="digits, fashion-mnist, fashion-mnist:DIR, a folder of images (DIR or imagefolder:DIR), or "
-            "what timm's readers take (hfds/NAME, torch/NAME, wds/:DIR).  \\[default: digits]"
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A model of timm's registry, where the LambdaResNets are too."),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the input in pixels.", min=1),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images a step, over all processes together.", min=1),
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Processes that read images; 0: none."),
-    ] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print what would be run as YAML, and end.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="The run folder to make.  \\[default: runs/<model>-<data>-<time>]"),
@@ -73,6 +52,7 @@ def train(
         ),
     ] = 120,
     debug: Debug = False,
+    **choices: str | bool | None,
 ) -> None:
     """Train a LambdaResNet and test it; without options: a small one on handwritten digits.
 
@@ -84,37 +64,38 @@ def train(
 
       lambdanets train --data my-images/ --image-size 64 --epochs 50
 
+      lambdanets train --init-from runs/other --data my-images/
+
+      lambdanets train --recipe imagenet-90 --print-recipe > mine.yaml
+
       lambdanets train --resume runs/lambda_resnet_tiny-digits-20260101-120000
 
       torchrun --nproc-per-node 8 -m lambdanets train --recipe imagenet-90 --data imagenet/
 
-    Ctrl-C and SIGTERM end the training at the next step and save its state; --resume goes on from there to the same
-    result as without the interruption.
+    Every field of a recipe has an option; "none" stands for no value. Ctrl-C and SIGTERM end the training at the next
+    step and save its state; --resume goes on from there to the same result as without the interruption.
     """
+    given = chosen(choices)
+
     from lambdanets import training
     from lambdanets.console import make_console
-    from lambdanets.training.data import recipe_for_data
     from lambdanets.training.display.summary import print_training
+    from lambdanets.training.recipes.files import write_recipe
 
     console = make_console()
-    choices = {
-        "data": data,
-        "model": model,
-        "image_size": image_size,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "precision": precision,
-        "workers": workers,
-    }
     if resume is not None:
-        _refuse_with_resume({"recipe": recipe, "output": output, **choices})
+        _refuse_with_resume({"recipe": recipe, "output": output, **given})
+        if print_recipe:
+            print(write_recipe(training.Run.open(resume).recipe), end="")
+            return
         result = training.resume(resume, console=console, checkpoint_every=checkpoint_every, timeout=timeout)
     else:
-        chosen = training.get_recipe(recipe or recipe_for_data(data or "digits")).override(**choices)
+        planned = training.plan_recipe(recipe, given)
+        if print_recipe:
+            print(write_recipe(planned), end="")
+            return
         result = training.train(
-            chosen, output=output, console=console, checkpoint_every=checkpoint_every, timeout=timeout
+            planned, output=output, console=console, checkpoint_every=checkpoint_every, timeout=timeout
         )
     if result.main_process:
         print_training(console, result)

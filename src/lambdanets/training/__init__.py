@@ -2,6 +2,7 @@
 
 from lambdanets.training.engine.fit import TrainingResult, resume, train
 from lambdanets.training.engine.loop import TrainingDivergedError
+from lambdanets.training.engine.plan import plan_recipe
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.recipes.recipe import Augmentation, Recipe
 from lambdanets.training.runs.evaluate import Evaluation, evaluate_run
@@ -22,6 +23,7 @@ __all__ = [
     "export_run",
     "get_recipe",
     "list_recipes",
+    "plan_recipe",
     "predict_images",
     "publish_run",
     "resume",

@@ -20,9 +20,14 @@ _SHORT.maxlong = 40
 _LEVELS = 8
 
 
+def short(value: object) -> str:
+    """A value as Python writes it; a long one is cut."""
+    return _SHORT.repr(value)
+
+
 def refuse(value: object, name: str, remedy: str) -> ValueError:
     """The error for a value that does not do; long values are cut."""
-    return ValueError(f"{name} is {_SHORT.repr(value)}; {remedy}")
+    return ValueError(f"{name} is {short(value)}; {remedy}")
 
 
 def whole(low: int, high: int | None = None) -> Rule:
@@ -146,7 +151,7 @@ def fields(rules: Mapping[str, Rule], *, optional: Sequence[str] = ()) -> Rule:
                 raise ValueError(f"{prefix}{key} is missing")
         for key, item in value.items():
             if key not in rules:
-                raise ValueError(f"{prefix}{_SHORT.repr(key)} is no field of this version; known: {', '.join(rules)}")
+                raise ValueError(f"{prefix}{short(key)} is no field of this version; known: {', '.join(rules)}")
             rules[key](item, f"{prefix}{key}")
 
     return all_of

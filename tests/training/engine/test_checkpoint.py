@@ -154,7 +154,7 @@ def test_another_number_of_processes(run):
     with pytest.raises(ValueError, match=r"is trained by 2 processes and cannot go on with 1: .*") as error:
         check_fit(trainer, checkpoint)
     assert f"torchrun --nproc-per-node 2 -m lambdanets train --resume {run}" in str(error.value)
-    assert "lambdanets train --model local-dir:DIR" in str(error.value)
+    assert f"lambdanets train --recipe recipe.yaml --init-from {run}" in str(error.value)
 
 
 class Bomb:
@@ -186,7 +186,9 @@ def test_checkpoints_of_earlier_versions(trained, colours, tmp_path):
     old = run / "checkpoint" / "epoch-0002"
     old.mkdir(parents=True)
     (old / "custom_checkpoint_0.pkl").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match=r"by an earlier version of lambdanets, as pickles.*lambdanets publish"):
+    with pytest.raises(
+        ValueError, match=r"by an earlier version of lambdanets, as pickles.*--print-recipe .*--init-from"
+    ):
         resume(run)
     assert evaluate_run(run, output=tmp_path / "out").scores.images == 6
     assert predict_images(run, [next((colours / "red").iterdir())])

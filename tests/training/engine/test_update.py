@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -120,3 +121,31 @@ def test_on_a_gpu_without_a_scaler_no_step_waits_for_the_device(recipe):
     _, update = make(recipe, device="cuda")
     out = update(*batch(math.nan))
     assert (out.used, bool(out.usable)) == (True, False)
+
+
+def make_plain(recipe, parts):
+    """A model without batch statistics, for which parts of a batch are as good as the whole."""
+    model, update = make(recipe, accumulate=parts)
+    model[1] = nn.Identity()
+    update.accelerator.no_sync = lambda model: nullcontext()
+    return model, update
+
+
+def test_parts_of_a_batch_add_up(recipe):
+    whole_model, whole = make_plain(recipe, 1)
+    model, update = make_plain(recipe, 3)
+    sizes = []
+    model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    expected, out = whole(*batch()), update(*batch())
+    assert sizes == [2, 2, 1]
+    torch.testing.assert_close((out.logits, out.loss, out.norm), (expected.logits, expected.loss, expected.norm))
+    torch.testing.assert_close(state(model), state(whole_model))
+
+
+def test_a_part_that_cannot_be_used_leaves_the_step_out(recipe):
+    model, update = make_plain(recipe, 2)
+    before, (inputs, labels) = state(model), batch()
+    inputs[4] = math.nan
+    out = update(inputs, labels)
+    assert (out.used, bool(out.usable)) == (False, False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -1,4 +1,6 @@
+import inspect
 import json
+from importlib import import_module
 
 import pytest
 import timm
@@ -6,6 +8,7 @@ import timm.optim
 
 from lambdanets.training import Augmentation, Recipe, get_recipe, list_recipes
 from lambdanets.training.data.transforms import InputTransform
+from lambdanets.training.recipes.imagenet_350 import BY_MODEL
 
 pytestmark = pytest.mark.smoke
 
@@ -15,7 +18,17 @@ def make(**fields):
 
 
 def test_recipes_of_the_package():
-    assert set(list_recipes()) >= {"digits", "fashion-mnist", "image-folder", "imagenet-90", "imagenet-350"}
+    expected = "cifar10 digits fashion-mnist finetune image-folder imagenet-350 imagenet-90"
+    assert set(list_recipes()) >= set(expected.split())
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipe_opens_with_command_hardware_and_result(name):
+    words = inspect.getdoc(import_module(f"lambdanets.training.recipes.{name.replace('-', '_')}"))
+    assert "\n    " in words
+    assert "lambdanets train" in words
+    # The paragraph that make_tables.py writes tells both.
+    assert "\nMeasured (results/training.json; " in words or ("Hardware: " in words and "Result: " in words)
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -64,6 +77,16 @@ def test_override_leaves_out_none():
         ("ema_decay", 1.0),
         ("clip_grad", 0.0),
         ("precision", "fp8"),
+        ("validation_share", 0.0),
+        ("accumulate", 0),
+        ("layer_decay", 0.0),
+        ("frozen_stages", -1),
+        ("schedule", "linear"),
+        ("min_lr", -1.0),
+        ("decay_epochs", 0),
+        ("decay_rate", 1.5),
+        ("compile", 1),
+        ("channels_last", None),
     ],
 )
 def test_bad_field_is_named_with_its_value(field, value):
@@ -81,6 +104,9 @@ def test_bad_field_is_named_with_its_value(field, value):
         ("horizontal_flip", 1.1),
         ("random_erasing", -0.1),
         ("rotation", 200),
+        ("mixup", -0.1),
+        ("cutmix", float("nan")),
+        ("mix_probability", 2),
     ],
 )
 def test_bad_augmentation_is_named(field, value):
@@ -94,5 +120,23 @@ def test_unknown_recipe_shows_the_nearest():
 
 
 def test_unknown_field_is_told():
-    with pytest.raises(ValueError, match=r"does not read: .*'colour'"):
-        Recipe.from_dict({**make().to_dict(), "colour": 1})
+    with pytest.raises(ValueError, match=r"a recipe has no field 'epoch'; did you mean 'epochs'\?"):
+        Recipe.from_dict({**make().to_dict(), "epoch": 1})
+    with pytest.raises(ValueError, match=r"a recipe has no field 'flip'; "):
+        make().override(flip=1)
+
+
+def test_fields_of_the_augmentation_by_their_own_names():
+    changed = make().replace({"horizontal_flip": 0.5, "ema_decay": None, "epochs": 2})
+    assert changed == make(epochs=2, augmentation=Augmentation(horizontal_flip=0.5))
+
+
+def test_depth_decides_size_and_regularisation():
+    small, large = get_recipe("imagenet-350"), get_recipe("imagenet-350", "lambda_resnet420")
+    assert (large.model, large.image_size, large.drop_rate) == ("lambda_resnet420", 320, 0.3)
+    assert small.image_size < large.image_size
+    assert small.override(batch_size=4096).scaled_lr == pytest.approx(1.6)
+    family = [f"lambda_resnet{depth}" for depth in (101, 152, 200, 270, 350, 420)]
+    assert list(BY_MODEL) == family
+    for name in family:
+        assert get_recipe("imagenet-350", name).image_size == timm.get_pretrained_cfg(name).input_size[-1]

@@ -10,6 +10,7 @@ from lambdanets.training.data.core import ImageData
 from lambdanets.training.data.digits import load_digits_data
 from lambdanets.training.data.fashion_mnist import DEFAULT_FOLDER, load_fashion_mnist
 from lambdanets.training.data.folders import load_image_folder
+from lambdanets.training.data.holdout import hold_out
 from lambdanets.training.data.readers import READERS, load_with_reader
 from lambdanets.training.rules import local
 
@@ -62,13 +63,15 @@ def recipe_for_data(spec: str) -> str:
     return kind if kind in ("digits", "fashion-mnist") else "image-folder"
 
 
-def load_data(spec: str, *, batch_size: int = 1, seed: int = 0) -> ImageData:
+def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share: float | None = None) -> ImageData:
     """Opens the data that ``spec`` names and checks what can be checked before any work.
 
     Args:
         spec: a data specification, see ``lambdanets.training.data``.
         batch_size: a hint for streaming readers.
         seed: seed of streaming readers; splits are the same for every seed.
+        validation_share: share of the training images to hold out, see ``lambdanets.training.data.holdout``; None
+            for the data's own validation images.
 
     Returns:
         Train, validation and test images.
@@ -77,6 +80,11 @@ def load_data(spec: str, *, batch_size: int = 1, seed: int = 0) -> ImageData:
         FileNotFoundError: a folder or file is missing.
         ValueError: the specification is unknown, or the data are empty or damaged.
     """
+    data = _load(spec, batch_size, seed)
+    return data if validation_share is None else hold_out(data, validation_share)
+
+
+def _load(spec: str, batch_size: int, seed: int) -> ImageData:
     kind, rest = resolve_data(spec)
     if kind == "digits":
         return load_digits_data()

@@ -23,9 +23,13 @@ def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
         done: epochs that were finished before, when a training is resumed.
     """
     epochs = f"epochs {done + 1} to {recipe.epochs}" if done else f"{recipe.epochs} epoch{'s'[: recipe.epochs - 1]}"
-    start = f"{recipe.optimizer}, learning rate {recipe.scaled_lr:g}, seed {recipe.seed}"
+    rate = f"learning rate {recipe.scaled_lr:g}"
+    if recipe.lr_batch_size is not None:
+        rate += f" ({recipe.lr:g} per {recipe.lr_batch_size} images)"
+    start = f"{recipe.optimizer}, {rate}, seed {recipe.seed}"
     what = f"Training {one_line(recipe.model)} on {one_line(recipe.data)}"
-    print_whole(console, f"{what}: {epochs}, batches of {recipe.batch_size}, {start}")
+    parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+    print_whole(console, f"{what}: {epochs}, batches of {recipe.batch_size}{parts}, {start}")
 
 
 def print_notes(console: Console, notes: Sequence[str]) -> None:

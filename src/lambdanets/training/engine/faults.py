@@ -29,8 +29,12 @@ def resume_command(run: Path, processes: int = 1) -> str:
 
 
 def from_weights(run: Path) -> str:
-    """The two commands that begin a new training from a run's weights."""
-    return f"`lambdanets publish {shell_word(run)} --to local-dir:DIR`, then `lambdanets train --model local-dir:DIR`"
+    """The two commands that begin a new training with a run's choices from its weights."""
+    word = shell_word(run)
+    return (
+        f"`lambdanets train --resume {word} --print-recipe > recipe.yaml`, then `lambdanets train --recipe recipe.yaml "
+        f"--init-from {word}`"
+    )
 
 
 def how_to_go_on(run: Path, processes: int) -> str:

@@ -44,6 +44,7 @@ from lambdanets.training.engine.start import (
     initial_model,
     inspect_data,
 )
+from lambdanets.training.engine.weights import open_source
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
@@ -125,16 +126,19 @@ def train(
     if output is not None:
         check_new(Path(output))
     console = console or make_console()
-    data = load_data(recipe.data, batch_size=recipe.batch_size, seed=recipe.seed)
+    data = load_data(
+        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, validation_share=recipe.validation_share
+    )
     check_data(data)
-    transform = input_transform(data, recipe)
+    source = None if recipe.init_from is None else open_source(recipe.init_from)
+    transform = input_transform(data, recipe, None if source is None else source.transform)
     check_choices(recipe, transform)
     accelerator = make_accelerator(recipe)
     with ExitStack() as stack:
         watch = stack.enter_context(PeerWatch(accelerator.process_index, accelerator.num_processes, timeout))
         notes = [*data.notes, *check_batches(accelerator, data, recipe)]
         set_seed(recipe.seed)
-        start = initial_model(recipe, data, transform)
+        start = initial_model(recipe, data, transform, source)
         recipe = start.recipe
         check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
         path = None if output is None else Path(output)

@@ -23,16 +23,23 @@ from lambdanets.training.engine.randomness import derive_seed, kept_generators, 
 from lambdanets.training.recipes.recipe import Recipe
 
 
-def input_transform(data: ImageData, recipe: Recipe) -> InputTransform:
+def input_transform(data: ImageData, recipe: Recipe, before: InputTransform | None = None) -> InputTransform:
     """The steps from the images of ``data`` to inputs under ``recipe``.
 
+    Args:
+        data: the images.
+        recipe: the choices.
+        before: the steps by which the weights to start from were trained: their mean and deviation are kept, and their
+            size, where neither the recipe nor the data have one.
+
     Raises:
-        ValueError: neither the data nor the recipe say the image size.
+        ValueError: nothing says the image size.
     """
-    size = recipe.image_size or data.image_size
+    size = recipe.image_size or data.image_size or (None if before is None else before.image_size)
     if size is None:
         raise ValueError(f"image_size is None, and the images of {data.spec!r} have no common size; give --image-size")
-    return InputTransform(size, data.channels, data.mean, data.std, crop_pct=recipe.crop_pct)
+    scaled = data if before is None or before.channels != data.channels else before
+    return InputTransform(size, data.channels, scaled.mean, scaled.std, crop_pct=recipe.crop_pct)
 
 
 def check_parallel(accelerator: Accelerator, images: Any, spec: str, batch_size: int) -> None:

@@ -18,9 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
@@ -34,7 +32,9 @@ from lambdanets.training.engine.checkpoint import Checkpoint, keep_only_until
 from lambdanets.training.engine.intervals import Interval
 from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
+from lambdanets.training.engine.mixing import BatchMixer
 from lambdanets.training.engine.model import save_weights
+from lambdanets.training.engine.optimisation import freeze_stages, make_optimizer, make_schedule, peak_rate
 from lambdanets.training.engine.randomness import kept_generators
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
@@ -90,27 +90,21 @@ class Trainer:
             accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers, timeout
         )
         model = model.to(accelerator.device)
+        if recipe.channels_last:
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)
+        self.frozen = freeze_stages(model, recipe.frozen_stages)
         self.ema = None if recipe.ema_decay is None else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
-        optimizer = create_optimizer_v2(
-            model,
-            opt=recipe.optimizer,
-            lr=recipe.scaled_lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-        )
-        self.scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched="cosine",
-            num_epochs=recipe.epochs,
-            # A short training, such as a trial of one epoch, must not consist of warm-up alone.
-            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs // 2),
-            warmup_lr=recipe.scaled_lr / 100,
-            min_lr=0.0,
-            step_on_epochs=False,
-            updates_per_epoch=len(self.batches),
-        )
+        optimizer = make_optimizer(model, recipe)
+        self.scheduler = make_schedule(optimizer, recipe, len(self.batches))
+        if recipe.compile:
+            # A shape that comes second must not change the code for the first: a resumed training may meet it first.
+            model.compile(dynamic=False)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        criterion = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        mixes = recipe.augmentation.mixes
+        self.mixer = BatchMixer(recipe, self.num_classes, accelerator.process_index) if mixes else None
+        criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(recipe.label_smoothing)
         self.update = Update(accelerator, self.model, self.optimizer, criterion, recipe)
         self.every, self.timeout = every or Interval(), timeout
         self.rows: list[dict[str, Any]] = []
@@ -203,6 +197,8 @@ class Trainer:
     def _train_epoch(self, progress: TrainingProgress, stop: StopSignal) -> bool:
         """The rest of a pass over the training images; False if it was stopped before its end."""
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         steps, before = len(self.batches), self.epoch * len(self.batches)
         every_step = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
         most = 1 if every_step else _STEPS_BETWEEN_LOOKS
@@ -258,7 +254,12 @@ class Trainer:
 
     def _step(self, update: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One update of the weights; returns the sums of loss, right answers, images, gradient norm and updates."""
-        out = self.update(inputs, labels)
+        targets = labels
+        if self.recipe.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        if self.mixer is not None:
+            inputs, targets = self.mixer(inputs, labels, self.epoch, self.batch)
+        out = self.update(inputs, targets)
         self.scheduler.step_update(update)
         if self.ema is not None and out.used:
             self.ema.update(self.accelerator.unwrap_model(self.model), step=update)
@@ -295,7 +296,7 @@ class Trainer:
             "epoch": self.epoch + 1,
             "train_loss": loss / images,
             "train_top1": right / images,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": peak_rate(self.optimizer),
             "gradient_norm": norm / updates,
             "images_per_second": images / max(self.seconds, 1e-9),
             "seconds": self.seconds,

@@ -203,7 +203,6 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"the weights {path} are damaged or no safetensors file: {error}") from error
-    expected = model.state_dict()
     classes = _number_of_classes(model, weights)
     if classes is not None and classes != len(class_names):
         raise ValueError(
@@ -211,6 +210,13 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
             f"({', '.join(class_names[:5])}{', ...' if len(class_names) > 5 else ''}). "
             "Give the data that the weights were trained on."
         )
+    check_weights(model, weights, f"the weights {path}")
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises a ValueError that begins with ``what`` for weights that are not a model's, or not finite."""
+    expected = model.state_dict()
     wrong = [
         f"{name} is {tuple(weights[name].shape) if name in weights else 'missing'}, not {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -224,13 +230,12 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
     ]
     if wrong:
         raise ValueError(
-            f"the weights {path} do not fit the model: {'; '.join(wrong[:3])}"
+            f"{what} do not fit the model: {'; '.join(wrong[:3])}"
             f"{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
         )
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
-        raise ValueError(f"the weights {path} have numbers that are not finite, in {', '.join(broken[:3])}")
-    model.load_state_dict(weights)
+        raise ValueError(f"{what} have numbers that are not finite, in {', '.join(broken[:3])}")
 
 
 def _number_of_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-import timm.optim
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lambdanets.names import unknown_name
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
+from lambdanets.training.engine.mixing import check_mixing
 from lambdanets.training.engine.model import build_model_for_size, names_weights
+from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
+from lambdanets.training.engine.weights import Source, fit_weights
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.rules import refuse
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Start:
 
 
 def check_choices(recipe: Recipe, transform: InputTransform) -> None:
-    """Raises a ValueError for an optimizer that timm does not know, or an augmentation that cannot be made."""
-    known = [str(name) for name in timm.optim.list_optimizers()]
-    if recipe.optimizer.lower() not in known:
-        raise unknown_name("optimizer", recipe.optimizer, known)
+    """Raises a ValueError for an optimizer, a compiler or an augmentation that cannot be used."""
+    check_optimizer(recipe)
+    if recipe.compile:
+        _check_compiler()
     try:
         transform.build_training(recipe.augmentation)
     except ValueError:
@@ -53,6 +55,15 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     # timm's policies are refused by assertions.
     except Exception as error:
         raise ValueError(f"the augmentation {recipe.augmentation} cannot be made: {error}") from error
+
+
+def _check_compiler() -> None:
+    try:
+        torch.compile(lambda value: value + 1)(torch.ones(2))
+    # A missing compiler, an unsupported version of Python: each fails in its own way.
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(f"compile is True, and torch.compile does not work here ({first}); use False") from error
 
 
 def check_data(data: ImageData) -> None:
@@ -101,12 +112,21 @@ def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> 
     )
 
 
-def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform) -> Start:
-    """Makes the model of a recipe, with random weights or with those that its name asks for.
+def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, source: Source | None = None) -> Start:
+    """Makes the model of a recipe, with random weights, those of its ``init_from`` or those that its name asks for.
+
+    Args:
+        recipe: the choices.
+        data: their classes are the model's.
+        transform: the size and the channels of the images.
+        source: what ``init_from`` names, opened.
 
     Raises:
-        ValueError: there is no such model, it does not take the arguments or the size, or its weights cannot be loaded.
+        ValueError: there is no such model, it does not take the arguments or the size, or its weights cannot be loaded
+            or do not fit.
     """
+    if source is not None:
+        recipe = source.adapted(recipe, transform.image_size)
     with _told_by_timm() as told:
         model, kwargs = build_model_for_size(
             recipe.model,
@@ -117,6 +137,9 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform) ->
             drop_path_rate=recipe.drop_path_rate,
             **recipe.model_kwargs,
         )
+    if source is not None:
+        told_of_weights = fit_weights(model, source, data.class_names)
+        return Start(model, recipe.override(model_kwargs=kwargs), source.name, told_of_weights)
     if not names_weights(recipe.model):
         return Start(model, recipe.override(model_kwargs=kwargs), None, _unused_weights(recipe.model))
     # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
@@ -144,7 +167,7 @@ def _unused_weights(name: str) -> tuple[str, ...]:
         return ()
     return (
         f"The weights {tag!r} that {name} names are not loaded: the training starts from random ones. "
-        f"--model hf-hub:timm/{name} loads weights of that name from the Hugging Face Hub.",
+        f"--init-from {name} loads them.",
     )
 
 
@@ -176,9 +199,16 @@ def check_training_step(model: nn.Module, recipe: Recipe, data: ImageData, size:
     """Tries the model in training mode on the smallest batch that one process can get; nothing of it is kept.
 
     Raises:
-        ValueError: the model cannot train on such a batch, as one with batch-norm on one image of one position.
+        ValueError: the model cannot train on such a batch, as one with batch-norm on one image of one position; or the
+            batch cannot be mixed, or computed in as many parts, as the recipe says.
     """
     images = fewest_in_a_step(len(data.train), recipe.batch_size, processes)
+    check_mixing(recipe, images)
+    if recipe.accumulate > images:
+        what = f"a process gets {count(images, 'image', 'images')} a step"
+        raise refuse(recipe.accumulate, "accumulate", f"{what}; use at most {images}")
+    freeze_stages(model, recipe.frozen_stages)
+    images //= recipe.accumulate
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training = model.training
     model.train()
@@ -188,10 +218,12 @@ def check_training_step(model: nn.Module, recipe: Recipe, data: ImageData, size:
     except Exception as error:
         if images > 1:
             raise ValueError(f"the model {recipe.model!r} cannot train on images of {size} pixels: {error}") from error
+        parts = f" in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         raise ValueError(
             f"batch_size is {recipe.batch_size} for {len(data.train):,} training images on "
-            f"{count(processes, 'process', 'processes')}, so that a step has 1 image in a process, and the model "
-            f"{recipe.model!r} needs 2 or more there to train ({error}); give a larger --batch-size or more images"
+            f"{count(processes, 'process', 'processes')}{parts}, so that a step has 1 image in a process, and the "
+            f"model {recipe.model!r} needs 2 or more there to train ({error}); give a larger --batch-size or more "
+            "images"
         ) from error
     finally:
         model.train(training)

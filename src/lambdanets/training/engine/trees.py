@@ -33,6 +33,11 @@ def save_tree(path: Path, tree: Any) -> None:
     save_file(tensors, path, metadata={_STRUCTURE: json.dumps(structure)})
 
 
+def check_tree(tree: Any) -> None:
+    """Raise a TypeError if ``save_tree`` cannot write a tree."""
+    _split(tree, "", {})
+
+
 def load_tree(path: Path) -> Any:
     """Read what ``save_tree`` wrote, with its tensors on the CPU.
 

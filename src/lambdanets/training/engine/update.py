@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Update:
         accelerator: the process's place among the others.
         model: prepared by the accelerator.
         optimizer: prepared by the accelerator.
-        criterion: the loss of logits and labels.
+        criterion: the loss of logits and targets.
         recipe: the choices.
 
     Attributes:
@@ -64,7 +65,7 @@ class Update:
         recipe: Recipe,
     ) -> None:
         self.accelerator, self.model, self.optimizer, self.criterion = accelerator, model, optimizer, criterion
-        self.clip, self.mode = recipe.clip_grad, recipe.clip_mode
+        self.clip, self.mode, self.parts = recipe.clip_grad, recipe.clip_mode, recipe.accumulate
         self.scaled = accelerator.scaler is not None
         self.patience = recipe.nonfinite_steps * (_SCALED_STEPS if self.scaled else 1)
         # The scaler waits for the device at each step anyway.
@@ -74,14 +75,11 @@ class Update:
         self._clipped = list(model_parameters(accelerator.unwrap_model(model), exclude_head=True))
         self._buffers = list(model.buffers())
 
-    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> Outcome:
+    def __call__(self, inputs: torch.Tensor, targets: torch.Tensor) -> Outcome:
         """Take one step on the images of this process."""
         kept = [buffer.clone() for buffer in self._buffers] if self._looks else []
-        logits = self.model(inputs)
-        loss = self.criterion(logits, labels)
-        finite = loss.detach().isfinite()
-        # One process's loss that is not finite must be seen in the gradient of all: they leave out a step together.
-        self.accelerator.backward(loss * torch.where(finite, 1.0, torch.nan))
+        logits, loss = self._gradients(inputs, targets)
+        finite = loss.isfinite()
         self.accelerator.unscale_gradients()
         norm = self._norm_and_clip()
         used = not self._looks or bool(norm.isfinite().item())
@@ -93,7 +91,24 @@ class Update:
         self.optimizer.zero_grad()
         # A gradient that is too large for the scaler is no fault of the training.
         usable = finite if self.scaled else finite & norm.isfinite()
-        return Outcome(logits.detach(), loss.detach(), norm, usable, used)
+        return Outcome(logits, loss, norm, usable, used)
+
+    def _gradients(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add up the gradients of the batch's parts; returns logits and mean loss of the whole batch, detached."""
+        parts = list(zip(inputs.tensor_split(self.parts), targets.tensor_split(self.parts), strict=True))
+        found = []
+        for index, (images, wanted) in enumerate(parts):
+            # Several processes exchange their gradients once, with the last part.
+            alone = index + 1 < len(parts)
+            with self.accelerator.no_sync(self.model) if alone else nullcontext():
+                logits = self.model(images)
+                loss = self.criterion(logits, wanted) * (len(images) / len(inputs))
+                # A loss that is not finite must be seen in the gradient of all processes: they leave out the step.
+                self.accelerator.backward(loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan))
+            found.append((logits.detach(), loss.detach()))
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([logits for logits, _ in found]), torch.stack([loss for _, loss in found]).sum()
 
     def _norm_and_clip(self) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]

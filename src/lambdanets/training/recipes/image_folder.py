@@ -3,7 +3,7 @@
     lambdanets train --data my-images/
 
 The defaults suit a few thousand to some hundred thousand small images on one machine; choose the size and the
-model with ``--image-size`` and ``--model``. Not measured.
+model with ``--image-size`` and ``--model``. Hardware: any. Result: not yet run.
 """
 
 from lambdanets.training.recipes.recipe import Augmentation, Recipe

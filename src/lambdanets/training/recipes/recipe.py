@@ -1,22 +1,29 @@
-"""The choices of one training as plain values; a ``Recipe`` can be written to JSON and read back."""
+"""The choices of one training as plain values; a ``Recipe`` can be written to JSON or YAML and read back.
+
+The words of the classes' docstrings are also the help of the options of ``lambdanets train``, one option a field
+(``lambdanets_cli.recipe_options``).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lambdanets.names import did_you_mean
 from lambdanets.training.rules import (
     Rule,
     check_attributes,
     each,
+    flag,
     maybe,
     model_arguments,
     number,
     one_of,
     refuse,
+    short,
     text,
     whole,
 )
@@ -24,7 +31,7 @@ from lambdanets.training.rules import (
 CROPS = ("none", "padded", "resized")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CLIP_MODES = ("norm", "agc")
-
+SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 
 # Sizes above these are mistakes, not choices: no machine could hold them.
 MAX_IMAGE_SIZE = 8192
@@ -44,7 +51,12 @@ class Augmentation:
         horizontal_flip: probability of mirroring left and right.
         rotation: largest rotation in degrees, either way.
         random_erasing: probability of blanking a random rectangle.
-        auto_augment: a policy of ``timm.data.auto_augment``, such as ``"rand-m15-n2"``, or None.
+        auto_augment: a policy of ``timm.data.auto_augment``, such as ``"rand-m15-n2"``, or None; needs the crop
+            ``"resized"``.
+        mixup: mixes pairs of images and their labels with a share drawn from Beta(mixup, mixup); 0: no mixing. With
+            ``cutmix`` each batch takes one of both, with equal probability.
+        cutmix: puts a rectangle of one image into another, its area drawn from Beta(cutmix, cutmix); 0: none.
+        mix_probability: probability that a batch is mixed, where ``mixup`` or ``cutmix`` is above 0.
     """
 
     crop: str = "none"
@@ -54,6 +66,14 @@ class Augmentation:
     rotation: float = 0.0
     random_erasing: float = 0.0
     auto_augment: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+
+    @property
+    def mixes(self) -> bool:
+        """True if batches are mixed by mixup or cutmix."""
+        return bool(self.mixup or self.cutmix) and self.mix_probability > 0
 
     def __post_init__(self) -> None:
         if isinstance(self.scale, list):
@@ -67,19 +87,40 @@ class Recipe:
 
     Attributes:
         name: the recipe's name on the command line.
-        model: a name in timm's registry, where the LambdaResNets are too.
-        data: a data specification (see ``lambdanets.training.data``), or None where the user must give one.
+        model: a name in timm's registry, where the LambdaResNets are too; or ``local-dir:FOLDER`` or ``hf-hub:NAME``
+            for a model with its weights.
+        data: ``digits``, ``fashion-mnist``, ``fashion-mnist:DIR``, a folder of images (``DIR`` or
+            ``imagefolder:DIR``), or what timm's readers take (``hfds/NAME``, ``torch/NAME``, ``wds/:DIR``); None
+            where the user must give it.
         model_kwargs: further arguments for ``timm.create_model``.
+        init_from: weights to start from: a run folder, weights of this package (``lambda_resnet_tiny.digits``), a
+            file (safetensors, or what ``torch.save`` wrote of tensors alone), pretrained weights of timm
+            (``resnet50.a1_in1k``, ``hf-hub:NAME``, ``local-dir:FOLDER``). None: random weights.
         image_size: side of the square input in pixels; None takes the data's own size.
         crop_pct: share of the image's shorter side that validation and test images keep (centre crop).
+        validation_share: share of the training images that is held out to choose by, from each class; the data's own
+            validation images are then the test images if there are no others, else training images too. None: the
+            data's validation images, or a tenth of the training images.
         epochs: passes over the training images.
-        batch_size: images a step, over all processes together.
-        optimizer: a name that ``timm.optim.create_optimizer_v2`` knows.
+        batch_size: images an update of the weights takes, over all processes and accumulated parts together.
+        accumulate: parts that each batch is computed in, one after the other, to take less memory; the gradients are
+            added up. Batch-norms see one part at a time.
+        optimizer: a name that ``timm.optim.create_optimizer_v2`` knows, such as ``sgd``, ``adamw`` or ``lamb``.
         lr: peak learning rate, per ``lr_batch_size`` images if that is given.
         lr_batch_size: the learning rate scales with ``batch_size / lr_batch_size``; None: no scaling.
         momentum: momentum of SGD and its relatives.
         weight_decay: weight decay; biases and norms are left out, as timm does.
-        warmup_epochs: epochs of linear warm-up; a cosine decay to zero follows.
+        layer_decay: factor from each layer's learning rate to that of the layer before it; the classifier has the
+            full one. None: all layers have the same.
+        frozen_stages: first groups of layers that keep their weights and batch statistics: 1 for the stem, 2 for the
+            stem and the first stage, and so on.
+        schedule: ``"cosine"`` (to ``min_lr`` at the end), ``"step"`` (times ``decay_rate`` every ``decay_epochs``),
+            ``"one-cycle"`` (rises for 30 % of the training, then falls to ``min_lr``, without another warm-up) or
+            ``"constant"``.
+        warmup_epochs: epochs of linear warm-up before the schedule.
+        min_lr: learning rate at the end of the schedules ``cosine`` and ``one-cycle``.
+        decay_epochs: epochs between two decays of the schedule ``step``.
+        decay_rate: factor of the schedule ``step``.
         label_smoothing: share of the target spread over all classes.
         clip_grad: largest norm of the gradient, None: no clipping.
         clip_mode: ``"norm"`` clips by the norm of the whole gradient; ``"agc"`` each unit's by ``clip_grad`` times the
@@ -93,6 +134,8 @@ class Recipe:
         augmentation: random changes to the training images.
         seed: seed of the weights, of the order of the images and of the augmentation.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (mixed precision).
+        channels_last: keeps images and weights of convolutions with the channels as their last axis in memory.
+        compile: compiles the model by ``torch.compile``, for each shape of a batch on its own.
         workers: processes that read images for each training process; 0 reads in the training process.
         cpu_threads: threads a process computes with on a CPU; None leaves it to PyTorch.
     """
@@ -101,16 +144,25 @@ class Recipe:
     model: str
     data: str | None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
     image_size: int | None = None
     crop_pct: float = 1.0
+    validation_share: float | None = None
     epochs: int = 10
     batch_size: int = 64
+    accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     lr_batch_size: int | None = None
     momentum: float = 0.9
     weight_decay: float = 0.05
+    layer_decay: float | None = None
+    frozen_stages: int = 0
+    schedule: str = "cosine"
     warmup_epochs: int = 1
+    min_lr: float = 0.0
+    decay_epochs: int = 30
+    decay_rate: float = 0.1
     label_smoothing: float = 0.1
     clip_grad: float | None = None
     clip_mode: str = "norm"
@@ -121,6 +173,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
     precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     workers: int = 0
     cpu_threads: int | None = None
 
@@ -134,7 +188,20 @@ class Recipe:
 
     def override(self, **changes: Any) -> Recipe:
         """This recipe with the given fields changed; a value of None leaves a field as it is."""
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+        return self.replace({name: value for name, value in changes.items() if value is not None})
+
+    def replace(self, changes: Mapping[str, Any]) -> Recipe:
+        """This recipe with the given fields changed, those of its augmentation by their own names too.
+
+        Raises:
+            ValueError: for a field that recipes do not have, with the nearest name.
+        """
+        _check_fields(changes, FIELDS + AUGMENTATION_FIELDS, "a recipe")
+        inner = {name: value for name, value in changes.items() if name in AUGMENTATION_FIELDS}
+        outer = {name: value for name, value in changes.items() if name not in inner}
+        if inner:
+            outer["augmentation"] = dataclasses.replace(outer.get("augmentation", self.augmentation), **inner)
+        return dataclasses.replace(self, **outer)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON; ``from_dict`` reads them back."""
@@ -145,20 +212,31 @@ class Recipe:
         """The recipe that ``to_dict`` wrote.
 
         Raises:
-            ValueError: for a field that recipes do not have, or one that is missing.
+            ValueError: for a field that recipes do not have, with the nearest name, or one that is missing.
         """
-        values = dict(fields)
-        augmentation = values.get("augmentation", {})
+        _check_fields(fields, FIELDS, "a recipe")
+        for name in ("name", "model", "data"):
+            if name not in fields:
+                raise ValueError(f"{name} is missing")
+        augmentation = fields.get("augmentation", {})
         if not isinstance(augmentation, Mapping):
             raise refuse(augmentation, "augmentation", "use an object with the fields of an augmentation")
+        _check_fields(augmentation, AUGMENTATION_FIELDS, "augmentation")
         try:
-            try:
-                values["augmentation"] = Augmentation(**augmentation)
-            except ValueError as error:
-                raise ValueError(f"augmentation.{error}") from error
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"a recipe does not read: {error}; was it written by another version?") from error
+            made = Augmentation(**augmentation)
+        except ValueError as error:
+            raise ValueError(f"augmentation.{error}") from error
+        return cls(**{**fields, "augmentation": made})
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+AUGMENTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
+
+
+def _check_fields(given: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{owner} has no field {short(name)}; {did_you_mean(name, known)}")
 
 
 def _scale(value: object, name: str) -> None:
@@ -187,22 +265,34 @@ _AUGMENTATION: dict[str, Rule] = {
     "rotation": number(0, 180, "use 0 to 180 degrees"),
     "random_erasing": _probability,
     "auto_augment": maybe(text),
+    "mixup": number(0, 1000, "use a number from 0 to 1000"),
+    "cutmix": number(0, 1000, "use a number from 0 to 1000"),
+    "mix_probability": _probability,
 }
 _RECIPE: dict[str, Rule] = {
     "name": text,
     "model": text,
     "data": maybe(text),
     "model_kwargs": model_arguments,
+    "init_from": maybe(text),
     "image_size": maybe(whole(1, MAX_IMAGE_SIZE)),
     "crop_pct": number(0.05, 1, "use a share from 0.05 to 1"),
+    "validation_share": maybe(number(0, 0.5, "use a share above 0, to 0.5, or None", above=True)),
     "epochs": whole(1, 10**6),
     "batch_size": whole(1, 10**6),
+    "accumulate": whole(1, 10**6),
     "optimizer": text,
     "lr": _positive,
     "lr_batch_size": maybe(whole(1, 10**6)),
     "momentum": _share,
     "weight_decay": _positive,
+    "layer_decay": maybe(number(0, 1, "use a factor above 0, to 1, or None", above=True)),
+    "frozen_stages": whole(0, 10**4),
+    "schedule": one_of(SCHEDULES),
     "warmup_epochs": whole(0, 10**6),
+    "min_lr": _positive,
+    "decay_epochs": whole(1, 10**6),
+    "decay_rate": number(0, 1, "use a factor above 0, to 1", above=True),
     "label_smoothing": _share,
     "clip_grad": maybe(number(0, math.inf, "use a number above 0, or None", above=True)),
     "clip_mode": one_of(CLIP_MODES),
@@ -213,6 +303,8 @@ _RECIPE: dict[str, Rule] = {
     "augmentation": _augmentation,
     "seed": whole(0, MAX_SEED),
     "precision": one_of(PRECISIONS),
+    "channels_last": flag,
+    "compile": flag,
     "workers": whole(0, _MAX_WORKERS),
     "cpu_threads": maybe(whole(1, 1024)),
 }

@@ -18,7 +18,7 @@ from lambdanets.files import read_csv, read_json
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, Recipe
-from lambdanets.training.rules import Rule, each, entries, fields, model_arguments, number, refuse, text, whole
+from lambdanets.training.rules import Rule, each, entries, fields, model_arguments, number, refuse, short, text, whole
 
 FORMAT = 1
 METRICS = (
@@ -123,16 +123,12 @@ def read_config(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a run's configuration: {', '.join(missing)} missing. {_ADVICE}.")
     found = config["format"]
     if found != FORMAT or isinstance(found, bool):
-        raise ValueError(f"{file} has format {_short(found)}; this version of lambdanets reads format {FORMAT}")
+        raise ValueError(f"{file} has format {short(found)}; this version of lambdanets reads format {FORMAT}")
     try:
         fields(CONFIG, optional=_OPTIONAL)(config, "")
     except ValueError as error:
         raise ValueError(f"{file}: {error}. {_ADVICE}.") from error
     return config
-
-
-def _short(value: object) -> str:
-    return str(refuse(value, "", "")).removeprefix(" is ").removesuffix("; ")
 
 
 def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:

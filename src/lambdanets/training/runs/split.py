@@ -143,7 +143,9 @@ def _outside(root: Path, split: dict[str, FileImages]) -> tuple[str, ...]:
 
 def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
     recipe = run.recipe
-    data = load_data(run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed)
+    data = load_data(
+        run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed, validation_share=recipe.validation_share
+    )
     run.check_classes(data.class_names, run.data_spec)
     stored = run.config["data"].get("fingerprints", {})
     for name, mark in stored.items():

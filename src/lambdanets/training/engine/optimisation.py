@@ -1,0 +1,150 @@
+"""Optimizers and schedules of a recipe: timm's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm.optim
+import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from lambdanets.names import unknown_name
+from lambdanets.training.engine.trees import check_tree
+from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.rules import refuse
+
+# As of PyTorch's OneCycleLR: the share of the training in which the rate rises, and the part of the peak it starts at.
+_RISE, _START = 0.3, 1 / 25
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer for the parameters of a model that are not frozen."""
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.scaled_lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay,
+    )
+
+
+def check_optimizer(recipe: Recipe) -> None:
+    """Try the recipe's optimizer on a small layer, and check that a checkpoint can hold its state.
+
+    Raises:
+        ValueError: timm does not know the optimizer, it does not work here, or it needs more than a gradient a step.
+    """
+    known = [str(name) for name in timm.optim.list_optimizers()]
+    if recipe.optimizer.lower() not in known:
+        raise unknown_name("optimizer", recipe.optimizer, known)
+    model = nn.Linear(2, 2)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            optimizer = make_optimizer(model, recipe.override(layer_decay=1.0))
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            check_tree(optimizer.state_dict())
+    # Some need a package, some a GPU, some a closure or a second derivative, and each says so in its own way.
+    except Exception as error:
+        raise refuse(recipe.optimizer, "optimizer", f"it cannot be used ({error}); use another one") from error
+
+
+class OneCycle(Scheduler):
+    """The learning rate rises along a cosine to its peak, and falls along another one to a last value.
+
+    Args:
+        optimizer: its learning rates are set; what they are now is the peak.
+        updates: of the whole training.
+        last: the learning rate at the end.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, updates: int, last: float) -> None:
+        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
+        self.updates, self.last = updates, last
+        self.update_groups(self._get_lr(0))
+
+    def _get_lr(self, t: int) -> list[float]:
+        rise = max(1.0, _RISE * self.updates)
+        if t < rise:
+            return [_between(peak * _START, peak, t / rise) for peak in self.base_values]
+        share = min(1.0, (t - rise) / max(1.0, self.updates - rise))
+        return [_between(peak, self.last, share) for peak in self.base_values]
+
+
+def _between(first: float, last: float, share: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> Any:
+    """The recipe's schedule, a function of the number of updates alone.
+
+    Args:
+        optimizer: what it sets the learning rate of.
+        recipe: the choices.
+        updates: of an epoch.
+    """
+    if recipe.schedule == "one-cycle":
+        return OneCycle(optimizer, updates * recipe.epochs, recipe.min_lr)
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.schedule,
+        num_epochs=recipe.epochs,
+        # A short training, such as a trial of one epoch, must not consist of warm-up alone.
+        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs // 2),
+        warmup_lr=recipe.scaled_lr / 100,
+        min_lr=recipe.min_lr,
+        decay_epochs=recipe.decay_epochs,
+        decay_rate=recipe.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=updates,
+    )
+    return schedule
+
+
+def peak_rate(optimizer: Any) -> float:
+    """The largest learning rate of all parameters, which is that of the classifier where layers differ."""
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+def freeze_stages(model: nn.Module, stages: int) -> list[nn.Module]:
+    """Freeze the first groups of layers of a model: 1 the stem, 2 the stem and the first stage, and so on.
+
+    Args:
+        model: its parameters in these groups no longer require gradients.
+        stages: how many groups, of those that timm groups the model's layers into.
+
+    Returns:
+        The modules that hold none but frozen parameters; in evaluation mode their batch-norms keep their statistics.
+
+    Raises:
+        ValueError: the model does not tell its groups, or has no other ones.
+    """
+    if not stages:
+        return []
+    if not hasattr(model, "group_matcher"):
+        raise refuse(stages, "frozen_stages", f"{type(model).__name__} does not tell its stages; use 0")
+    matcher: Any = model.group_matcher
+    groups = group_parameters(model, matcher(coarse=True), reverse=True)
+    found = sorted(set(groups.values()))
+    if stages >= len(found):
+        raise refuse(stages, "frozen_stages", f"the model has {len(found)} groups of layers; use 0 to {len(found) - 1}")
+    frozen = {name for name, group in groups.items() if group in found[:stages]}
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    return _without_gradients(model)
+
+
+def _without_gradients(module: nn.Module) -> list[nn.Module]:
+    """The largest modules that have parameters, none of which requires a gradient."""
+    wanted = [parameter.requires_grad for parameter in module.parameters()]
+    if wanted and not any(wanted):
+        return [module]
+    return [frozen for child in module.children() for frozen in _without_gradients(child)]

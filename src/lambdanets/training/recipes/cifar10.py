@@ -1,0 +1,25 @@
+"""A small LambdaResNet on CIFAR-10, 60,000 colour images of 32x32 pixels in class folders.
+
+    lambdanets train --recipe cifar10 --data cifar10/        # cifar10/train/<class>/*, cifar10/test/<class>/*
+
+Hardware: 2 CPU cores, some hours. Result: not yet run.
+"""
+
+from lambdanets.training.recipes.recipe import Augmentation, Recipe
+
+RECIPE = Recipe(
+    name="cifar10",
+    model="lambda_resnet_tiny",
+    data=None,
+    image_size=32,
+    validation_share=0.02,
+    epochs=20,
+    batch_size=128,
+    optimizer="adamw",
+    lr=4e-3,
+    weight_decay=0.2,
+    warmup_epochs=1,
+    label_smoothing=0.1,
+    ema_decay=0.995,
+    augmentation=Augmentation(crop="padded", padding=4, horizontal_flip=0.5),
+)

@@ -1,0 +1,133 @@
+"""The options of ``lambdanets train`` are the fields of a recipe, in the words of its class."""
+
+import dataclasses
+import inspect
+import re
+
+import pytest
+from typer.main import get_command
+
+from lambdanets.training import Augmentation, Recipe, list_recipes
+from lambdanets.training.recipes.files import read_recipe, write_recipe
+from lambdanets_cli import app as cli
+from lambdanets_cli.recipe_options import recipe_fields, recipe_names
+
+pytestmark = pytest.mark.smoke
+
+
+def all_fields():
+    found = [field for kind in (Recipe, Augmentation) for field in dataclasses.fields(kind)]
+    return [field for field in found if field.name not in ("name", "augmentation")]
+
+
+def test_every_field_has_an_option_with_its_words():
+    fields = recipe_fields()
+    assert [(field.name, field.kind) for field in fields] == [(field.name, field.type) for field in all_fields()]
+    assert len({field.option for field in fields}) == len(fields)
+    for field in fields:
+        owner = Augmentation if field.name in Augmentation.__dataclass_fields__ else Recipe
+        assert field.owner == owner.__name__
+        entry = f"\n    {field.name}: "
+        words = inspect.cleandoc(owner.__doc__).partition(entry)[2]
+        assert " ".join(words.split()).startswith(field.words)
+        assert len(field.words) > 5
+    train = get_command(cli.app).commands["train"]
+    options = {name: option for option in train.params for name in option.opts}
+    for field in fields:
+        shown = options[field.option].help
+        assert unmarked(shown) == unmarked(field.words)
+        assert shown.count('"') % 2 == 0
+
+
+def unmarked(text):
+    return re.sub(r'["`\\]', "", text).lower()
+
+
+def test_names_of_the_help_are_the_recipes():
+    assert recipe_names() == list_recipes()
+    (option,) = [option for option in get_command(cli.app).commands["train"].params if option.name == "recipe"]
+    assert all(name in option.help for name in list_recipes())
+
+
+@pytest.fixture
+def print_recipe(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["lambdanets", "train", "--print-recipe", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_options_set_their_fields(print_recipe, tmp_path):
+    """All kinds: whole and other numbers, words, flags, pairs, YAML, and none."""
+    words = {
+        "--epochs": 3,
+        "--lr": "1e-3",
+        "--schedule": "one-cycle",
+        "--ema-decay": "none",
+        "--model-kwargs": "{stem_stride: 2}",
+        "--scale": "0.2,0.9",
+        "--mixup": 0.2,
+        "--clip-grad": 1,
+    }
+    code, out, error = print_recipe(*[word for item in words.items() for word in item], "--compile")
+    assert code == 0, error
+    (tmp_path / "mine.yaml").write_text(out)
+    recipe = read_recipe(tmp_path / "mine.yaml")
+    assert recipe.name == "digits"
+    assert (recipe.epochs, recipe.lr, recipe.schedule, recipe.ema_decay) == (3, 1e-3, "one-cycle", None)
+    assert (recipe.model_kwargs, recipe.clip_grad, recipe.compile) == ({"stem_stride": 2}, 1.0, True)
+    assert (recipe.augmentation.scale, recipe.augmentation.mixup) == ((0.2, 0.9), 0.2)
+    # What is printed is what would be run.
+    code, again, _ = print_recipe("--recipe", tmp_path / "mine.yaml")
+    assert (code, again) == (0, out)
+    assert again == write_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--epochs three", "epochs is 'three'; use an integer"),
+        ("--epochs none", "epochs is 'none'; use an integer"),
+        ("--image-size wide", "image_size is 'wide'; use an integer, or none"),
+        ("--lr fast", "lr is 'fast'; use a number"),
+        ("--lr inf", "lr is inf; use a finite number"),
+        ("--scale 0.5", "scale is (0.5,); use two shares"),
+        ("--schedule linear", "schedule is 'linear'; use one of cosine, step, one-cycle, constant"),
+        ("--model-kwargs {a:", "model_kwargs is no YAML of plain values"),
+        ("--model-kwargs 3", "model_kwargs is 3; use names with values"),
+        ("--validation-share 0.7", "validation_share is 0.7; use a share above 0, to 0.5, or None"),
+        ("--accumulate 0", "accumulate is 0; use an integer from 1"),
+        ("--layer-decay 2", "layer_decay is 2.0; use a factor above 0"),
+        ("--mixup -1", "mixup is -1.0; use a number from 0"),
+        ("--recipe cifar", "unknown recipe 'cifar'. Did you mean 'cifar10'?"),
+        ("--recipe no.yaml", "the file no.yaml does not exist"),
+        ("--recipe no.py", "the recipe no.py does not exist"),
+        ("--init-from no/where", "init_from is 'no/where', and nothing is there"),
+        ("--init-from lambda_resnet_tiny.digit", "unknown weights 'lambda_resnet_tiny.digit'. Did you mean"),
+        ("--init-from lambda_resnet50", "init_from is 'lambda_resnet50', a model that has no weights"),
+    ],
+)
+def test_what_does_not_do_is_one_message(print_recipe, words, message):
+    code, out, error = print_recipe(*words.split())
+    assert (code, out) == (2, "")
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_misspelt_option_names_the_nearest(print_recipe):
+    code, _, error = print_recipe("--epoch", 3)
+    assert code == 2
+    assert "--epochs" in error
+
+
+def test_recipe_by_the_models_depth(print_recipe):
+    code, out, _ = print_recipe("--recipe", "imagenet-350", "--model", "lambda_resnet420", "--drop-rate", 0.1)
+    assert code == 0
+    assert "image_size: 320\n" in out
+    assert "drop_rate: 0.1\n" in out
+    assert "drop_path_rate: 0.2\n" in out
