@@ -77,7 +77,7 @@ def test_other_models_of_timm():
         (["--image-size", "3x4x5"], "--image-size must be SIDE or HEIGHTxWIDTH.*got '3x4x5'"),
         (["--stages", "CCLL"], "--stages is for one model, got 'CCLL' without NAME"),
         (["resnet18", "--stages", "CCLL"], "--stages is for LambdaResNets, and resnet18 is none"),
-        (["lambda_resnet_tiny", "--stages", "CXLL"], "stages must be one letter a stage.*got 'CXLL'"),
+        (["lambda_resnet_tiny", "--stages", "CQLL"], "stages must be one letter a stage.*got 'CQLL'"),
         (["--csv", "nofolder/x.csv"], "--csv nofolder/x.csv is in nofolder, which is no folder; make it first"),
         (["--csv", "."], "--csv . is a folder; name a file in it"),
         (["inception_v3", "--image-size", "8"], "inception_v3 does not take images of 8x8"),

@@ -34,9 +34,9 @@ def test_what_is_not_in_a_file_has_its_default(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: m\nepoch: 3", r"a recipe has no field 'epoch'; did you mean 'epochs'\?"),
-        ("model: m\naugmentation: {crops: none}", r"augmentation has no field 'crops'; did you mean 'crop'\?"),
-        ("model: m\n3: 4", "a recipe has no field 3"),
+        ("model: m\nepoch: 3", r"epoch is no field of a recipe; did you mean 'epochs'\?"),
+        ("model: m\naugmentation: {crops: none}", r"augmentation.crops is no field of a recipe; did you mean 'crop'\?"),
+        ("model: m\n3: 4", "3 is no field of a recipe"),
         ("epochs: 3", "model is missing"),
         ("model: m\nepochs: many", "epochs is 'many'; use an integer"),
         ("model: m\naugmentation: {crop: round}", r"augmentation\.crop is 'round'; use one of"),

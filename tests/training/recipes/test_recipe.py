@@ -120,9 +120,9 @@ def test_unknown_recipe_shows_the_nearest():
 
 
 def test_unknown_field_is_told():
-    with pytest.raises(ValueError, match=r"a recipe has no field 'epoch'; did you mean 'epochs'\?"):
+    with pytest.raises(ValueError, match=r"epoch is no field of a recipe; did you mean 'epochs'\?"):
         Recipe.from_dict({**make().to_dict(), "epoch": 1})
-    with pytest.raises(ValueError, match=r"a recipe has no field 'flip'; "):
+    with pytest.raises(ValueError, match=r"flip is no field of a recipe; "):
         make().override(flip=1)
 
 

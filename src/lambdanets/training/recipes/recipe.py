@@ -23,7 +23,6 @@ from lambdanets.training.rules import (
     number,
     one_of,
     refuse,
-    short,
     text,
     whole,
 )
@@ -214,14 +213,14 @@ class Recipe:
         Raises:
             ValueError: for a field that recipes do not have, with the nearest name, or one that is missing.
         """
-        _check_fields(fields, FIELDS, "a recipe")
+        _check_fields(fields, FIELDS)
         for name in ("name", "model", "data"):
             if name not in fields:
                 raise ValueError(f"{name} is missing")
         augmentation = fields.get("augmentation", {})
         if not isinstance(augmentation, Mapping):
             raise refuse(augmentation, "augmentation", "use an object with the fields of an augmentation")
-        _check_fields(augmentation, AUGMENTATION_FIELDS, "augmentation")
+        _check_fields(augmentation, AUGMENTATION_FIELDS, "augmentation.")
         try:
             made = Augmentation(**augmentation)
         except ValueError as error:
@@ -233,10 +232,10 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 AUGMENTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Augmentation))
 
 
-def _check_fields(given: Mapping[str, Any], known: Sequence[str], owner: str) -> None:
+def _check_fields(given: Mapping[str, Any], known: Sequence[str], prefix: str = "") -> None:
     for name in given:
         if name not in known:
-            raise ValueError(f"{owner} has no field {short(name)}; {did_you_mean(name, known)}")
+            raise ValueError(f"{prefix}{name} is no field of a recipe; {did_you_mean(name, known)}")
 
 
 def _scale(value: object, name: str) -> None:

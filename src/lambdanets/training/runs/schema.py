@@ -127,7 +127,8 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         fields(CONFIG, optional=_OPTIONAL)(config, "")
     except ValueError as error:
-        raise ValueError(f"{file}: {error}. {_ADVICE}.") from error
+        stop = "" if str(error).endswith("?") else "."
+        raise ValueError(f"{file}: {error}{stop} {_ADVICE}.") from error
     return config
 
 
