@@ -268,15 +268,14 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
     # The state outlives an Accelerator and would refuse another precision in the same process.
     AcceleratorState._reset_state()
     precision, device = recipe.precision, torch.accelerator.current_accelerator(check_available=True)
-    on_cpu = device is None
-    if precision == "fp16" and on_cpu:
+    if precision == "fp16" and device is None:
         if not measuring:
             raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
         precision = "fp32"
     join_after_restart("cpu" if device is None else device.type)
     return Accelerator(
         # Asked for, as without it torchrun's processes on a CPU do not find each other.
-        cpu=on_cpu,
+        cpu=device is None,
         mixed_precision="no" if precision == "fp32" else precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )

@@ -44,10 +44,10 @@ def join_after_restart(device: str) -> None:
         device: the type of device that the processes compute on.
     """
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if restart == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if restart == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or torch.distributed.is_initialized():
         return
     store = open_store(TIMEOUT)
-    if store is None or torch.distributed.is_initialized():
+    if store is None:
         return
     torch.distributed.init_process_group(
         torch.distributed.get_default_backend_for_device(device),
