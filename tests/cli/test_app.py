@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from lambdanets_cli import app as cli
 
-COMMAND = [sys.executable, "-m", "lambdanets_cli.app"]
+COMMAND = [sys.executable, "-m", "lambdanets"]
 
 
 @pytest.fixture

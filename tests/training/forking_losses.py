@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -107,6 +108,9 @@ class Numbers(IterableDataset):
     def __len__(self):
         return 50
 
+    def __iter__(self):
+        return self.stored()
+
     def stored(self):
         return ((torch.full((1,), float(index)), index) for index in range(50))
 
@@ -123,10 +127,9 @@ def write_labels(recipe, folder):
     accelerator.wait_for_everyone()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_is_shared_out(harness, tmp_path, workers):
-    """Two processes together get the batches of one, whatever the number of workers."""
-    recipe = harness.small_recipe("digits", workers)
+def test_a_stream_is_shared_out(harness, tmp_path):
+    """Two processes together get the batches of one."""
+    recipe = harness.small_recipe("digits", 2)
     found = []
     for processes in (1, 2):
         folder, log = tmp_path / str(processes), tmp_path / "log.txt"
@@ -138,7 +141,9 @@ def test_a_stream_is_shared_out(harness, tmp_path, workers):
             training.send(signal.SIGKILL)
         assert not training.failed, log.read_text()
         ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
-        found.append([[sum(parts, []) for parts in zip(*epoch, strict=True)] for epoch in zip(*ranks, strict=True)])
+        found.append(
+            [[list(chain(*parts)) for parts in zip(*epoch, strict=True)] for epoch in zip(*ranks, strict=True)]
+        )
     assert found[0] == found[1]
     assert [len(epoch) for epoch in found[0]] == [6, 5]
     assert len({label for batch in found[0][0] for label in batch}) == 48

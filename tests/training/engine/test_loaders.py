@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -193,14 +192,17 @@ def test_a_stream_that_announces_another_number(stream, announced, message):
 def test_waiting_counts_where_the_device_has_nothing_to_do(batches, monkeypatch, busy):
     mark = SimpleNamespace(query=lambda: not busy)
     monkeypatch.setattr(loaders, "_marked", lambda device: mark if busy else None)
-    loader = batches(0)
-    original = type(loader.loader.dataset).__getitems__
+    now = [0.0]
+    monkeypatch.setattr(loaders, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    original = SeededImages.__getitems__
 
     def slow(self, indices):
-        time.sleep(0.02)
+        now[0] += 2
         return original(self, indices)
 
     monkeypatch.setattr(SeededImages, "__getitems__", slow)
+    loader = batches(0)
     for _ in loader.of_epoch(0):
-        time.sleep(0.05)
-    assert 0.05 < loader.waited < 0.15 if not busy else loader.waited == 0
+        now[0] += 5  # the step
+    assert len(loader) == 3
+    assert loader.waited == (0 if busy else 6)
