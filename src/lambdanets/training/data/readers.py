@@ -27,15 +27,11 @@ class ReaderImages(LabelledImages):
     Args:
         base: gives image and label by index, without a transform.
         indices: which of its images, in which order.
-
-    Attributes:
         labels_to: the model's class index for each of the data set's; None leaves labels as they are.
     """
 
-    def __init__(self, base: Any, indices: Sequence[int]) -> None:
-        self.base = base
-        self.indices = indices
-        self.labels_to: Sequence[int] | None = None
+    def __init__(self, base: Any, indices: Sequence[int], labels_to: Sequence[int] | None = None) -> None:
+        self.base, self.indices, self.labels_to = base, indices, labels_to
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,7 +81,7 @@ class ReaderImages(LabelledImages):
 
 
 class StreamImages(IterableDataset[tuple[Any, int]]):
-    """A streamed data set that timm opened, in colour, with a transform of its own; attributes as of ReaderImages.
+    """A streamed data set that timm opened, in colour; ``transform`` and ``labels_to`` as of ``ReaderImages``.
 
     One process reads the whole stream, whatever the number of training processes and workers, so an epoch has each
     image once.

@@ -37,7 +37,7 @@ from lambdanets.training.rules import Rule, check_attributes, each, number, one_
 
 Transform = Callable[[Image.Image], torch.Tensor]
 
-# 256 MiB in red, green and blue, from where on Pillow warns. A file of a few kilobytes can announce far more.
+# From here on Pillow itself warns. A small file can announce far more than the memory holds.
 MAX_PIXELS = 89_478_485
 
 
