@@ -91,7 +91,7 @@ class StreamImages(IterableDataset[tuple[Any, int]]):
         self.base = base
         self.transform: Transform | None = None
         self.labels_to: Sequence[int] | None = None
-        reader = getattr(base, "reader", None)
+        reader: Any = getattr(base, "reader", None)
         if hasattr(reader, "dist_num_replicas"):
             reader.dist_rank, reader.dist_num_replicas = 0, 1
 

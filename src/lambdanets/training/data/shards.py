@@ -157,7 +157,7 @@ def index_shard(path: Path, label: str = "") -> np.ndarray:
                     continue
                 kind = "image" if f".{ending.rpartition('.')[2]}" in images else f".{ending}"
                 samples.setdefault(key, {}).setdefault(kind, (member.offset_data, member.size))
-                archive.members = []  # type: ignore[assignment]  # else it keeps all of them
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps all of them
     except (tarfile.TarError, ValueError, OverflowError) as error:
         remedy = "; unpack it to a plain .tar" if path.suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst") else ""
         raise ValueError(f"the shard {path} cannot be read: {error}{remedy}") from error

@@ -123,7 +123,7 @@ class TrainingProgress:
             waiting: share of the epoch's time that the device waited for images.
             memory: the most memory so far in GiB.
         """
-        shown = {"loss": loss, "top1": top1, "rate": rate, "waiting": waiting, "memory": memory}
+        shown: dict[str, Any] = {"loss": loss, "top1": top1, "rate": rate, "waiting": waiting, "memory": memory}
         self._bar.update(self._task, completed=completed, epoch=epoch, **shown)
 
     def epoch(self, row: Mapping[str, Any], best: bool) -> None:

@@ -216,7 +216,8 @@ class TrainingBatches:
             # The worker of a stream learns the epoch when it is started.
             options["persistent_workers"] = False
             self.order: Any = SeededStream(data.train, recipe.seed)
-            images, sampler = self.order, None
+            images: Any = self.order
+            sampler = None
         else:
             self.order = EpochOrder(len(data.train), recipe.seed, getattr(data.train, "groups", None))
             images, sampler = SeededImages(data.train, recipe.seed), self.order
