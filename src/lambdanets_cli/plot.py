@@ -13,13 +13,15 @@ __all__ = ["plot"]
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `lambdanets train` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that `lambdanets train` wrote.")],
     output: Annotated[
         Path, typer.Option(help="The picture to write: .png, .svg or .pdf.  \\[default: runs.png]", show_default=False)
     ] = Path("runs.png"),
     debug: Debug = False,
 ) -> None:
     """Draw the curves of several runs in one picture: training loss, validation loss, validation error.
+
+    Each run has a colour of its own in all three, and is named as its folder is.
 
     For example:
 
