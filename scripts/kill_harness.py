@@ -46,7 +46,7 @@ from lambdanets.training import Augmentation, Recipe, resume, train
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine.loop import Trainer
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "waiting_share", "memory_gib")
 # A training that takes longer than this hangs.
 _DEADLINE = 300.0
 

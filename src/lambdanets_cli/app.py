@@ -29,8 +29,10 @@ from lambdanets_cli.explain import explain
 from lambdanets_cli.export import export
 from lambdanets_cli.kernels import kernels
 from lambdanets_cli.models import models
+from lambdanets_cli.plot import plot
 from lambdanets_cli.predict import predict
 from lambdanets_cli.publish import publish
+from lambdanets_cli.runs import runs
 from lambdanets_cli.train import train
 
 __all__ = ["app", "main"]
@@ -75,7 +77,7 @@ def _paragraphs(function: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
-for _function in (train, evaluate, predict, adopt, export, publish, explain, kernels, bench, models, env):
+for _function in (train, evaluate, predict, runs, plot, adopt, export, publish, explain, kernels, bench, models, env):
     app.command(help=_paragraphs(_function))(_function)
 
 

@@ -51,6 +51,10 @@ def train(
             help="Time without an answer after which a process that reads images or trains counts as dead.",
         ),
     ] = 120,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write a trace of some of the first steps, and show where their time goes."),
+    ] = False,
     debug: Debug = False,
     **choices: str | bool | None,
 ) -> None:
@@ -88,14 +92,21 @@ def train(
         if print_recipe:
             print(write_recipe(training.Run.open(resume).recipe), end="")
             return
-        result = training.resume(resume, console=console, checkpoint_every=checkpoint_every, timeout=timeout)
+        result = training.resume(
+            resume, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile
+        )
     else:
         planned = training.plan_recipe(recipe, given)
         if print_recipe:
             print(write_recipe(planned), end="")
             return
         result = training.train(
-            planned, output=output, console=console, checkpoint_every=checkpoint_every, timeout=timeout
+            planned,
+            output=output,
+            console=console,
+            checkpoint_every=checkpoint_every,
+            timeout=timeout,
+            profile=profile,
         )
     if result.main_process:
         print_training(console, result)

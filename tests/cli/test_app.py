@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from lambdanets_cli import app as cli
 
-COMMAND = [sys.executable, "-m", "lambdanets_cli.app"]
+COMMAND = [sys.executable, "-m", "lambdanets"]
 
 
 @pytest.fixture
@@ -133,6 +133,21 @@ def test_predict(run, run_folder, colours):
     assert set(predictions[0]["classes"][0]) == {"class", "probability"}
 
 
+def test_runs_and_their_curves(run, run_folder, tmp_path):
+    code, output, _ = run("runs", tmp_path)
+    heading, line = output.splitlines()
+    assert (code, heading.split()[0], line.split()[:3]) == (0, "data", ["data0", "lambda_resnet_tiny", "1/1"])
+    assert line.endswith(str(run_folder))
+    scores = json.loads((run_folder / "result.json").read_text())
+    assert f"{scores['test']['top1']:.2%}" in line
+    code, output, _ = run("runs", run_folder, "--json")
+    (told,) = json.loads(output)
+    assert (code, told["validation_top1"], told["status"]) == (0, scores["validation"]["top1"], "finished")
+    code, output, _ = run("plot", run_folder, "--output", tmp_path / "runs.png")
+    assert (code, output) == (0, f"{tmp_path / 'runs.png'}\n")
+    assert (tmp_path / "runs.png").stat().st_size > 10_000
+
+
 def test_training_tells_its_choices(run, colours, tmp_path):
     options = ("--image-size", 8, "--workers", 0, "--epochs", 1, "--seed", 7, "--lr", 0.25, "--batch-size", 10)
     code, output, _ = run("train", "--data", colours, *options, "--output", tmp_path / "run")
@@ -169,6 +184,10 @@ def test_training_tells_its_choices(run, colours, tmp_path):
         ("train --resume no/where --epochs 3", "--epochs is '3' together with --resume"),
         ("evaluate no/where", "the run folder no/where does not exist"),
         ("predict no/where image.png", "the run folder no/where does not exist"),
+        ("train --skip-bad-images 3000000", "skip_bad_images is 3000000; use an integer from 0 to 1000000"),
+        ("runs no/where", "the folder no/where does not exist"),
+        ("plot no/where", "the run folder no/where does not exist"),
+        ("plot no/where --output runs.xyz", "the picture runs.xyz ends in none of .png, .svg, .pdf"),
     ],
 )
 def test_wrong_words_are_one_message(run, words, message):

@@ -1,17 +1,21 @@
 """Two processes train as one does."""
 
+import dataclasses
 import json
 import signal
+from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from helpers import load_script
 from lambdanets.training import Run
 from lambdanets.training.data import load_data
 from lambdanets.training.engine.fit import make_accelerator
-from lambdanets.training.engine.loaders import input_transform
+from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.model import build_model
 
@@ -94,3 +98,52 @@ def test_losses_are_those_of_one_process(harness, colours, tmp_path):
         losses.append(json.loads((folder / "losses.json").read_text()))
     assert losses[0][0] != losses[0][-1]
     assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-5)
+
+
+class Numbers(IterableDataset):
+    """A stream of 50 images, of which timm would give each process a share."""
+
+    skips = None
+
+    def __len__(self):
+        return 50
+
+    def __iter__(self):
+        return self.stored()
+
+    def stored(self):
+        return ((torch.full((1,), float(index)), index) for index in range(50))
+
+
+def write_labels(recipe, folder):
+    """Writes the labels that this process gets in two epochs of a stream, the second one from its second batch on."""
+    accelerator = make_accelerator(recipe)
+    data = dataclasses.replace(load_data("digits"), train=Numbers())
+    batches = TrainingBatches(
+        accelerator, data, recipe, SimpleNamespace(build_training=lambda augmentation: torch.Tensor.clone), 60.0
+    )
+    labels = [[batch[1].tolist() for batch in batches.of_epoch(epoch, first)] for epoch, first in ((0, 0), (1, 1))]
+    (folder / f"{accelerator.process_index}.json").write_text(json.dumps(labels))
+    accelerator.wait_for_everyone()
+
+
+def test_a_stream_is_shared_out(harness, tmp_path):
+    """Two processes together get the batches of one."""
+    recipe = harness.small_recipe("digits", 2)
+    found = []
+    for processes in (1, 2):
+        folder, log = tmp_path / str(processes), tmp_path / "log.txt"
+        folder.mkdir()
+        training = harness.Training(lambda folder=folder: write_labels(recipe, folder), processes, log)
+        try:
+            training.wait()
+        finally:
+            training.send(signal.SIGKILL)
+        assert not training.failed, log.read_text()
+        ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+        found.append(
+            [[list(chain(*parts)) for parts in zip(*epoch, strict=True)] for epoch in zip(*ranks, strict=True)]
+        )
+    assert found[0] == found[1]
+    assert [len(epoch) for epoch in found[0]] == [6, 5]
+    assert len({label for batch in found[0][0] for label in batch}) == 48

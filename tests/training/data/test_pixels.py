@@ -1,13 +1,19 @@
 """What images of every kind mean: the values that a model gets, pixel by pixel."""
 
 import io
+import tarfile
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from lambdanets.training.data import FileImages
+from lambdanets.training.data import FileImages, load_data, transforms
+from lambdanets.training.data.exam import load_exam
+from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.readers import ReaderImages
+from lambdanets.training.data.shards import ShardReader, Shards
 from lambdanets.training.data.transforms import convert_colours, read_image
 
 
@@ -150,6 +156,75 @@ def test_orientation_of_every_kind(tmp_path, depth):
     path = tmp_path / ("a.tif" if depth == "F" else "a.png")
     image.save(path, exif=exif)
     assert values(path) == [[20], [10]]
+
+
+def announcing(path, width, height):
+    """A PNG of a few bytes that announces that many pixels."""
+    Image.new("1", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("side", [9460, 20000, 2**20])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, side, monkeypatch):
+    announcing(tmp_path / "bomb.png", side, side)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    for look in (
+        lambda: read_image(tmp_path / "bomb.png", "RGB"),
+        lambda: inspect_images([FileImages([tmp_path / "bomb.png"], [0])]),
+    ):
+        with pytest.raises(ValueError, match=r"bomb\.png cannot be read: .*(more than the 89,478,485|exceeds limit)"):
+            look()
+
+
+def test_the_largest_image_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(transforms, "MAX_PIXELS", 6)
+    Image.new("L", (2, 3)).save(tmp_path / "a.png")
+    Image.new("L", (1, 7)).save(tmp_path / "b.png")
+    assert read_image(tmp_path / "a.png", "L").size == (2, 3)
+    with pytest.raises(transforms.UnreadableImageError, match="it has 1 x 7 pixels, more than the 6 that are read"):
+        read_image(tmp_path / "b.png", "L")
+
+
+def test_training_evaluation_and_prediction_read_every_kind_alike(tmp_path):
+    """Through the folder's split, an exam, a tar file of samples, and the file itself."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    colour = Image.fromarray(pixels[..., :3])
+    kinds = {
+        "turned.jpg": (colour, {"exif": exif}),
+        "deep.png": (Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), {}),
+        "cmyk.tif": (colour.convert("CMYK"), {}),
+        "palette.gif": (colour.quantize(16), {"transparency": 3}),
+        "transparent.PNG": (Image.fromarray(pixels), {}),
+    }
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for file, (image, options) in kinds.items():
+            image.save(tmp_path / "data" / name / file, **options)
+    data, exam = load_data(str(tmp_path / "data")), load_exam(str(tmp_path / "data"), ("a", "b")).images
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for file in kinds:
+            archive.add(tmp_path / "data" / "a" / file, file)
+            label = tarfile.TarInfo(f"{file.partition('.')[0]}.cls")
+            label.size = 1
+            archive.addfile(label, io.BytesIO(b"0"))
+    reader = ShardReader(Shards((tmp_path / "x.tar",)), tmp_path)
+    shards = ReaderImages(SimpleNamespace(reader=reader), range(len(kinds)))
+    found = {}
+    for images in (data.train, data.validation, data.test, exam):
+        for index, path in enumerate(images.paths):
+            found.setdefault(path.name, []).append(np.asarray(images[index][0]))
+    for index, file in enumerate(kinds):
+        found[file].append(np.asarray(shards[index][0]))
+        expected = np.asarray(read_image(tmp_path / "data" / "a" / file, "RGB"))
+        assert len(found[file]) == 5
+        assert all(np.array_equal(one, expected) for one in found[file]), file
+        assert expected.shape == ((6, 4, 3) if file == "turned.jpg" else (4, 6, 3))
 
 
 def test_pipe_is_refused_and_not_waited_for(tmp_path):

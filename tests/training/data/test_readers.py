@@ -5,6 +5,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lambdanets.training.data import load_data, readers
 from lambdanets.training.data.exam import load_exam
+from lambdanets.training.data.transforms import UnreadableImageError
 
 
 class Reader:
@@ -97,9 +98,9 @@ def test_classes_that_the_reader_does_not_tell_are_read_from_a_file(offer, tmp_p
     del part.reader.class_to_idx
     offer(train=part)
     with pytest.raises(ValueError, match=f"names, one a line, into {tmp_path}/classes.txt"):
-        load_data(f"wds/:{tmp_path}")
+        load_data(f"hfds/name:{tmp_path}")
     (tmp_path / "classes.txt").write_text("hot dog\ncat")
-    assert load_data(f"wds/:{tmp_path}").class_names == ("hot dog", "cat")
+    assert load_data(f"hfds/name:{tmp_path}").class_names == ("hot dog", "cat")
 
 
 def test_torchvisions_data_through_timm(tmp_path, idx_bytes):
@@ -172,11 +173,50 @@ def test_streams_are_converted_as_all_images(offer):
             return 1
 
     offer(train=Transparent(), validation=Transparent())
-    data = load_data("wds/:root")
+    data = load_data("tfds/name:root")
     ((image, label),) = data.train
     assert (np.asarray(image).tolist(), label) == ([[[255] * 3]], 1)
     data.train.transform = lambda image: "changed"
     assert next(iter(data.train))[0] == "changed"
+
+
+def test_streams_are_read_whole_by_one_process(offer):
+    """timm's readers give each process a share of their own, and repeat images where they do not divide."""
+
+    class Shared(Stream):
+        def __init__(self):
+            self.reader = Reader(["a", "b"])
+            self.reader.dist_rank, self.reader.dist_num_replicas = 1, 2
+
+    opened = []
+    part = Shared()
+
+    def create_dataset(name, split, is_training, **_):
+        opened.append(is_training)
+        return part
+
+    offer()
+    readers.create_dataset = create_dataset  # put back by the fixture
+    load_data("tfds/name")
+    assert set(opened) == {False}
+    assert (part.reader.dist_rank, part.reader.dist_num_replicas) == (0, 1)
+
+
+def test_torchvisions_files_are_read_by_the_same_rules(offer, tmp_path):
+    """By its own loader it would take transparent pixels as black, and the orientation as it is stored."""
+
+    class Files(Indexed):
+        loader = staticmethod(lambda path: Image.open(path).convert("RGB"))
+
+        def __getitem__(self, index):
+            return self.loader(tmp_path / "a.png"), 0
+
+    Image.new("RGBA", (1, 1)).save(tmp_path / "a.png")
+    offer(train=Files(0, 20))
+    assert np.asarray(load_data("torch/imagenet").train[0][0]).tolist() == [[[255] * 3]]
+    (tmp_path / "a.png").write_bytes(b"damaged")
+    with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read"):
+        load_data("torch/imagenet").train[0]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lambdanets.training.display.plots import _scale_by_factors, frequent_mistakes, plot_confusion, plot_curves
+from lambdanets.training.display.plots import frequent_mistakes, plot_confusion, plot_curves, scale_by_factors
 
 
 def row(epoch, top1):
@@ -36,7 +36,7 @@ def test_curves(tmp_path, rows):
 def test_errors_have_a_scale_of_factors_where_they_shrink(errors, scale, labels):
     axes = Figure().subplots()
     axes.plot(errors)
-    _scale_by_factors(axes, errors)
+    scale_by_factors(axes, errors)
     FigureCanvasAgg(axes.figure).draw()
     assert axes.get_yscale() == scale
     if labels is not None:

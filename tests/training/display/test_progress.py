@@ -12,32 +12,72 @@ ROW = {
     "validation_loss": 0.25,
     "validation_top1": 0.875,
     "images_per_second": 1234.5,
+    "waiting_share": 0.04,
+    "memory_gib": 2.34,
 }
 
 
-def show(**options):
+def show(row=ROW, width=120, workers=0, **options):
     file = io.StringIO()
-    console = Console(file=file, width=120, **options)
-    with TrainingProgress(console, epochs=10, steps=5, done=1) as progress:
-        progress.step(7, 2, 0.5, 0.75, 1234.0)
+    console = Console(file=file, width=width, **options)
+    with TrainingProgress(console, epochs=10, steps=5, done=1, workers=workers) as progress:
+        progress.step(7, 2, 0.5, 0.75, 1234.0, 0.04, 2.34)
         progress._bar.refresh()
-        progress.epoch(ROW, best=True)
+        progress.epoch(row, best=True)
+        progress.epoch({**row, "epoch": 3}, best=False)
     return file.getvalue()
 
 
 def test_without_terminal_an_epoch_is_one_plain_line():
     text = show(force_terminal=False)
-    assert text.count("\n") == 1
+    assert text.count("\n") == 2
     assert "\x1b" not in text
-    for part in ("epoch  2/10", "loss 0.500", "accuracy 75.00%", "accuracy 87.50%", "images/s", "left", "*"):
+    for part in (
+        "epoch  2/10",
+        "loss 0.500",
+        "accuracy 75.00%",
+        "accuracy 87.50%",
+        "images/s",
+        "left",
+        "*",
+        "waiting 4%",
+        "2.3 GiB",
+    ):
         assert part in text
 
 
 def test_terminal_shows_a_moving_bar():
     text = show(force_terminal=True)
     assert "\x1b" in text
-    for part in ("epoch 2/10", "14 %", "loss 0.500", "accuracy 75.00%", "1,234 images/s", "left"):
+    for part in (
+        "epoch 2/10",
+        "14 %",
+        "loss 0.500",
+        "accuracy 75.00%",
+        "1,234 images/s",
+        "left",
+        "waiting 4%",
+        "2.3 GiB",
+    ):
         assert part in text
+    narrow = show(force_terminal=True, width=80).partition("validation")[0]
+    assert "1,234 images/s" in narrow
+    assert "waiting" not in narrow
+
+
+def test_rows_of_earlier_versions_have_no_waiting():
+    row = {name: value for name, value in ROW.items() if name not in ("waiting_share", "memory_gib")}
+    assert "waiting" not in show(row, force_terminal=False)
+
+
+@pytest.mark.parametrize(
+    ("workers", "remedy"), [(0, "more --workers may help (now 0;"), (200, "images stored smaller")]
+)
+def test_advice_is_given_once_where_the_device_waits_much(workers, remedy):
+    text = show({**ROW, "waiting_share": 0.25}, workers=workers, force_terminal=False)
+    assert text.count("The device waited 25% of the epoch for images; ") == 1
+    assert remedy in text
+    assert "The device waited" not in show({**ROW, "waiting_share": 0.1}, force_terminal=False)
 
 
 def test_other_processes_show_nothing():

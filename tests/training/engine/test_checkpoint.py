@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lambdanets.files import read_json
+from lambdanets.files import read_csv, read_json
 from lambdanets.training import Run, evaluate_run, predict_images, resume, train
 from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine import state
 from lambdanets.training.engine.checkpoint import (
     find_checkpoint,
     keep_only_until,
@@ -113,6 +114,20 @@ def test_an_earlier_checkpoint_can_be_chosen(trained, run):
     for name in ("best", "last"):
         file = f"{name}.safetensors"
         assert (run / file).read_bytes() == (trained.run.path / file).read_bytes()
+
+
+def test_a_run_begun_before_waiting_was_measured(trained, run):
+    """Its metrics have two columns less, its checkpoint a number less; it keeps its columns."""
+    lines = [line.rsplit(",", 2)[0] for line in (run / "metrics.csv").read_text().splitlines()]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    file = latest(run) / "checkpoint.json"
+    facts = read_json(file)
+    del facts["waited"]
+    facts["rows"] = state._digest(read_csv(run / "metrics.csv"))
+    file.write_text(json.dumps(facts))
+    resume(latest(run))
+    assert (run / "last.safetensors").read_bytes() == (trained.run.path / "last.safetensors").read_bytes()
+    assert [len(row) for row in read_csv(run / "metrics.csv")] == [10, 10, 10]
 
 
 def test_metrics_that_are_short_or_changed(run):

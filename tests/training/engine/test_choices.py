@@ -13,7 +13,7 @@ from lambdanets.training import Augmentation, get_recipe, plan_recipe, resume, t
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine.weights import open_source
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "waiting_share", "memory_gib")
 
 
 def stop_at(monkeypatch, last):

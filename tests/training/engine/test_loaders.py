@@ -10,8 +10,16 @@ import torch
 from torch.utils.data import IterableDataset
 
 from lambdanets.training.data import load_data
+from lambdanets.training.engine import loaders
 from lambdanets.training.engine.fit import make_accelerator
-from lambdanets.training.engine.loaders import EpochOrder, SeededImages, SeededStream, TrainingBatches, input_transform
+from lambdanets.training.engine.loaders import (
+    EpochOrder,
+    SeededImages,
+    SeededStream,
+    TrainingBatches,
+    input_transform,
+    mixed,
+)
 
 
 def indices(order, epoch, first=0):
@@ -57,27 +65,62 @@ def test_changes_are_a_function_of_seed_epoch_and_index():
     assert (state[1], state[2]) == (np.random.get_state()[1].tolist(), random.getstate())
 
 
-class NoiseStream(IterableDataset):
-    def __len__(self):
-        return 10
+def test_shards_are_read_a_few_at_a_time(monkeypatch):
+    """Each image once, those of a shard near each other, and another order in each epoch."""
+    monkeypatch.setattr(loaders, "_MIXED", 8)
+    order = EpochOrder(40, seed=0, groups=[5] * 8)
+    epochs = [[index for _, index in indices(order, epoch)] for epoch in (0, 1, 0)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(40))
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == epochs[2]
+    for first in range(0, 40, 10):
+        assert len({index // 5 for index in epochs[0][first : first + 10]}) == 2
+    assert epochs[0][:5] != sorted(epochs[0][:5])
+    assert [index for _, index in indices(order, 1, first=15)] == epochs[1][15:]
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+
+class NoiseStream(IterableDataset):
+    """Images that are numbers, changed by all generators."""
+
+    transform = staticmethod(lambda image: (image, *Noise()[image][1:]))
+
+    def __init__(self, announced=4):
+        self.announced = announced
+
+    def __len__(self):
+        return self.announced
 
     def __iter__(self):
-        return (Noise()[index] for index in range(4))
+        raise AssertionError("an order is drawn from the stored images")
+
+    def stored(self):
+        return ((index, index) for index in range(4))
 
 
-def test_changes_of_a_stream_are_a_function_of_seed_epoch_and_position():
+def test_order_and_changes_of_a_stream_are_a_function_of_seed_epoch_and_position():
     stream = SeededStream(NoiseStream(), seed=0)
     stream.set_epoch(2)
     one = list(stream)
     torch.manual_seed(9)
     assert list(stream) == one
-    assert len({item[3] for item in one}) == 4
-    stream.set_epoch(3)
-    assert stream.images.epoch == 3
-    assert [item[1] for item in stream] != [item[1] for item in one]
+    assert sorted(label for _, label in one) == [0, 1, 2, 3]
+    assert len({image[3] for image, _ in one}) == 4
+    stream.first = 2
+    assert list(stream) == one[2:]
+    stream.first = 0
+    orders = set()
+    for epoch in range(5):
+        stream.set_epoch(epoch)
+        orders.add(tuple(label for _, label in stream))
+    assert len(orders) > 1
+
+
+def test_a_window_mixes_and_keeps_each_item():
+    found = list(mixed(range(100), random.Random(0), 10))
+    assert sorted(found) == list(range(100))
+    assert found != sorted(found)
+    assert found[0] <= 10
+    assert list(mixed([], random.Random(0))) == []
 
 
 @pytest.fixture
@@ -109,20 +152,57 @@ def test_batches_do_not_depend_on_workers_and_can_begin_anywhere(batches):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_stream_is_skipped_to_where_it_was():
-    class Stream(NoiseStream):
-        def __len__(self):
-            return 48
+class PictureStream(NoiseStream):
+    def stored(self):
+        return ((index, index) for index in range(48))
 
-        def __iter__(self):
-            return ((torch.rand(2), index) for index in range(48))
+    @staticmethod
+    def transform(image):
+        return torch.rand(2) + image
 
-    data = dataclasses.replace(load_data("digits"), train=Stream())
-    recipe = SimpleNamespace(batch_size=16, seed=0, workers=0, augmentation=None)
-    transform = SimpleNamespace(build_training=lambda augmentation: None)
-    accelerator = make_accelerator(SimpleNamespace(precision="fp32"))
-    loader = TrainingBatches(accelerator, data, recipe, transform, 60.0)
+
+@pytest.fixture
+def stream(recipe):
+    def make(announced=48, workers=0):
+        data = dataclasses.replace(load_data("digits"), train=PictureStream(announced))
+        chosen = recipe.override(batch_size=16, workers=workers)
+        transform = SimpleNamespace(build_training=lambda augmentation: PictureStream.transform)
+        return TrainingBatches(make_accelerator(chosen), data, chosen, transform, 60.0)
+
+    return make
+
+
+def test_a_stream_does_not_depend_on_workers_and_is_skipped_to_where_it_was(stream):
+    loader = stream()
     before = torch.get_rng_state()
     whole = list(loader.of_epoch(1))
+    assert sorted(torch.cat([labels for _, labels in whole]).tolist()) == list(range(48))
     assert equal(list(loader.of_epoch(1, first=1)), whole[1:])
+    assert equal(list(stream(workers=2).of_epoch(1, first=1)), whole[1:])
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("announced", "message"), [(64, "4 batches, and gives 3 batches"), (32, "and gives more")])
+def test_a_stream_that_announces_another_number(stream, announced, message):
+    with pytest.raises(ValueError, match=message):
+        list(stream(announced).of_epoch(0))
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_waiting_counts_where_the_device_has_nothing_to_do(batches, monkeypatch, busy):
+    mark = SimpleNamespace(query=lambda: not busy)
+    monkeypatch.setattr(loaders, "_marked", lambda device: mark if busy else None)
+    now = [0.0]
+    monkeypatch.setattr(loaders, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    original = SeededImages.__getitems__
+
+    def slow(self, indices):
+        now[0] += 2
+        return original(self, indices)
+
+    monkeypatch.setattr(SeededImages, "__getitems__", slow)
+    loader = batches(0)
+    for _ in loader.of_epoch(0):
+        now[0] += 5  # the step
+    assert len(loader) == 3
+    assert loader.waited == (0 if busy else 6)

@@ -1,9 +1,13 @@
 """A process of a training that does not answer any more is noticed by the others."""
 
+import multiprocessing
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from lambdanets.training.engine import faults, loaders
 from lambdanets.training.engine.faults import resume_command, told_faults
 from lambdanets.training.engine.peers import PeerWatch, Silence
 
@@ -58,6 +62,28 @@ def test_errors_of_workers_and_connections_are_told():
         with pytest.raises(type(error)) as raised:
             fail(error, processes)
         assert raised.value is error
+
+
+def test_workers_that_are_left_are_ended_with_the_program():
+    """Not 20 seconds later, which is the time that they take after SIGTERM."""
+    with told_faults(1, "Go on."):
+        worker = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
+        worker.start()
+    assert worker.is_alive()
+    faults._end_left_workers()
+    assert not worker.is_alive()
+
+
+def test_a_worker_ends_by_the_alarm_alone():
+    """Without the message of the process that it was forked from."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        with faults.deadline(60):
+            loaders._outlive_signals(0)
+            assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def test_commands(monkeypatch):

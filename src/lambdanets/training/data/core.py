@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
+from lambdanets.training.data.skipping import SkipList, read_or_next
 from lambdanets.training.data.transforms import Transform, read_image
 
 # One seed for all splits, on purpose not that of the training: the test images are the same in every run.
@@ -20,29 +21,54 @@ SPLIT_SEED = 0
 
 
 class LabelledImages(Dataset[tuple[Any, int]]):
-    """Images with labels; subclasses say how image ``index`` is made.
+    """Images with labels; subclasses say how they are read.
+
+    Attributes:
+        transform: applied to every image, or None.
+        skips: where images are noted that cannot be read and are replaced; None: they are errors.
+    """
+
+    transform: Transform | None = None
+    skips: SkipList | None = None
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """An image as it is, before the transform, and its class index."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """The name of an image for the list of those that cannot be read."""
+        return str(index)
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = read_or_next(self.read, self.name, index, len(self), self.skips)
+        return (image if self.transform is None else self.transform(image)), label
+
+
+class StoredImages(LabelledImages):
+    """Images whose labels are known; subclasses say how image ``index`` is made.
 
     Attributes:
         labels: the class index of every image.
-        transform: applied to every image, or None.
     """
 
     labels: Sequence[int]
-    transform: Transform | None = None
 
     def image(self, index: int) -> Image.Image:
         """The image as it is, before the transform."""
         raise NotImplementedError
 
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The image as it is, before the transform, and its class index."""
+        return self.image(index), int(self.labels[index])
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = self.image(index)
-        return (image if self.transform is None else self.transform(image)), int(self.labels[index])
 
-
-class ArrayImages(LabelledImages):
+class ArrayImages(StoredImages):
     """Greyscale or colour images held in memory.
 
     Args:
@@ -65,7 +91,7 @@ class ArrayImages(LabelledImages):
         return digest.hexdigest()
 
 
-class FileImages(LabelledImages):
+class FileImages(StoredImages):
     """Images in files, read when they are needed.
 
     Args:
@@ -94,7 +120,11 @@ class FileImages(LabelledImages):
     @property
     def names(self) -> list[str]:
         """The paths relative to the data folder, with forward slashes."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
+        return [self.name(index) for index in range(len(self.paths))]
+
+    def name(self, index: int) -> str:
+        """The path of an image relative to the data folder."""
+        return self.paths[index].relative_to(self.root).as_posix()
 
     def select(self, indices: Sequence[int]) -> FileImages:
         """Some of the images, in the order of ``indices``."""

@@ -23,6 +23,7 @@ PART_FOLDERS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zip")
 LAYOUT = "A data folder holds one folder of images for each class, or such folders in train/, val/, test/"
 
 
@@ -112,7 +113,9 @@ def part_folders(folder: Path) -> dict[str, Path]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = class_folders(folder)
     if not names:
-        raise ValueError(f"the data folder {folder} has no class folders. {LAYOUT}.")
+        archives = sorted(path.name for path in folder.iterdir() if path.suffix in _ARCHIVES)
+        remedy = f" Unpack {first(archives)} into a folder and give that." if archives else ""
+        raise ValueError(f"the data folder {folder} has no class folders. {LAYOUT}.{remedy}")
     return tuple(names)
 
 

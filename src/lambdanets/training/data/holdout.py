@@ -56,7 +56,7 @@ def _of_one_kind(one: Any, other: Any) -> bool:
 
 def _joined(one: Any, other: Any) -> Any:
     if isinstance(one, ReaderImages):
-        return ReaderImages(one.base, sorted([*one.indices, *other.indices]))
+        return ReaderImages(one.base, sorted([*one.indices, *other.indices]), one.labels_to)
     if isinstance(one, ArrayImages):
         labels = np.concatenate([one.labels, other.labels])
         return ArrayImages(np.concatenate([one.images, other.images]), labels)
@@ -81,7 +81,7 @@ def _split(pool: Any, share: float) -> list[list[int]]:
 
 def _selected(pool: Any, indices: Sequence[int]) -> Any:
     if isinstance(pool, ReaderImages):
-        return ReaderImages(pool.base, [int(pool.indices[index]) for index in indices])
+        return ReaderImages(pool.base, [int(pool.indices[index]) for index in indices], pool.labels_to)
     if isinstance(pool, ArrayImages):
         return ArrayImages(pool.images[list(indices)], np.asarray(pool.labels)[list(indices)])
     return pool.select(indices)

@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from lambdanets.training.data.core import FileImages, ImageData
 from lambdanets.training.data.listing import count, first
-from lambdanets.training.data.transforms import read_image
+from lambdanets.training.data.transforms import UnreadableImageError, check_file, opened_image, read_image
 
 _END_BYTES = 64 * 1024
 _DECODED_BYTES = 256 * 1024**2
@@ -44,36 +42,44 @@ def fingerprint_files(paths: Sequence[Path]) -> list[str]:
         return list(pool.map(fingerprint, paths))
 
 
-def inspect_images(parts: Sequence[FileImages]) -> None:
+def inspect_images(parts: Sequence[FileImages], most: int = 0) -> list[str]:
     """Look at all files of some parts, and give the parts their fingerprints.
 
+    Args:
+        parts: the images.
+        most: how many may be unreadable.
+
+    Returns:
+        The unreadable files' names.
+
     Raises:
-        ValueError: files cannot be read; the message has the reason of the first and the names of others.
+        ValueError: more files cannot be read; the message has the reason of the first and the names of others.
     """
     paths = [path for part in parts for path in part.paths]
     whole = sum(path.stat().st_size for path in paths) <= _DECODED_BYTES
     with ThreadPoolExecutor(_THREADS) as pool:
         errors = [error for error in pool.map(lambda path: _fault(path, whole), paths) if error]
-    if errors:
+    if len(errors) > most or not all(isinstance(error, UnreadableImageError) for _, error in errors):
         error = errors[0][1]
         others = [str(path) for path, _ in errors[1:]]
         more = f" ({count(len(others), 'other image', 'other images')} neither: {first(others)})" if others else ""
-        raise ValueError(f"{error}{more}")
+        limit = f"; {most:,} may be skipped (skip_bad_images)" if most else ""
+        raise ValueError(f"{error}{more}{limit}")
     for part in parts:
         part.fingerprints = fingerprint_files(part.paths)
+    return [str(path) for path, _ in errors]
 
 
 def _fault(path: Path, whole: bool) -> tuple[Path, Exception] | None:
     try:
-        if whole or not path.is_file() or path.stat().st_size == 0:
+        if whole:
             read_image(path, "RGB")
         else:
-            with Image.open(path):
+            check_file(path)
+            with opened_image(path, str(path)):
                 pass
     except (ValueError, FileNotFoundError) as error:
         return path, error
-    except Exception as error:
-        return path, ValueError(f"the image {path} cannot be read: {error}")
     return None
 
 

@@ -1,56 +1,66 @@
-"""Data that timm's readers take: Hugging Face data sets, torchvision's, WebDataset and TensorFlow ones."""
+"""Data that timm's readers take: Hugging Face data sets, torchvision's and TensorFlow ones; and WebDataset shards."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from timm.data import create_dataset
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
-from lambdanets.training.data.core import SPLIT_SEED, ImageData
-from lambdanets.training.data.transforms import Transform, convert_colours, decode_image
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, LabelledImages
+from lambdanets.training.data.shards import ShardReader, find_shards
+from lambdanets.training.data.transforms import Transform, convert_colours, decode_image, read_image
 
 READERS = ("hfds", "torch", "wds", "tfds")
 _VALIDATION = ("validation", "val", "valid")
 
 
-class ReaderImages(Dataset[tuple[Any, int]]):
-    """Some images of a data set that timm opened, in colour, with a transform of their own.
+class ReaderImages(LabelledImages):
+    """Some images of a data set that a reader opened, in colour, with a transform of their own.
 
     Args:
         base: gives image and label by index, without a transform.
         indices: which of its images, in which order.
-
-    Attributes:
         labels_to: the model's class index for each of the data set's; None leaves labels as they are.
     """
 
-    def __init__(self, base: Any, indices: Sequence[int]) -> None:
-        self.base = base
-        self.indices = indices
-        self.transform: Transform | None = None
-        self.labels_to: Sequence[int] | None = None
+    def __init__(self, base: Any, indices: Sequence[int], labels_to: Sequence[int] | None = None) -> None:
+        self.base, self.indices, self.labels_to = base, indices, labels_to
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self._read(int(self.indices[index]))
-        label = _label(label, self.labels_to)
-        return (image if self.transform is None else self.transform(image)), label
+    def name(self, index: int) -> str:
+        """The name of an image, with the reader's name for its file if it has one."""
+        place, reader = int(self.indices[index]), getattr(self.base, "reader", self.base)
+        return f"{place} of {type(reader).__name__} {_file_name(reader, place)}"
 
-    def _read(self, index: int) -> tuple[Any, Any]:
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """An image, before the transform, and its class index."""
+        place = int(self.indices[index])
         reader: Any = getattr(self.base, "reader", None)
-        if not hasattr(reader, "__getitem__"):
-            image, label = self.base[index]
-            return convert_colours(image, "RGB"), label
-        # timm's own data set gives the next image in the place of one that it cannot decode.
-        file, label = reader[index][:2]
-        return decode_image(file, f"{index} of {type(reader).__name__} {_file_name(reader, index)}", "RGB"), label
+        if hasattr(reader, "__getitem__"):
+            # timm's own data set gives the next image in the place of one that it cannot decode.
+            file, label = reader[place][:2]
+            image = decode_image(file, self.name(index), "RGB")
+        else:
+            image, label = self.base[place]
+            image = convert_colours(image, "RGB")
+        return image, _label(label, self.labels_to)
+
+    @property
+    def groups(self) -> list[int] | None:
+        """How many of the images lie in each shard, one shard behind the other; None for images without shards."""
+        lengths = getattr(getattr(self.base, "reader", None), "lengths", None)
+        if lengths is None:
+            return None
+        return np.diff(np.searchsorted(self.indices, np.cumsum([0, *lengths]))).tolist()
 
     def fingerprint(self) -> str:
         """A digest of which images these are: of the pixels where they lie in memory, else of labels and number."""
@@ -60,6 +70,8 @@ class ReaderImages(Dataset[tuple[Any, int]]):
         if pixels is not None:
             digest.update(np.ascontiguousarray(pixels).data)
         reader: Any = getattr(self.base, "reader", None)
+        if hasattr(reader, "fingerprint"):
+            digest.update(reader.fingerprint())
         labels = getattr(self.base, "targets", None)
         if labels is None and hasattr(reader, "iter_targets"):
             labels = list(reader.iter_targets())
@@ -69,28 +81,31 @@ class ReaderImages(Dataset[tuple[Any, int]]):
 
 
 class StreamImages(IterableDataset[tuple[Any, int]]):
-    """A streamed data set that timm opened, in colour, with a transform of its own; attributes as of ReaderImages."""
+    """A streamed data set that timm opened, in colour; ``transform`` and ``labels_to`` as of ``ReaderImages``.
+
+    One process reads the whole stream, whatever the number of training processes and workers, so an epoch has each
+    image once.
+    """
 
     def __init__(self, base: Any) -> None:
         self.base = base
         self.transform: Transform | None = None
         self.labels_to: Sequence[int] | None = None
+        reader: Any = getattr(base, "reader", None)
+        if hasattr(reader, "dist_num_replicas"):
+            reader.dist_rank, reader.dist_num_replicas = 0, 1
 
     def __len__(self) -> int:
         return len(self.base)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
+        for image, label in self.stored():
+            yield (image if self.transform is None else self.transform(image)), label
+
+    def stored(self) -> Iterator[tuple[Image.Image, int]]:
+        """The images as they are, before the transform, and their class indices."""
         for image, label in self.base:
-            image = convert_colours(image, "RGB")
-            yield (image if self.transform is None else self.transform(image)), _label(label, self.labels_to)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch on which the order depends."""
-        self.base.set_epoch(epoch)
-
-    def set_loader_cfg(self, num_workers: int | None = None) -> None:
-        """Tells the reader how many processes read."""
-        self.base.set_loader_cfg(num_workers=num_workers)
+            yield convert_colours(image, "RGB"), _label(label, self.labels_to)
 
 
 def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) -> ImageData:
@@ -118,23 +133,29 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
     validation, test = parts.get("validation"), parts.get("test")
     names = _class_names(name, root, train)
     spec = name if root is None else f"{name}:{root}"
-    if isinstance(train, IterableDataset):
-        if validation is None:
-            raise ValueError(
-                f"the streamed data {name!r} have no validation part (tried {', '.join(_VALIDATION)}), and a "
-                "stream cannot be split. Export the images into folders and give --data imagefolder:DIR."
-            )
-        return ImageData.photographs(spec, names, *(_whole(part) for part in (train, validation, test)))
-    if validation is None and len(train) < 2:
-        raise ValueError(f"the training part of {name!r} has {len(train)} images; at least 2 are needed to split it")
-    order = np.arange(len(train))
-    if validation is None:
-        order = np.random.RandomState(SPLIT_SEED).permutation(order)
-        held_out, order = np.split(order, [max(1, len(order) // 10)])
-        validation = ReaderImages(train, held_out.tolist())
-    else:
-        validation = _whole(validation)
-    return ImageData.photographs(spec, names, ReaderImages(train, order.tolist()), validation, _whole(test))
+    if isinstance(train, IterableDataset) and validation is None:
+        raise ValueError(
+            f"the streamed data {name!r} have no validation part (tried {', '.join(_VALIDATION)}), and a "
+            "stream cannot be split. Export the images into folders and give --data imagefolder:DIR."
+        )
+    images = _split(name, train) if validation is None else [_whole(train), _whole(validation)]
+    images.append(_whole(test))
+    for part in images:
+        if part is not None:
+            part.labels_to = range(len(names))
+    return ImageData.photographs(spec, names, *images)
+
+
+def _split(name: str, base: Any) -> list[Any]:
+    """A tenth of the images, always the same, taken out of those to train on."""
+    if len(base) < 2:
+        raise ValueError(f"the training part of {name!r} has {len(base)} images; at least 2 are needed to split it")
+    order = np.random.RandomState(SPLIT_SEED).permutation(np.arange(len(base)))
+    held_out, rest = np.split(order, [max(1, len(order) // 10)])
+    if hasattr(getattr(base, "reader", None), "lengths"):  # shards are read one behind the other
+        held_out.sort()
+        rest.sort()
+    return [ReaderImages(base, rest.tolist()), ReaderImages(base, held_out.tolist())]
 
 
 def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...]]:
@@ -185,6 +206,8 @@ def _label(label: Any, labels_to: Sequence[int] | None) -> int:
     index = -1 if label is None else int(label)
     if index < 0:  # as data sets mark the images of a part whose labels are not published
         raise ValueError(f"the label of an image is {label!r}: this part of the data has no labels; give other data")
+    if labels_to is not None and index >= len(labels_to):
+        raise ValueError(f"the label of an image is {index}, and the data have {len(labels_to)} classes, from 0")
     return index if labels_to is None else labels_to[index]
 
 
@@ -196,23 +219,53 @@ def _file_name(reader: Any, index: int) -> str:
         return ""
 
 
+class _NoPartError(ValueError):
+    """A part of a data set cannot be opened, most often as there is none."""
+
+
+class _Shards:
+    """Shards, as timm's data sets look."""
+
+    def __init__(self, reader: ShardReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+
 def _open(name: str, root: str | None, split: str, batch_size: int, seed: int) -> Any:
-    # WebDataset's images come as they are stored, so that all readers' pixels are converted by one rule.
-    mode: dict[str, Any] = {"input_img_mode": ""} if name.lower().startswith("wds/") else {}
+    if name.lower().startswith("wds/"):
+        return _open_shards(name, root, split)
     try:
-        return create_dataset(
-            name, root=root, split=split, is_training=split == "train", batch_size=batch_size, seed=seed, **mode
-        )
+        # Never as timm opens data to train on, which repeats images until they divide by workers and processes.
+        dataset = create_dataset(name, root=root, split=split, is_training=False, batch_size=batch_size, seed=seed)
     # Readers fail in their libraries' own ways: not installed, not found, no network, no such part.
     except Exception as error:
-        raise ValueError(f"timm's reader cannot open part {split!r} of {name!r}: {error}") from error
+        raise _NoPartError(f"timm's reader cannot open part {split!r} of {name!r}: {error}") from error
+    if hasattr(dataset, "loader"):  # torchvision's data sets of files
+        dataset.loader = functools.partial(read_image, mode="RGB")
+    return dataset
+
+
+def _open_shards(name: str, root: str | None, split: str) -> _Shards:
+    if root is None:
+        raise ValueError(f"data {name!r} name no folder of shards; give wds/:DIR")
+    folder = Path(root).expanduser()
+    parts = find_shards(folder)
+    shards = parts.get(split, parts.get("all") if split == "train" else None)
+    if shards is None:
+        raise _NoPartError(f"the shards in {folder} have no part {split!r}; they have {', '.join(parts)}")
+    reader = ShardReader(shards, folder)
+    if not len(reader):
+        raise ValueError(f"the shards of part {split!r} in {folder} hold no images")
+    return _Shards(reader)
 
 
 def _first(name: str, root: str | None, splits: tuple[str, ...], batch_size: int, seed: int) -> Any:
     for split in splits:
         try:
             return _open(name, root, split, batch_size, seed)
-        except ValueError:
+        except _NoPartError:
             continue
     return None
 
@@ -222,7 +275,7 @@ def _class_names(name: str, root: str | None, dataset: Any) -> tuple[str, ...]:
     if by_name:
         return tuple(str(key) for key, _ in sorted(by_name.items(), key=lambda item: item[1]))
     # WebDataset's archives hold class indices without names.
-    file = Path(root or ".") / "classes.txt"
+    file = Path(root or ".").expanduser() / "classes.txt"
     if root is not None and file.is_file():
         return tuple(file.read_text(encoding="utf-8").splitlines())
-    raise ValueError(f"timm's reader does not tell the classes of {name!r}; write their names, one a line, into {file}")
+    raise ValueError(f"the data {name!r} do not tell their classes; write the names, one a line, into {file}")

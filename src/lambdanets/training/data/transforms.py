@@ -12,12 +12,14 @@ Pixels are read by these rules, whatever the format of the file:
 - Numbers outside of these ranges, and NaN, are refused with the file's name, its mode and its range.
 - CMYK, YCbCr, HSV, LAB and 1-bit images are converted by Pillow to red, green and blue, and from these to grey where
   the model takes one channel. Colour profiles are not applied. Pillow reads colours of 16 bits as their upper 8 bits.
+- Images of more than ``MAX_PIXELS`` pixels are refused before they are decoded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,13 @@ from lambdanets.training.recipes.recipe import MAX_IMAGE_SIZE, Augmentation
 from lambdanets.training.rules import Rule, check_attributes, each, number, one_of, refuse, whole
 
 Transform = Callable[[Image.Image], torch.Tensor]
+
+# From here on Pillow itself warns. A small file can announce far more than the memory holds.
+MAX_PIXELS = 89_478_485
+
+
+class UnreadableImageError(ValueError):
+    """An image that is there and cannot be read: damaged, empty, too large, or its numbers have no rule."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +164,16 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder or another thing than a file, no image, damaged or cut off, or its numbers have no
-            rule; the message names the path.
+        ValueError: it is a folder or another thing than a file; the message names the path.
+        UnreadableImageError: it is no image, damaged, cut off or too large, or its numbers have no rule.
     """
     path = Path(path)
+    check_file(path)
+    return decode_image(path, str(path), mode)
+
+
+def check_file(path: Path) -> None:
+    """Raises an error of ``read_image`` for a path that is no file with content."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"the image {path} is a link that leads nowhere")
     if not path.exists():
@@ -168,8 +183,7 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"the image {path} is no regular file but a pipe or a device; give image files")
     if path.stat().st_size == 0:
-        raise ValueError(f"the image {path} cannot be read: it is empty")
-    return decode_image(path, str(path), mode)
+        raise UnreadableImageError(f"the image {path} cannot be read: it is empty")
 
 
 def decode_image(file: Any, name: str, mode: str) -> Image.Image:
@@ -181,16 +195,44 @@ def decode_image(file: Any, name: str, mode: str) -> Image.Image:
         mode: ``"L"`` or ``"RGB"``.
 
     Raises:
-        ValueError: it cannot be decoded; the message has the name.
+        UnreadableImageError: it cannot be decoded; the message has the name.
+    """
+    with opened_image(file, name) as image:
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format
+        return convert_colours(upright, mode)
+
+
+@contextmanager
+def opened_image(file: Any, name: str) -> Iterator[Image.Image]:
+    """Opens an image of at most ``MAX_PIXELS`` pixels, without decoding it.
+
+    Args:
+        file: a path or an open binary file.
+        name: the image's name for messages.
+
+    Raises:
+        UnreadableImageError: it is no image, has too many pixels, or the block fails; the message has the name.
+        ValueError: the machine refused; the message has the name.
     """
     try:
         with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright.format = image.format
-            return convert_colours(upright, mode)
+            _check_pixels(image)
+            yield image
     # Pillow's decoders raise errors of many kinds on damaged files; to the user they are all one.
     except Exception as error:
-        raise ValueError(f"the image {name} cannot be read: {error}") from error
+        # What the machine refused (permission, memory, a broken disk) says nothing about the image.
+        of_machine = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        kind = ValueError if of_machine else UnreadableImageError
+        raise kind(f"the image {name} cannot be read: {error}") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"it has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read; store it smaller"
+        )
 
 
 def convert_colours(image: Image.Image, mode: str) -> Image.Image:

@@ -24,7 +24,8 @@ _MISTAKES_LISTED = 20
 _LEAST_FACTOR = 4
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture in the format that the path's ending names."""
     # The Agg canvas draws without a display, whatever backend the user's settings name.
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
@@ -56,7 +57,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
     loss.set(title="loss (training: augmented, labels smoothed)", xlabel="epoch")
     error.set(title="top-1 error (%)", xlabel="epoch")
     rate.set(title="learning rate", xlabel="epoch")
-    _scale_by_factors(error, [100 * (1 - row[f"{part}_top1"]) for row in rows for part in ("train", "validation")])
+    scale_by_factors(error, [100 * (1 - row[f"{part}_top1"]) for row in rows for part in ("train", "validation")])
     for axes in (loss, error, rate):
         axes.grid(alpha=0.3, which="both")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
@@ -64,11 +65,11 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
     loss.legend()
     error.legend()
     _set_title(figure, title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _scale_by_factors(axes: Any, errors: Sequence[float]) -> None:
-    """Errors shrink by factors; below the smallest of them the scale is even, so that it has a 0."""
+def scale_by_factors(axes: Any, errors: Sequence[float]) -> None:
+    """Gives errors, which shrink by factors, a logarithmic scale; below the smallest it is even, so that it has a 0."""
     above_zero = [error for error in errors if error > 0]
     if not above_zero or max(above_zero) < _LEAST_FACTOR * min(above_zero):
         return
@@ -129,7 +130,7 @@ def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], titl
             colour = "white" if shares[true, guess] > 0.1 else "black"
             axes.text(guess, true, confusion[true, guess], ha="center", va="center", color=colour, fontsize=9)
     _set_title(figure, title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _list_mistakes(axes: Any, confusion: np.ndarray, names: Sequence[str]) -> None:

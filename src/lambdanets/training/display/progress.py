@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -11,7 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lambdanets.console import one_line, print_whole
+from lambdanets.training.data.listing import count
 from lambdanets.training.recipes.recipe import Recipe
+
+# Columns of a terminal from which on the bar shows waiting and memory.
+_WIDE = 110
+# The share of the time spent waiting from which on advice is given.
+_MUCH_WAITING = 0.1
 
 
 def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
@@ -47,18 +54,24 @@ class TrainingProgress:
         steps: steps an epoch.
         done: epochs that were finished before, when a training is resumed.
         enabled: False shows nothing.
+        workers: processes that read images, for advice.
     """
 
-    def __init__(self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True) -> None:
+    def __init__(
+        self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True, workers: int = 0
+    ) -> None:
         self._console = console
         self._epochs = epochs
-        self._enabled = enabled
+        self._enabled, self._workers = enabled, workers
+        self._advised = False
+        wide = console.width >= _WIDE
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[top1]:6.2%}"),
             TextColumn("{task.fields[rate]:,.0f} images/s"),
+            *([TextColumn("waiting {task.fields[waiting]:.0%}  {task.fields[memory]:.1f} GiB")] if wide else []),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
@@ -74,6 +87,8 @@ class TrainingProgress:
             loss=float("nan"),
             top1=0.0,
             rate=0.0,
+            waiting=0.0,
+            memory=0.0,
         )
         self._started = time.monotonic()
         self._done = done
@@ -87,7 +102,16 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def step(self, completed: int, epoch: int, loss: float, top1: float, rate: float) -> None:
+    def step(
+        self,
+        completed: int,
+        epoch: int,
+        loss: float,
+        top1: float,
+        rate: float,
+        waiting: float = 0.0,
+        memory: float = 0.0,
+    ) -> None:
         """Moves the bar.
 
         Args:
@@ -96,8 +120,11 @@ class TrainingProgress:
             loss: mean training loss of the epoch so far.
             top1: training accuracy of the epoch so far, 0 to 1.
             rate: images a second over all processes.
+            waiting: share of the epoch's time that the device waited for images.
+            memory: the most memory so far in GiB.
         """
-        self._bar.update(self._task, completed=completed, epoch=epoch, loss=loss, top1=top1, rate=rate)
+        shown: dict[str, Any] = {"loss": loss, "top1": top1, "rate": rate, "waiting": waiting, "memory": memory}
+        self._bar.update(self._task, completed=completed, epoch=epoch, **shown)
 
     def epoch(self, row: Mapping[str, Any], best: bool) -> None:
         """Prints the line of a finished epoch.
@@ -110,16 +137,36 @@ class TrainingProgress:
             return
         epoch = int(row["epoch"])
         elapsed = time.monotonic() - self._started
-        left = elapsed / max(1, epoch - self._done) * (self._epochs - epoch)
+        left = format_seconds(elapsed / max(1, epoch - self._done) * (self._epochs - epoch))
         width = len(str(self._epochs))
         self._console.print(
             f"epoch {epoch:{width}d}/{self._epochs}"
             f"  loss {row['train_loss']:.3f}  accuracy {row['train_top1']:6.2%}"
             f"  validation loss {row['validation_loss']:.3f}  accuracy {row['validation_top1']:6.2%}"
-            f"  {row['images_per_second']:,.0f} images/s  {format_seconds(left)} left{'  *' if best else ''}",
+            f"  {row['images_per_second']:,.0f} images/s{_needs(row)}  {left} left{'  *' if best else ''}",
             highlight=False,
             soft_wrap=True,
         )
+        if row.get("waiting_share", 0.0) > _MUCH_WAITING and not self._advised:
+            self._advised = True
+            print_whole(self._console, advise_on_waiting(row["waiting_share"], self._workers))
+
+
+def _needs(row: Mapping[str, Any]) -> str:
+    """Waiting and memory of an epoch; runs that were begun by earlier versions do not measure them."""
+    if "waiting_share" not in row:
+        return ""
+    return f"  waiting {row['waiting_share']:.0%}  {row['memory_gib']:.1f} GiB"
+
+
+def advise_on_waiting(share: float, workers: int) -> str:
+    """A sentence on what can be done where the device waits for images."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < cores:
+        remedy = f"more --workers may help (now {workers}; the machine has {count(cores, 'core', 'cores')})"
+    else:
+        remedy = "images stored smaller, a faster disk or a lighter augmentation may help"
+    return f"The device waited {share:.0%} of the epoch for images; {remedy}."
 
 
 def format_seconds(seconds: float) -> str:

@@ -24,6 +24,8 @@ _FILES = (
     ("tensorboard", "the same for TensorBoard"),
     ("result.json", "the scores"),
     ("samples", "some test images"),
+    ("skipped.csv", "images that could not be read, and what stood in their place"),
+    ("profile", "the trace of some steps"),
 )
 
 

@@ -39,7 +39,7 @@ _NAME = re.compile(r"epoch-(\d{5,})-batch-(\d{7,})", re.ASCII)
 # What versions before 2 wrote: pickles.
 _OLD_NAME = re.compile(r"epoch-\d{4}", re.ASCII)
 # What a training that was killed may leave of its own files.
-_LEFT = re.compile(r"\.(best|last|metrics|curves|result|latest)\.\d+\.\w+", re.ASCII)
+_LEFT = re.compile(r"\.(best|last|metrics|curves|result|latest|skipped)\.\d+\.\w+", re.ASCII)
 
 _finite = number(-1e300, 1e300, "use a finite number")
 _DIGEST = fields({"bytes": whole(0), "digest": text})
@@ -51,6 +51,7 @@ _RULES: dict[str, Rule] = {
     "batches": whole(1),
     "processes": whole(1),
     "seconds": _finite,
+    "waited": _finite,
     "rows": text,
     "best": maybe(_BEST),
     "scaler": maybe(entries(_finite)),
@@ -59,6 +60,8 @@ _RULES: dict[str, Rule] = {
     "device": text,
     "files": entries(_DIGEST),
 }
+# What checkpoints of earlier versions lack.
+_LATER = ("waited",)
 _POINTER = fields({"checkpoint": text, "digest": text})
 
 
@@ -192,7 +195,7 @@ def _whole_checkpoint(folder: Path, digest: str | None) -> Checkpoint:
     file = folder / _FACTS
     if digest is not None and file.is_file() and digest_file(file) != digest:
         raise ValueError(f"{file} is not the file that was written (its digest differs)")
-    facts = _checked(file, fields(_RULES))
+    facts = _checked(file, fields(_RULES, optional=_LATER))
     for name, expected in facts["files"].items():
         path = folder / name
         if path.parent != folder or not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -77,6 +78,18 @@ def _end(children: Iterable[BaseProcess]) -> None:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
+# Data workers, each with the process that started it.
+_workers: set[tuple[int, BaseProcess]] = set()
+
+
+def _end_left_workers() -> None:
+    """End this process's workers when it ends; they outlive the SIGTERM that multiprocessing sends them then."""
+    _end(worker for owner, worker in _workers if owner == os.getpid() and worker.is_alive())
+
+
+atexit.register(_end_left_workers)
+
+
 @contextmanager
 def told_faults(processes: int, advice: str) -> Iterator[None]:
     """Turns the errors of data workers and of the connection between processes into an OSError that says what to do.
@@ -88,12 +101,16 @@ def told_faults(processes: int, advice: str) -> Iterator[None]:
         advice: a sentence for the message: how to go on.
     """
     before = set(multiprocessing.active_children())
+
+    def started() -> set[BaseProcess]:
+        return set(multiprocessing.active_children()) - before
+
     try:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
         if "DataLoader" in text:
-            _end(set(multiprocessing.active_children()) - before)
+            _end(started())
             raise OSError(
                 f"a process that reads images ended or does not answer ({text}). Was the memory full, or the disk "
                 f"slow? {advice}"
@@ -104,3 +121,5 @@ def told_faults(processes: int, advice: str) -> Iterator[None]:
                 f"{advice}"
             ) from error
         raise
+    finally:
+        _workers.update((os.getpid(), worker) for worker in started())

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.console import Console
 from lambdanets.console import make_console
 from lambdanets.files import check_folder, make_folder, read_json, replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
+from lambdanets.training.data.skipping import check_skipping, skip_bad_images
+from lambdanets.training.display.profile import print_profile
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
 from lambdanets.training.engine import state
 from lambdanets.training.engine.checkpoint import (
@@ -35,6 +38,7 @@ from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import check_model_name, load_weights
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, join_after_restart, open_store
+from lambdanets.training.engine.profiling import ProfiledBatches
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -92,6 +96,7 @@ def train(
     console: Console | None = None,
     checkpoint_every: str = DEFAULT,
     timeout: float = TIMEOUT,
+    profile: bool = False,
 ) -> TrainingResult:
     """Trains a model as ``recipe`` says and tests its best weights.
 
@@ -104,6 +109,8 @@ def train(
         checkpoint_every: steps (``"500"``) or minutes (``"10m"``) between two checkpoints; each epoch ends with one.
         timeout: seconds without an answer after which a data worker, or another process of the training, counts as
             dead.
+        profile: True writes a trace of some of the first steps (``profile/trace.json``) and shows where their time
+            goes.
 
     Returns:
         The run and its scores.
@@ -118,7 +125,7 @@ def train(
     every = _interval(checkpoint_every, timeout)
     begun = _begun_before_restart()
     if begun is not None:
-        return resume(begun, console=console, checkpoint_every=checkpoint_every, timeout=timeout)
+        return resume(begun, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile)
     # Everything that can be known to be wrong is looked for before any work.
     if recipe.data is None:
         raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
@@ -130,6 +137,7 @@ def train(
         recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, validation_share=recipe.validation_share
     )
     check_data(data)
+    check_skipping(data, recipe.skip_bad_images)
     source = None if recipe.init_from is None else open_source(recipe.init_from)
     transform = input_transform(data, recipe, None if source is None else source.transform)
     check_choices(recipe, transform)
@@ -143,7 +151,7 @@ def train(
         check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
         path = None if output is None else Path(output)
         if accelerator.is_main_process:
-            notes += [*inspect_data(data), *start.notes]
+            notes += [*inspect_data(data, recipe.skip_bad_images), *start.notes]
             path = path or new_run_folder(recipe.model, data.spec)
             make_folder(path)
             stack.enter_context(locked(path))
@@ -153,13 +161,14 @@ def train(
         # All processes must mean the same folder, though their clocks differ.
         path = broadcast_object_list([path])[0]
         run = Run.open(path)
+        skip_bad_images(data, run.path, recipe.skip_bad_images)
         watch.advice = how_to_go_on(run.path, accelerator.num_processes)
         trainer = Trainer(accelerator, run, data, start.model, every=every, timeout=timeout)
         set_seed(recipe.seed, device_specific=True)
         trainer.start()
         if accelerator.is_main_process:
             _remember(run.path)
-        return _run(trainer, data, started, console)
+        return _run(trainer, data, started, console, profile)
 
 
 def resume(
@@ -168,6 +177,7 @@ def resume(
     console: Console | None = None,
     checkpoint_every: str = DEFAULT,
     timeout: float = TIMEOUT,
+    profile: bool = False,
 ) -> TrainingResult:
     """Goes on with a training that was stopped, from its last checkpoint.
 
@@ -178,6 +188,7 @@ def resume(
         console: where to show the progress. Default: the terminal.
         checkpoint_every: as of ``train``.
         timeout: as of ``train``.
+        profile: as of ``train``.
 
     Returns:
         The run and its scores.
@@ -210,6 +221,7 @@ def resume(
         accelerator.wait_for_everyone()
         checkpoint = find_checkpoint(run.path, chosen)
         data = stored_data(run)
+        skip_bad_images(data, run.path, recipe.skip_bad_images)
         notes = [*data.notes, *check_batches(accelerator, data, recipe)]
         trainer = Trainer(accelerator, run, data, run.new_model(), every=every, timeout=timeout)
         trainer.resume(checkpoint)
@@ -220,7 +232,7 @@ def resume(
             )
         if accelerator.is_main_process:
             print_notes(console, notes)
-        return _run(trainer, data, started, console)
+        return _run(trainer, data, started, console, profile)
 
 
 def _interval(checkpoint_every: str, timeout: float) -> Interval:
@@ -293,12 +305,16 @@ def computing_threads(recipe: Recipe) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(trainer: Trainer, data: ImageData, started: float, console: Console) -> TrainingResult:
+def _run(trainer: Trainer, data: ImageData, started: float, console: Console, profile: bool) -> TrainingResult:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     if accelerator.is_main_process:
         print_start(console, recipe, trainer.epoch)
+        if profile:
+            report = partial(print_profile, console)
+            trainer.batches = ProfiledBatches(trainer.batches, trainer.model, run.path, accelerator.device, report)
     steps = len(trainer.batches)
-    progress = TrainingProgress(console, recipe.epochs, steps, trainer.epoch, accelerator.is_main_process)
+    is_main = accelerator.is_main_process
+    progress = TrainingProgress(console, recipe.epochs, steps, trainer.epoch, is_main, recipe.workers)
     advice = how_to_go_on(run.path, accelerator.num_processes)
     with computing_threads(recipe), told_faults(accelerator.num_processes, advice):
         try:

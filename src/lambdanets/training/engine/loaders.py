@@ -7,20 +7,27 @@ needs to be told nothing either.
 
 from __future__ import annotations
 
+import random
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.faults import deadline
 from lambdanets.training.engine.randomness import derive_seed, kept_generators, seed_generators, seeded
 from lambdanets.training.recipes.recipe import Recipe
+
+# Images of shards that are mixed with each other at a time.
+_MIXED = 8192
+# The same for a stream, whose images lie in memory until then.
+_MIXED_IN_MEMORY = 1024
 
 
 def input_transform(data: ImageData, recipe: Recipe, before: InputTransform | None = None) -> InputTransform:
@@ -42,17 +49,13 @@ def input_transform(data: ImageData, recipe: Recipe, before: InputTransform | No
     return InputTransform(size, data.channels, scaled.mean, scaled.std, crop_pct=recipe.crop_pct)
 
 
-def check_parallel(accelerator: Accelerator, images: Any, spec: str, batch_size: int) -> None:
-    """Raises a ValueError if the images ``images`` of the data ``spec`` cannot be shared out to the processes."""
+def check_parallel(accelerator: Accelerator, batch_size: int) -> None:
+    """Raises a ValueError if batches cannot be shared out to the processes."""
     processes = accelerator.num_processes
     if batch_size % processes:
         raise ValueError(
             f"batch_size is {batch_size}, the batch of all {processes} processes together; "
             f"use a multiple of {processes}"
-        )
-    if processes > 1 and isinstance(images, IterableDataset):
-        raise ValueError(
-            f"the data {spec!r} are a stream, which is read by one process only, not {processes}; use hfds/ or a folder"
         )
 
 
@@ -71,14 +74,17 @@ class EpochOrder(Sampler[tuple[int, int]]):
     Args:
         images: how many there are.
         seed: of the order.
+        groups: images in each of the files that they lie in, one file behind the other, if files should be read as a
+            whole: the order is then one of files, and of the images within a few files at a time.
 
     Attributes:
         epoch: the epoch, from 0.
         first: images at its beginning that are left out, as those of a resumed epoch that were seen before.
     """
 
-    def __init__(self, images: int, seed: int) -> None:
+    def __init__(self, images: int, seed: int, groups: Sequence[int] | None = None) -> None:
         self.images, self.seed = images, seed
+        self.groups = [images] if groups is None else groups
         self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -87,11 +93,29 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.images, generator=generator)
+        if len(self.groups) == 1:
+            order = torch.randperm(self.images, generator=generator)
+        else:
+            order = self._by_groups(generator)
         return ((self.epoch, index) for index in order[self.first :].tolist())
+
+    def _by_groups(self, generator: torch.Generator) -> torch.Tensor:
+        ends = torch.tensor(self.groups).cumsum(0).tolist()
+        order: list[torch.Tensor] = []
+        mixed: list[torch.Tensor] = []
+        for group in torch.randperm(len(self.groups), generator=generator).tolist():
+            mixed.append(torch.arange(ends[group] - self.groups[group], ends[group]))
+            if sum(map(len, mixed)) >= _MIXED:
+                order.append(_shuffled(torch.cat(mixed), generator))
+                mixed = []
+        return torch.cat([*order, _shuffled(torch.cat([torch.arange(0), *mixed]), generator)])
 
     def __len__(self) -> int:
         return self.images
+
+
+def _shuffled(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return values[torch.randperm(len(values), generator=generator)]
 
 
 class SeededImages(Dataset[Any]):
@@ -122,38 +146,49 @@ class SeededImages(Dataset[Any]):
 
 
 class SeededStream(IterableDataset[Any]):
-    """A stream whose images' random changes are functions of (seed, epoch, worker, position).
+    """A stream in an order that is a function of (seed, epoch), with random changes that are one of the place in it.
 
     Args:
-        images: gives changed images with their labels, one after the other.
-        seed: of the changes.
+        images: the stream.
+        seed: of order and changes.
+
+    Attributes:
+        epoch: the epoch, from 0.
+        first: images at its beginning that are read and not given.
     """
 
     def __init__(self, images: Any, seed: int) -> None:
-        self.images, self.seed, self.epoch = images, seed, 0
+        self.images, self.seed = images, seed
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, on which the order of the stream depends too."""
+        """Sets the epoch; accelerate's loaders call it."""
         self.epoch = epoch
-        self.images.set_epoch(epoch)
-
-    def set_loader_cfg(self, num_workers: int | None = None) -> None:
-        """Tells the reader how many processes read."""
-        self.images.set_loader_cfg(num_workers=num_workers)
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        source, position = iter(self.images), 0
-        while True:
-            with seeded("image", self.seed, self.epoch, 0 if worker is None else worker.id, position):
-                item = next(source, None)
-            if item is None:
-                return
+        draw = random.Random(derive_seed("stream", self.seed, self.epoch))
+        for position, (image, label) in enumerate(mixed(self.images.stored(), draw)):
+            if position < self.first:
+                continue
+            with seeded("image", self.seed, self.epoch, position):
+                item = self.images.transform(image), label
             yield item
-            position += 1
+
+
+def mixed(items: Iterable[Any], draw: random.Random, size: int = _MIXED_IN_MEMORY) -> Iterator[Any]:
+    """The items in an order that is drawn from a window of ``size`` of them, each of them once."""
+    window: list[Any] = []
+    for item in items:
+        window.append(item)
+        if len(window) > size:
+            place = draw.randrange(len(window))
+            window[place], window[-1] = window[-1], window[place]
+            yield window.pop()
+    draw.shuffle(window)
+    yield from window
 
 
 class TrainingBatches:
@@ -165,24 +200,31 @@ class TrainingBatches:
         recipe: the choices.
         transform: the steps from images to inputs.
         timeout: seconds without an image from the data workers after which they count as dead.
+
+    Attributes:
+        waited: seconds that the device waited for batches; the caller sets it back.
     """
 
     def __init__(
         self, accelerator: Accelerator, data: ImageData, recipe: Recipe, transform: InputTransform, timeout: float
     ) -> None:
         data.train.transform = transform.build_training(recipe.augmentation)
-        self.batch_size = recipe.batch_size
-        stream = isinstance(data.train, IterableDataset)
-        self.order = None if stream else EpochOrder(len(data.train), recipe.seed)
-        options = _worker_options(accelerator, recipe.workers, timeout)
-        if stream:
-            # The workers of a stream learn the epoch when they are started.
+        self.batch_size, self.spec = recipe.batch_size, data.spec
+        self.waited, self._device = 0.0, accelerator.device
+        options = _worker_options(accelerator, data.train, recipe.workers, timeout)
+        if isinstance(data.train, IterableDataset):
+            # The worker of a stream learns the epoch when it is started.
             options["persistent_workers"] = False
-        images: Any = SeededStream(data.train, recipe.seed) if stream else SeededImages(data.train, recipe.seed)
+            self.order: Any = SeededStream(data.train, recipe.seed)
+            images: Any = self.order
+            sampler = None
+        else:
+            self.order = EpochOrder(len(data.train), recipe.seed, getattr(data.train, "groups", None))
+            images, sampler = SeededImages(data.train, recipe.seed), self.order
         loader: DataLoader[Any] = DataLoader(
             images,
             batch_size=recipe.batch_size,
-            sampler=self.order,
+            sampler=sampler,
             # A last batch of a few images would disturb the batch statistics; but there must be one batch.
             drop_last=len(data.train) >= recipe.batch_size,
             **options,
@@ -197,19 +239,50 @@ class TrainingBatches:
 
         Args:
             epoch: from 0.
-            first: batches at its beginning to leave out. Those of a stream are read and not given.
+            first: batches at its beginning to leave out. The images of those of a stream are read all the same.
+
+        Raises:
+            ValueError: a stream gives more or fewer batches than it announces.
         """
         if first >= len(self):
             return
         self.loader.set_epoch(epoch)
-        if self.order is not None:
-            self.order.first = first * self.batch_size
+        self.order.first = first * self.batch_size
+        batches = self._timed(answered(self.loader))
         # A loader that begins draws a seed for its workers, which must not move what the model draws.
         with kept_generators():
-            batches = answered(self.loader)
             begun = list(islice(batches, 1))
-        skipped = first if self.order is None else 0
-        yield from islice(chain(begun, batches), skipped, None)
+        done = first
+        for batch in chain(begun, batches):
+            done += 1
+            if done > len(self):
+                break
+            yield batch
+        if done != len(self):
+            raise ValueError(
+                f"the stream {self.spec!r} announces {len(self.order):,} images, which are {len(self):,} batches, and "
+                f"gives {'more' if done > len(self) else f'{done:,} batches'}; correct the number in its description"
+            )
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; the time until each of them is counted as waiting if the device has nothing left to do then."""
+        while True:
+            started, busy = time.monotonic(), _marked(self._device)
+            batch = next(batches, None)
+            if busy is None or busy.query():
+                self.waited += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
+
+
+def _marked(device: torch.device) -> Any:
+    """An event behind all that a GPU has to do now; None for a CPU, which has always done it."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    event = torch.get_device_module(device).Event()
+    event.record()
+    return event
 
 
 def answered(loader: Any) -> Iterator[Any]:
@@ -233,12 +306,15 @@ def measuring_loader(
 ) -> DataLoader[Any]:
     """Batches of images in their order, with nothing random, shared out to the processes."""
     images.transform = transform.build()
-    options = _worker_options(accelerator, workers, timeout)
+    options = _worker_options(accelerator, images, workers, timeout)
     loader: DataLoader[Any] = DataLoader(images, batch_size=batch_size, **options)
     return accelerator.prepare(loader)
 
 
-def _worker_options(accelerator: Accelerator, workers: int, timeout: float) -> dict[str, Any]:
+def _worker_options(accelerator: Accelerator, images: Any, workers: int, timeout: float) -> dict[str, Any]:
+    if isinstance(images, IterableDataset):
+        # One process reads a stream: accelerate's loader hands its batches to the others.
+        workers = min(workers, 1) if accelerator.is_main_process else 0
     return {
         "num_workers": workers,
         "worker_init_fn": _outlive_signals,
@@ -259,4 +335,6 @@ def _outlive_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
+        # The alarm ends it; a worker that is forked in `deadline` has that one's handler.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

@@ -31,6 +31,7 @@ from lambdanets.training.engine import state
 from lambdanets.training.engine.checkpoint import Checkpoint, keep_only_until
 from lambdanets.training.engine.intervals import Interval
 from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
+from lambdanets.training.engine.memory import peak_memory
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.mixing import BatchMixer
 from lambdanets.training.engine.model import save_weights
@@ -85,7 +86,7 @@ class Trainer:
         recipe = run.recipe
         self.accelerator, self.run, self.recipe = accelerator, run, recipe
         self.num_classes = len(data.class_names)
-        self.batches = TrainingBatches(accelerator, data, recipe, run.transform, timeout)
+        self.batches: Any = TrainingBatches(accelerator, data, recipe, run.transform, timeout)
         self.validation_loader = measuring_loader(
             accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers, timeout
         )
@@ -240,8 +241,8 @@ class Trainer:
             save = self.every.due_at(completed) or self.every.due_now()
         bad, *bad_values = self.bad.tolist()
         told = [stop.number is not None, save and self.accelerator.is_main_process, bad >= self.update.patience, pace]
-        values = torch.cat([self.sums, self.sums.new_tensor([float(value) for value in told])])
-        loss, right, images, _, _, *flags, pace = self.accelerator.reduce(values).tolist()
+        values = torch.cat([self.sums, self.sums.new_tensor([float(value) for value in [*told, self.batches.waited]])])
+        loss, right, images, _, _, *flags, pace, waited = self.accelerator.reduce(values).tolist()
         stopped, save, given_up = (flag > 0 for flag in flags)
         where = f"in epoch {self.epoch + 1}, step {self.batch} of {steps}"
         if given_up or (self.batch == steps and not images):
@@ -249,7 +250,9 @@ class Trainer:
             self._check_finite(next((value for value in bad_values if not math.isfinite(value)), math.nan), what, where)
         self._check_finite(loss, "training loss", where)
         if images:
-            progress.step(completed, self.epoch + 1, loss / images, right / images, images / max(self.seconds, 1e-9))
+            seconds, waiting = max(self.seconds, 1e-9), self._share_of_waiting(waited)
+            shown = (loss / images, right / images, images / seconds, waiting, peak_memory(self.accelerator.device))
+            progress.step(completed, self.epoch + 1, *shown)
         return stopped, save, pace / self.accelerator.num_processes
 
     def _step(self, update: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -287,7 +290,8 @@ class Trainer:
 
     def _finish_epoch(self, progress: TrainingProgress) -> None:
         """Validates, then writes the epoch's line, the checkpoint that vouches for it, and what follows from both."""
-        loss, right, images, norm, updates = self.accelerator.reduce(self.sums).tolist()
+        values = torch.cat([self.sums, self.sums.new_tensor([self.batches.waited])])
+        loss, right, images, norm, updates, waited = self.accelerator.reduce(values).tolist()
         self._share_buffers()
         with kept_generators():
             scores: Scores = measure(self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes)
@@ -303,9 +307,13 @@ class Trainer:
             "validation_loss": scores.loss,
             "validation_top1": scores.top1,
             "validation_top5": scores.top5,
+            "waiting_share": self._share_of_waiting(waited),
+            "memory_gib": peak_memory(self.accelerator.device),
         }
+        # A run that was begun by an earlier version keeps its columns.
+        row = {name: value for name, value in row.items() if not self.rows or name in self.rows[0]}
         self.rows.append(row)
-        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.epoch, self.batch, self.seconds, self.batches.waited = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()
         best = self.best_row is row
         if best:
@@ -318,6 +326,10 @@ class Trainer:
         self.save_weights("last")
         self._show(row)
         progress.epoch(row, best)
+
+    def _share_of_waiting(self, waited: float) -> float:
+        """The share of the epoch's time so far that the device waited for batches, of the sum over all processes."""
+        return min(1.0, waited / self.accelerator.num_processes / max(self.seconds, 1e-9))
 
     def _share_buffers(self) -> None:
         """Give all processes the main one's buffers, as of batch-norm: each has its own from the last batch on."""

@@ -16,6 +16,7 @@ from torch import nn
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
 from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.skipping import FILE as SKIPPED
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
@@ -84,24 +85,32 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
 
 
-def inspect_data(data: ImageData) -> tuple[str, ...]:
-    """Looks at all image files; returns sentences about held-out images that are also training images.
+def inspect_data(data: ImageData, most: int = 0) -> tuple[str, ...]:
+    """Looks at all image files; returns sentences about those that cannot be read, and about copies between parts.
+
+    Args:
+        data: the data.
+        most: how many images may be unreadable.
 
     Raises:
-        ValueError: images cannot be read.
+        ValueError: more images cannot be read.
     """
     files = [part for part in data.parts.values() if isinstance(part, FileImages)]
-    inspect_images(files)
-    return describe_copies(data)
+    bad = inspect_images(files, most)
+    notes = describe_copies(data)
+    if not bad:
+        return notes
+    what = count(len(bad), "image cannot be read and is", "images cannot be read and are")
+    return (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
 
 
 def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> tuple[str, ...]:
     """Checks that the batches can be shared out; returns a sentence about images that an epoch leaves out.
 
     Raises:
-        ValueError: the batch size is no multiple of the processes, or the data are a stream for several.
+        ValueError: the batch size is no multiple of the processes.
     """
-    check_parallel(accelerator, data.train, data.spec, recipe.batch_size)
+    check_parallel(accelerator, recipe.batch_size)
     images = len(data.train)
     left = images % recipe.batch_size
     if images < recipe.batch_size or not left:

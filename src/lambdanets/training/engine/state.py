@@ -46,6 +46,7 @@ def save(trainer: Trainer) -> None:
             "batches": len(trainer.batches),
             "processes": accelerator.num_processes,
             "seconds": trainer.seconds,
+            "waited": trainer.batches.waited,
             "rows": _digest(trainer.rows),
             "best": trainer.best,
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
@@ -67,6 +68,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     accelerator, facts = trainer.accelerator, checkpoint.facts
     check_fit(trainer, checkpoint)
     trainer.epoch, trainer.batch, trainer.seconds = facts["epoch"], facts["batch"], facts["seconds"]
+    trainer.batches.waited = facts.get("waited", 0.0)
     trainer.best = None if facts["best"] is None else dict(facts["best"])
     trainer.rows = _rows(trainer, checkpoint)
     _check_best(trainer, checkpoint)

@@ -137,6 +137,8 @@ class Recipe:
         compile: compiles the model by ``torch.compile``, for each shape of a batch on its own.
         workers: processes that read images for each training process; 0 reads in the training process.
         cpu_threads: threads a process computes with on a CPU; None leaves it to PyTorch.
+        skip_bad_images: how many unreadable images may be replaced by the next readable one of their part; 0: an
+            unreadable image is an error.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Recipe:
     compile: bool = False
     workers: int = 0
     cpu_threads: int | None = None
+    skip_bad_images: int = 0
 
     def __post_init__(self) -> None:
         check_attributes(self, _RECIPE)
@@ -306,4 +309,5 @@ _RECIPE: dict[str, Rule] = {
     "compile": flag,
     "workers": whole(0, _MAX_WORKERS),
     "cpu_threads": maybe(whole(1, 1024)),
+    "skip_bad_images": whole(0, 10**6),
 }

@@ -14,6 +14,7 @@ from lambdanets.training.data import FileImages
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.listing import count
+from lambdanets.training.data.skipping import skip_bad_images
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.faults import told_faults
 from lambdanets.training.engine.fit import computing_threads, make_accelerator
@@ -100,7 +101,7 @@ def evaluate_run(
     check_folder(folder)
     exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
     accelerator = make_accelerator(run.recipe, measuring=True)
-    check_parallel(accelerator, exam.images, exam.spec, batch_size)
+    check_parallel(accelerator, batch_size)
     model = run.load_model().to(accelerator.device)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,7 @@ def evaluate_run(
 def _own_images(run: Run) -> Exam:
     part = "test" if "test" in run.config["data"].get("images", {"test": 0}) else "validation"
     data = stored_data(run, (part,))
+    skip_bad_images(data, run.path, run.recipe.skip_bad_images, writable=False)
     part, images = data.held_out
     return Exam(run.data_spec, part, images, data.notes)
 

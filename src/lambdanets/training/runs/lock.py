@@ -82,3 +82,17 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def is_locked(run: Path) -> bool:
+    """True if a process holds the run folder ``run``; False where there are no locks."""
+    if fcntl is None or not (run / NAME).is_file():
+        return False
+    try:
+        with open(run / NAME, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -8,7 +8,7 @@ arguments names a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -32,7 +32,11 @@ METRICS = (
     "validation_loss",
     "validation_top1",
     "validation_top5",
+    "waiting_share",
+    "memory_gib",
 )
+# The columns that runs of earlier versions lack.
+_LATER = 2
 
 
 def _registered(value: object, name: str) -> None:
@@ -143,9 +147,15 @@ def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
         raise ValueError(
             f"{file} has {len(rows)} rows, but {epochs} epochs of this run were finished; bring the whole file back"
         )
+    check_metrics(file, rows)
+    return rows
+
+
+def check_metrics(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises a ValueError if the rows of a ``metrics.csv`` are not those that a training writes."""
     finite = number(-1e300, 1e300, "a training writes finite numbers")
     for epoch, row in enumerate(rows, start=1):
-        if tuple(row) != METRICS:
+        if tuple(row) not in (METRICS, METRICS[:-_LATER]):
             raise ValueError(f"{file} has the columns {', '.join(map(str, row))}, not {', '.join(METRICS)}")
         if row["epoch"] != epoch:
             raise ValueError(f"{file}: epoch is {row['epoch']} in row {epoch}; the rows are those of epochs 1, 2, ...")
@@ -154,4 +164,3 @@ def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
                 finite(value, name)
             except ValueError as error:
                 raise ValueError(f"{file}: {error} (row {epoch})") from error
-    return rows

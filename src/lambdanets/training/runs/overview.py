@@ -1,0 +1,141 @@
+"""The runs below a folder, with what they have reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lambdanets.files import read_csv, read_json
+from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.lock import is_locked
+from lambdanets.training.runs.schema import check_metrics
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run in a line.
+
+    Attributes:
+        run: its folder.
+        status: ``"finished"``, ``"running"``, ``"interrupted"``, ``"diverged"``, or ``"damaged"``.
+        problem: what is damaged, "" if nothing is.
+        data: what it is trained on, without the folder.
+        model: its model.
+        epochs: finished epochs.
+        all_epochs: epochs that it is to have.
+        best_epoch: the epoch of the best weights, None if none is finished.
+        validation_top1: their accuracy on the validation images, 0 to 1.
+        test_top1: their accuracy on the test images, None before the end and without test images.
+        seconds: training time of the finished epochs, without validations.
+    """
+
+    run: Path
+    status: str
+    problem: str = ""
+    data: str = ""
+    model: str = ""
+    epochs: int = 0
+    all_epochs: int = 0
+    best_epoch: int | None = None
+    validation_top1: float | None = None
+    test_top1: float | None = None
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "run": str(self.run)}
+
+
+def list_runs(folder: str | Path = "runs") -> list[Summary]:
+    """The runs in a folder and its subfolders, or the folder itself if it is a run.
+
+    Args:
+        folder: where to look. Default ``"runs"``.
+
+    Returns:
+        Runs on the same data side by side, the best validation accuracy first.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no run in it.
+        ValueError: it is a file.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {folder} does not exist; give a folder of runs")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder of runs")
+    found = []
+    for name, folders, files in os.walk(folder):
+        if "config.json" in files:
+            found.append(Path(name))
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    if not found:
+        raise FileNotFoundError(f"the folder {folder} holds no runs; `lambdanets train` makes them")
+    summaries = [summarise(path) for path in found]
+    return sorted(summaries, key=lambda one: (one.data, -(one.validation_top1 or 0.0), str(one.run)))
+
+
+def summarise(path: Path) -> Summary:
+    """What one run has reached; a damaged one is told as such."""
+    try:
+        run = Run.open(path)
+        rows = finished_epochs(path)
+        result = read_json(path / "result.json") if (path / "result.json").exists() else {}
+        best = best_of(rows)
+        return Summary(
+            run=path,
+            status=_status(path, result),
+            data=_data(run.data_spec),
+            model=run.recipe.model,
+            epochs=len(rows),
+            all_epochs=run.recipe.epochs,
+            best_epoch=None if best is None else int(best["epoch"]),
+            validation_top1=None if best is None else best["validation_top1"],
+            test_top1=_test(result),
+            seconds=sum(row["seconds"] for row in rows),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        return Summary(path, "damaged", str(error))
+
+
+def finished_epochs(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.csv``, checked.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    rows = read_csv(path / "metrics.csv")
+    check_metrics(path / "metrics.csv", rows)
+    return rows
+
+
+def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of the highest validation accuracy, of equals that with the lowest loss; None if there are none."""
+    return max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
+
+
+def _data(spec: str) -> str:
+    """A data specification without the folders above that of the data."""
+    kind, _, rest = spec.partition(":")
+    if kind == "imagefolder":
+        return Path(rest).name
+    return kind + Path(rest).name if kind.endswith("/") else kind
+
+
+def _status(path: Path, result: Any) -> str:
+    if is_locked(path):
+        return "running"
+    status = result.get("status") if isinstance(result, Mapping) else None
+    if status in ("finished", "diverged") and not (path / "checkpoint").is_dir():
+        return status
+    return "diverged" if status == "diverged" else "interrupted"
+
+
+def _test(result: Any) -> float | None:
+    test = result.get("test") if isinstance(result, Mapping) else None
+    top1 = test.get("top1") if isinstance(test, Mapping) else None
+    return top1 if isinstance(top1, float) and 0 <= top1 <= 1 else None

@@ -1,0 +1,36 @@
+"""The command ``lambdanets plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lambdanets_cli.options import Debug
+
+__all__ = ["plot"]
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that `lambdanets train` wrote.")],
+    output: Annotated[
+        Path, typer.Option(help="The picture to write: .png, .svg or .pdf.  \\[default: runs.png]", show_default=False)
+    ] = Path("runs.png"),
+    debug: Debug = False,
+) -> None:
+    """Draw the curves of several runs in one picture: training loss, validation loss, validation error.
+
+    Each run has a colour of its own in all three, and is named as its folder is.
+
+    For example:
+
+      lambdanets plot runs/first runs/second
+
+      lambdanets plot runs/* --output comparison.svg
+    """
+    from lambdanets.console import make_console, one_line, print_whole
+    from lambdanets.training.display.comparison import plot_runs
+
+    plot_runs(output, runs)
+    print_whole(make_console(), one_line(output))
