@@ -88,18 +88,6 @@ def test_model_in_training_compiles_once_for_all_sizes():
     assert_compiles_once(small_model("family"), [torch.randn(b, 3, h, w) for b, h, w in IMAGES])
 
 
-@torch.no_grad()
-def test_model_in_evaluation_compiles_once_for_all_sizes():
-    model = small_model("llll").eval().double()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-    stance = "default"
-    for b, h, w in IMAGES:
-        x = torch.randn(b, 3, h, w, dtype=torch.float64)
-        with torch.compiler.set_stance(stance):
-            torch.testing.assert_close(compiled(x), model(x))
-        stance = "fail_on_recompile"
-
-
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor(monkeypatch):
     """One graph for inference. With gradients inductor makes one for each size of a plain convolution too.
