@@ -1,0 +1,31 @@
+"use strict";
+// Pointing at a mark or at a name of the legend shows the text of the mark and fades the other series.
+for (const figure of document.querySelectorAll("figure")) {
+  const chart = figure.querySelector(".chart");
+  const readout = figure.querySelector(".readout");
+  const hint = readout.textContent;
+  const parts = [...chart.querySelectorAll(".mark")];
+  const show = (series, text) => {
+    chart.classList.toggle("chosen", series !== undefined);
+    for (const mark of parts) mark.classList.toggle("on", mark.dataset.series === series);
+    readout.textContent = text;
+  };
+  const rest = () => {
+    const chosen = parts.find((mark) => mark === document.activeElement);
+    if (chosen) show(chosen.dataset.series, chosen.getAttribute("aria-label"));
+    else show(undefined, hint);
+  };
+  for (const mark of parts) {
+    for (const event of ["pointerenter", "focus", "click"]) {
+      mark.addEventListener(event, () => show(mark.dataset.series, mark.getAttribute("aria-label")));
+    }
+    mark.addEventListener("pointerleave", rest);
+    mark.addEventListener("blur", () => show(undefined, hint));
+  }
+  for (const name of figure.querySelectorAll(".legend li")) {
+    const own = parts.filter((mark) => mark.dataset.series === name.dataset.series);
+    name.addEventListener("pointerenter", () => show(name.dataset.series, own.map((mark) => mark.getAttribute("aria-label")).join("; ")));
+    name.addEventListener("pointerleave", rest);
+  }
+}
+document.documentElement.dataset.ready = "";

@@ -1,0 +1,130 @@
+"""The command ``lambdanets compare``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lambdanets_cli.options import Debug
+
+__all__ = ["compare"]
+
+
+def compare(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope, memory or family.")
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="Minutes on two CPU cores instead of hours.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to train on, as of lambdanets train.  \\[default: digits, which come with the install; "
+            "family: none]"
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each row.", min=1)] = 3,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROW", help="Only this row of the study, and the first one; may be given several times."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images.  \\[default: by their number]", min=1)
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at the same time.  \\[default: one a CPU core; 1 with a GPU]", min=1)
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="slurm|local", help="Send the cells as jobs by submitit (lambdanets\\[cluster])."),
+    ] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A parameter of submitit for --cluster, as timeout_min=600; several times."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the results; each study has one in it.")] = Path(
+        "compare-results"
+    ),
+    report: Annotated[
+        bool, typer.Option("--report", help="Run nothing, only write the report of the cells that are there.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run one of the paper's experiments and write its report, one HTML page with tables and plots.
+
+    Each cell of a study (a row and a seed, a measurement) is one file in OUTPUT/STUDY/cells. A study that was stopped
+    with Ctrl-C or otherwise goes on with the same command; cells that are there are not run again.
+
+    For example:
+
+      lambdanets compare layers --quick
+
+      lambdanets compare layers --data cifar10/ --only lambda --only 'global attention'
+    """
+    # See lambdanets bench: PyTorch's profiler reports on the terminal otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import torch
+
+    from lambdanets.console import make_console, one_line, print_whole
+    from lambdanets.experiments.compare.cell import coherent, read_cells
+    from lambdanets.experiments.compare.grid import run_cells
+    from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
+    from lambdanets.experiments.compare.workers import Cluster
+    from lambdanets.experiments.report.study_report import write_report
+    from lambdanets.experiments.studies import get_study
+
+    chosen, console = get_study(study), make_console()
+    if data is not None and not chosen.takes_data:
+        raise ValueError(f"--data is {data!r}, and the study {study} has no data; leave it out")
+    if epochs is not None and not (data or chosen.default_data):
+        raise ValueError(f"--epochs is {epochs}, and the study {study} trains nothing without --data; leave it out")
+    if job and cluster is None:
+        raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
+    parameters = dict(_parameter(word) for word in job or ())
+    folder = output / study
+    done = []
+    if not report:
+        options = Options(
+            quick=quick,
+            seeds=seeds,
+            only=tuple(only or ()),
+            data=inspect(spec) if (spec := data or chosen.default_data) else None,
+            epochs=epochs,
+        )
+        choose_rows(chosen, options)
+        jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
+        to = None if cluster is None else Cluster(cluster, parameters)
+        try:
+            done = run_cells(chosen, options, folder, jobs, console, to)
+        except StoppedError as error:
+            raise typer.Exit(128 + error.number) from None
+    cells, damaged = read_cells(folder)
+    for message in damaged:
+        print_whole(console, one_line(f"{message}; left out"))
+    cells, others = coherent(cells, done)
+    if not cells:
+        raise ValueError(f"{folder} has no cells of the study {study}; run it without --report")
+    warnings = []
+    if others:
+        warnings.append(f"Left out are {len(others)} cells of another size, other data or another version.")
+    if damaged:
+        warnings.append(f"Left out are {len(damaged)} damaged files of cells.")
+    outcome = chosen.outcome(cells)
+    page = write_report(outcome, folder, warnings)
+    for claim in outcome.claims:
+        word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"
+        print_whole(console, f"{word}: {claim.text}")
+    print_whole(console, f"Report: {page}")
+
+
+def _parameter(word: str) -> tuple[str, int | str]:
+    """A parameter of a job: "timeout_min=600"."""
+    name, sign, value = word.partition("=")
+    if not (name.isidentifier() and sign and value):
+        raise ValueError(f"--job is {word!r}; give NAME=VALUE, as timeout_min=600")
+    return name, int(value) if value.isdigit() else value
