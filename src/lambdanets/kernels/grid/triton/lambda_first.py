@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,
     check_call,
@@ -138,37 +138,23 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(3 * products, 2 * operand + apply * (1 + problem.intra_depth * again), 12)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
 
-    with current(query):
-        out = empty_in_order(query, problem.dim_value)
-        _of_queries("lambda output", lambda_output_kernel, (query, value, table, out), problem)
+    with current(inputs.query):
+        out = empty_in_order(inputs.query, inputs.problem.dim_value)
+        tensors = (inputs.query, inputs.value, inputs.table, out)
+        _of_queries("lambda output", lambda_output_kernel, tensors, inputs.problem)
         return out
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel
 
+    query, value, table, problem = inputs.query, inputs.value, inputs.table, inputs.problem
     with current(query):
-        grad = grad.to(query.dtype)
         grad_query = empty_in_order(query, problem.dim_key)
         _of_queries("lambda query", lambda_query_gradient_kernel, (grad, value, table, grad_query), problem)
         return (

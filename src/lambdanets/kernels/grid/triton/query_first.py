@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     addressable,
     check_call,
@@ -58,43 +58,30 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(scores * depth * (3 if backward else 1), scores * (5 if backward else 1), 12 if backward else 3)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import output_kernel
 
+    query, problem = inputs.query, inputs.problem
     out = empty_in_order(query, problem.dim_value)
     with current(query):
-        operands = addressable(query), depth_last(value), offsets_first(table)
+        operands = addressable(query), depth_last(inputs.value), offsets_first(inputs.table)
         _launch("output", output_kernel, (*operands, out), problem, _output_programs)
     return out
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel, value_gradient_kernel
 
+    query, value, problem = inputs.query, inputs.value, inputs.problem
     grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
     with current(query):
-        g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
-        offsets = offsets_first(table)
+        g, q, v = (depth_last(tensor) for tensor in (grad, query, value))
+        offsets = offsets_first(inputs.table)
         _launch("query", query_gradient_kernel, (g, v, offsets, grad_query), problem, _query_programs)
         _launch("value", value_gradient_kernel, (g, q, offsets, grad_value), problem, _value_programs)
-        grad_table = _table_gradient(g, q, v, problem).reshape(table.shape)
+        grad_table = _table_gradient(g, q, v, problem).reshape(inputs.table.shape)
     return grad_query, grad_value, grad_table, None
 
 
