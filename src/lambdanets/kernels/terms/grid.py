@@ -35,7 +35,7 @@ from lambdanets.kernels.terms.content import (
     content_term,
     normalise,
 )
-from lambdanets.positions import GridPositions, lexicographic_past
+from lambdanets.positions import GridPositions, without_future_offsets
 
 __all__ = ["GRID_OP", "grid_terms"]
 
@@ -69,8 +69,7 @@ def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[
     if causal:
         table = table.narrow(2, 0, centre[0] + 1)
         if len(centre) > 1:
-            # Filled, as an entry that is not finite stays so in a product with 0.
-            table = table.masked_fill(~lexicographic_past(table.shape[2:], centre, table.device), 0.0)
+            table = without_future_offsets(table, centre)
     return table, centre
 
 
