@@ -5,8 +5,8 @@ the forward and the backward pass choose each for themselves.
 
 **Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
 which takes as long as the products at small sizes (``scripts/measure_eager_path.py`` measures it). Here a kernel that
-can adds q·λc while a part of its output is in the cache; after the others it is added in place, in the memory order of
-their output. Where calls are traced, transformed, observed or differentiated twice, the terms are computed apart.
+can adds q·λc while a part of its output is in the cache; after the others it is added in place. Where calls are traced,
+transformed, observed or differentiated twice, the terms are computed apart.
 
 Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
@@ -29,7 +29,7 @@ from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
 from lambdanets.kernels.grid.spread import differ_in_size
 from lambdanets.kernels.terms.causal_content import causal_content_term
 from lambdanets.kernels.terms.content import (
-    add_content,
+    apply_lambdas,
     content_gradients,
     content_lambdas,
     content_term,
@@ -86,7 +86,7 @@ def _forward(
     chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, lambdas))
     with Workspace.for_thread() as workspace:
         out = chosen.forward(inputs, workspace)
-    return out if lambdas is None or chosen.adds_content else add_content(out, query, lambdas)
+    return out if lambdas is None or chosen.adds_content else apply_lambdas(query, lambdas, out)
 
 
 def _gradients(
