@@ -132,7 +132,8 @@ def test_only_reachable_offsets_are_kept():
     inputs = GridInputs.of(query, value, table, (7, 30), (11, 11))
     assert (inputs.problem.extents, inputs.problem.origin) == ((13, 23), (6, 11))
     assert torch.equal(inputs.table, table[:, :, 5:18])
-    assert inputs.pads == [0, 0, 5, 5]
+    grad = inputs.whole_table(torch.ones_like(inputs.table), table, (11, 11))
+    assert torch.equal(grad, torch.nn.functional.pad(torch.ones_like(inputs.table), (0, 0, 5, 5)))
     causal = problem((5,), (9,), causal=True)
     assert (causal.extents, causal.origin, causal.one_sided) == ((5,), (4,), True)
     causal = problem((9, 9), (5, 5), causal=True)

@@ -92,14 +92,16 @@ class GridProblem:
             dtype: element type.
             device: "cpu", "cuda", ...
         """
-        before = tuple(min(o, max(size - 1, 0)) for o, size in zip(origin, grid, strict=True))
-        ahead = (min(extent - 1 - o, max(size - 1, 0)) for extent, o, size in zip(extents, origin, grid, strict=True))
-        reachable = tuple(o + 1 + a for o, a in zip(before, ahead, strict=True))
+        reachable, before = [], []
+        for size, extent, o in zip(grid, extents, origin, strict=True):
+            most = max(size - 1, 0)
+            back = min(o, most)
+            before.append(back)
+            reachable.append(back + 1 + min(extent - 1 - o, most))
         # A scope of 1 looks like causal order, and loses nothing by it.
         one_sided = extents[0] == origin[0] + 1
-        return cls(
-            batch, heads, dim_key, dim_value, intra_depth, tuple(grid), reachable, before, dtype, device, one_sided
-        )
+        sizes = (batch, heads, dim_key, dim_value, intra_depth)
+        return cls(*sizes, tuple(grid), tuple(reachable), tuple(before), dtype, device, one_sided)
 
     @property
     def num_positions(self) -> int:
@@ -143,8 +145,6 @@ class GridInputs:
         table: (u, k, *extents), the reachable offsets.
         problem: the shape of the call.
         content: λc, (b, k, v), or None for no content term. A kernel without ``adds_content`` leaves it alone.
-        pads: zeros around the gradient of ``table``, for ``torch.nn.functional.pad``, where the table that was given
-            has further offsets.
     """
 
     query: Tensor
@@ -152,7 +152,6 @@ class GridInputs:
     table: Tensor
     problem: GridProblem
     content: Tensor | None = None
-    pads: Sequence[int] = ()
 
     @classmethod
     def of(
@@ -169,13 +168,15 @@ class GridInputs:
         _, u, _, v = value.shape
         extents = table.shape[2:]
         problem = GridProblem.of(b, h, k, v, u, grid, extents, origin, query.dtype, query.device.type)
-        pads: list[int] = []
-        for axis, extent in enumerate(extents):
-            start, length = origin[axis] - problem.origin[axis], problem.extents[axis]
-            if length < extent:
-                table = table.narrow(axis + 2, start, length)
-            pads = [start, extent - start - length, *pads]  # the last axis comes first
-        return cls(query, value, table, problem, content, pads)
+        return cls(query, value, _reachable(table, problem, origin), problem, content)
+
+    def whole_table(self, grad: Tensor, table: Tensor, origin: Sequence[int]) -> Tensor:
+        """Undo the cut of :meth:`of` for a gradient: zeros for the offsets of ``table`` that are out of reach."""
+        if grad.shape == table.shape:
+            return grad
+        out = grad.new_zeros(table.shape)
+        _reachable(out, self.problem, origin).copy_(grad)
+        return out
 
     def widened(self) -> GridInputs:
         """The inputs in float32."""
@@ -190,6 +191,14 @@ class GridInputs:
             content = None if self.content is None else self.content[part]
             problem = replace(self.problem, batch=part.stop - part.start)
             yield part, replace(self, query=self.query[part], value=self.value[part], problem=problem, content=content)
+
+
+def _reachable(table: Tensor, problem: GridProblem, origin: Sequence[int]) -> Tensor:
+    """View of the offsets that are in reach; ``origin`` is the index of offset 0 in the whole table."""
+    for axis, length in enumerate(problem.extents):
+        if length < table.shape[axis + 2]:
+            table = table.narrow(axis + 2, origin[axis] - problem.origin[axis], length)
+    return table
 
 
 # Gradients of query, value, table and content (None if content is None), with any strides.

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole
@@ -105,8 +104,7 @@ def _gradients(
         grad_query, grad_value, grad_table, grad_lambdas = chosen.backward(
             grad.to(inputs.query.dtype), inputs, workspace
         )
-    if any(inputs.pads):
-        grad_table = F.pad(grad_table, inputs.pads)
+    grad_table = inputs.whole_table(grad_table, table, origin)
     if lambdas is not None and grad_lambdas is None:
         part, grad_lambdas = content_gradients(grad, query, lambdas)
         grad_query = grad_query.add_(part)
