@@ -66,7 +66,9 @@ ALLOWED = {
         ("10 minutes", "the default of NCCL's timeout in PyTorch"),
         ("16 times", "update.py's factor"),
     ],
-    "src/lambdanets/kernels/grid/triton/query_first.py": [("640 bytes", "counted by ahead.py, which compiles it")],
+    "src/lambdanets/kernels/grid/triton/query_first.py": [
+        ("640 bytes", "counted by collect_ahead.py, which compiles it")
+    ],
     "src/lambdanets/training/recipes/recipe.py": [
         ("16 times", "update.py's factor"),
         ("30 %", "optimisation.py's rise"),

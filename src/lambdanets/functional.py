@@ -8,17 +8,11 @@ from torch import Tensor
 from lambdanets.kernels.autograd.modes import is_autocast, is_compiling, is_readable
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
-from lambdanets.kernels.grid.planner import require
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions, describe_type
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-__all__ = ["check_kernel", "lambda_apply", "lambda_apply_by_graph"]
-
-
-def check_kernel(name: str) -> None:
-    """Raise a ValueError that lists the kernels unless there is one of this name."""
-    require(name)
+__all__ = ["lambda_apply", "lambda_apply_by_graph"]
 
 
 def lambda_apply(

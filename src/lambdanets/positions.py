@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-__all__ = ["DensePositions", "EdgePositions", "GridPositions", "Positions", "describe_type", "lexicographic_past"]
+__all__ = [
+    "DensePositions",
+    "EdgePositions",
+    "GridPositions",
+    "Positions",
+    "describe_type",
+    "lexicographic_past",
+    "without_future_edges",
+    "without_future_offsets",
+]
 
 
 def describe_type(given: object) -> str:
@@ -63,6 +72,28 @@ def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: to
         offset = offset.reshape(-1, *([1] * past.ndim))
         past = (offset < 0) | ((offset == 0) & past)
     return past
+
+
+def without_future_offsets(table: Tensor, origin: Sequence[int]) -> Tensor:
+    """A table of offsets for causal order: 0 for offsets to later positions.
+
+    They are filled, as an entry that is not finite stays so in a product with 0.
+
+    Args:
+        table: (u, k, *extents).
+        origin: index of offset 0 along each axis.
+    """
+    return table.masked_fill(~lexicographic_past(table.shape[2:], origin, table.device), 0.0)
+
+
+def without_future_edges(embedding: Tensor, index: Tensor) -> Tensor:
+    """Embeddings of edges for causal order: 0 for edges to later positions.
+
+    Args:
+        embedding: (e, k, u).
+        index: (2, e), rows (query, context).
+    """
+    return embedding.masked_fill((index[1] > index[0])[:, None, None], 0.0)
 
 
 def _sizes(grid: object, extents: tuple[int, ...]) -> tuple[int, ...]:

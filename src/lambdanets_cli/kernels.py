@@ -79,26 +79,17 @@ def kernels(
 
     from lambdanets.console import make_console
     from lambdanets.experiments.bench.constants import device_name, where_from
-    from lambdanets.kernels.grid.contract import GridProblem, reachable_window
+    from lambdanets.kernels.grid.contract import GridProblem
     from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain
     from lambdanets.kernels.grid.spread import RATIO
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = scopes or tuple(2 * size - 1 for size in grid)
-    window = reachable_window(extents, tuple(grid), causal)
-    problem = GridProblem(
-        batch,
-        heads,
-        dim_key,
-        dim // heads,
-        intra_depth,
-        tuple(grid),
-        tuple(stop - start for start, stop in window),
-        tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
-        getattr(torch, dtype),
-        device,
-        one_sided=causal,
-    )
+    origin = [extent // 2 for extent in extents]
+    if causal:
+        extents = (origin[0] + 1, *extents[1:])
+    sizes = (batch, heads, dim_key, dim // heads, intra_depth)
+    problem = GridProblem.of(*sizes, grid, extents, origin, getattr(torch, dtype), device)
     # Elsewhere reading the values would make the device wait, so kernels that spread errors are not taken.
     reads_values = device == "cpu" and not problem.sees_everything
     may_spread = reads_values or problem.sees_everything

@@ -84,6 +84,8 @@ def test_bad_arguments():
             AblatedLambdaLayer(8, scope=3, **{name: "sofmax"})
     with pytest.raises(ValueError, match="must be for images and not causal, got ndim=1"):
         AblatedLambdaLayer(8, scope=3, ndim=1)
+    with pytest.raises(ValueError, match=r"kernel='banded' cannot run here: .* got no positions"):
+        AblatedLambdaLayer(8, scope=3, terms="content", kernel="banded")
     layer = AblatedLambdaLayer(8, scope=3, normalise="none")
     with pytest.raises(ValueError, match="mask must be None with normalise='none'"):
         layer(torch.randn(2, 8, 2, 2), mask=torch.ones(2, 4, dtype=torch.bool))

@@ -194,11 +194,27 @@ def test_a_grid_without_positions_is_named(ndim, shape, causal):
         ({"scope": 7.0}, "scope must be odd and positive ints, got 7.0"),
         ({"scope": True}, "scope must be odd and positive ints, got True"),
         ({"scope": 3, "kernel": "bandd"}, "got 'bandd'; did you mean 'banded'"),
+        (
+            {"scope": 3, "ndim": 3, "kernel": "row_spectral"},
+            "kernel='row_spectral' can run on no input: it is for sequences and images, .* rank 3; kernel=None picks",
+        ),
+        ({"size": 6, "ndim": 3, "kernel": "spectral_compiled"}, "kernel='spectral_compiled' can run on no input: "),
+        ({"size": 6, "kernel": "banded"}, "kernel='banded' can run on no input: it is for local contexts"),
+        ({"size": 6, "kernel": "convolution", "causal": True}, "kernel='convolution' can run on no input"),
+        ({"size": (6, 1), "kernel": "banded"}, "kernel='banded' can run on no input"),
+        ({"size": 6, "dim_out": 1032, "kernel": "lambda_first_triton"}, "'lambda_first_triton' can run on no input"),
     ],
 )
 def test_bad_arguments_are_named_at_construction(options, message):
     with pytest.raises(ValueError, match=message):
         LambdaLayer(8, **options)
+
+
+@pytest.mark.parametrize("options", [{"scope": 1}, {"scope": 23}, {"scope": 9, "causal": True}, {"size": 300}])
+def test_kernels_that_can_run_somewhere_are_taken(options):
+    for kernel in ("reference", "portable", *EVERYWHERE):
+        if not (kernel in FOR_SCOPES and "size" in options):
+            assert LambdaLayer(8, kernel=kernel, device="meta", **options).kernel == kernel
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,23 @@ def test_bfloat16_autocast(prefix):
     torch.testing.assert_close(out.float(), layer(x), atol=0.1, rtol=0.1)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_sums_over_the_grid_that_leave_the_range_of_float16(autocast):
+    layer = TokenLambda(8, positions="2d", size=16, prefix_tokens=2, dim_key=4, norm_layer="none").half().float()
+    nn.init.constant_(layer.qkv.weight.data[-layer.dim_value :], 40.0)
+    x = (1 + 0.1 * torch.randn(2, 258, 8)).half()
+    expected = layer(x.float())
+    if autocast:
+        with torch.autocast("cpu", torch.float16):
+            out = layer(x.float())
+    else:
+        out = layer.half()(x)
+    assert torch.finfo(torch.float16).max < 256 * 320
+    assert out.dtype == torch.float16
+    # A term and its sum are rounded, and so are queries and values behind the projection.
+    torch.testing.assert_close(out.float(), expected, rtol=0, atol=4e-3 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -162,6 +179,11 @@ def test_bfloat16_autocast(prefix):
         ({"positions": "1d", "size": 4, "num_heads": 0}, "num_heads must be a positive int, got 0"),
         ({"positions": "1d", "size": 4, "dim_key": 2.0}, "dim_key must be a positive int, got 2.0"),
         ({"positions": "1d", "size": 4, "kernel": "bandd"}, "got 'bandd'; did you mean 'banded'"),
+        (
+            {"positions": "none", "kernel": "spectral"},
+            "kernel='spectral' cannot run here: it is for GridPositions, got no positions.* leave kernel=None",
+        ),
+        ({"positions": "2d", "size": 4, "kernel": "banded"}, "kernel='banded' can run on no input"),
         ({"positions": "1d", "size": 4, "norm_layer": "batch"}, "norm_layer must be one of 'layer', 'none'"),
     ],
 )

@@ -76,13 +76,11 @@ def _resolve_kernel(call: Call) -> Call:
     """
     kernel = call.kernel
     if kernel is not None:
-        planner.require(kernel)
-        if kernel not in planner.PLAIN and not isinstance(call.positions, GridPositions):
+        if isinstance(call.positions, GridPositions):
+            planner.require(kernel)
+        else:
             given = "no positions" if call.positions is None else type(call.positions).__name__
-            raise ValueError(
-                f"kernel={kernel!r} cannot run here: it is for GridPositions, got {given}, which has one method only; "
-                "leave kernel=None"
-            )
+            planner.require_without_grid(kernel, given)
     if not is_jit_tracing():
         return call
     if isinstance(call.positions, EdgePositions):

@@ -21,7 +21,7 @@ from torch import Tensor
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import content_term, normalise
-from lambdanets.positions import EdgePositions, GridPositions, lexicographic_past
+from lambdanets.positions import EdgePositions, GridPositions, without_future_edges, without_future_offsets
 
 __all__ = ["convolved", "gathered", "portable", "summed_by_graph"]
 
@@ -48,8 +48,7 @@ def portable(call: Call) -> Tensor:
     elif isinstance(positions, EdgePositions):
         embedding = positions.embedding.to(query.dtype)
         if call.causal:
-            future = positions.index[1] > positions.index[0]
-            embedding = embedding.masked_fill(future[:, None, None], 0.0)
+            embedding = without_future_edges(embedding, positions.index)
         term = gathered(query, value, positions.index, embedding)
     else:
         term = reference(replace(call, key=None))
@@ -57,11 +56,10 @@ def portable(call: Call) -> Tensor:
 
 
 def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: bool) -> Tensor:
-    extents = positions.extents
-    centre = [extent // 2 for extent in extents]
+    centre = [extent // 2 for extent in positions.extents]
     table = positions.table.to(query.dtype)
     if causal:
-        table = table.masked_fill(~lexicographic_past(extents, centre, table.device), 0.0)
+        table = without_future_offsets(table, centre)
     return convolved(query, value, table, positions.grid, centre)
 
 

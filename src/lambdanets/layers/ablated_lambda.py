@@ -57,6 +57,8 @@ class AblatedLambdaLayer(LambdaLayer):
                 f"an ablated layer must be for images and not causal, got ndim={self.ndim} and causal={self.causal}; "
                 "use LambdaLayer"
             )
+        if terms == "content" and self.kernel is not None:
+            self._check_kernel(self.kernel, None, None, causal=False)
         self.positions.requires_grad_(terms != "content")
 
     @torch.no_grad()

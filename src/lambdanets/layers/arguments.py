@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+
+from lambdanets.kernels.autograd.modes import is_autocast
 
 __all__ = ["check_bool", "check_dtype", "check_floating", "check_heads", "per_axis", "positive_int"]
 
@@ -48,8 +49,7 @@ def check_dtype(name: str, x: Tensor, projection: nn.Module) -> None:
     """Raise a TypeError unless the input has the dtype of the projection's weight, or autocast is on."""
     if type(projection) not in _PLAIN or x.dtype == projection.weight.dtype:  # type: ignore[union-attr]
         return
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if is_autocast(x.device.type):
         return
     dtype = projection.weight.dtype  # type: ignore[union-attr]
     raise TypeError(

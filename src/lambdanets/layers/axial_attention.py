@@ -9,9 +9,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, pooling
+from lambdanets.layers.maps import attention_sizes, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention
 
 __all__ = ["AxialAttention", "AxisAttention"]
@@ -120,10 +120,8 @@ class AxialAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.dim, self.dim_out = positive_int("dim", dim), positive_int("dim_out", dim if dim_out is None else dim_out)
+        self.dim, self.dim_out, num_heads, dim_head = attention_sizes(dim, dim_out, num_heads, dim_head)
         height, width = per_axis("size", size, 2, odd=False)
-        check_heads(positive_int("num_heads", num_heads), self.dim_out)
-        dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
         check_bool("fused", fused)
         self.size = (height, width)
         shared = (num_heads, dim_head, fused, device, dtype)

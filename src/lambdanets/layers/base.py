@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from lambdanets.kernels.grid.contract import GridProblem
+from lambdanets.kernels.grid.planner import require_on_any, require_without_grid
 from lambdanets.layers.arguments import check_heads, positive_int
 
 __all__ = ["LambdaModule"]
@@ -42,6 +44,30 @@ class LambdaModule(nn.Module):
             self.intra_depth * self.dim_key,
             self.intra_depth * self.dim_value,
         ]
+
+    def _check_kernel(
+        self, kernel: str, scope: tuple[int, ...] | None, size: tuple[int, ...] | None, causal: bool
+    ) -> None:
+        """Refuse a kernel that runs on no input of this layer.
+
+        Args:
+            kernel: its name.
+            scope: scope of a local context; None for a global one.
+            size: sizes of the largest grid of a global one; both are None for a layer without positions.
+            causal: as the layer's.
+        """
+        if not scope and not size:
+            require_without_grid(kernel, "no positions")
+            return
+        extents = [*scope] if scope else [2 * s - 1 for s in size or ()]
+        origin = [extent // 2 for extent in extents]
+        if causal:
+            extents[0] = origin[0] + 1
+        # Some kernels are limited to small grids, some to contexts that do not reach all over the grid.
+        large = [o + 2 for o in origin] if scope else size or ()
+        sizes = (1, self.num_heads, self.dim_key, self.dim_value, self.intra_depth)
+        grids = [min(2, s) for s in large], large
+        require_on_any(kernel, [GridProblem.of(*sizes, grid, extents, origin) for grid in grids])
 
     @torch.no_grad()
     def _reset_projection(self, weight: Tensor, norms: Iterable[nn.Module]) -> None:

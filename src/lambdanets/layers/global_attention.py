@@ -9,9 +9,9 @@ from timm.layers.bottleneck_attn import BottleneckAttn
 from torch import Tensor
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, pooling
+from lambdanets.layers.maps import attention_sizes, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["GlobalAttention"]
@@ -61,15 +61,14 @@ class GlobalAttention(BottleneckAttn):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        dim, dim_out = positive_int("dim", dim), positive_int("dim_out", dim if dim_out is None else dim_out)
+        dim, dim_out, num_heads, dim_head = attention_sizes(dim, dim_out, num_heads, dim_head)
         height, width = per_axis("size", size, 2, odd=False)
-        check_heads(positive_int("num_heads", num_heads), dim_out)
         super().__init__(
             dim,
             dim_out,
             feat_size=(height, width),
             num_heads=num_heads,
-            dim_head=dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head),
+            dim_head=dim_head,
             scale_pos_embed=check_bool("scale_positions", scale_positions),
             device=device,
             dtype=dtype,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.functional import check_kernel, lambda_apply
+from lambdanets.functional import lambda_apply
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
@@ -118,7 +118,7 @@ class LambdaLayer(LambdaModule):
         self.size = None if size is None else per_axis("size", size, ndim, odd=False)
         check_bool("causal", causal)
         if kernel is not None:
-            check_kernel(kernel)
+            self._check_kernel(kernel, self.scope, self.size, causal)
         if causal and self.stride > 1:
             raise ValueError(
                 f"causal=True excludes stride={self.stride}: the 3-wide average behind the layer would take in the "

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_heads, positive_int
+from lambdanets.layers.arguments import positive_int
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map
+from lambdanets.layers.maps import attention_sizes, check_map
 
 __all__ = ["LinearAttentionConv"]
 
@@ -52,10 +52,8 @@ class LinearAttentionConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.dim, self.dim_out = positive_int("dim", dim), positive_int("dim_out", dim if dim_out is None else dim_out)
-        check_heads(positive_int("num_heads", num_heads), self.dim_out)
-        dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
-        self.num_heads, self.widths = num_heads, [num_heads * dim_head, num_heads * dim_head, self.dim_out]
+        self.dim, self.dim_out, self.num_heads, dim_head = attention_sizes(dim, dim_out, num_heads, dim_head)
+        self.widths = [self.num_heads * dim_head, self.num_heads * dim_head, self.dim_out]
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         stride = positive_int("stride", stride)
         self.conv = nn.Conv2d(self.dim, self.dim_out, 3, stride, 1, bias=False, **factory)

@@ -11,9 +11,9 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.layers.arguments import check_bool, check_heads, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import check_map, pooling
+from lambdanets.layers.maps import attention_sizes, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["LocalAttention"]
@@ -66,13 +66,10 @@ class LocalAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.dim, self.dim_out = positive_int("dim", dim), positive_int("dim_out", dim if dim_out is None else dim_out)
+        self.dim, self.dim_out, self.num_heads, self.dim_head = attention_sizes(dim, dim_out, num_heads, dim_head)
         (self.scope,) = per_axis("scope", scope, 1, odd=True)
-        check_heads(positive_int("num_heads", num_heads), self.dim_out)
-        self.num_heads = num_heads
-        self.dim_head = self.dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
         self.fused, self.scale = check_bool("fused", fused), self.dim_head**-0.5
-        self.widths = [num_heads * self.dim_head, num_heads * self.dim_head, self.dim_out]
+        self.widths = [self.num_heads * self.dim_head, self.num_heads * self.dim_head, self.dim_out]
         self.qkv = nn.Conv2d(self.dim, sum(self.widths), 1, bias=False, device=device, dtype=dtype)
         tables = (torch.empty(self.scope, self.dim_head, device=device, dtype=dtype) for _ in range(2))
         self.height_rel, self.width_rel = (nn.Parameter(table) for table in tables)

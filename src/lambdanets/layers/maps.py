@@ -6,9 +6,28 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lambdanets.layers.arguments import check_dtype, check_floating, positive_int
+from lambdanets.layers.arguments import check_dtype, check_floating, check_heads, positive_int
 
-__all__ = ["check_map", "pooling"]
+__all__ = ["attention_sizes", "check_map", "pooling"]
+
+
+def attention_sizes(dim: int, dim_out: int | None, num_heads: int, dim_head: int | None) -> tuple[int, int, int, int]:
+    """The sizes of an attention, checked: ``dim``, ``dim_out``, ``num_heads`` and ``dim_head``.
+
+    Args:
+        dim: channels of the input.
+        dim_out: channels of the output; None for ``dim``.
+        num_heads: must divide ``dim_out``.
+        dim_head: depth of a head's queries and keys; None for that of its values, dim_out / num_heads.
+
+    Raises:
+        ValueError: if one is not a positive int, or the heads do not divide ``dim_out``.
+    """
+    dim, dim_out = positive_int("dim", dim), positive_int("dim_out", dim if dim_out is None else dim_out)
+    num_heads = positive_int("num_heads", num_heads)
+    check_heads(num_heads, dim_out)
+    dim_head = dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
+    return dim, dim_out, num_heads, dim_head
 
 
 def pooling(stride: int) -> nn.Module:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lambdanets.functional import check_kernel, lambda_apply
+from lambdanets.functional import lambda_apply
+from lambdanets.kernels.autograd.modes import without_autocast
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
@@ -101,13 +102,13 @@ class TokenLambda(LambdaModule):
         check_bool("causal", causal)
         if causal and prefix_tokens:
             raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")
-        if kernel is not None:
-            check_kernel(kernel)
         self.ndim = POSITIONS[positions]
         self.prefix_tokens, self.causal, self.kernel = prefix_tokens, causal, kernel
         self.scope = _per_axis("scope", scope, self.ndim, odd=True)
         self.size = _per_axis("size", size, self.ndim, odd=False)
         self._check_context(positions)
+        if kernel is not None:
+            self._check_kernel(kernel, self.scope, self.size, causal)
         self.grid = self.size if self.ndim == 2 else None
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -239,17 +240,20 @@ class TokenLambda(LambdaModule):
         query, value = query.to(content.dtype), value.to(content.dtype)
         if mask is not None:
             value = value.masked_fill(~mask[:, None, :, None], 0.0)
-        to_prefix, to_grid = value[:, :, :p], value[:, :, p:]
         positions = GridPositions(self.positions, self._grid(query.shape[2] - p))  # type: ignore[arg-type]
-        of_grid = lambda_apply(query[:, :, p:], None, to_grid, positions, kernel=self.kernel)
-        tables = (self.prefix_keys, self.prefix_queries, self.prefix_pairs)
-        keys, queries, pairs = (table.to(value.dtype) for table in tables if table is not None)
-        lambda_bkv = torch.einsum("ukj,bujv->bkv", keys, to_prefix)
-        of_grid = of_grid + query[:, :, p:] @ lambda_bkv[:, None]
-        lambda_bikv = torch.einsum("uki,buv->bikv", queries, to_grid.sum(2))
-        lambda_bikv = lambda_bikv + torch.einsum("ukij,bujv->bikv", pairs, to_prefix)
-        of_prefix = torch.einsum("bhik,bikv->bhiv", query[:, :, :p], lambda_bikv)
-        return content + torch.cat([of_prefix, of_grid], dim=2)
+        of_grid = lambda_apply(query[:, :, p:], None, value[:, :, p:], positions, kernel=self.kernel)
+        # Lambdas of and for prefix tokens in float32, under autocast too: a sum over a grid leaves float16's range.
+        wide = torch.promote_types(value.dtype, torch.float32)
+        with without_autocast(value.device.type):
+            tables = (self.prefix_keys, self.prefix_queries, self.prefix_pairs)
+            keys, queries, pairs = (table.to(wide) for table in tables if table is not None)
+            to_prefix = value[:, :, :p].to(wide)
+            lambda_bkv = torch.einsum("ukj,bujv->bkv", keys, to_prefix)
+            lambda_bikv = torch.einsum("uki,buv->bikv", queries, value[:, :, p:].sum(2, dtype=wide))
+            lambda_bikv = lambda_bikv + torch.einsum("ukij,bujv->bikv", pairs, to_prefix)
+            of_prefix = torch.einsum("bhik,bikv->bhiv", query[:, :, :p].to(wide), lambda_bikv)
+            of_grid = of_grid + query[:, :, p:] @ lambda_bkv.to(query.dtype)[:, None]
+        return content + torch.cat([of_prefix.to(content.dtype), of_grid], dim=2)
 
     def _grid(self, tokens: int) -> tuple[int, ...]:
         """The grid that so many tokens form."""

@@ -7,7 +7,7 @@ import torch
 
 from lambdanets.kernels.autograd import memory
 from lambdanets.kernels.autograd.memory import Workspace, release
-from lambdanets.kernels.grid.contract import problem_of
+from lambdanets.kernels.grid.contract import GridInputs
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 
 KERNELS = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
@@ -39,17 +39,17 @@ def poison():
         kept().fill_(255)  # NaN in every dtype
 
 
-def forward(kernel, tensors, problem):
+def forward(kernel, inputs):
     with Workspace.for_thread() as workspace:
-        return kernel.forward(*tensors, problem, workspace)
+        return kernel.forward(inputs, workspace)
 
 
-def backward(kernel, tensors, problem):
+def backward(kernel, grad, inputs):
     with Workspace.for_thread() as workspace:
-        return kernel.backward(*tensors, problem, workspace)[:3]
+        return kernel.backward(grad, inputs, workspace)[:3]
 
 
-def problem_and_tensors(grid, extents, u, seed=0):
+def inputs_and_grad(grid, extents, u, seed=0):
     torch.manual_seed(seed)
     n = torch.Size(grid).numel()
     query, value, table, grad = (
@@ -57,7 +57,7 @@ def problem_and_tensors(grid, extents, u, seed=0):
         for shape in ((2, 3, n, 4), (2, u, n, 5), (u, 4, *extents), (2, 3, n, 5))
     )
     origin = [extent // 2 for extent in extents]
-    return problem_of(query, value, table, grid, origin), (query, value, table), grad
+    return GridInputs.of(query, value, table, grid, origin), grad
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def problem_and_tensors(grid, extents, u, seed=0):
         (name, shape)
         for name in KERNELS
         for shape in SHAPES
-        if GRID_KERNELS[name].check(problem_and_tensors(*shape)[0]) is None
+        if GRID_KERNELS[name].check(inputs_and_grad(*shape)[0].problem) is None
     ],
 )
 def test_later_calls_give_the_same(name, shape):
-    problem, args, grad = problem_and_tensors(*shape)
+    inputs, grad = inputs_and_grad(*shape)
     kernel = GRID_KERNELS[name]
 
     def run():
-        return forward(kernel, args, problem), *backward(kernel, (grad, *args), problem)
+        return forward(kernel, inputs), *backward(kernel, grad, inputs)
 
     first = [result.clone() for result in run()]
     poison()
@@ -85,33 +85,33 @@ def test_later_calls_give_the_same(name, shape):
 
 
 def test_kernels_keep_what_they_need_up_to_the_limit(monkeypatch):
-    problem, args, _ = problem_and_tensors((5, 7), (3, 5), 1)
+    inputs, _ = inputs_and_grad((5, 7), (3, 5), 1)
     kernel = GRID_KERNELS["banded"]
-    expected = forward(kernel, args, problem)
+    expected = forward(kernel, inputs)
     needed = kept().numel()
-    forward(kernel, args, problem)
+    forward(kernel, inputs)
     assert kept().numel() == needed
 
     release()
     monkeypatch.setattr(memory, "LARGEST_BUFFER", needed // 2)
     for _ in range(3):
-        torch.testing.assert_close(forward(kernel, args, problem), expected, rtol=0, atol=0)
+        torch.testing.assert_close(forward(kernel, inputs), expected, rtol=0, atol=0)
     assert kept().numel() == needed // 2
 
 
 def test_threads_have_memory_of_their_own():
-    problem, args, _ = problem_and_tensors((9, 8), (5, 5), 1)
-    other = problem_and_tensors((9, 8), (5, 5), 1, seed=1)[1]
+    inputs, _ = inputs_and_grad((9, 8), (5, 5), 1)
+    other, _ = inputs_and_grad((9, 8), (5, 5), 1, seed=1)
     kernel = GRID_KERNELS["banded"]
-    expected = [forward(kernel, tensors, problem) for tensors in (args, other)]
+    expected = [forward(kernel, each) for each in (inputs, other)]
     wrong = []
 
-    def repeat(tensors, right):
+    def repeat(each, right):
         for _ in range(50):
-            if not torch.equal(forward(kernel, tensors, problem), right):
-                wrong.append(tensors)
+            if not torch.equal(forward(kernel, each), right):
+                wrong.append(each)
 
-    threads = [threading.Thread(target=repeat, args=pair) for pair in zip((args, other), expected, strict=True)]
+    threads = [threading.Thread(target=repeat, args=pair) for pair in zip((inputs, other), expected, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -120,11 +120,11 @@ def test_threads_have_memory_of_their_own():
 
 
 def test_memory_made_in_inference_mode_serves_training():
-    problem, args, grad = problem_and_tensors((5, 7), (3, 5), 1)
+    inputs, grad = inputs_and_grad((5, 7), (3, 5), 1)
     kernel = GRID_KERNELS["query_first"]
     with torch.inference_mode():
-        forward(kernel, args, problem)
-    for result in (forward(kernel, args, problem), *backward(kernel, (grad, *args), problem)):
+        forward(kernel, inputs)
+    for result in (forward(kernel, inputs), *backward(kernel, grad, inputs)):
         assert not result.is_inference()
 
 

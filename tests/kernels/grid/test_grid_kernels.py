@@ -18,7 +18,7 @@ from helpers import (
     small_blocks,
 )
 from lambdanets import GridPositions, lambda_apply
-from lambdanets.kernels.grid.contract import problem_of, reachable_window
+from lambdanets.kernels.grid.contract import GridInputs
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.terms.grid import GRID_OP
 
@@ -61,10 +61,9 @@ def assert_exact(kernel, call):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_only_what_is_expected_is_refused(kernel, grid, extents, causal):
     call = grid_call(grid, extents)
-    window = reachable_window(extents, grid, causal)
-    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
-    table = call.positions.table[(..., *(slice(*part) for part in window))]
-    reason = GRID_KERNELS[kernel].check(problem_of(call.query, call.value, table, grid, origin))
+    origin = [extent // 2 for extent in extents]
+    table = call.positions.table[:, :, : origin[0] + 1] if causal else call.positions.table
+    reason = GRID_KERNELS[kernel].check(GridInputs.of(call.query, call.value, table, grid, origin).problem)
     assert (reason is not None) == refuses(kernel, grid, extents)
     if reason is not None:
         with pytest.raises(ValueError, match="cannot run here") as error:

@@ -10,7 +10,7 @@ import torch
 
 from helpers import FOR_CPUS
 from lambdanets.kernels.grid import costs, planner
-from lambdanets.kernels.grid.contract import GridProblem, reachable_window
+from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.costs import cost_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, require, seconds
 from lambdanets.kernels.grid.spectral import good_length
@@ -18,14 +18,11 @@ from lambdanets.kernels.grid.spectral import good_length
 
 def problem(grid, extents=None, *, causal=False, **changes):
     extents = extents or tuple(2 * size - 1 for size in grid)
-    window = reachable_window(extents, grid, causal)
+    origin = [extent // 2 for extent in extents]
+    if causal:
+        extents = (origin[0] + 1, *extents[1:])
     sizes = {"batch": 2, "heads": 4, "dim_key": 16, "dim_value": 16, "intra_depth": 1, **changes}
-    return GridProblem(
-        grid=grid,
-        extents=tuple(stop - start for start, stop in window),
-        origin=tuple(extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)),
-        **sizes,
-    )
+    return GridProblem.of(grid=grid, extents=extents, origin=origin, **sizes)
 
 
 @pytest.fixture
@@ -130,9 +127,18 @@ def test_good_lengths_are_even_where_that_is_faster():
 
 
 def test_only_reachable_offsets_are_kept():
-    assert reachable_window((23, 23), (7, 30), causal=False) == ((5, 18), (0, 23))
-    assert reachable_window((9,), (5,), causal=True) == ((0, 5),)
-    assert reachable_window((5, 5), (9, 9), causal=True) == ((0, 3), (0, 5))
+    query, value = torch.empty(1, 2, 210, 3), torch.empty(1, 1, 210, 4)
+    table = torch.arange(23.0 * 23).view(23, 23).expand(1, 3, 23, 23)
+    inputs = GridInputs.of(query, value, table, (7, 30), (11, 11))
+    assert (inputs.problem.extents, inputs.problem.origin) == ((13, 23), (6, 11))
+    assert torch.equal(inputs.table, table[:, :, 5:18])
+    grad = inputs.whole_table(torch.ones_like(inputs.table), table, (11, 11))
+    assert torch.equal(grad, torch.nn.functional.pad(torch.ones_like(inputs.table), (0, 0, 5, 5)))
+    causal = problem((5,), (9,), causal=True)
+    assert (causal.extents, causal.origin, causal.one_sided) == ((5,), (4,), True)
+    causal = problem((9, 9), (5, 5), causal=True)
+    assert (causal.extents, causal.origin, causal.one_sided) == ((3, 5), (2, 2), True)
+    assert not problem((1, 9), (5, 5)).one_sided
 
 
 def test_float64_costs_more():

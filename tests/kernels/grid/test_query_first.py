@@ -7,7 +7,7 @@ from helpers import assert_same, grid_call, outputs_and_gradients, small_blocks
 from lambdanets import lambda_apply
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid import query_first
-from lambdanets.kernels.grid.contract import GridProblem
+from lambdanets.kernels.grid.contract import GridInputs
 
 
 @pytest.fixture(params=[0, 1 << 20], ids=["rows", "one row"])
@@ -36,10 +36,10 @@ def test_parts_of_a_batch_are_the_whole(few_scores, grid, extents, u, has_key):
 def test_memory_of_scores_does_not_grow_with_the_batch():
     batch, heads, n, depth = 256, 4, 400, 8
     query, value = torch.randn(batch, heads, n, depth), torch.randn(batch, 1, n, depth)
-    problem = GridProblem(batch, heads, depth, depth, 1, (20, 20), (39, 39), (19, 19))
+    inputs = GridInputs.of(query, value, torch.randn(1, depth, 39, 39), (20, 20), (19, 19))
     activities = [torch.profiler.ProfilerActivity.CPU]
     with Workspace() as workspace, torch.profiler.profile(profile_memory=True, activities=activities) as profile:
-        query_first.forward(query, value, torch.randn(1, depth, 39, 39), problem, workspace)
+        query_first.forward(inputs, workspace)
     events = profile.profiler.kineto_results.events()
     largest = max(event.nbytes() for event in events if event.name() == "[memory]")
     # The output; S of a row of all examples would have been more than twice as much.

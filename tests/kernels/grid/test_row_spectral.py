@@ -5,7 +5,7 @@ import pytest
 from helpers import grid_call
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid import row_spectral, row_spectral_plan
-from lambdanets.kernels.grid.contract import GridProblem, problem_of
+from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.folding import fold
 
 
@@ -57,6 +57,6 @@ def test_large_transforms_are_not_kept():
     row_spectral._transforms.cache_clear()
     for columns in (7, 700):
         call = grid_call((1, columns), (1, 3), k=1, v=1)
-        args = (call.query, call.value, call.positions.table)
-        row_spectral.forward(*args, problem_of(*args, (1, columns), (0, 1)), Workspace())
+        inputs = GridInputs.of(call.query, call.value, call.positions.table, (1, columns), (0, 1))
+        row_spectral.forward(inputs, Workspace())
     assert row_spectral._transforms.cache_info().currsize == 1

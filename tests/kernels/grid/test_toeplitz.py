@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import grid_call
+from helpers import grid_call, small_blocks
 from lambdanets import lambda_apply
 from lambdanets.kernels.grid import toeplitz
 
@@ -16,3 +16,12 @@ def test_calls_that_differ_elsewhere_share_the_index(kernel):
         lambda_apply(*call.args, kernel=kernel).sum().backward()
     assert toeplitz._entries.cache_info().currsize == 1
     toeplitz._entries.cache_clear()
+
+
+def test_large_indices_are_not_kept():
+    with small_blocks("grid.toeplitz", KEPT_VECTORS=100):
+        toeplitz._entries.cache_clear()
+        for grid in ((3, 4), (5, 9)):
+            call = grid_call(grid, (3, 3)).requiring_grad()
+            lambda_apply(*call.args, kernel="lambda_first").sum().backward()
+        assert toeplitz._entries.cache_info().currsize == 1

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets import GridPositions, lambda_apply
-from lambdanets.kernels.grid.contract import problem_of
+from lambdanets.kernels.grid.contract import GridInputs
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.terms import grid as terms
 from lambdanets.kernels.terms.content import content_term, normalise
@@ -57,7 +57,7 @@ def apart(query, keys, value, table, grid, origin):
 def kernels(case):
     """Those that can run on it."""
     (query, _, value, table), (grid, origin) = arguments(case)
-    problem = problem_of(query, value, table, grid, origin)
+    problem = GridInputs.of(query, value, table, grid, origin).problem
     return [name for name, kernel in GRID_KERNELS.items() if kernel.check(problem) is None]
 
 

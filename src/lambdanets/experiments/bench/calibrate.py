@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.cases import CASES, Case
-from lambdanets.experiments.bench.contenders import grid_tensors
+from lambdanets.experiments.bench.contenders import grid_inputs
 from lambdanets.experiments.bench.timing import Turns, wall_clock
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
+from lambdanets.kernels.grid.contract import GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 
 __all__ = ["CALIBRATION_CASES", "calibrate", "fit"]
@@ -99,17 +100,17 @@ def _measure(
     Inputs and outputs have the layout of a layer's projection, depth in front of the positions: the times include the
     transpositions that a kernel needs.
     """
-    query, value, table, grid, origin = grid_tensors(case)
-    query, value = _depth_first(query), _depth_first(value)
-    args, problem = (query, value, table), problem_of(query, value, table, grid, origin)
-    grad = _depth_first(torch.randn(*query.shape[:3], value.shape[3]))
+    inputs = grid_inputs(case)
+    inputs = replace(inputs, query=_depth_first(inputs.query), value=_depth_first(inputs.value))
+    problem = inputs.problem
+    grad = _depth_first(torch.randn(*inputs.query.shape[:3], problem.dim_value))
     entries, calls = [], []
     for name, kernel in GRID_KERNELS.items():
         if kernel.check(problem) is not None:
             continue
         for direction, call in (
-            ("forward", functools.partial(_forward, kernel, args, problem)),
-            ("backward", functools.partial(_backward, kernel, (grad, *args), problem)),
+            ("forward", functools.partial(_forward, kernel, inputs)),
+            ("backward", functools.partial(_backward, kernel, grad, inputs)),
         ):
             call()
             if wall_clock(call) < LONGEST_SECONDS:
@@ -121,14 +122,14 @@ def _measure(
     return [(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
 
 
-def _forward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor], problem: GridProblem) -> Tensor:
+def _forward(kernel: GridKernel, inputs: GridInputs) -> Tensor:
     with Workspace.for_thread() as workspace:
-        return _depth_first(kernel.forward(*args, problem, workspace))
+        return _depth_first(kernel.forward(inputs, workspace))
 
 
-def _backward(kernel: GridKernel, args: tuple[Tensor, Tensor, Tensor, Tensor], problem: GridProblem) -> list[Tensor]:
+def _backward(kernel: GridKernel, grad: Tensor, inputs: GridInputs) -> list[Tensor]:
     with Workspace.for_thread() as workspace:
-        return list(map(_depth_first, kernel.backward(*args, problem, workspace)[:2]))
+        return list(map(_depth_first, kernel.backward(grad, inputs, workspace)[:2]))
 
 
 def _depth_first(tensor: Tensor) -> Tensor:

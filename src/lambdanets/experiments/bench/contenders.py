@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.kernels.grid.contract import GridProblem, problem_of, reachable_window
+from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.planner import choose, explain
 from lambdanets.layers import LambdaLayer
 
-__all__ = ["Attention", "Contender", "contenders", "grid_problem", "grid_tensors"]
+__all__ = ["Attention", "Contender", "contenders", "grid_inputs", "grid_problem"]
 
 
 @dataclass
@@ -175,18 +175,16 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
     yield Contender("convolution", conv(case.dim, case.dim, 3, padding=1, bias=False), x, False, "3 wide, d to d")
 
 
-def grid_tensors(case: Case) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
-    """Return random arguments of the position term of a case, the table cut to the reachable offsets."""
-    extents = tuple(2 * size - 1 if case.scope is None else case.scope for size in case.grid)
-    window = reachable_window(extents, case.grid, causal=False)
+def grid_inputs(case: Case) -> GridInputs:
+    """Return random inputs of the position term of a case."""
+    extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
     query = torch.randn(case.batch, case.num_heads, case.positions, case.dim_key)
     value = torch.randn(case.batch, case.intra_depth, case.positions, case.dim // case.num_heads)
-    table = torch.randn(case.intra_depth, case.dim_key, *(stop - start for start, stop in window))
-    origin = [extent // 2 - start for extent, (start, _) in zip(extents, window, strict=True)]
-    return query, value, table, list(case.grid), origin
+    table = torch.randn(case.intra_depth, case.dim_key, *extents)
+    return GridInputs.of(query, value, table, case.grid, [extent // 2 for extent in extents])
 
 
 def grid_problem(case: Case) -> GridProblem:
     """Return the position term of a case, as the planner sees it."""
     with torch.device("meta"):
-        return replace(problem_of(*grid_tensors(case)), device="cpu")
+        return replace(grid_inputs(case).problem, device="cpu")

@@ -29,7 +29,7 @@ class Workspace:
     in them. Blocks may be nested: a kernel that works in parts opens one for each.
 
         with Workspace.for_thread() as workspace:
-            return kernel.forward(query, value, table, problem, workspace)
+            return kernel.forward(inputs, workspace)
 
     Attributes:
         buffer: the bytes that are kept, or None; it grows at the end of a call that needed more.

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.strips import Bands, Sizes, Strips, Tiles
 from lambdanets.kernels.slices import slices
 
@@ -145,68 +145,49 @@ class _BandedScores:
         return front_of(self.by_tile, (lines * self.sizes.heads, self.sizes.tile, self.sizes.places))
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    out, bands = empty_in_order(query, problem.dim_value), _layout(problem).bands.make(table, workspace)
-    for part, some in in_parts(problem, _examples(problem)):
+    problem = inputs.problem
+    out, bands = empty_in_order(inputs.query, problem.dim_value), _layout(problem).bands.make(inputs.table, workspace)
+    for part, some in inputs.parts(_examples(problem)):
         with workspace:
-            _forward_into(out[part], query[part], value[part], bands, _layout(some), workspace)
+            _forward_into(out[part], some, bands, workspace)
     return out
 
 
-def _forward_into(
-    out: Tensor, query: Tensor, value: Tensor, bands: Tensor, layout: _BandedLayout, workspace: Workspace
-) -> None:
+def _forward_into(out: Tensor, inputs: GridInputs, bands: Tensor, workspace: Workspace) -> None:
+    layout = _layout(inputs.problem)
     sizes = layout.sizes
-    queries, strips = layout.tiles.make(query, workspace), layout.strips.make(value, workspace)
-    out_lav = workspace.scratch(value, sizes.lines, sizes.heads * sizes.tile, sizes.dim_value)
-    scores = _BandedScores(layout, value, workspace, backward=False)
+    queries, strips = layout.tiles.make(inputs.query, workspace), layout.strips.make(inputs.value, workspace)
+    out_lav = workspace.scratch(inputs.value, sizes.lines, sizes.heads * sizes.tile, sizes.dim_value)
+    scores = _BandedScores(layout, inputs.value, workspace, backward=False)
     for block in layout.blocks():
         torch.bmm(scores.make(queries[block], bands), layout.strips.windows(strips, block), out=out_lav[block])
     layout.tiles.undo(out_lav, out)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
+    problem, query, value = inputs.problem, inputs.query, inputs.value
     layout = _layout(problem)
     grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
-    bands = layout.bands.make(table, workspace)
+    bands = layout.bands.make(inputs.table, workspace)
     grad_bands = workspace.scratch(bands, *bands.shape).zero_()
-    for part, some in in_parts(problem, _examples(problem)):
+    for part, some in inputs.parts(_examples(problem)):
         grads = grad_query[part], grad_value[part], grad_bands
         with workspace:
-            _gradients_into(grads, grad[part], query[part], value[part], bands, _layout(some), workspace)
-    return grad_query, grad_value, layout.bands.gradient(grad_bands).reshape(table.shape), None
+            _gradients_into(grads, grad[part], some, bands, workspace)
+    return grad_query, grad_value, layout.bands.gradient(grad_bands).reshape(inputs.table.shape), None
 
 
 def _gradients_into(
-    grads: tuple[Tensor, Tensor, Tensor],
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    bands: Tensor,
-    layout: _BandedLayout,
-    workspace: Workspace,
+    grads: tuple[Tensor, Tensor, Tensor], grad: Tensor, inputs: GridInputs, bands: Tensor, workspace: Workspace
 ) -> None:
     """Write the gradients of query and value, and add that of the bands."""
     grad_query, grad_value, grad_bands = grads
+    layout, value = _layout(inputs.problem), inputs.value
     margin = layout.sizes.row_extent - 1
-    queries, strips = layout.tiles.make(query, workspace), layout.strips.make(value, workspace)
+    queries, strips = layout.tiles.make(inputs.query, workspace), layout.strips.make(value, workspace)
     with_margin = layout.tiles.make(grad, workspace, margin=margin)
     grad_tiles = with_margin[margin:].flatten(1, 2)
     grad_queries = workspace.scratch(queries, *queries.shape)

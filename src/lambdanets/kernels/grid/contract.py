@@ -1,4 +1,4 @@
-"""The contract of a kernel: the problem that it gets, the work that it counts, and the functions that it provides.
+"""The contract of a kernel: the inputs that it gets, the work that it counts, and the functions that it provides.
 
 Letters as in the paper: b batch, h heads, n queries, m context positions, k query depth, v value depth,
 u intra-depth.
@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,34 +22,15 @@ __all__ = [
     "SMALL_PRODUCT",
     "Backward",
     "Forward",
+    "Gradients",
+    "GridInputs",
     "GridKernel",
     "GridProblem",
     "Work",
-    "in_parts",
-    "problem_of",
-    "reachable_window",
 ]
 
 # What one small product in a batch of them costs beside its multiply-adds, in moved elements.
 SMALL_PRODUCT = 400
-
-
-def reachable_window(extents: tuple[int, ...], grid: tuple[int, ...], causal: bool) -> tuple[tuple[int, int], ...]:
-    """The part of a table of offsets that two positions of the grid can have, as (start, stop) an axis.
-
-    Args:
-        extents: odd extents of the table.
-        grid: sizes of the grid.
-        causal: True if only offsets that are lexicographically at most 0 count: then the first axis ends at
-            offset 0.
-    """
-    window = []
-    for axis, (extent, size) in enumerate(zip(extents, grid, strict=True)):
-        centre = extent // 2
-        reach = min(centre, max(size - 1, 0))
-        stop = centre + 1 if causal and axis == 0 else centre + reach + 1
-        window.append((centre - reach, stop))
-    return tuple(window)
 
 
 @dataclass(frozen=True)
@@ -83,6 +64,45 @@ class GridProblem:
     device: str = "cpu"
     one_sided: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        batch: int,
+        heads: int,
+        dim_key: int,
+        dim_value: int,
+        intra_depth: int,
+        grid: Sequence[int],
+        extents: Sequence[int],
+        origin: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> GridProblem:
+        """The problem with a table of any extents: only its offsets that two positions of the grid have are reachable.
+
+        Args:
+            batch: as of the class, as are the other sizes.
+            heads: h.
+            dim_key: k.
+            dim_value: v.
+            intra_depth: u.
+            grid: sizes of the grid.
+            extents: of the table as it is given; in causal order its first axis ends at offset 0.
+            origin: index of offset 0 in that table.
+            dtype: element type.
+            device: "cpu", "cuda", ...
+        """
+        reachable, before = [], []
+        for size, extent, o in zip(grid, extents, origin, strict=True):
+            most = max(size - 1, 0)
+            back = min(o, most)
+            before.append(back)
+            reachable.append(back + 1 + min(extent - 1 - o, most))
+        # A scope of 1 looks like causal order, and loses nothing by it.
+        one_sided = extents[0] == origin[0] + 1
+        sizes = (batch, heads, dim_key, dim_value, intra_depth)
+        return cls(*sizes, tuple(grid), tuple(reachable), tuple(before), dtype, device, one_sided)
+
     @property
     def num_positions(self) -> int:
         """Number of positions, n = m."""
@@ -115,10 +135,74 @@ def _visible(size: int, extent: int, origin: int) -> tuple[int, ...]:
     return tuple(min(size, place - origin + extent) - max(0, place - origin) for place in range(size))
 
 
-def in_parts(problem: GridProblem, examples: int) -> Iterator[tuple[slice, GridProblem]]:
-    """Slices of ``examples`` examples at most, each with its problem."""
-    for part in slices(problem.batch, examples):
-        yield part, replace(problem, batch=part.stop - part.start)
+@dataclass(frozen=True, slots=True)
+class GridInputs:
+    """Tensors of one call, in the shapes that its problem states.
+
+    Args:
+        query: (b, h, n, k), with any strides.
+        value: (b, u, n, v), with any strides.
+        table: (u, k, *extents), the reachable offsets.
+        problem: the shape of the call.
+        content: λc, (b, k, v), or None for no content term. A kernel without ``adds_content`` leaves it alone.
+    """
+
+    query: Tensor
+    value: Tensor
+    table: Tensor
+    problem: GridProblem
+    content: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        value: Tensor,
+        table: Tensor,
+        grid: Sequence[int],
+        origin: Sequence[int],
+        content: Tensor | None = None,
+    ) -> GridInputs:
+        """The inputs with a table of any extents; ``grid`` and ``origin`` as in :meth:`GridProblem.of`."""
+        b, h, _, k = query.shape
+        _, u, _, v = value.shape
+        extents = table.shape[2:]
+        problem = GridProblem.of(b, h, k, v, u, grid, extents, origin, query.dtype, query.device.type)
+        return cls(query, value, _reachable(table, problem, origin), problem, content)
+
+    def whole_table(self, grad: Tensor, table: Tensor, origin: Sequence[int]) -> Tensor:
+        """Undo the cut of :meth:`of` for a gradient: zeros for the offsets of ``table`` that are out of reach."""
+        if grad.shape == table.shape:
+            return grad
+        out = grad.new_zeros(table.shape)
+        _reachable(out, self.problem, origin).copy_(grad)
+        return out
+
+    def widened(self) -> GridInputs:
+        """The inputs in float32."""
+        problem = replace(self.problem, dtype=torch.float32)
+        return replace(
+            self, query=self.query.float(), value=self.value.float(), table=self.table.float(), problem=problem
+        )
+
+    def parts(self, examples: int) -> Iterator[tuple[slice, GridInputs]]:
+        """Slices of ``examples`` examples at most, each with its inputs."""
+        for part in slices(self.problem.batch, examples):
+            content = None if self.content is None else self.content[part]
+            problem = replace(self.problem, batch=part.stop - part.start)
+            yield part, replace(self, query=self.query[part], value=self.value[part], problem=problem, content=content)
+
+
+def _reachable(table: Tensor, problem: GridProblem, origin: Sequence[int]) -> Tensor:
+    """View of the offsets that are in reach; ``origin`` is the index of offset 0 in the whole table."""
+    for axis, length in enumerate(problem.extents):
+        if length < table.shape[axis + 2]:
+            table = table.narrow(axis + 2, origin[axis] - problem.origin[axis], length)
+    return table
+
+
+# Gradients of query, value, table and content (None if content is None), with any strides.
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -139,56 +223,31 @@ class Work:
 class Forward(Protocol):
     """Forward pass of a kernel."""
 
-    def __call__(
-        self,
-        query: Tensor,
-        value: Tensor,
-        table: Tensor,
-        problem: GridProblem,
-        workspace: Workspace,
-        content: Tensor | None = None,
-    ) -> Tensor:
-        """Compute the position term, plus the content term q·λc if the kernel adds it.
+    def __call__(self, inputs: GridInputs, workspace: Workspace) -> Tensor:
+        """Compute the position term, plus the content term q·λc if there is λc and the kernel adds it.
 
         Args:
-            query: (b, h, n, k), with any strides.
-            value: (b, u, n, v), with any strides.
-            table: (u, k, *extents), the reachable offsets.
-            problem: the shape of the call.
+            inputs: of the call; they are left as they are.
             workspace: scratch memory for intermediate results; the output does not lie in it.
-            content: λc, (b, k, v), or None for no content term. Always None for a kernel without ``adds_content``.
 
         Returns:
-            (b, h, n, v), with any strides; the inputs are left as they are.
+            (b, h, n, v), with any strides.
         """
 
 
 class Backward(Protocol):
     """Backward pass of a kernel, which computes again what it needs from the inputs."""
 
-    def __call__(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        value: Tensor,
-        table: Tensor,
-        problem: GridProblem,
-        workspace: Workspace,
-        content: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Compute the gradients for the arguments of :class:`Forward`.
+    def __call__(self, grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
+        """Compute the gradients of the inputs.
 
         Args:
             grad: (b, h, n, v), gradient of the output.
-            query: as in the forward pass, as are the arguments behind it.
-            value: (b, u, n, v).
-            table: (u, k, *extents).
-            problem: the shape of the call.
+            inputs: as in the forward pass.
             workspace: scratch memory; no gradient lies in it.
-            content: λc, (b, k, v), or None.
 
         Returns:
-            Gradients of query, value, table, and content (None if content is None), with any strides.
+            See :data:`Gradients`; None for λc too if the kernel leaves it alone.
         """
 
 
@@ -221,27 +280,3 @@ class GridKernel:
     mixes_channels: bool = False
     device: str | None = None
     half: bool = False
-
-
-def problem_of(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    grid: Sequence[int],
-    origin: Sequence[int],
-    one_sided: bool = False,
-) -> GridProblem:
-    """The shape of a call, for the planner."""
-    return GridProblem(
-        batch=query.shape[0],
-        heads=query.shape[1],
-        dim_key=query.shape[3],
-        dim_value=value.shape[3],
-        intra_depth=value.shape[1],
-        grid=tuple(grid),
-        extents=tuple(table.shape[2:]),
-        origin=tuple(origin),
-        dtype=query.dtype,
-        device=query.device.type,
-        one_sided=one_sided,
-    )

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL"]
@@ -132,16 +132,10 @@ class _ConvolutionLayout:
 _layout = functools.lru_cache(maxsize=256)(_ConvolutionLayout)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout, filters = _layout(problem), _layout(problem).filters(table)
+    layout, query, value = _layout(inputs.problem), inputs.query, inputs.value
+    filters = layout.filters(inputs.table)
     query_bhkn = query.transpose(2, 3)
     out_bhvn = query.new_empty(*query.shape[:2], layout.dim_value, query.shape[2])
     for step in layout.steps():
@@ -153,17 +147,10 @@ def forward(
     return out_bhvn.transpose(2, 3)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    layout, filters = _layout(problem), _layout(problem).filters(table)
+    layout, query, value = _layout(inputs.problem), inputs.query, inputs.value
+    filters = layout.filters(inputs.table)
     query_bhkn, grad_bhvn = query.transpose(2, 3), grad.transpose(2, 3)
     grad_query_bhkn = query.new_empty(query_bhkn.shape)
     grad_value, grad_filters = value.new_empty(value.shape), torch.zeros_like(filters)

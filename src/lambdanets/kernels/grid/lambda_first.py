@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import SMALL_PRODUCT, Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import fold
 from lambdanets.kernels.grid.toeplitz import RowLayout, check_size, elements
 
@@ -83,17 +83,11 @@ class _LambdaFirstLayout(RowLayout):
 _layout = functools.lru_cache(maxsize=256)(_LambdaFirstLayout)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout = _layout(problem)
-    operand, values, queries = layout.operand(table, workspace), layout.values(value), layout.by_row(query)
+    layout = _layout(inputs.problem)
+    operand = layout.operand(inputs.table, workspace)
+    values, queries = layout.values(inputs.value), layout.by_row(inputs.query)
     out = queries.new_empty(*queries.shape[:-1], layout.dim_value)
     for window in layout.toeplitz.windows:
         lambdas = layout.lambdas(operand[window.offsets], values[window.context])
@@ -102,19 +96,11 @@ def forward(
     return layout.from_rows(out)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    layout = _layout(problem)
-    operand, values = layout.operand(table, workspace), layout.values(value)
-    queries, grads = layout.by_row(query), layout.by_row(grad)
+    layout = _layout(inputs.problem)
+    operand, values = layout.operand(inputs.table, workspace), layout.values(inputs.value)
+    queries, grads = layout.by_row(inputs.query), layout.by_row(grad)
     grad_queries = torch.empty_like(queries)
     grad_values, grad_operand = torch.zeros_like(values), torch.zeros_like(operand)
     for window in layout.toeplitz.windows:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +28,8 @@ __all__ = [
     "choose",
     "explain",
     "require",
+    "require_on_any",
+    "require_without_grid",
     "seconds",
     "takes_half",
 ]
@@ -152,3 +155,34 @@ def require(name: str, problem: GridProblem | None = None) -> None:
         reason = GRID_KERNELS[name].check(problem)
         if reason is not None:
             raise ValueError(f"kernel={name!r} cannot run here: {reason}; kernel=None picks one that can")
+
+
+def require_on_any(name: str, problems: Sequence[GridProblem]) -> None:
+    """Raise unless ``kernel=name`` exists and can run on one of some problems, on its device and in its precisions.
+
+    Raises:
+        ValueError: with the nearest names, or the reason why the kernel cannot run on the last problem.
+    """
+    require(name)
+    if name in PLAIN:
+        return
+    kernel = GRID_KERNELS[name]
+    device, dtypes = kernel.device or "cpu", (torch.bfloat16, torch.float32) if kernel.half else (torch.float32,)
+    reasons = [kernel.check(replace(each, device=device, dtype=dtype)) for each in problems for dtype in dtypes]
+    if all(reasons):
+        raise ValueError(f"kernel={name!r} can run on no input: {reasons[-1]}; kernel=None picks one that can")
+
+
+def require_without_grid(name: str, given: str) -> None:
+    """Raise unless ``kernel=name`` exists and serves positions that are not on a grid.
+
+    Args:
+        name: of the kernel.
+        given: the positions in its place, for the message.
+    """
+    require(name)
+    if name not in PLAIN:
+        raise ValueError(
+            f"kernel={name!r} cannot run here: it is for GridPositions, got {given}, which has one method only; "
+            "leave kernel=None"
+        )

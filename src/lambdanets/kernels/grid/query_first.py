@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work, in_parts
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import fold, in_one_row
 from lambdanets.kernels.grid.toeplitz import RowLayout, RowWindow, check_size, elements
 
@@ -205,37 +205,22 @@ class _ContentGradients:
         self.content.baddbmm_(self.given[row].transpose(1, 2), grad_bav)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    out = empty_in_order(query, problem.dim_value)
-    if _examples(problem) >= problem.batch:
-        _forward_into(out, query, value, table, problem, workspace, content)
+    out, examples = empty_in_order(inputs.query, inputs.problem.dim_value), _examples(inputs.problem)
+    if examples >= inputs.problem.batch:
+        _forward_into(out, inputs, workspace)
         return out
-    for examples, some in in_parts(problem, _examples(problem)):
-        some_content = None if content is None else content[examples]
+    for part, some in inputs.parts(examples):
         with workspace:
-            _forward_into(out[examples], query[examples], value[examples], table, some, workspace, some_content)
+            _forward_into(out[part], some, workspace)
     return out
 
 
-def _forward_into(
-    out: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None,
-) -> None:
-    layout = _layout(problem)
-    operand, values = layout.operand(table, workspace), layout.values(value, workspace)
+def _forward_into(out: Tensor, inputs: GridInputs, workspace: Workspace) -> None:
+    layout = _layout(inputs.problem)
+    query, value, content = inputs.query, inputs.value, inputs.content
+    operand, values = layout.operand(inputs.table, workspace), layout.values(value, workspace)
     by_place = layout.queries_by_place(query, workspace)
     by_example = None if content is None else layout.queries_by_example(query, workspace)
     scores = _QueryFirstScores(layout, value, workspace)
@@ -250,27 +235,17 @@ def _forward_into(
         target.copy_(row_bav.unflatten(1, (layout.heads, -1))[:, :, : target.shape[2]])
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    if _examples(problem) >= problem.batch:
-        return _gradients(grad, query, value, table, problem, workspace, content)
+    examples = _examples(inputs.problem)
+    if examples >= inputs.problem.batch:
+        return _gradients(grad, inputs, workspace)
     parts = []
-    for examples, some in in_parts(problem, _examples(problem)):
-        some_content = None if content is None else content[examples]
+    for part, some in inputs.parts(examples):
         with workspace:
-            parts.append(
-                _gradients(grad[examples], query[examples], value[examples], table, some, workspace, some_content)
-            )
+            parts.append(_gradients(grad[part], some, workspace))
     queries, values, tables, contents = zip(*parts, strict=True)
-    grad_content = None if content is None else torch.cat(contents)
+    grad_content = None if inputs.content is None else torch.cat(contents)
     return _together(queries), _together(values), torch.stack(tables).sum(0), grad_content
 
 
@@ -279,21 +254,13 @@ def _together(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.transpose(2, 3) for part in parts]).transpose(2, 3)
 
 
-def _gradients(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    layout, scratch = _layout(problem), workspace.scratch
-    operand, values = layout.operand(table, workspace), layout.values(value, workspace)
+def _gradients(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
+    layout, scratch, query, value = _layout(inputs.problem), workspace.scratch, inputs.query, inputs.value
+    operand, values = layout.operand(inputs.table, workspace), layout.values(value, workspace)
     by_place = layout.queries_by_place(query, workspace)
     grad_by_place, grad_operand = scratch(by_place, *by_place.shape), scratch(operand, *operand.shape).zero_()
     grad_values = value.new_zeros(layout.batch, layout.dim_value, values.shape[1])
-    of_content = _ContentGradients(layout, query, content, workspace)
+    of_content = _ContentGradients(layout, query, inputs.content, workspace)
     scores = _QueryFirstScores(layout, value, workspace)
     row_bhxv = scratch(value, layout.batch, layout.heads, layout.row_size, layout.dim_value)
     for step in layout.steps:

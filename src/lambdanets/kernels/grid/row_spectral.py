@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, front_of
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem
 from lambdanets.kernels.grid.folding import Folding
 from lambdanets.kernels.grid.row_spectral_plan import (
     RowSpectralStep,
@@ -277,18 +277,11 @@ class _RowSpectralLayout:
         return front_of(self._grad_lambdas, (examples, places, dim_key, dim_value))
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout = _RowSpectralLayout(problem, query, workspace)
-    queries, values = layout.per_example(query), layout.values_by_frequency(value)
-    table_f = layout.table_by_frequency(table)
+    layout, content = _RowSpectralLayout(inputs.problem, inputs.query, workspace), inputs.content
+    queries, values = layout.per_example(inputs.query), layout.values_by_frequency(inputs.value)
+    table_f = layout.table_by_frequency(inputs.table)
     out = queries.new_empty(*queries.shape[:4], layout.dim_value)
     for step in layout.steps:
         toeplitz = layout.toeplitz(table_f, step)
@@ -301,19 +294,11 @@ def forward(
     return layout.from_per_example(out)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    layout = _RowSpectralLayout(problem, query, workspace, backward=True)
-    queries, grads = layout.per_example(query), layout.per_example(grad)
-    values, table_f = layout.values_by_frequency(value), layout.table_by_frequency(table)
+    layout, content = _RowSpectralLayout(inputs.problem, inputs.query, workspace, backward=True), inputs.content
+    queries, grads = layout.per_example(inputs.query), layout.per_example(grad)
+    values, table_f = layout.values_by_frequency(inputs.value), layout.table_by_frequency(inputs.table)
     grad_queries, grad_table_f = torch.empty_like(queries), workspace.scratch(table_f, *table_f.shape).zero_()
     grad_values = workspace.scratch(values, *values.shape).zero_()
     grad_content = None if content is None else torch.zeros_like(content)

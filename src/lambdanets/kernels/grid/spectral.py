@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.slices import slices
 
 __all__ = ["KERNEL", "good_length"]
@@ -201,18 +201,11 @@ def _sum_over_u(table_ukf: Tensor, value_buvf: Tensor) -> Tensor:
     return total
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    layout = _SpectralLayout(problem)
+    layout, query, value = _SpectralLayout(inputs.problem), inputs.query, inputs.value
     value_buvf = layout.transform(layout.to_grid(value))
-    conjugate_ukf = torch.conj_physical(layout.table_spectrum(table))
+    conjugate_ukf = torch.conj_physical(layout.table_spectrum(inputs.table))
     query_bhkn = query.transpose(2, 3).contiguous()
     b, h, n = query.shape[:3]
     out_bhvn = query.new_zeros(b, h, value.shape[3], n)
@@ -223,19 +216,11 @@ def forward(
     return out_bhvn.transpose(2, 3)
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    layout = _SpectralLayout(problem)
+    layout, query, value = _SpectralLayout(inputs.problem), inputs.query, inputs.value
     value_buvf = layout.transform(layout.to_grid(value))
-    table_ukf = layout.table_spectrum(table)
+    table_ukf = layout.table_spectrum(inputs.table)
     # Written out: lazy conjugation is resolved by the dispatcher, without which compiled graphs call this function.
     conjugate_ukf, conjugate_buvf = torch.conj_physical(table_ukf), torch.conj_physical(value_buvf)
     query_bhkn, grad_bhvn = (t.transpose(2, 3).contiguous() for t in (query, grad))

@@ -29,8 +29,17 @@ of the tiles, (rows, R h x, depth), whose first stride is one line: :meth:`Tiles
 for lines of ``line`` = h·T·a elements: strides of R lines for l and of R - 1 lines for o, from an offset of R - 1 lines
 (``_BandedScores.make_by_row`` in ``banded.py``).
 
-A volume has more axes in front (``leads``): each of their places is a row of tiles with strips of its own, and their
-offsets are more places of a row's window. A sequence is a grid of one row.
+**A volume** has more axes in front (``leads``): each of their places has tiles and strips of its own, and their offsets
+are more places of a row's window. Two images as above, z = 0 and 1, with a table of 3x3x3 offsets have 2 · 2 strips,
+for the two columns of tiles of z = 0 and then of z = 1. A row of a window has 3 · 4 places: its 4 columns in the images
+z - 1, z and z + 1, of which -1 and 2 are zeros. ``Strips.make`` cuts them out of V, (b, u, z, y, x, v), padded:
+
+    one window an offset of z              (b, u, z, y, x, v, dz)
+    one window a tile                      (b, u, z, y, tiles, v, dz, column)
+    rows y of the strips (b, z, tiles)     (b, z, tiles, y, dz, u, column, v)
+
+The places of a row are a = (dz, u, column). ``Strips.gradient`` goes back from there: place dz of the strips of z is
+added to the image z + dz of the padded volume. A sequence is a grid of one row.
 
 Axes in names: l lines, x place in the tile, a places of one row of a strip's window (with leads and u), c those of all
 R rows of a window, b batch, h heads, k query depth, v value depth, u intra-depth.

@@ -26,6 +26,8 @@ __all__ = ["MAX_ELEMENTS", "RowLayout", "RowWindow", "Toeplitz", "check_size", "
 
 # The operand grows with the square of the positions behind the first axis.
 MAX_ELEMENTS = 1 << 24
+# Vectors of an operand up to which its index is kept: 8 MiB for the index and its inverse.
+KEPT_VECTORS = 1 << 20
 
 
 def elements(problem: GridProblem) -> int:
@@ -70,9 +72,6 @@ class _Entries:
     index: Tensor
     places: Tensor
     starts: Tensor
-
-    def to(self, device: torch.device) -> _Entries:
-        return _Entries(self.index.to(device), self.places.to(device), self.starts.to(device))
 
 
 class Toeplitz:
@@ -129,33 +128,35 @@ class Toeplitz:
         return table.movedim(-1, 1)
 
     def _entries(self, device: torch.device) -> _Entries:
-        entries = _entries(self.order, self.table_shape[0], self.extents[0], self.rest)
-        return entries if device.type == "cpu" else entries.to(device)
+        # On a GPU what is kept would belong to one stream, or to the graph that is being captured.
+        is_kept = device.type == "cpu" and math.prod(self.shape) <= KEPT_VECTORS
+        make = _entries if is_kept else _entries.__wrapped__
+        return make(self.order, self.table_shape[0], self.extents[0], self.rest, device)
 
 
-# Of what the index depends on alone: calls of all batch sizes, widths and dtypes share it. Not on other devices, where
-# what is kept would belong to one stream or graph.
-@functools.lru_cache(maxsize=64)
+# Of what the index depends on alone: calls of all batch sizes, widths and dtypes share it.
+@functools.lru_cache(maxsize=16)
 @torch.inference_mode(mode=False)
-def _entries(order: str, intra_depth: int, extent: int, rest: tuple[int, ...]) -> _Entries:
-    """The index of an operand, on the CPU.
+def _entries(order: str, intra_depth: int, extent: int, rest: tuple[int, ...], device: torch.device) -> _Entries:
+    """The index of an operand, made on its device without waiting for it.
 
     Args:
         order: of the operand's axes.
         intra_depth: u.
         extent: offsets along the first axis.
         rest: sizes of the grid behind it.
+        device: of the operand.
     """
-    by_row = torch.arange(intra_depth * extent, device="cpu").view(intra_depth, extent, 1, 1)
-    by_place = torch.zeros(1, 1, dtype=torch.int64, device="cpu")
-    places = torch.unravel_index(torch.arange(math.prod(rest), device="cpu"), rest)
+    by_row = torch.arange(intra_depth * extent, device=device).view(intra_depth, extent, 1, 1)
+    by_place = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    places = torch.unravel_index(torch.arange(math.prod(rest), device=device), rest)
     for place, size in zip(places, rest, strict=True):
         by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
     each = math.prod(2 * size - 1 for size in rest)
     index = (by_row * each + by_place).permute(["uoxc".index(axis) for axis in order]).flatten()
-    counts = torch.bincount(index, minlength=intra_depth * extent * each)
-    starts = counts.cumsum(0) - counts
-    return _Entries(index.int(), index.argsort(stable=True).int(), starts.int())
+    ordered, order_of = index.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(intra_depth * extent * each, device=device))
+    return _Entries(index.int(), order_of.int(), starts.int())
 
 
 class RowLayout:

@@ -15,7 +15,7 @@ from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transfo
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.terms.causal_content import causal_content_term
 
-__all__ = ["add_content", "any_content_term", "content_gradients", "content_lambdas", "content_term", "normalise"]
+__all__ = ["any_content_term", "apply_lambdas", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
 
 def any_content_term(call: Call, other: Tensor | None = None) -> Tensor:
@@ -44,79 +44,58 @@ def normalise(key: Tensor) -> Tensor:
     position shows where looking costs little; elsewhere it costs two passes more.
     """
     key = key.transpose(2, 3)
+    dtype = torch.float32 if key.dtype in HALF else None
     if key.device.type == "cpu" and is_eager((key,)):
-        keys = _softmax(key)
+        keys = key.softmax(dim=3, dtype=dtype)
         if keys.shape[3] == 0 or not math.isnan(keys.detach()[..., 0].sum().item()):
             return keys
-    keys = _softmax(key.clamp(min=torch.finfo(key.dtype).min))
+    keys = key.clamp(min=torch.finfo(key.dtype).min).softmax(dim=3, dtype=dtype)
     return keys.masked_fill(key == -math.inf, 0.0)
 
 
-def _softmax(key: Tensor) -> Tensor:
-    return key.softmax(dim=3, dtype=torch.float32 if key.dtype in HALF else None)
-
-
-def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
-    """λc, (b, k, v), from keys (b, u, k, m), behind :func:`normalise`, and value (b, u, m, v)."""
-    if keys.shape[1] == 1:
-        return torch.bmm(keys[:, 0], value[:, 0])
-    return (keys @ value).sum(1)
-
-
 def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | None = None) -> Tensor:
-    """Content term without a causal order, and the sum with another term, in differentiable operations.
+    """Content term without a causal order, plus ``other``, in differentiable operations: (b, h, n, v).
 
     Args:
         query: (b, h, n, k).
         keys: (b, u, k, m), behind :func:`normalise`.
         value: (b, u, m, v); zero where masked.
-        other: (b, h, n, v), added to the term; it may be overwritten. Default None.
+        other: (b, h, n, v), which may be overwritten; default None.
+    """
+    return apply_lambdas(query, content_lambdas(keys, value), other)
+
+
+def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
+    """λc, (b, k, v), from keys (b, u, k, m), behind :func:`normalise`, and value (b, u, m, v)."""
+    wide = value.to(keys.dtype)
+    lambdas = torch.bmm(keys[:, 0], wide[:, 0]) if keys.shape[1] == 1 else (keys @ wide).sum(1)
+    return lambdas.to(value.dtype)
+
+
+def apply_lambdas(query: Tensor, lambdas: Tensor, other: Tensor | None = None) -> Tensor:
+    """q·λc, plus ``other``.
+
+    Args:
+        query: (b, h, n, k).
+        lambdas: λc, (b, k, v).
+        other: (b, h, n, v), which may be overwritten; default None.
 
     Returns:
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
-    (b, h, n, _), v = query.shape, value.shape[3]
-    lambda_bkv = (keys @ value.to(keys.dtype)).sum(1).to(value.dtype)
+    (b, h, n, _), v = query.shape, lambdas.shape[2]
     if query.stride(3) != 1:
-        left = lambda_bkv.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
-        right = query.transpose(2, 3).flatten(0, 1)
-        total = None if other is None else other.transpose(2, 3).contiguous().flatten(0, 1)
-        return _product(left, right, total).view(b, h, v, n).transpose(2, 3)
-    left = query.transpose(1, 2).flatten(1, 2)
-    total = None if other is None else other.transpose(1, 2).contiguous().flatten(1, 2)
-    return _product(left, lambda_bkv, total).view(b, n, h, v).transpose(1, 2)
-
-
-def _product(left: Tensor, right: Tensor, total: Tensor | None) -> Tensor:
-    """``left @ right + total``, in the memory of ``total`` where that may be overwritten."""
-    if total is None:
-        return torch.bmm(left, right)
-    if is_compiling() or is_transformed():
-        return torch.baddbmm(total, left, right)
-    return total.baddbmm_(left, right)
-
-
-def add_content(out: Tensor, query: Tensor, lambdas: Tensor) -> Tensor:
-    """``out += q·λc`` without derivatives, in the memory order of ``out`` where that has no gaps.
-
-    Args:
-        out: (b, h, n, v), overwritten.
-        query: (b, h, n, k).
-        lambdas: λc, (b, k, v).
-
-    Returns:
-        The sum, (b, h, n, v).
-    """
-    each = lambdas[:, None].expand(-1, query.shape[1], -1, -1).flatten(0, 1)
-    if out.transpose(2, 3).is_contiguous():
-        out.transpose(2, 3).flatten(0, 1).baddbmm_(each.transpose(1, 2), query.transpose(2, 3).flatten(0, 1))
-        return out
-    if out.transpose(1, 2).is_contiguous():
-        out.transpose(1, 2).flatten(1, 2).baddbmm_(query.transpose(1, 2).flatten(1, 2), lambdas)
-        return out
-    out = out.contiguous()
-    out.flatten(0, 1).baddbmm_(query.flatten(0, 1), each)
-    return out
+        left = lambdas.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
+        right, shape, swapped = query.transpose(2, 3).flatten(0, 1), (b, h, v, n), (2, 3)
+    else:
+        left, right, shape, swapped = query.transpose(1, 2).flatten(1, 2), lambdas, (b, n, h, v), (1, 2)
+    if other is None:
+        out = torch.bmm(left, right)
+    else:
+        other = other.transpose(*swapped).reshape(left.shape[0], left.shape[1], right.shape[2])
+        keeps = is_compiling() or is_transformed()
+        out = torch.baddbmm(other, left, right) if keeps else other.baddbmm_(left, right)
+    return out.view(shape).transpose(*swapped)
 
 
 def content_gradients(grad: Tensor, query: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.slices import slices
 from lambdanets.kernels.terms.dense import op_dtype
-from lambdanets.positions import EdgePositions
+from lambdanets.positions import EdgePositions, without_future_edges
 
 __all__ = ["EDGES_OP", "edge_positions_term"]
 
@@ -76,6 +76,5 @@ def edge_positions_term(call: Call, positions: EdgePositions) -> Tensor:
     """y[b,h,n] = Σ over the edges e = (n, m) and u of (q[b,h,n] · E[e,:,u]) V[b,u,m]: (b, h, n, v)."""
     embedding = op_dtype(positions.embedding, call.query.dtype)
     if call.causal:
-        future = positions.index[1] > positions.index[0]
-        embedding = embedding.masked_fill(future[:, None, None], 0.0)
+        embedding = without_future_edges(embedding, positions.index)
     return EDGES_OP(call.query, call.value, positions.index, embedding)

@@ -5,8 +5,8 @@ the forward and the backward pass choose each for themselves.
 
 **Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
 which takes as long as the products at small sizes (``scripts/measure_eager_path.py`` measures it). Here a kernel that
-can adds q·λc while a part of its output is in the cache; after the others it is added in place, in the memory order of
-their output. Where calls are traced, transformed, observed or differentiated twice, the terms are computed apart.
+can adds q·λc while a part of its output is in the cache; after the others it is added in place. Where calls are traced,
+transformed, observed or differentiated twice, the terms are computed apart.
 
 Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
@@ -14,29 +14,27 @@ Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole, widened
+from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, problem_of
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
 from lambdanets.kernels.grid.spread import differ_in_size
 from lambdanets.kernels.terms.causal_content import causal_content_term
 from lambdanets.kernels.terms.content import (
-    add_content,
+    apply_lambdas,
     content_gradients,
     content_lambdas,
     content_term,
     normalise,
 )
-from lambdanets.positions import GridPositions, lexicographic_past
+from lambdanets.positions import GridPositions, without_future_offsets
 
 __all__ = ["GRID_OP", "grid_terms"]
 
@@ -70,80 +68,78 @@ def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[
     if causal:
         table = table.narrow(2, 0, centre[0] + 1)
         if len(centre) > 1:
-            # Filled, as an entry that is not finite stays so in a product with 0.
-            table = table.masked_fill(~lexicographic_past(table.shape[2:], centre, table.device), 0.0)
+            table = without_future_offsets(table, centre)
     return table, centre
 
 
-def _forward(query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str) -> Tensor:
-    table, problem, _ = _cut(query, value, table, grid, origin)
-    chosen = _chosen(kernel, problem, query, value)
-    if not chosen.half and query.dtype in HALF:
-        query, value, table = widened((query, value, table))
-        problem = replace(problem, dtype=query.dtype)
+def _forward(
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    grid: list[int],
+    origin: list[int],
+    kernel: str,
+    lambdas: Tensor | None = None,
+) -> Tensor:
+    """The position term, plus q·λc where λc is given."""
+    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, lambdas))
     with Workspace.for_thread() as workspace:
-        return chosen.forward(query, value, table, problem, workspace)
+        out = chosen.forward(inputs, workspace)
+    return out if lambdas is None or chosen.adds_content else apply_lambdas(query, lambdas, out)
 
 
-def _backward(
-    grad: Tensor, query: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
-) -> tuple[Tensor, ...]:
-    table, problem, pads = _cut(query, value, table, grid, origin)
-    chosen = _chosen(kernel, problem, query, value, grad)
-    if not chosen.half and query.dtype in HALF:
-        grad, query, value, table = widened((grad, query, value, table))
-        problem = replace(problem, dtype=query.dtype)
+def _gradients(
+    grad: Tensor,
+    query: Tensor,
+    value: Tensor,
+    table: Tensor,
+    grid: list[int],
+    origin: list[int],
+    kernel: str,
+    lambdas: Tensor | None = None,
+) -> Gradients:
+    """Gradients of query, value and table, and of λc where it is given."""
+    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, lambdas), grad)
     with Workspace.for_thread() as workspace:
-        grad_query, grad_value, grad_table, _ = chosen.backward(grad, query, value, table, problem, workspace)
-    return grad_query, grad_value, _padded(grad_table, pads)
+        grad_query, grad_value, grad_table, grad_lambdas = chosen.backward(
+            grad.to(inputs.query.dtype), inputs, workspace
+        )
+    grad_table = inputs.whole_table(grad_table, table, origin)
+    if lambdas is not None and grad_lambdas is None:
+        part, grad_lambdas = content_gradients(grad, query, lambdas)
+        grad_query = grad_query.add_(part)
+    return grad_query, grad_value, grad_table, grad_lambdas
 
 
-def _cut(
-    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
-) -> tuple[Tensor, GridProblem, list[int]]:
-    """The table without the offsets that no two positions have, the shape of the call, and the pads of its gradient."""
-    # Causal order cuts the first axis behind offset 0. A scope of 1 looks the same, and loses nothing by it.
-    one_sided = table.shape[2] == origin[0] + 1
-    pads: list[int] = []
-    starts = []
-    for axis, (size, before) in enumerate(zip(grid, origin, strict=True), start=2):
-        extent = table.shape[axis]
-        start, stop = max(0, before - size + 1), min(extent, before + size)
-        if stop - start < extent:
-            table = table.narrow(axis, start, stop - start)
-        starts.append(start)
-        pads = [start, extent - stop, *pads]  # the last axis comes first
-    origin = [before - start for before, start in zip(origin, starts, strict=True)]
-    return table, problem_of(query, value, table, grid, origin, one_sided), pads
+def _chosen(kernel: str, inputs: GridInputs, grad: Tensor | None = None) -> tuple[GridKernel, GridInputs]:
+    """The kernel of the name, or the planner's choice for these tensors, and the inputs in a precision that it takes.
 
-
-def _padded(grad_table: Tensor, pads: list[int]) -> Tensor:
-    """The gradient of a table that was cut, zero where it was."""
-    return F.pad(grad_table, pads) if any(pads) else grad_table
-
-
-def _chosen(kernel: str, problem: GridProblem, query: Tensor, value: Tensor, grad: Tensor | None = None) -> GridKernel:
-    """The kernel of the name, or the planner's choice for these tensors; with ``grad`` for the backward pass.
+    Args:
+        kernel: the name, or "".
+        inputs: of the call.
+        grad: gradient of the output, for the backward pass; None for the forward pass.
 
     Raises:
         ValueError: if the named kernel cannot run.
     """
+    problem, tensors = inputs.problem, (inputs.query, inputs.value, grad)
     if kernel:
         require(kernel, problem)
-        return GRID_KERNELS[kernel]
-    backward = grad is not None
-    chosen = choose(problem, backward)
-    if chosen.mixes_channels and differ_in_size(problem, query, value, grad, channels=True):
-        chosen = choose(problem, backward, may_mix=False)
-    if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, query, value, grad):
-        chosen = choose(problem, backward, may_spread=False, may_mix=False)
-    return chosen
+        chosen = GRID_KERNELS[kernel]
+    else:
+        backward = grad is not None
+        chosen = choose(problem, backward)
+        if chosen.mixes_channels and differ_in_size(problem, *tensors, channels=True):
+            chosen = choose(problem, backward, may_mix=False)
+        if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, *tensors):
+            chosen = choose(problem, backward, may_spread=False, may_mix=False)
+    return chosen, inputs.widened() if problem.dtype in HALF and not chosen.half else inputs
 
 
 GRID_OP = Op(
     "grid_term",
     _forward,
-    _backward,
+    lambda *args: _gradients(*args)[:3],
     lambda query, value, table: (*query.shape[:3], value.shape[3]),
     tensors=("query", "value", "table"),
     shared=("table",),
@@ -178,15 +174,8 @@ def _both_terms(
 ) -> tuple[Tensor, Tensor]:
     """The output and λc."""
     query, keys, value, table = resolved((query, keys, value, table))
-    table, problem, _ = _cut(query, value, table, grid, origin)
-    chosen = _chosen(kernel, problem, query, value)
     lambdas = content_lambdas(keys, value)
-    with Workspace.for_thread() as workspace:
-        if chosen.adds_content:
-            out = chosen.forward(query, value, table, problem, workspace, lambdas)
-        else:
-            out = add_content(chosen.forward(query, value, table, problem, workspace), query, lambdas)
-    return whole(out), lambdas
+    return whole(_forward(query, value, table, grid, origin, kernel, lambdas)), lambdas
 
 
 def _both_gradients(
@@ -202,20 +191,14 @@ def _both_gradients(
 ) -> tuple[Tensor, ...]:
     """Gradients of query, keys, value and table."""
     grad, query, keys, value, table = resolved((grad, query, keys, value, table))
-    table, problem, pads = _cut(query, value, table, grid, origin)
-    chosen = _chosen(kernel, problem, query, value, grad)
-    content = lambdas if chosen.adds_content else None
-    with Workspace.for_thread() as workspace:
-        grad_query, grad_value, grad_table, grad_lambdas = chosen.backward(
-            grad, query, value, table, problem, workspace, content
-        )
-    if grad_lambdas is None:
-        part, grad_lambdas = content_gradients(grad, query, lambdas)
-        grad_query = grad_query.add_(part)
+    grad_query, grad_value, grad_table, grad_lambdas = _gradients(
+        grad, query, value, table, grid, origin, kernel, lambdas
+    )
+    grad_lambdas = cast("Tensor", grad_lambdas)
     grad_keys = grad_lambdas[:, None] @ value.transpose(2, 3)
     for u in range(value.shape[1]):
         _add_product(grad_value[:, u], keys[:, u].transpose(1, 2), grad_lambdas)
-    return grad_query, grad_keys, grad_value, _padded(grad_table, pads)
+    return grad_query, grad_keys, grad_value, grad_table
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -18,7 +18,7 @@ from helpers import grid_call
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.compiled import binding, spectral
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
-from lambdanets.kernels.grid.contract import problem_of
+from lambdanets.kernels.grid.contract import GridInputs
 
 LIBRARY = binding.library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"without compiled kernels: {binding.absence()}")
@@ -71,8 +71,15 @@ class Inputs:
     origin: tuple[int, ...]
 
     @property
+    def of_kernel(self):
+        """The inputs with the whole table, though some offsets may be out of reach."""
+        cut = GridInputs.of(self.query, self.value, self.table, self.grid, self.origin, self.content)
+        problem = dataclasses.replace(cut.problem, extents=tuple(self.table.shape[2:]), origin=self.origin)
+        return dataclasses.replace(cut, table=self.table, problem=problem)
+
+    @property
     def problem(self):
-        return problem_of(self.query, self.value, self.table, self.grid, self.origin)
+        return self.of_kernel.problem
 
 
 def inputs(grid, extents, origin=None, *, b=2, h=3, k=4, v=5, u=1, content=True, seed=0):
@@ -96,9 +103,8 @@ def inputs(grid, extents, origin=None, *, b=2, h=3, k=4, v=5, u=1, content=True,
 def run(kernel, given):
     """Output and gradients, in memory that is NaN at first."""
     memory = Memory()
-    rest = (given.query, given.value, given.table, given.problem, memory, given.content)
-    out = binding.forward(KERNELS[kernel], *rest)
-    grads = binding.backward(KERNELS[kernel], given.grad, *rest)
+    out = binding.forward(KERNELS[kernel], given.of_kernel, memory)
+    grads = binding.backward(KERNELS[kernel], given.grad, given.of_kernel, memory)
     memory.assert_margins()
     return [t for t in (out, *grads) if t is not None]
 
@@ -306,11 +312,10 @@ def test_scratch_memory_is_held_during_the_call(name, monkeypatch):
     memory = Fresh()
     monkeypatch.setattr(binding, "_load", lambda: dataclasses.replace(LIBRARY, handle=Spy()))
     given = inputs((4, 5), (3, 3))
-    rest = (given.query, given.value, given.table, given.problem, memory, given.content)
     if name == "lambdanets_forward":
-        binding.forward(QUERY_FIRST, *rest)
+        binding.forward(QUERY_FIRST, given.of_kernel, memory)
     else:
-        binding.backward(QUERY_FIRST, given.grad, *rest)
+        binding.backward(QUERY_FIRST, given.grad, given.of_kernel, memory)
     assert alive == [True]
 
 
@@ -379,13 +384,12 @@ def test_a_forked_process_needs_no_threads(threads):
     threads(2)
     given = inputs((14, 14), (27, 27), h=4, k=16, v=64)
     memory = Memory()
-    rest = (QUERY_FIRST, given.query, given.value, given.table, given.problem)
-    expected = binding.forward(*rest, memory, given.content)
+    expected = binding.forward(QUERY_FIRST, given.of_kernel, memory)
     memory.scratch = lambda like, *shape: memory.given[0]
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        out = binding.forward(*rest, memory, given.content)
+        out = binding.forward(QUERY_FIRST, given.of_kernel, memory)
         os._exit(0 if out.numpy().tobytes() == expected.numpy().tobytes() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.needs_triton
 
+SCRIPT = Path(__file__).parents[4] / "scripts" / "collect_ahead.py"
 # Shared memory of a program, in bytes, by compute capability.
 SHARED = {"80": 163 * 1024, "90": 227 * 1024}
 
@@ -18,7 +20,7 @@ SHARED = {"80": 163 * 1024, "90": 227 * 1024}
 )
 def test_compiles_within_the_devices_limits(arch, arguments):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "lambdanets.kernels.grid.triton.ahead", "--arch", arch, *arguments]
+    command = [sys.executable, SCRIPT, "--arch", arch, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     header, _, *lines = (line.strip("| ").split(" | ") for line in done.stdout.splitlines())
@@ -33,13 +35,14 @@ def test_compiles_within_the_devices_limits(arch, arguments):
 def test_one_shape_compiles_for_all():
     """But for what loads depend on: strides and depths."""
     code = (
-        "from lambdanets.kernels.grid.triton.ahead import KERNELS\n"
+        "from collect_ahead import KERNELS\n"
         "for kernel in KERNELS.values():\n"
         "    for p in kernel.params:\n"
         "        if not (p.is_constexpr or p.do_not_specialize): print(p.name)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
     specialized = set(done.stdout.split())
     assert {"Q", "V", "T", "Y", "G", "K", "D", "sqb", "svd"} <= specialized
     assert all(name in "QVTYGKD" or (len(name) == 3 and name[0] == "s") for name in specialized), specialized

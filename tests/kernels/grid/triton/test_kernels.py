@@ -134,9 +134,9 @@ def test_the_same_bits_in_every_run(kernel, device, monkeypatch, programs):
 def test_half_precision_reaches_the_kernel_as_it_is(kernel, device, monkeypatch):
     seen = []
 
-    def forward(query, value, table, problem, workspace):
-        seen.extend([query.dtype, value.dtype, table.dtype, problem.dtype])
-        return query.new_zeros(*query.shape[:3], value.shape[3])
+    def forward(inputs, workspace):
+        seen.extend([inputs.query.dtype, inputs.value.dtype, inputs.table.dtype, inputs.problem.dtype])
+        return inputs.query.new_zeros(*inputs.query.shape[:3], inputs.problem.dim_value)
 
     monkeypatch.setitem(GRID_KERNELS, kernel, replace(GRID_KERNELS[kernel], forward=forward))
     call = grid_call((3, 3), (3, 3), dtype=torch.float16)

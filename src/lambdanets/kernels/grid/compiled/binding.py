@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
-from lambdanets.kernels.grid.contract import GridProblem
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridProblem
 
 __all__ = [
     "LEVEL_VARIABLE",
@@ -208,13 +208,9 @@ def _plan(
 
 def _call(
     kernel: int,
-    problem: GridProblem,
+    inputs: GridInputs,
     workspace: Workspace,
     backward: bool,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    content: Tensor | None,
     out: Tensor,
     grads: Sequence[Tensor | None] = (None,) * 4,
 ) -> None:
@@ -222,14 +218,15 @@ def _call(
     found = _load()
     if not isinstance(found, Library):
         raise RuntimeError(found)
-    given, slots, count = _plan(found, kernel, problem, torch.get_num_threads(), content is not None, backward)
+    has_content = inputs.content is not None
+    given, slots, count = _plan(found, kernel, inputs.problem, torch.get_num_threads(), has_content, backward)
     scratch = workspace.scratch(out, count)  # held until the call ends
     call = _CALL.pack(
         *given,
-        *_numbers(query),
-        *_numbers(value),
-        *_table_numbers(table),
-        *_numbers(content),
+        *_numbers(inputs.query),
+        *_numbers(inputs.value),
+        *_table_numbers(inputs.table),
+        *_numbers(inputs.content),
         *_numbers(out),
         *_numbers(grads[0]),
         *_numbers(grads[1]),
@@ -258,37 +255,21 @@ def _table_numbers(table: Tensor | None) -> tuple[int, ...]:
     return table.data_ptr(), by_depth, by_key, 0, by_place
 
 
-def forward(
-    kernel: int,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(kernel: int, inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
-    out = empty_in_order(query, problem.dim_value)
-    _call(kernel, problem, workspace, False, query, value, table, content, out)
+    out = empty_in_order(inputs.query, inputs.problem.dim_value)
+    _call(kernel, inputs, workspace, False, out)
     return out
 
 
-def backward(
-    kernel: int,
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(kernel: int, grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass of a kernel by its number; the other arguments are those of ``contract.Backward``."""
+    table, content = inputs.table, inputs.content
     grads = (
-        empty_in_order(query, problem.dim_key),
-        empty_in_order(value, problem.dim_value),
+        empty_in_order(inputs.query, inputs.problem.dim_key),
+        empty_in_order(inputs.value, inputs.problem.dim_value),
         table.new_empty(table.shape),
         None if content is None else content.new_empty(content.shape),
     )
-    _call(kernel, problem, workspace, True, query, value, table, content, grad, grads)
+    _call(kernel, inputs, workspace, True, grad, grads)
     return grads

@@ -11,8 +11,38 @@ wide as the grid (C0 = 0), with the first offset for a narrower one (C0 = -OX).
 
 Every sum has one program and one order: no atomics, the same bits in every run.
 
+**A worked example**, with a tile of 4 places (16 is the least in use): an image of H = 4 rows and W = 12 columns, 2
+heads, a table of 3x3 offsets (EY = EX = 3, OY = OX = 1). A row has tiles_x = 3 tiles, rows go in pairs (GY = 1, GH = 0,
+HB = 2), so there are tiles = 3 · 2 of queries. A tile's context is 4 + 3 - 1 = 6 columns wide, 2 tiles from its first
+offset on instead of the 3 of the whole row: C0 = -1.
+
+*Output*, the program with tile = 4: i = 1 and y = 2, so its two groups are the places 4 to 7 of the rows 2 and 3. They
+see the columns 3 to 8 of the rows 1 to 3 = y_low .. y_high - 1, in the context tiles d = 0, from column x0 + C0 = 3 on,
+and d = 1, from 7 on: 3 · 2 steps of one loop, d the faster. The step yc = 1, d = 0 has the offsets -4 .. 3 along the
+row, the 2B columns of the table from first = -3 on:
+
+    column j of P              0   1   2   3   4   5   6   7
+    column of the table       -3  -2  -1   0   1   2   3   4     outside of 0 .. 2: zeros
+    offset along the row      -4  -3  -2  -1   0   1   2   3
+
+    row of S, c = 0 .. 3: columns of P      x = 0: 3 4 5 6     x = 1: 2 3 4 5     x = 2: 1 2 3 4     x = 3: 0 1 2 3
+
+Place x = 0 (column 4 of the image) has the context columns 3, 4, 5 in its scope, c = 0, 1, 2: the offsets -1, 0, 1.
+The row 2 of the first group takes row yc - y + OY = 0 of the table; for row 3 of the second group that is -1, zeros.
+
+*Query gradient*: the same programs and steps, with dS in place of S shifted the other way, column c of row x to j.
+
+*Value gradient*, the program of the context tile i = 1 of row yc = 1, the places 4 to 7. The rows 0 to 2 = y_low ..
+y_high - 1 see it, which make 2 pairs, and the columns 3 to 8: query tiles from xc + C0 + d·B = 3 and 7 on. In the
+second pair row 3 is too far away: its offset is outside of the table, so it adds zeros.
+
+*Table gradient*: dR of one row of the table has windows = 2 windows of 2B = 8 columns, from -3 and from 1 on; a program
+for each window, row and part of the batch. That of the first window pairs the query tiles i = 0 .. 2 of all rows with
+the context tiles one column before them; ``_joined`` in ``query_first.py`` adds the columns that both windows have.
+
 Letters: H, W the grid; EY, EX extents of the table and OY, OX its offset 0; U intra-depth, K and D the depths of query
-and value, KP and DP padded to what tensor cores take. The table is (u, EY, EX, K), contiguous.
+and value, KP and DP padded to what tensor cores take. The table is (u, EY, EX, K), contiguous. Of a program's number
+the tile counts fastest, then parts of the depth, sets of heads or u, and examples.
 """
 
 from __future__ import annotations

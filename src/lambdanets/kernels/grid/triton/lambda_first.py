@@ -10,6 +10,8 @@ Inputs may have any strides; where the depth does not lie together they are copi
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,
     check_call,
@@ -138,129 +140,99 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(3 * products, 2 * operand + apply * (1 + problem.intra_depth * again), 12)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
 
-    with current(query):
-        out = empty_in_order(query, problem.dim_value)
-        _of_queries("lambda output", lambda_output_kernel, (query, value, table, out), problem)
+    problem = inputs.problem
+    examples = tile(problem, 1).examples
+    with current(inputs.query):
+        out = empty_in_order(inputs.query, problem.dim_value)
+        q, v = depth_last(inputs.query, examples), depth_last(inputs.value, examples)
+        tensors = q, v, offsets_first(inputs.table), out
+        launch = functools.partial(_launch, lambda_output_kernel, tensors, problem, _programs_of_queries)
+        tuned("lambda output", problem, candidates(problem), launch)
         return out
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel
+    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel, lambda_value_gradient_kernel
 
-    with current(query):
-        grad = grad.to(query.dtype)
-        grad_query = empty_in_order(query, problem.dim_key)
-        _of_queries("lambda query", lambda_query_gradient_kernel, (grad, value, table, grad_query), problem)
-        return (
-            grad_query,
-            _value_gradient(grad, query, table, value, problem),
-            _table_gradient(grad, query, value, problem).reshape(table.shape),
-            None,
-        )
+    problem, configs = inputs.problem, candidates(inputs.problem, for_gradient=True)
+    examples = tile(problem, 1).examples
+    grad_query = empty_in_order(inputs.query, problem.dim_key)
+    grad_value = empty_in_order(inputs.value, problem.dim_value)
+    with current(inputs.query):
+        g, q, v = (depth_last(tensor, examples) for tensor in (grad, inputs.query, inputs.value))
+        offsets = offsets_first(inputs.table)
+        tensors = g, v, offsets, grad_query
+        launch = functools.partial(_launch, lambda_query_gradient_kernel, tensors, problem, _programs_of_queries)
+        tuned("lambda query", problem, candidates(problem), launch)
+        tensors = g, q, offsets, grad_value
+        launch = functools.partial(_launch, lambda_value_gradient_kernel, tensors, problem, _programs_of_context)
+        tuned("lambda value", problem, configs, launch)
+        grad_table = tuned("lambda table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
+        return grad_query, grad_value, grad_table.reshape(inputs.table.shape), None
 
 
-def _of_queries(name: str, kernel: Any, tensors: tuple[Tensor, Tensor, Tensor, Tensor], problem: GridProblem) -> None:
-    """Launch a kernel with one program for each tile of queries and group of examples.
+def _programs_of_queries(problem: GridProblem, tiling: LambdaFirstTiling) -> tuple[int, int]:
+    """Number of programs, one for each tile of queries and group of examples, and number of tiles."""
+    tiles = -(-problem.num_positions // tiling.positions)
+    return tiles * -(-problem.batch // tiling.examples), tiles
+
+
+def _programs_of_context(problem: GridProblem, tiling: LambdaFirstTiling) -> tuple[int, int]:
+    """Number of programs, one for each block of the context, u and group of examples, and number of blocks."""
+    tiles = -(-problem.num_positions // tiling.block)
+    return tiles * problem.intra_depth * -(-problem.batch // tiling.examples), tiles
+
+
+def _launch(
+    kernel: Any,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    problem: GridProblem,
+    programs_of: Callable[[GridProblem, LambdaFirstTiling], tuple[int, int]],
+    config: Config,
+) -> None:
+    """Launch the kernel of the output, or of the gradient of queries or values.
 
     Args:
-        name: for what is tuned.
-        kernel: the output's or the query gradient's.
-        tensors: queries or the output's gradient, values, table, and what the kernel writes.
+        kernel: one of ``lambda_kernels.py``.
+        tensors: its two operands, the table with its offsets first, and what it writes.
         problem: the shape of the call.
+        programs_of: the number of programs and of tiles for a tiling.
+        config: context positions of a step, warps and stages.
     """
-    left, value, table, out = tensors
-    examples = tile(problem, 1).examples
-    left, value, offsets = depth_last(left, examples), depth_last(value, examples), offsets_first(table)
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        tiles = -(-problem.num_positions // tiling.positions)
-        run(
-            kernel,
-            tiles * -(-problem.batch // tiling.examples),
-            (left, value, offsets, out),
-            (*left.stride(), *value.stride(), *out.stride()),
-            (*_sizes(problem), tiles),
-            tiling.constants(),
-            config,
-        )
-
-    tuned(name, problem, candidates(problem), launch)
+    left, right, _, out = tensors
+    tiling = tile(problem, config.block)
+    programs, tiles = programs_of(problem, tiling)
+    strides = (*left.stride(), *right.stride(), *out.stride())
+    run(kernel, programs, tensors, strides, (*_sizes(problem), tiles), tiling.constants(), config)
 
 
-def _value_gradient(grad: Tensor, query: Tensor, table: Tensor, like: Tensor, problem: GridProblem) -> Tensor:
-    from lambdanets.kernels.grid.triton.lambda_kernels import lambda_value_gradient_kernel
-
-    examples = tile(problem, 1).examples
-    g, q, offsets = depth_last(grad, examples), depth_last(query, examples), offsets_first(table)
-    out = empty_in_order(like, problem.dim_value)
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        tiles = -(-problem.num_positions // tiling.block)
-        run(
-            lambda_value_gradient_kernel,
-            tiles * problem.intra_depth * -(-problem.batch // tiling.examples),
-            (g, q, offsets, out),
-            (*g.stride(), *q.stride(), *out.stride()),
-            (*_sizes(problem), tiles),
-            tiling.constants(),
-            config,
-        )
-
-    tuned("lambda value", problem, candidates(problem, for_gradient=True), launch)
-    return out
-
-
-def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem) -> Tensor:
+def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem, config: Config) -> Tensor:
     """(u, k, rows, columns) in float32, whose sum over examples has one order."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_table_gradient_kernel
 
-    (_, (rows, columns), _), parts = as_image(problem), list[Tensor]()
-    examples = tile(problem, 1).examples
-    g, q, v = (depth_last(tensor, examples) for tensor in (grad, query, value))
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        bands, windows, width = tiling.bands(rows, columns)
-        each = problem.intra_depth * bands * windows
-        count = splits(-(-problem.batch // tiling.examples), each)
-        tile_shape = (tiling.positions, tiling.key_depth, tiling.block // width, width)
-        shape = (count, problem.intra_depth, bands, windows, *tile_shape)
-        partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
-        run(
-            lambda_table_gradient_kernel,
-            count * each,
-            (g, q, v, partial),
-            (*g.stride(), *q.stride(), *v.stride()),
-            (*_sizes(problem), bands, windows, count),
-            {**tiling.constants(), "BX": width},
-            config,
-        )
-        parts[:] = [_diagonals(partial.sum(0), columns)[:, : problem.dim_key, :rows]]
-
-    tuned("lambda table", problem, candidates(problem, for_gradient=True), launch)
-    return parts[0]
+    _, (rows, columns), _ = as_image(problem)
+    tiling = tile(problem, config.block)
+    bands, windows, width = tiling.bands(rows, columns)
+    each = problem.intra_depth * bands * windows
+    count = splits(-(-problem.batch // tiling.examples), each)
+    tile_shape = (tiling.positions, tiling.key_depth, tiling.block // width, width)
+    shape = (count, problem.intra_depth, bands, windows, *tile_shape)
+    partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
+    run(
+        lambda_table_gradient_kernel,
+        count * each,
+        (grad, query, value, partial),
+        (*grad.stride(), *query.stride(), *value.stride()),
+        (*_sizes(problem), bands, windows, count),
+        {**tiling.constants(), "BX": width},
+        config,
+    )
+    return _diagonals(partial.sum(0), columns)[:, : problem.dim_key, :rows]
 
 
 def _diagonals(windows: Tensor, columns: int) -> Tensor:

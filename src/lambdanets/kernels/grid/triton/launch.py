@@ -6,7 +6,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ __all__ = [
     "tuned",
     "unavailable",
 ]
+
+Result = TypeVar("Result")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Within what a program addresses at once elements are counted in 32 bits.
@@ -137,8 +139,8 @@ def run(
     )
 
 
-def tuned(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], None]) -> None:
+def tuned(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], Result]) -> Result:
     """``tuning.run_best``, which needs Triton to be imported."""
     from lambdanets.kernels.grid.triton.tuning import run_best
 
-    run_best(name, problem, candidates, launch)
+    return run_best(name, problem, candidates, launch)

@@ -10,6 +10,7 @@ are read again and again are copied once: loads of single 16-bit numbers would t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
-from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
+from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     addressable,
     check_call,
@@ -34,7 +35,8 @@ from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, cand
 __all__ = ["KERNEL"]
 
 # The most bytes of k numbers: a program holds a table's 2B offsets and its queries with the whole depth in shared
-# memory, 640 bytes for each k in float32 where it takes the least (``ahead.py``), of the 227 KiB that an H100 has.
+# memory, 640 bytes for each k in float32 where it takes the least (``scripts/collect_ahead.py``), of the 227 KiB that
+# an H100 has.
 KEY_BYTES = 1024
 
 
@@ -58,43 +60,36 @@ def work(problem: GridProblem, backward: bool) -> Work:
     return Work(scores * depth * (3 if backward else 1), scores * (5 if backward else 1), 12 if backward else 3)
 
 
-def forward(
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> Tensor:
+def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import output_kernel
 
+    query, problem = inputs.query, inputs.problem
     out = empty_in_order(query, problem.dim_value)
     with current(query):
-        operands = addressable(query), depth_last(value), offsets_first(table)
-        _launch("output", output_kernel, (*operands, out), problem, _output_programs)
+        tensors = addressable(query), depth_last(inputs.value), offsets_first(inputs.table), out
+        launch = functools.partial(_launch, output_kernel, tensors, problem, _output_programs)
+        tuned("output", problem, candidates(problem), launch)
     return out
 
 
-def backward(
-    grad: Tensor,
-    query: Tensor,
-    value: Tensor,
-    table: Tensor,
-    problem: GridProblem,
-    workspace: Workspace,
-    content: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel, value_gradient_kernel
 
+    query, value, problem = inputs.query, inputs.value, inputs.problem
     grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
     with current(query):
-        g, q, v = (depth_last(tensor.to(query.dtype)) for tensor in (grad, query, value))
-        offsets = offsets_first(table)
-        _launch("query", query_gradient_kernel, (g, v, offsets, grad_query), problem, _query_programs)
-        _launch("value", value_gradient_kernel, (g, q, offsets, grad_value), problem, _value_programs)
-        grad_table = _table_gradient(g, q, v, problem).reshape(table.shape)
+        g, q, v = (depth_last(tensor) for tensor in (grad, query, value))
+        offsets, configs = offsets_first(inputs.table), candidates(problem)
+        tensors = g, v, offsets, grad_query
+        launch = functools.partial(_launch, query_gradient_kernel, tensors, problem, _query_programs)
+        tuned("query", problem, configs, launch)
+        tensors = g, q, offsets, grad_value
+        launch = functools.partial(_launch, value_gradient_kernel, tensors, problem, _value_programs)
+        tuned("value", problem, configs, launch)
+        grad_table = tuned("table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
+        grad_table = grad_table.reshape(inputs.table.shape)
     return grad_query, grad_value, grad_table, None
 
 
@@ -130,66 +125,56 @@ def _value_programs(problem: GridProblem, tiling: QueryFirstTiling) -> _Programs
 
 
 def _launch(
-    name: str,
     kernel: Any,
     tensors: tuple[Tensor, Tensor, Tensor, Tensor],
     problem: GridProblem,
     programs_of: Callable[[GridProblem, QueryFirstTiling], _Programs],
+    config: Config,
 ) -> None:
     """Launch the kernel of the output, or of the gradient of queries or values.
 
     Args:
-        name: for what is tuned.
         kernel: one of ``kernels.py``.
         tensors: its two operands, the table with its offsets first, and what it writes.
         problem: the shape of the call.
         programs_of: the programs for a tiling.
+        config: width of a tile, warps and stages.
     """
     left, right, _, out = tensors
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        programs = programs_of(problem, tiling)
-        run(
-            kernel,
-            programs.count,
-            tensors,
-            (*left.stride(), *right.stride(), *out.stride()),
-            (*_sizes(problem, tiling), programs.start, tiling.tiles_x, programs.tiles, *_chunks(problem, tiling)),
-            tiling.constants(),
-            config,
-        )
-
-    tuned(name, problem, candidates(problem), launch)
+    tiling = tile(problem, config.block)
+    programs = programs_of(problem, tiling)
+    run(
+        kernel,
+        programs.count,
+        tensors,
+        (*left.stride(), *right.stride(), *out.stride()),
+        (*_sizes(problem, tiling), programs.start, tiling.tiles_x, programs.tiles, *_chunks(problem, tiling)),
+        tiling.constants(),
+        config,
+    )
 
 
-def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem) -> Tensor:
+def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem, config: Config) -> Tensor:
     """(u, k, rows, columns) in float32, whose sum over examples has one order."""
     from lambdanets.kernels.grid.triton.kernels import table_gradient_kernel
 
-    parts: list[Tensor] = []
-
-    def launch(config: Config) -> None:
-        tiling = tile(problem, config.block)
-        heads, depths = _chunks(problem, tiling)
-        each = problem.intra_depth * tiling.extents[0] * tiling.windows
-        count = splits(problem.batch, each)
-        shape = (count, problem.intra_depth, tiling.extents[0], tiling.windows, tiling.key_depth, 2 * config.block)
-        partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
-        start = (tiling.context_start, tiling.first_window, tiling.windows, count)
-        run(
-            table_gradient_kernel,
-            count * each,
-            (grad, query, value, partial),
-            (*grad.stride(), *query.stride(), *value.stride(), problem.batch),
-            (*_sizes(problem, tiling), *start, heads, depths),
-            tiling.constants(),
-            config,
-        )
-        parts[:] = [_joined(partial.sum(0), tiling, problem.dim_key)]
-
-    tuned("table", problem, candidates(problem), launch)
-    return parts[0]
+    tiling = tile(problem, config.block)
+    heads, depths = _chunks(problem, tiling)
+    each = problem.intra_depth * tiling.extents[0] * tiling.windows
+    count = splits(problem.batch, each)
+    shape = (count, problem.intra_depth, tiling.extents[0], tiling.windows, tiling.key_depth, 2 * config.block)
+    partial = torch.empty(shape, dtype=torch.float32, device=grad.device)
+    start = (tiling.context_start, tiling.first_window, tiling.windows, count)
+    run(
+        table_gradient_kernel,
+        count * each,
+        (grad, query, value, partial),
+        (*grad.stride(), *query.stride(), *value.stride(), problem.batch),
+        (*_sizes(problem, tiling), *start, heads, depths),
+        tiling.constants(),
+        config,
+    )
+    return _joined(partial.sum(0), tiling, problem.dim_key)
 
 
 def _joined(windows: Tensor, tiling: QueryFirstTiling, dim_key: int) -> Tensor:

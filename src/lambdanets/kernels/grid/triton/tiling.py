@@ -146,8 +146,8 @@ def tile(problem: GridProblem, block: int) -> QueryFirstTiling:
 def candidates(problem: GridProblem) -> tuple[Config, ...]:
     """Configurations to try for a problem, the most promising first.
 
-    They are the ones that keep (nearly) everything in registers when they are compiled (``ahead.py``). They have not
-    been timed on a GPU.
+    They are the ones that keep (nearly) everything in registers when they are compiled
+    (``scripts/collect_ahead.py``). They have not been timed on a GPU.
     """
     if problem.dtype == torch.float32:  # twice the registers and the shared memory
         return Config(16, 8, 1), Config(16, 4, 2), Config(16, 4, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from triton.runtime.errors import OutOfResources
@@ -19,6 +19,8 @@ from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton.tiling import LEAST_BLOCK, Config, power_of_2
 
 __all__ = ["forget", "interpreted", "run_best"]
+
+Result = TypeVar("Result")
 
 _best: dict[Hashable, Config | None] = {}
 
@@ -33,8 +35,10 @@ def forget() -> None:
     _best.clear()
 
 
-def run_best(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], None]) -> None:
-    """Launch with the best of ``candidates``.
+def run_best(
+    name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], Result]
+) -> Result:
+    """Launch with the best of ``candidates``, and return what that launch returns.
 
     A shape is tried the first time that one like it comes (see :func:`_key`): each candidate with the tile of the first
     runs some times, which only rewrites the outputs. Nothing is timed, and the first candidate that the device has room
@@ -46,15 +50,14 @@ def run_best(name: str, problem: GridProblem, candidates: Sequence[Config], laun
         triton.runtime.errors.OutOfResources: if the device has room for none of them.
     """
     if not _can_time(problem):
-        _run_first(candidates, launch)
-        return
+        return _run_first(candidates, launch)
     key = _key(name, problem)
     if key not in _best:
         alike = [config for config in candidates if config.block == candidates[0].block]
         seconds = [_seconds(launch, config) for config in alike]
         _best[key] = alike[seconds.index(min(seconds))] if min(seconds) < float("inf") else None
     best = _best[key]
-    _run_first(candidates if best is None else (best, *candidates), launch)
+    return _run_first(candidates if best is None else (best, *candidates), launch)
 
 
 def _key(name: str, problem: GridProblem) -> Hashable:
@@ -69,17 +72,16 @@ def _key(name: str, problem: GridProblem) -> Hashable:
     return name, like, torch.backends.cuda.matmul.fp32_precision, _device(problem)
 
 
-def _run_first(candidates: Sequence[Config], launch: Callable[[Config], None]) -> None:
+def _run_first(candidates: Sequence[Config], launch: Callable[[Config], Result]) -> Result:
     for config in candidates[:-1]:
         try:
-            launch(config)
+            return launch(config)
         except OutOfResources:  # shared memory or registers of a smaller device
             continue
-        return
-    launch(candidates[-1])
+    return launch(candidates[-1])
 
 
-def _seconds(launch: Callable[[Config], None], config: Config) -> float:
+def _seconds(launch: Callable[[Config], Any], config: Config) -> float:
     try:
         return do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median")
     except OutOfResources:

@@ -78,6 +78,13 @@ struct Shared {
     table = arena.take(plan.table_size);
     table_by_place = backward ? arena.take(plan.table_sums_size()) : nullptr;
   }
+
+  // Number of floats that it takes.
+  static int64_t size(const Plan& plan, bool backward) {
+    Arena counter{nullptr, 0};
+    Shared(counter, plan, backward);
+    return counter.used;
+  }
 };
 
 // Scratch memory of a slot.
@@ -110,6 +117,13 @@ struct Room {
     head_sums = arena.take(plan.sums_size());
     tail_sums = arena.take(plan.sums_size());
   }
+
+  // Number of floats that it takes.
+  static int64_t size(const Plan& plan, bool has_content, bool backward) {
+    Arena counter{nullptr, 0};
+    Room(counter, plan, has_content, backward);
+    return counter.used;
+  }
 };
 
 // Where a slot sums the gradients of an example's values and content. They stay there where other slots have parts of
@@ -122,22 +136,23 @@ INLINE float* sums_of(const Plan& plan, const Room& room, int64_t slot, int64_t 
 struct Run {
   const KernelCall& call;
   const Plan plan;
-  const bool backward;
-  Arena arena;
-  Shared shared;
-  int64_t room_size;
+  const bool has_content, backward;
+  Arena arena;  // what the slots share, then a room for each of them
+  const Shared shared;
+  const int64_t room_size;
 
   Run(const KernelCall& c, bool is_backward)
-      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward) {
-    Arena each{nullptr, 0};
-    room(each);
-    room_size = each.used;
-  }
+      : call(c),
+        plan(c.problem, c.slots),
+        has_content(c.content.data != nullptr),
+        backward(is_backward),
+        arena{c.scratch, 0},
+        shared(arena, plan, backward),
+        room_size(Room::size(plan, has_content, backward)) {}
 
-  Room room(Arena& each) const { return Room(each, plan, call.content.data != nullptr, backward); }
   Room room(int64_t slot) const {
     Arena each{call.scratch + arena.used + slot * room_size, 0};
-    return room(each);
+    return Room(each, plan, has_content, backward);
   }
 };
 
@@ -434,10 +449,7 @@ static void reduce(int64_t item, void* context) {
 
 int64_t scratch(const Problem& problem, int64_t slots, bool has_content, bool backward) {
   const Plan plan(problem, slots);
-  Arena shared{nullptr, 0}, each{nullptr, 0};
-  Shared(shared, plan, backward);
-  Room(each, plan, has_content, backward);
-  return shared.used + plan.slots * each.used;
+  return Shared::size(plan, backward) + plan.slots * Room::size(plan, has_content, backward);
 }
 
 void forward(const KernelCall& call) {

@@ -297,10 +297,7 @@ static void finish_backward(int64_t item, void* context) {
 
 int64_t scratch(const Problem& problem, int64_t slots, bool, bool backward) {
   const Plan plan(problem, slots);
-  Arena shared{nullptr, 0}, each{nullptr, 0};
-  Shared(shared, plan, backward);
-  Room(each, plan, backward);
-  return shared.used + plan.slots * each.used;
+  return Shared::size(plan, backward) + plan.slots * Room::size(plan, backward);
 }
 
 void forward(const KernelCall& call) {

@@ -56,6 +56,13 @@ struct Shared {
     grad_queries = backward ? arena.take(plan.p.batch * plan.groups * plan.queries_size()) : nullptr;
     sums = plan.parts > 1 ? arena.take(plan.tasks * (backward ? plan.values_size() : plan.outputs_size())) : nullptr;
   }
+
+  // Number of floats that it takes.
+  static int64_t size(const Plan& plan, bool backward) {
+    Arena counter{nullptr, 0};
+    Shared(counter, plan, backward);
+    return counter.used;
+  }
 };
 
 // Scratch memory of a slot.
@@ -83,6 +90,13 @@ struct Room {
     grad_table = backward ? arena.take(plan.pairs * plan.points * 2) : nullptr;
     grad_content = backward ? arena.take(p.dim_key * kPoint) : nullptr;
   }
+
+  // Number of floats that it takes.
+  static int64_t size(const Plan& plan, bool backward) {
+    Arena counter{nullptr, 0};
+    Room(counter, plan, backward);
+    return counter.used;
+  }
 };
 
 // One call in progress: its plan, where its memory is, and its transforms.
@@ -90,18 +104,20 @@ struct Run {
   const KernelCall& call;
   const Plan plan;
   const bool backward;
-  Arena arena;
-  Shared shared;
+  Arena arena;  // what the slots share, then a room for each of them
+  const Shared shared;
+  const int64_t room_size;
   const Transform along_y, along_x;
-  int64_t room_size;
 
   Run(const KernelCall& c, bool is_backward)
-      : call(c), plan(c.problem, c.slots), backward(is_backward), arena{c.scratch, 0}, shared(arena, plan, backward),
+      : call(c),
+        plan(c.problem, c.slots),
+        backward(is_backward),
+        arena{c.scratch, 0},
+        shared(arena, plan, backward),
+        room_size(Room::size(plan, backward)),
         along_y(plan.height, shared.roots_y),
         along_x(plan.width, shared.roots_x) {
-    Arena each{nullptr, 0};
-    Room(each, plan, backward);
-    room_size = each.used;
     make_roots(shared.roots_y, plan.height);
     make_roots(shared.roots_x, plan.width);
   }
