@@ -47,8 +47,11 @@ def test_whole_states_go_into_sharded_models_and_back(accelerator):
     gathered = whole(sharded.state_dict(), keep=True)
     assert gathered.keys() == weights.keys()
     assert all(type(tensor) is torch.Tensor and torch.equal(tensor, weights[name]) for name, tensor in gathered.items())
+    # A resumed training may validate before it trains.
+    with torch.inference_mode():
+        torch.testing.assert_close(sharded.eval()(images), model.eval()(images))
     optimizers = []
-    for one in (model, sharded):
+    for one in (model.train(), sharded.train()):
         optimizer = make_optimizer(one, make())
         one(images).square().mean().backward()
         optimizer.step()
