@@ -112,9 +112,9 @@ def test_losses_are_those_of_one_process(harness, colours, tmp_path):
     plain = parts.replace({"accumulate": 1, "mixup": 0.0, "cutmix": 0.0, "clip_grad": 0.5})
     trainings = {
         "plain": (plain, synchronised_batch_norm, 20),
-        "in mixed parts": (parts, kept_batch_norm, 10),
-        "sharded": (plain.override(shard=True), synchronised_batch_norm, 20),
-        "sharded, in mixed parts": (parts.override(shard=True, frozen_stages=1), kept_batch_norm, 10),
+        "in mixed parts": (parts, kept_batch_norm, 6),
+        "sharded": (plain.override(shard=True), synchronised_batch_norm, 10),
+        "sharded, in mixed parts": (parts.override(shard=True, frozen_stages=1), kept_batch_norm, 6),
     }
 
     def work(folder):

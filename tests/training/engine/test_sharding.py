@@ -1,5 +1,6 @@
 """Weights that are shared out to processes, here to a group of one; two are in ``forking_losses.py``."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import timm
 import torch
 
 from lambdanets.training import Recipe
+from lambdanets.training.engine.metrics import measure
 from lambdanets.training.engine.optimisation import make_optimizer
 from lambdanets.training.engine.sharding import _blocks, check_sharding, load_optimizer, load_state, shard, whole
 
@@ -14,7 +16,9 @@ from lambdanets.training.engine.sharding import _blocks, check_sharding, load_op
 @pytest.fixture(scope="module")
 def accelerator():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    yield SimpleNamespace(
+        num_processes=1, device=torch.device("cpu"), autocast=nullcontext, gather_for_metrics=lambda values: values
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -47,15 +51,13 @@ def test_whole_states_go_into_sharded_models_and_back(accelerator):
     gathered = whole(sharded.state_dict(), keep=True)
     assert gathered.keys() == weights.keys()
     assert all(type(tensor) is torch.Tensor and torch.equal(tensor, weights[name]) for name, tensor in gathered.items())
+    optimizers = [make_optimizer(one, make()) for one in (model, sharded)]
     # A resumed training may validate before it trains.
-    with torch.inference_mode():
-        torch.testing.assert_close(sharded.eval()(images), model.eval()(images))
-    optimizers = []
-    for one in (model.train(), sharded.train()):
-        optimizer = make_optimizer(one, make())
+    one, other = (measure(accelerator, it, [(images, torch.tensor([0, 1]))], 3).loss for it in (model, sharded))
+    assert other == pytest.approx(one)
+    for one, optimizer in zip((model, sharded), optimizers, strict=True):
         one(images).square().mean().backward()
         optimizer.step()
-        optimizers.append(optimizer)
     state, other = (whole(optimizer.state_dict(), keep=True) for optimizer in optimizers)
     torch.testing.assert_close(other, state)
     load_optimizer(optimizers[1], state)
