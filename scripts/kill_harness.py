@@ -323,7 +323,7 @@ def _moment(begins: float, writing: Path | None) -> Callable[[], bool]:
 
 
 def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: str = "2") -> Tally:
-    """Takes copies of a mounted ext4 image at random moments of a training, and lets the training go on in each.
+    """Takes copies of a mounted ext4 image at moments as of ``kill_trainings``, and lets the training go on in each.
 
     Args:
         folder: where the images lie.
@@ -348,8 +348,10 @@ def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: 
             training = Training(_begin(recipe, place / "run", every), 1, log)
             step = chance.randint(0, steps_in_all)
             training.wait(lambda training=training, step=step: training.done.value >= step)
-            training.wait(_moment(time.monotonic() + chance.random() * 2 * pace, None))
+            begins = time.monotonic() + chance.random() * 2 * pace
+            training.wait(_moment(begins, place / "run" if chance.random() < 0.5 else None))
             training.send(signal.SIGSTOP)
+            tally.inside_writes += is_writing(place / "run")
             shutil.copyfile(image, copy)
             done = training.done.value
             training.kill()

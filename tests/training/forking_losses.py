@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from helpers import load_script
 from lambdanets.training import Run
 from lambdanets.training.data import load_data
+from lambdanets.training.engine.checkpoint import find_checkpoint
 from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 from lambdanets.training.engine.loop import Trainer
@@ -74,8 +75,21 @@ def mixed_by_process(recipe, classes, processes):
     return mix
 
 
+def train_until(trainer, losses, steps):
+    """Trains until so many losses were noted, each the mean over all processes."""
+    trainer.model.train()
+    while len(losses) < steps:
+        for inputs, labels in trainer.batches.of_epoch(trainer.epoch, trainer.batch):
+            found = trainer.accelerator.reduce(trainer._step(len(losses) + 1, inputs, labels)).tolist()
+            losses.append(found[0] / found[2])
+            trainer.batch += 1
+            if len(losses) == steps:
+                return
+        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+
+
 def write_losses(recipe, folder, steps, batch_norm):
-    """Trains some steps and writes the mean loss of each over all processes, and the averaged weights at the end."""
+    """Trains some steps and writes the losses, and the averaged weights at the end; half way it goes on if sharded."""
     import torch.distributed.nn.functional
 
     nn.functional.batch_norm = batch_norm
@@ -87,27 +101,30 @@ def write_losses(recipe, folder, steps, batch_norm):
     if accelerator.is_main_process:
         Run.create(folder, recipe, data, transform)
     accelerator.wait_for_everyone()
-    torch.manual_seed(0)
-    model = Wide(build_model(recipe.model, num_classes=len(data.class_names), in_chans=3))
-    freeze_stages(model.model, recipe.frozen_stages)
-    trainer = Trainer(accelerator, Run.open(folder), data, model)
+
+    def make(seed):
+        torch.manual_seed(seed)
+        model = Wide(build_model(recipe.model, num_classes=len(data.class_names), in_chans=3))
+        freeze_stages(model.model, recipe.frozen_stages)
+        return Trainer(accelerator, Run.open(folder), data, model)
+
+    trainer, losses = make(0), []
     assert all(hasattr(weight, "full_tensor") == recipe.shard for weight in trainer.model.parameters())
     if accelerator.num_processes == 1 and trainer.mixer is not None:
         trainer.mixer = mixed_by_process(recipe, len(data.class_names), 2)
-    trainer.model.train()
-    losses, epoch = [], 0
-    while len(losses) < steps:
-        for inputs, labels in trainer.batches.of_epoch(epoch):
-            loss, _, images, *_ = accelerator.reduce(trainer._step(len(losses) + 1, inputs, labels)).tolist()
-            losses.append(loss / images)
-        epoch += 1
+    if recipe.shard:
+        train_until(trainer, losses, steps // 2)
+        trainer.save()
+        trainer = make(1)
+        trainer.resume(find_checkpoint(folder))
+    train_until(trainer, losses, steps)
     trainer.save_weights("last")
     if accelerator.is_main_process:
-        (folder / "losses.json").write_text(json.dumps(losses[:steps]))
+        (folder / "losses.json").write_text(json.dumps(losses))
 
 
 def test_losses_are_those_of_one_process(harness, colours, tmp_path):
-    """With the same global batch, in float64: in whole batches, in parts that are mixed, and with sharded weights."""
+    """With the same global batch, in float64: in whole batches, in mixed parts, and with sharded weights, resumed."""
     parts = harness.small_recipe(colours, 0, epochs=9).override(ema_decay=0.5, drop_rate=0.0, drop_path_rate=0.0)
     plain = parts.replace({"accumulate": 1, "mixup": 0.0, "cutmix": 0.0, "clip_grad": 0.5})
     trainings = {
