@@ -1,12 +1,12 @@
 """Kills trainings at random moments, lets them go on, and compares what they end with to an uninterrupted training.
 
-    python scripts/kill_harness.py --kills 20 [--workers 2] [--processes 2] [--output kills.json]
+    python scripts/kill_harness.py --kills 20 [--workers 2] [--processes 2 [--shard]] [--output kills.json]
     python scripts/kill_harness.py --power-cuts 20      # needs root: mounts an ext4 image, and copies of it
 
-Half of the kills come at a random moment, half while a file is being written. A training is killed with SIGKILL, all of
-its processes at once, and goes on with ``resume`` until it ends. Compared bit by bit are the weights (best and last),
-``metrics.csv`` but for its times, and the scores in ``result.json``. Lost work is what was done since the checkpoint
-that the next process found.
+Half of the kills come at a random moment of a random step (or before the first one), half in the next write after it. A
+training is killed with SIGKILL, all of its processes at once, and goes on with ``resume`` to its end. Compared bit by
+bit are the weights (best and last), ``metrics.csv`` but for its times, and the scores in ``result.json``. Lost work is
+what was done since the checkpoint that the next process found.
 
 The trainings are processes forked from this one, which has imported PyTorch already; they take seconds. Two processes
 train together over gloo. For a power cut the training is stopped and the image copied as it lies on the disk, without
@@ -269,12 +269,7 @@ def kill_trainings(
         What came of them.
     """
     chance, tally, log = random.Random(seed), Tally(), folder / "log.txt"
-    started = time.monotonic()
-    reference = Training(_begin(recipe, folder / "reference", every), processes, log)
-    reference.wait()
-    if reference.failed:
-        raise RuntimeError(f"the uninterrupted training failed: {log.read_text()}")
-    whole = time.monotonic() - started
+    steps_in_all, pace = _reference(folder, recipe, processes, every, log)
     while tally.kills < kills:
         run = folder / f"run-{tally.trainings}"
         before = tally.kills
@@ -282,7 +277,9 @@ def kill_trainings(
         # Some trainings are killed more than once; all of them end.
         for _ in range(chance.randint(1, 3)):
             training = Training(work, processes, log)
-            begins = time.monotonic() + chance.random() * whole * 0.8
+            step = chance.randrange(steps_in_all)
+            training.wait(lambda training=training, step=step: training.done.value >= step)
+            begins = time.monotonic() + chance.random() * 2 * pace
             if training.wait(_moment(begins, run if chance.random() < 0.5 else None)):
                 break
             training.kill()
@@ -310,13 +307,23 @@ def kill_trainings(
     return tally
 
 
+def _reference(folder: Path, recipe: Recipe, processes: int, every: str, log: Path) -> tuple[int, float]:
+    """Train without interruption; returns the steps, and the seconds of one with its share of all else."""
+    started = time.monotonic()
+    reference = Training(_begin(recipe, folder / "reference", every), processes, log)
+    reference.wait()
+    if reference.failed:
+        raise RuntimeError(f"the uninterrupted training failed: {log.read_text()}")
+    return reference.done.value, (time.monotonic() - started) / reference.done.value
+
+
 def _moment(begins: float, writing: Path | None) -> Callable[[], bool]:
     """True from a time on; with a run, then while it is writing."""
     return lambda: time.monotonic() > begins and (writing is None or is_writing(writing))
 
 
 def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: str = "2") -> Tally:
-    """Takes copies of a mounted ext4 image at random moments of a training, and lets the training go on in each.
+    """Takes copies of a mounted ext4 image at moments as of ``kill_trainings``, and lets the training go on in each.
 
     Args:
         folder: where the images lie.
@@ -329,10 +336,7 @@ def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: 
         What came of them.
     """
     chance, tally, log = random.Random(seed), Tally(), folder / "log.txt"
-    started = time.monotonic()
-    reference = Training(_begin(recipe, folder / "reference", every), 1, log)
-    reference.wait()
-    whole = time.monotonic() - started
+    steps_in_all, pace = _reference(folder, recipe, 1, every, log)
     image, copy, place = folder / "disk.img", folder / "copy.img", folder / "mounted"
     place.mkdir()
     for _ in range(cuts):
@@ -342,9 +346,12 @@ def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: 
         _command("mount", "-o", "loop,commit=600", image, place)
         try:
             training = Training(_begin(recipe, place / "run", every), 1, log)
-            ends = time.monotonic() + chance.random() * whole * 1.1
-            training.wait(lambda ends=ends: time.monotonic() > ends)
+            step = chance.randint(0, steps_in_all)
+            training.wait(lambda training=training, step=step: training.done.value >= step)
+            begins = time.monotonic() + chance.random() * 2 * pace
+            training.wait(_moment(begins, place / "run" if chance.random() < 0.5 else None))
             training.send(signal.SIGSTOP)
+            tally.inside_writes += is_writing(place / "run")
             shutil.copyfile(image, copy)
             done = training.done.value
             training.kill()
@@ -381,6 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--power-cuts", type=int, default=0, help="cut the power instead; needs root")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
     parser.add_argument("--processes", type=int, default=1, help="processes that train together")
+    parser.add_argument("--shard", action="store_true", help="with several processes: share out the weights to them")
     parser.add_argument("--data", default="", help="data to train on; default: 48 small images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--every", default="2", help="steps or minutes between two checkpoints")
@@ -393,6 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not chosen.data:
             write_images(folder / "images")
         recipe = small_recipe(chosen.data or folder / "images", chosen.workers, chosen.epochs)
+        recipe = recipe.override(shard=chosen.shard)
         if chosen.power_cuts:
             tally = cut_power(folder, recipe, chosen.power_cuts, seed=chosen.seed, every=chosen.every)
         else:

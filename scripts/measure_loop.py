@@ -34,7 +34,7 @@ from lambdanets.provenance import processor, source_commit
 from lambdanets.training import Recipe, Run, get_recipe
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
-from lambdanets.training.engine.fit import make_accelerator
+from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import input_transform
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.signals import StopSignal

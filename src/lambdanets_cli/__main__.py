@@ -1,6 +1,6 @@
 """``python -m lambdanets_cli``."""
 
-from lambdanets_cli.app import main
+from lambdanets_cli import main
 
 if __name__ == "__main__":
     main()

@@ -78,6 +78,27 @@ def test_interrupt_ends_cleanly(colours, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("torch", COMMAND), ("typer", [sys.executable, "-c", "from lambdanets_cli import main; main()"])],
+)
+def test_interrupt_while_modules_are_imported(tmp_path, module, command):
+    (tmp_path / f"{module}.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    # A process of pytest-xdist ignores interrupts, and what it starts would do so too.
+    done = subprocess.run(
+        [*command, "--version"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_full_disk_is_told_and_nothing_is_half_written(colours, tmp_path):
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -29,10 +29,11 @@ def test_torchrun_restarts_go_on(colours, tmp_path):
     """Two processes are one training, without any setting of accelerate's, on a machine without a GPU.
 
     One of them dies; torchrun starts both again, and they go on with the run, though its name was made from the time.
+    They share the weights, which one process reads at the end.
     """
     (tmp_path / "program.py").write_text(PROGRAM)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
-    words = ["--image-size", 8, "--workers", 0, "--epochs", 2, "--batch-size", 8, "--checkpoint-every", 1]
+    words = ["--shard", "--image-size", 8, "--workers", 0, "--epochs", 2, "--batch-size", 8, "--checkpoint-every", 2]
     done = subprocess.run(
         [*launch, "--nproc-per-node", "2", "program.py", "train", "--data", str(colours), *map(str, words)],
         cwd=tmp_path,

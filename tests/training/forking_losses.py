@@ -8,16 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import IterableDataset
 
 from helpers import load_script
 from lambdanets.training import Run
 from lambdanets.training.data import load_data
-from lambdanets.training.engine.fit import make_accelerator
+from lambdanets.training.engine.checkpoint import find_checkpoint
+from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 from lambdanets.training.engine.loop import Trainer
+from lambdanets.training.engine.mixing import BatchMixer
 from lambdanets.training.engine.model import build_model
+from lambdanets.training.engine.optimisation import freeze_stages
 
 
 @pytest.fixture(scope="module")
@@ -51,53 +55,105 @@ def synchronised_batch_norm(x, running_mean, running_var, weight, bias, training
     return normal * weight.view(shape) + bias.view(shape)
 
 
+def kept_batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps):
+    """Batch-norm by its first statistics: the parts of a batch and of a process hold other images together."""
+    return original_batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
 original_batch_norm = nn.functional.batch_norm
 
 
-def write_losses(recipe, folder, steps):
-    """Trains some steps and writes the mean loss of each, over all processes."""
+def mixed_by_process(recipe, classes, processes):
+    """Mixes a whole batch as so many processes mix their shares of it."""
+    mixers = [BatchMixer(recipe, classes, process) for process in range(processes)]
+
+    def mix(inputs, labels, epoch, batch):
+        shares = zip(mixers, inputs.chunk(processes), labels.chunk(processes), strict=True)
+        mixed = [mixer(images, targets, epoch, batch) for mixer, images, targets in shares]
+        return tuple(torch.cat(values) for values in zip(*mixed, strict=True))
+
+    return mix
+
+
+def train_until(trainer, losses, steps):
+    """Trains until so many losses were noted, each the mean over all processes."""
+    trainer.model.train()
+    while len(losses) < steps:
+        for inputs, labels in trainer.batches.of_epoch(trainer.epoch, trainer.batch):
+            found = trainer.accelerator.reduce(trainer._step(len(losses) + 1, inputs, labels)).tolist()
+            losses.append(found[0] / found[2])
+            trainer.batch += 1
+            if len(losses) == steps:
+                return
+        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+
+
+def write_losses(recipe, folder, steps, batch_norm):
+    """Trains some steps and writes the losses, and the averaged weights at the end; half way it goes on if sharded."""
     import torch.distributed.nn.functional
 
-    nn.functional.batch_norm = synchronised_batch_norm
+    nn.functional.batch_norm = batch_norm
     accelerator = make_accelerator(recipe)
+    if accelerator.num_processes == 1:
+        recipe = recipe.override(accumulate=1, shard=False)
     data = load_data(recipe.data)
     transform = input_transform(data, recipe)
     if accelerator.is_main_process:
         Run.create(folder, recipe, data, transform)
     accelerator.wait_for_everyone()
-    torch.manual_seed(0)
-    model = Wide(build_model(recipe.model, num_classes=len(data.class_names), in_chans=3))
-    trainer = Trainer(accelerator, Run.open(folder), data, model)
-    trainer.model.train()
-    losses, epoch = [], 0
-    while len(losses) < steps:
-        for inputs, labels in trainer.batches.of_epoch(epoch):
-            loss, _, images, *_ = accelerator.reduce(trainer._step(len(losses) + 1, inputs, labels)).tolist()
-            losses.append(loss / images)
-        epoch += 1
+
+    def make(seed):
+        torch.manual_seed(seed)
+        model = Wide(build_model(recipe.model, num_classes=len(data.class_names), in_chans=3))
+        freeze_stages(model.model, recipe.frozen_stages)
+        return Trainer(accelerator, Run.open(folder), data, model)
+
+    trainer, losses = make(0), []
+    assert all(hasattr(weight, "full_tensor") == recipe.shard for weight in trainer.model.parameters())
+    if accelerator.num_processes == 1 and trainer.mixer is not None:
+        trainer.mixer = mixed_by_process(recipe, len(data.class_names), 2)
+    if recipe.shard:
+        train_until(trainer, losses, steps // 2)
+        trainer.save()
+        trainer = make(1)
+        trainer.resume(find_checkpoint(folder))
+    train_until(trainer, losses, steps)
+    trainer.save_weights("last")
     if accelerator.is_main_process:
-        (folder / "losses.json").write_text(json.dumps(losses[:steps]))
+        (folder / "losses.json").write_text(json.dumps(losses))
 
 
 def test_losses_are_those_of_one_process(harness, colours, tmp_path):
-    """With the same global batch, in float64, batch-norms synchronised."""
-    recipe = harness.small_recipe(colours, 0, epochs=9).override(ema_decay=0.5)
-    # Without what each process draws for itself, and with a step for each batch.
-    plain = {"drop_rate": 0.0, "drop_path_rate": 0.0, "accumulate": 1}
-    augmentation = {**recipe.to_dict()["augmentation"], "mixup": 0.0, "cutmix": 0.0}
-    recipe = recipe.from_dict({**recipe.to_dict(), **plain, "augmentation": augmentation})
-    losses = []
+    """With the same global batch, in float64: in whole batches, in mixed parts, and with sharded weights, resumed."""
+    parts = harness.small_recipe(colours, 0, epochs=9).override(ema_decay=0.5, drop_rate=0.0, drop_path_rate=0.0)
+    plain = parts.replace({"accumulate": 1, "mixup": 0.0, "cutmix": 0.0, "clip_grad": 0.5})
+    trainings = {
+        "plain": (plain, synchronised_batch_norm, 20),
+        "in mixed parts": (parts, kept_batch_norm, 6),
+        "sharded": (plain.override(shard=True), synchronised_batch_norm, 10),
+        "sharded, in mixed parts": (parts.override(shard=True, frozen_stages=1), kept_batch_norm, 6),
+    }
+
+    def work(folder):
+        for name, (recipe, batch_norm, steps) in trainings.items():
+            write_losses(recipe, folder / name, steps, batch_norm)
+
     for processes in (1, 2):
         folder, log = tmp_path / str(processes), tmp_path / "log.txt"
-        training = harness.Training(lambda folder=folder: write_losses(recipe, folder, 20), processes, log)
+        training = harness.Training(lambda folder=folder: work(folder), processes, log)
         try:
             training.wait()
         finally:
             training.send(signal.SIGKILL)
         assert not training.failed, log.read_text()
-        losses.append(json.loads((folder / "losses.json").read_text()))
-    assert losses[0][0] != losses[0][-1]
-    assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-5)
+    for name in trainings:
+        one, two = (json.loads((tmp_path / processes / name / "losses.json").read_text()) for processes in "12")
+        assert one[0] != one[-1]
+        assert two == pytest.approx(one, rel=0, abs=1e-5), name
+        one, two = (load_file(tmp_path / processes / name / "last.safetensors") for processes in "12")
+        parameters = [key for key in one if "running" not in key and "num_batches" not in key]
+        for key in parameters:
+            torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
 
 
 class Numbers(IterableDataset):

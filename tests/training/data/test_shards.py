@@ -15,7 +15,7 @@ from lambdanets.training.data import load_data, shards
 from lambdanets.training.data.exam import load_exam
 from lambdanets.training.data.shards import find_shards, index_shard
 from lambdanets.training.data.transforms import UnreadableImageError
-from lambdanets.training.engine.fit import make_accelerator
+from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 
 

@@ -348,6 +348,13 @@ def test_data_that_vanish_are_told(monkeypatch, recipe, colours, tmp_path, worke
     assert resume(tmp_path / "run").epochs == 3
 
 
+def test_run_folder_that_is_removed(monkeypatch, recipe, tmp_path):
+    run = tmp_path / "run"
+    monkeypatch.setattr(TrainingProgress, "step", lambda *_: shutil.rmtree(run, ignore_errors=True))
+    with pytest.raises(FileNotFoundError, match=r"run/config\.json"):
+        train(recipe, output=run, checkpoint_every="1")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from lambdanets.training.data import load_data
 from lambdanets.training.engine import loaders
-from lambdanets.training.engine.fit import make_accelerator
+from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import (
     EpochOrder,
     SeededImages,

@@ -13,11 +13,12 @@ from lambdanets.training.engine import optimisation
 from lambdanets.training.engine.optimisation import (
     check_optimizer,
     freeze_stages,
+    frozen_modules,
     make_optimizer,
     make_schedule,
     peak_rate,
 )
-from lambdanets.training.engine.state import _load_optimizer
+from lambdanets.training.engine.sharding import load_optimizer
 from lambdanets.training.engine.trees import load_tree, save_tree
 
 
@@ -79,12 +80,13 @@ def test_rate_falls_from_the_classifier_to_the_stem():
 
 def test_frozen_stages():
     model = timm.create_model("lambda_resnet_tiny", num_classes=3)
-    frozen = freeze_stages(model, 2)
-    assert frozen == [model.conv1, model.bn1, model.layer1]
+    freeze_stages(model, 2)
+    assert frozen_modules(model) == [model.conv1, model.bn1, model.layer1]
     still = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert {name.partition(".")[0] for name in still} == {"layer2", "layer3", "layer4", "fc"}
     assert sum(len(group["params"]) for group in make_optimizer(model, make()).param_groups) == len(still)
-    assert freeze_stages(nn.Linear(1, 1), 0) == []
+    freeze_stages(nn.Linear(1, 1), 0)
+    assert frozen_modules(nn.Linear(1, 1)) == []
     with pytest.raises(ValueError, match="frozen_stages is 6; the model has 6 groups of layers; use 0 to 5"):
         freeze_stages(model, 6)
     with pytest.raises(ValueError, match="frozen_stages is 1; Linear does not tell its stages; use 0"):
@@ -133,7 +135,7 @@ def test_optimizers_go_on_exactly(tmp_path, name):
     other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 2))
     other.load_state_dict(load_tree(tmp_path / "model"))
     resumed = make_optimizer(other, recipe)
-    _load_optimizer(resumed, load_tree(tmp_path / "optimizer"))
+    load_optimizer(resumed, load_tree(tmp_path / "optimizer"))
     torch.manual_seed(1)
     step(other, resumed)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):

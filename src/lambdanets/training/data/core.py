@@ -39,6 +39,14 @@ class LabelledImages(Dataset[tuple[Any, int]]):
         """The name of an image for the list of those that cannot be read."""
         return str(index)
 
+    def select(self, indices: Sequence[int]) -> LabelledImages:
+        """Some of the images, in the order of ``indices``."""
+        raise NotImplementedError
+
+    def joined(self, other: LabelledImages) -> LabelledImages | None:
+        """These images and those of another part of the same data; None if they cannot be put together."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -83,6 +91,16 @@ class ArrayImages(StoredImages):
     def image(self, index: int) -> Image.Image:
         """The image as it is, before the transform."""
         return Image.fromarray(self.images[index])
+
+    def select(self, indices: Sequence[int]) -> ArrayImages:
+        """Some of the images, in the order of ``indices``."""
+        return ArrayImages(self.images[list(indices)], np.asarray(self.labels)[list(indices)])
+
+    def joined(self, other: LabelledImages) -> ArrayImages | None:
+        """These images, then those of another part."""
+        if not isinstance(other, ArrayImages):
+            return None
+        return ArrayImages(np.concatenate([self.images, other.images]), np.array([*self.labels, *other.labels]))
 
     def fingerprint(self) -> str:
         """A digest of pixels and labels, by which a run tells whether its images are still the same."""
@@ -130,6 +148,16 @@ class FileImages(StoredImages):
         """Some of the images, in the order of ``indices``."""
         paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
         return FileImages(paths, labels, self.mode, root=self.root)
+
+    def joined(self, other: LabelledImages) -> FileImages | None:
+        """These images and those of another part, by the names of the files."""
+        if not isinstance(other, FileImages):
+            return None
+        both = sorted(
+            zip([*self.paths, *other.paths], [*self.labels, *other.labels], strict=True),
+            key=lambda image: image[0].as_posix(),
+        )
+        return FileImages([path for path, _ in both], [label for _, label in both], self.mode, root=self.root)
 
     def image(self, index: int) -> Image.Image:
         """The decoded image; a ValueError that names the path if it cannot be read."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from lambdanets.training.data.core import SPLIT_SEED, ArrayImages, FileImages, ImageData, split_by_class
-from lambdanets.training.data.readers import ReaderImages
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, split_by_class
 
 
 def hold_out(data: ImageData, share: float) -> ImageData:
@@ -36,36 +34,15 @@ def hold_out(data: ImageData, share: float) -> ImageData:
     pool, test, notes = data.train, data.test, data.notes
     if test is None:
         test = data.validation
-    elif _of_one_kind(pool, data.validation):
-        pool = _joined(pool, data.validation)
+    elif (both := pool.joined(data.validation)) is not None:
+        pool = both
     else:
         notes += (f"The {len(data.validation):,} validation images of {data.spec} are not used.",)
     try:
-        train, validation = (_selected(pool, part) for part in _split(pool, share))
+        train, validation = (pool.select(part) for part in _split(pool, share))
     except ValueError as error:
         raise ValueError(f"validation_share is {share:g}, and the data {data.spec!r} are too few: {error}") from error
     return dataclasses.replace(data, train=train, validation=validation, test=test, notes=notes)
-
-
-def _of_one_kind(one: Any, other: Any) -> bool:
-    """True if two parts can be put together; parts that a reader opened by themselves cannot."""
-    if isinstance(one, ReaderImages):
-        return isinstance(other, ReaderImages) and one.base is other.base
-    return type(one) is type(other) and isinstance(one, ArrayImages | FileImages)
-
-
-def _joined(one: Any, other: Any) -> Any:
-    if isinstance(one, ReaderImages):
-        return ReaderImages(one.base, sorted([*one.indices, *other.indices]), one.labels_to)
-    if isinstance(one, ArrayImages):
-        labels = np.concatenate([one.labels, other.labels])
-        return ArrayImages(np.concatenate([one.images, other.images]), labels)
-    both = sorted(zip([*one.paths, *other.paths], [*one.labels, *other.labels], strict=True), key=_name)
-    return FileImages([path for path, _ in both], [label for _, label in both], one.mode, root=one.root)
-
-
-def _name(item: tuple[Any, int]) -> str:
-    return item[0].as_posix()
 
 
 def _split(pool: Any, share: float) -> list[list[int]]:
@@ -77,11 +54,3 @@ def _split(pool: Any, share: float) -> list[list[int]]:
     order = np.random.RandomState(SPLIT_SEED).permutation(len(pool))
     held_out = max(1, round(share * len(pool)))
     return [sorted(order[held_out:].tolist()), sorted(order[:held_out].tolist())]
-
-
-def _selected(pool: Any, indices: Sequence[int]) -> Any:
-    if isinstance(pool, ReaderImages):
-        return ReaderImages(pool.base, [int(pool.indices[index]) for index in indices], pool.labels_to)
-    if isinstance(pool, ArrayImages):
-        return ArrayImages(pool.images[list(indices)], np.asarray(pool.labels)[list(indices)])
-    return pool.select(indices)

@@ -54,6 +54,16 @@ class ReaderImages(LabelledImages):
             image = convert_colours(image, "RGB")
         return image, _label(label, self.labels_to)
 
+    def select(self, indices: Sequence[int]) -> ReaderImages:
+        """Some of the images, in the order of ``indices``."""
+        return ReaderImages(self.base, [int(self.indices[index]) for index in indices], self.labels_to)
+
+    def joined(self, other: LabelledImages) -> ReaderImages | None:
+        """These images and others that the same reader opened, in its order."""
+        if not isinstance(other, ReaderImages) or other.base is not self.base:
+            return None
+        return ReaderImages(self.base, sorted([*self.indices, *other.indices]), self.labels_to)
+
     @property
     def groups(self) -> list[int] | None:
         """How many of the images lie in each shard, one shard behind the other; None for images without shards."""

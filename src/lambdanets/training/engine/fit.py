@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
 from lambdanets.console import make_console
@@ -31,14 +27,17 @@ from lambdanets.training.engine.checkpoint import (
     remove_checkpoints,
     split_checkpoint,
 )
+from lambdanets.training.engine.devices import computing_threads, make_accelerator
 from lambdanets.training.engine.faults import how_to_go_on, told_faults
 from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.model import check_model_name, load_weights
-from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, join_after_restart, open_store
+from lambdanets.training.engine.optimisation import freeze_stages
+from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, begun_before_restart, remember
 from lambdanets.training.engine.profiling import ProfiledBatches
+from lambdanets.training.engine.sharding import check_sharding
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -123,7 +122,7 @@ def train(
     """
     started = time.monotonic()
     every = _interval(checkpoint_every, timeout)
-    begun = _begun_before_restart()
+    begun = begun_before_restart()
     if begun is not None:
         return resume(begun, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile)
     # Everything that can be known to be wrong is looked for before any work.
@@ -145,6 +144,7 @@ def train(
     with ExitStack() as stack:
         watch = stack.enter_context(PeerWatch(accelerator.process_index, accelerator.num_processes, timeout))
         notes = [*data.notes, *check_batches(accelerator, data, recipe)]
+        check_sharding(accelerator, recipe)
         set_seed(recipe.seed)
         start = initial_model(recipe, data, transform, source)
         recipe = start.recipe
@@ -167,7 +167,7 @@ def train(
         set_seed(recipe.seed, device_specific=True)
         trainer.start()
         if accelerator.is_main_process:
-            _remember(run.path)
+            remember(run.path)
         return _run(trainer, data, started, console, profile)
 
 
@@ -223,7 +223,9 @@ def resume(
         data = stored_data(run)
         skip_bad_images(data, run.path, recipe.skip_bad_images)
         notes = [*data.notes, *check_batches(accelerator, data, recipe)]
-        trainer = Trainer(accelerator, run, data, run.new_model(), every=every, timeout=timeout)
+        model = run.new_model()
+        freeze_stages(model, recipe.frozen_stages)
+        trainer = Trainer(accelerator, run, data, model, every=every, timeout=timeout)
         trainer.resume(checkpoint)
         notes += state.changes(checkpoint, accelerator.device)
         if trainer.batch:
@@ -247,64 +249,6 @@ def _is_finished(run: Run) -> bool:
     return read_json(file).get("status") == "finished"
 
 
-# The key under which a launcher's store keeps the folder of the run that its processes train.
-_BEGUN = "lambdanets/run"
-
-
-def _remember(path: Path) -> None:
-    """Note the run folder with the launcher, for processes that it starts again after a fault."""
-    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
-        store = open_store(60.0)
-        if store is not None:
-            store.set(_BEGUN, str(path.absolute()))
-
-
-def _begun_before_restart() -> Path | None:
-    """The run folder that this process's forerunners had begun, if torchrun started it again."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return None
-    store = open_store(60.0)
-    return Path(store.get(_BEGUN).decode()) if store is not None and store.check([_BEGUN]) else None
-
-
-def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
-    """The process's place among the others, with the recipe's precision.
-
-    Args:
-        recipe: the choices.
-        measuring: True computes in fp32 where the device does not have the recipe's precision.
-
-    Raises:
-        ValueError: this machine's device does not have the recipe's precision.
-    """
-    # The state outlives an Accelerator and would refuse another precision in the same process.
-    AcceleratorState._reset_state()
-    precision, device = recipe.precision, torch.accelerator.current_accelerator(check_available=True)
-    if precision == "fp16" and device is None:
-        if not measuring:
-            raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
-        precision = "fp32"
-    join_after_restart("cpu" if device is None else device.type)
-    return Accelerator(
-        # Asked for, as without it torchrun's processes on a CPU do not find each other.
-        cpu=device is None,
-        mixed_precision="no" if precision == "fp32" else precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-
-
-@contextmanager
-def computing_threads(recipe: Recipe) -> Iterator[None]:
-    """Sets the recipe's number of CPU threads, and puts back what was set before."""
-    before = torch.get_num_threads()
-    if recipe.cpu_threads is not None:
-        torch.set_num_threads(recipe.cpu_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console, profile: bool) -> TrainingResult:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     if accelerator.is_main_process:
@@ -324,9 +268,10 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
             _write_result(trainer, "diverged", None, time.monotonic() - started)
             raise
         except Exception:
-            if accelerator.is_main_process:
-                last = list_checkpoints(run.path)[-1].name
-                print_notes(console, [f"The last checkpoint is {last}. {advice}"])
+            # None are left where the run folder was removed.
+            checkpoints = list_checkpoints(run.path)
+            if accelerator.is_main_process and checkpoints:
+                print_notes(console, [f"The last checkpoint is {checkpoints[-1].name}. {advice}"])
             raise
         test = _test(trainer, data) if finished and data.test is not None else None
         seconds = time.monotonic() - started

@@ -35,8 +35,9 @@ from lambdanets.training.engine.memory import peak_memory
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.mixing import BatchMixer
 from lambdanets.training.engine.model import save_weights
-from lambdanets.training.engine.optimisation import freeze_stages, make_optimizer, make_schedule, peak_rate
+from lambdanets.training.engine.optimisation import frozen_modules, make_optimizer, make_schedule, peak_rate
 from lambdanets.training.engine.randomness import kept_generators
+from lambdanets.training.engine.sharding import shard, whole
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
@@ -60,7 +61,7 @@ class Trainer:
         accelerator: the process's place among the others.
         run: the run folder; only the main process writes there.
         data: what to train on.
-        model: the model, with its first weights.
+        model: the model, with its first weights, its frozen stages frozen.
         every: how often a checkpoint is written within an epoch.
         timeout: seconds without an image from the data workers after which they count as dead.
 
@@ -95,14 +96,23 @@ class Trainer:
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     module.to(memory_format=torch.channels_last)
-        self.frozen = freeze_stages(model, recipe.frozen_stages)
-        self.ema = None if recipe.ema_decay is None else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+        self.frozen = frozen_modules(model) if recipe.frozen_stages else []
+        # With another number of processes than before it is refused to go on.
+        sharded = recipe.shard and accelerator.num_processes > 1
+        self.ema: Any = None
+        if recipe.ema_decay is not None:
+            self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True, foreach=not sharded)
+        if sharded:
+            for module in [model] if self.ema is None else [model, self.ema.module]:
+                shard(module, accelerator)
         optimizer = make_optimizer(model, recipe)
         self.scheduler = make_schedule(optimizer, recipe, len(self.batches))
         if recipe.compile:
             # A shape that comes second must not change the code for the first: a resumed training may meet it first.
             model.compile(dynamic=False)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Sharded weights exchange their gradients themselves.
+        self.model = accelerator.prepare_model(model, evaluation_mode=sharded)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         mixes = recipe.augmentation.mixes
         self.mixer = BatchMixer(recipe, self.num_classes, accelerator.process_index) if mixes else None
         criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(recipe.label_smoothing)
@@ -139,10 +149,9 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Sets the training to the state that a checkpoint holds, and the run folder's files with it."""
         state.restore(self, checkpoint)
-        if not self.accelerator.is_main_process:
-            return
-        keep_only_until(self.run.path, checkpoint)
-        write_csv(self.run.path / "metrics.csv", self.rows)
+        if self.accelerator.is_main_process:
+            keep_only_until(self.run.path, checkpoint)
+            write_csv(self.run.path / "metrics.csv", self.rows)
         # An interruption between the checkpoint of an epoch and the files that follow it.
         if self.batch == 0:
             self.save_weights("last")
@@ -356,7 +365,8 @@ class Trainer:
             self.best = {**self.best, "digest": digest_file(self.run.path / "best.safetensors")}
 
     def save_weights(self, name: str) -> None:
-        """Writes the weights as ``name.safetensors`` of the run folder; only the main process does."""
+        """Writes the weights as ``name.safetensors`` of the run folder; all processes call it, the main one writes."""
+        weights = whole(self.evaluated_model.state_dict(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             row = self.rows[-1] if self.rows else {"validation_top1": float("nan")}
             facts = {
@@ -365,4 +375,4 @@ class Trainer:
                 "validation_top1": row["validation_top1"],
             }
             path = self.run.path / f"{name}.safetensors"
-            save_weights(path, self.evaluated_model.state_dict(), facts)
+            save_weights(path, weights, facts)

@@ -39,7 +39,8 @@ class Scores:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "images": self.images}
 
 
-@torch.inference_mode()
+# Not in inference mode: the first weights that FSDP gathers there could not be trained with afterwards.
+@torch.no_grad()
 def measure(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any], num_classes: int) -> Scores:
     """Runs ``model`` over all images of ``loader``; every process returns the scores of all.
 

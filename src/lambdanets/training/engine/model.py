@@ -17,6 +17,7 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.console import one_line
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.names import unknown_name
+from lambdanets.training.engine.sharding import load_state
 
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -211,7 +212,7 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
             "Give the data that the weights were trained on."
         )
     check_weights(model, weights, f"the weights {path}")
-    model.load_state_dict(weights)
+    load_state(model, weights)
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:

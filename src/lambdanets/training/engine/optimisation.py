@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,7 @@ import timm.optim
 import torch
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
+from timm.scheduler import CosineLRScheduler, create_scheduler_v2
 from torch import nn
 
 from lambdanets.names import unknown_name
@@ -19,7 +17,7 @@ from lambdanets.training.engine.trees import check_tree
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import refuse
 
-# As of PyTorch's OneCycleLR: the share of the training in which the rate rises, and the part of the peak it starts at.
+# One cycle: the share of the training in which the rate rises, and the part of the peak it starts at.
 _RISE, _START = 0.3, 1 / 25
 
 
@@ -57,32 +55,6 @@ def check_optimizer(recipe: Recipe) -> None:
         raise refuse(recipe.optimizer, "optimizer", f"it cannot be used ({error}); use another one") from error
 
 
-class OneCycle(Scheduler):
-    """The learning rate rises along a cosine to its peak, and falls along another one to a last value.
-
-    Args:
-        optimizer: its learning rates are set; what they are now is the peak.
-        updates: of the whole training.
-        last: the learning rate at the end.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, updates: int, last: float) -> None:
-        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
-        self.updates, self.last = updates, last
-        self.update_groups(self._get_lr(0))
-
-    def _get_lr(self, t: int) -> list[float]:
-        rise = max(1.0, _RISE * self.updates)
-        if t < rise:
-            return [_between(peak * _START, peak, t / rise) for peak in self.base_values]
-        share = min(1.0, (t - rise) / max(1.0, self.updates - rise))
-        return [_between(peak, self.last, share) for peak in self.base_values]
-
-
-def _between(first: float, last: float, share: float) -> float:
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
-
-
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> Any:
     """The recipe's schedule, a function of the number of updates alone.
 
@@ -92,7 +64,17 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int
         updates: of an epoch.
     """
     if recipe.schedule == "one-cycle":
-        return OneCycle(optimizer, updates * recipe.epochs, recipe.min_lr)
+        whole = updates * recipe.epochs
+        rise = max(1, round(_RISE * whole))
+        return CosineLRScheduler(
+            optimizer,
+            t_initial=max(1, whole - rise),
+            lr_min=recipe.min_lr,
+            warmup_t=rise,
+            warmup_lr_init=recipe.scaled_lr * _START,
+            warmup_prefix=True,
+            t_in_epochs=False,
+        )
     schedule, _ = create_scheduler_v2(
         optimizer,
         sched=recipe.schedule,
@@ -114,21 +96,18 @@ def peak_rate(optimizer: Any) -> float:
     return max(group["lr"] for group in optimizer.param_groups)
 
 
-def freeze_stages(model: nn.Module, stages: int) -> list[nn.Module]:
+def freeze_stages(model: nn.Module, stages: int) -> None:
     """Freeze the first groups of layers of a model: 1 the stem, 2 the stem and the first stage, and so on.
 
     Args:
         model: its parameters in these groups no longer require gradients.
         stages: how many groups, of those that timm groups the model's layers into.
 
-    Returns:
-        The modules that hold none but frozen parameters; in evaluation mode their batch-norms keep their statistics.
-
     Raises:
         ValueError: the model does not tell its groups, or has no other ones.
     """
     if not stages:
-        return []
+        return
     if not hasattr(model, "group_matcher"):
         raise refuse(stages, "frozen_stages", f"{type(model).__name__} does not tell its stages; use 0")
     matcher: Any = model.group_matcher
@@ -140,12 +119,14 @@ def freeze_stages(model: nn.Module, stages: int) -> list[nn.Module]:
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
-    return _without_gradients(model)
 
 
-def _without_gradients(module: nn.Module) -> list[nn.Module]:
-    """The largest modules that have parameters, none of which requires a gradient."""
-    wanted = [parameter.requires_grad for parameter in module.parameters()]
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """The largest modules that hold none but frozen parameters.
+
+    In evaluation mode their batch-norms keep their statistics.
+    """
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
     if wanted and not any(wanted):
-        return [module]
-    return [frozen for child in module.children() for frozen in _without_gradients(child)]
+        return [model]
+    return [frozen for child in model.children() for frozen in frozen_modules(child)]

@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 import torch.distributed
 
 TIMEOUT = 120.0
+# The key under which a launcher's store keeps the folder of the run that its processes train.
+_BEGUN = "lambdanets/run"
 _END = b"end"
 _ENDS_WITH = 2
 
@@ -55,6 +58,22 @@ def join_after_restart(device: str) -> None:
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
     )
+
+
+def remember(path: Path) -> None:
+    """Note the run folder with the launcher, for processes that it starts again after a fault."""
+    if "TORCHELASTIC_RESTART_COUNT" in os.environ:
+        store = open_store(60.0)
+        if store is not None:
+            store.set(_BEGUN, str(path.absolute()))
+
+
+def begun_before_restart() -> Path | None:
+    """The run folder that this process's forerunners had begun, if torchrun started it again."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    store = open_store(60.0)
+    return Path(store.get(_BEGUN).decode()) if store is not None and store.check([_BEGUN]) else None
 
 
 class Silence:

@@ -124,6 +124,8 @@ def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> 
 def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, source: Source | None = None) -> Start:
     """Makes the model of a recipe, with random weights, those of its ``init_from`` or those that its name asks for.
 
+    Its first stages are frozen as the recipe says.
+
     Args:
         recipe: the choices.
         data: their classes are the model's.
@@ -131,8 +133,8 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
         source: what ``init_from`` names, opened.
 
     Raises:
-        ValueError: there is no such model, it does not take the arguments or the size, or its weights cannot be loaded
-            or do not fit.
+        ValueError: there is no such model, it does not take the arguments or the size, it has fewer stages, or its
+            weights cannot be loaded or do not fit.
     """
     if source is not None:
         recipe = source.adapted(recipe, transform.image_size)
@@ -146,6 +148,7 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
             drop_path_rate=recipe.drop_path_rate,
             **recipe.model_kwargs,
         )
+    freeze_stages(model, recipe.frozen_stages)
     if source is not None:
         told_of_weights = fit_weights(model, source, data.class_names)
         return Start(model, recipe.override(model_kwargs=kwargs), source.name, told_of_weights)
@@ -216,7 +219,6 @@ def check_training_step(model: nn.Module, recipe: Recipe, data: ImageData, size:
     if recipe.accumulate > images:
         what = f"a process gets {count(images, 'image', 'images')} a step"
         raise refuse(recipe.accumulate, "accumulate", f"{what}; use at most {images}")
-    freeze_stages(model, recipe.frozen_stages)
     images //= recipe.accumulate
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training = model.training

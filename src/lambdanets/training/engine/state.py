@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from lambdanets.training.data.listing import count
 from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
 from lambdanets.training.engine.faults import from_weights, resume_command
 from lambdanets.training.engine.randomness import random_states, restore_random_states
+from lambdanets.training.engine.sharding import load_optimizer, load_state, whole
 from lambdanets.training.runs.folder import versions
 from lambdanets.training.runs.schema import read_metrics
 
@@ -32,14 +34,15 @@ def save(trainer: Trainer) -> None:
         "bad": trainer.bad.cpu(),
     }
     ranks = gather_object([own])
+    parts = {
+        "model": accelerator.unwrap_model(trainer.model).state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        **{_rank(index): rank for index, rank in enumerate(ranks)},
+    }
+    if trainer.ema is not None:
+        parts["average"] = trainer.ema.module.state_dict()
+    parts = whole(parts, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
-        parts = {
-            "model": dict(accelerator.unwrap_model(trainer.model).state_dict()),
-            "optimizer": trainer.optimizer.state_dict(),
-            **{_rank(index): rank for index, rank in enumerate(ranks)},
-        }
-        if trainer.ema is not None:
-            parts["average"] = dict(trainer.ema.module.state_dict())
         facts = {
             "epoch": trainer.epoch,
             "batch": trainer.batch,
@@ -72,13 +75,13 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.best = None if facts["best"] is None else dict(facts["best"])
     trainer.rows = _rows(trainer, checkpoint)
     _check_best(trainer, checkpoint)
-    _load(checkpoint, "model", accelerator.unwrap_model(trainer.model).load_state_dict)
+    _load(checkpoint, "model", partial(load_state, accelerator.unwrap_model(trainer.model)))
     if trainer.ema is not None:
-        _load(checkpoint, "average", trainer.ema.module.load_state_dict)
-    _load(checkpoint, "optimizer", lambda tree: _load_optimizer(trainer.optimizer, tree))
+        _load(checkpoint, "average", partial(load_state, trainer.ema.module))
+    _load(checkpoint, "optimizer", partial(load_optimizer, trainer.optimizer))
     if accelerator.scaler is not None and facts["scaler"]:
         accelerator.scaler.load_state_dict(dict(facts["scaler"]))
-    _load(checkpoint, _rank(accelerator.process_index), lambda tree: _restore_rank(trainer, tree))
+    _load(checkpoint, _rank(accelerator.process_index), partial(_restore_rank, trainer))
 
 
 def check_fit(trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -163,15 +166,6 @@ def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:
     # Models, optimizers and generators refuse states of others in their own ways.
     except Exception as error:
         raise ValueError(f"{checkpoint.folder / name}.safetensors does not fit this run: {error}") from error
-
-
-def _load_optimizer(optimizer: Any, tree: Any) -> None:
-    optimizer.load_state_dict(tree)
-    # Stored without gaps, a state may lie in another order than its weights, and sums over it would differ.
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _restore_rank(trainer: Trainer, tree: Any) -> None:

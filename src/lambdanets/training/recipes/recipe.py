@@ -114,8 +114,8 @@ class Recipe:
         frozen_stages: first groups of layers that keep their weights and batch statistics: 1 for the stem, 2 for the
             stem and the first stage, and so on.
         schedule: ``"cosine"`` (to ``min_lr`` at the end), ``"step"`` (times ``decay_rate`` every ``decay_epochs``),
-            ``"one-cycle"`` (rises for 30 % of the training, then falls to ``min_lr``, without another warm-up) or
-            ``"constant"``.
+            ``"one-cycle"`` (a line up for 30 % of the training, then a cosine down to ``min_lr``, without another
+            warm-up) or ``"constant"``.
         warmup_epochs: epochs of linear warm-up before the schedule.
         min_lr: learning rate at the end of the schedules ``cosine`` and ``one-cycle``.
         decay_epochs: epochs between two decays of the schedule ``step``.
@@ -135,6 +135,8 @@ class Recipe:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (mixed precision).
         channels_last: keeps images and weights of convolutions with the channels as their last axis in memory.
         compile: compiles the model by ``torch.compile``, for each shape of a batch on its own.
+        shard: shares out weights, gradients and the optimizer's state to the processes (PyTorch's FSDP2), for models
+            that are too large for one device; needs two or more processes.
         workers: processes that read images for each training process; 0 reads in the training process.
         cpu_threads: threads a process computes with on a CPU; None leaves it to PyTorch.
         skip_bad_images: how many unreadable images may be replaced by the next readable one of their part; 0: an
@@ -176,6 +178,7 @@ class Recipe:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    shard: bool = False
     workers: int = 0
     cpu_threads: int | None = None
     skip_bad_images: int = 0
@@ -307,6 +310,7 @@ _RECIPE: dict[str, Rule] = {
     "precision": one_of(PRECISIONS),
     "channels_last": flag,
     "compile": flag,
+    "shard": flag,
     "workers": whole(0, _MAX_WORKERS),
     "cpu_threads": maybe(whole(1, 1024)),
     "skip_bad_images": whole(0, 10**6),

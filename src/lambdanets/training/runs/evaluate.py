@@ -16,8 +16,8 @@ from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.listing import count
 from lambdanets.training.data.skipping import skip_bad_images
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
+from lambdanets.training.engine.devices import computing_threads, make_accelerator
 from lambdanets.training.engine.faults import told_faults
-from lambdanets.training.engine.fit import computing_threads, make_accelerator
 from lambdanets.training.engine.loaders import check_parallel, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch

@@ -1,0 +1,52 @@
+"""What a process of a training computes with: its device, its precision, its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+
+from lambdanets.training.engine.peers import join_after_restart
+from lambdanets.training.recipes.recipe import Recipe
+
+
+def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
+    """The process's place among the others, with the recipe's precision.
+
+    Args:
+        recipe: the choices.
+        measuring: True computes in fp32 where the device does not have the recipe's precision.
+
+    Raises:
+        ValueError: this machine's device does not have the recipe's precision.
+    """
+    # The state outlives an Accelerator and would refuse another precision in the same process.
+    AcceleratorState._reset_state()
+    precision, device = recipe.precision, torch.accelerator.current_accelerator(check_available=True)
+    if precision == "fp16" and device is None:
+        if not measuring:
+            raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
+        precision = "fp32"
+    join_after_restart("cpu" if device is None else device.type)
+    return Accelerator(
+        # Asked for, as without it torchrun's processes on a CPU do not find each other.
+        cpu=device is None,
+        mixed_precision="no" if precision == "fp32" else precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+
+
+@contextmanager
+def computing_threads(recipe: Recipe) -> Iterator[None]:
+    """Sets the recipe's number of CPU threads, and puts back what was set before."""
+    before = torch.get_num_threads()
+    if recipe.cpu_threads is not None:
+        torch.set_num_threads(recipe.cpu_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
