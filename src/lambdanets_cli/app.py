@@ -23,6 +23,7 @@ import typer
 
 from lambdanets_cli.adopt import adopt
 from lambdanets_cli.bench import bench
+from lambdanets_cli.compare import compare
 from lambdanets_cli.env import env
 from lambdanets_cli.evaluate import evaluate
 from lambdanets_cli.explain import explain
@@ -77,7 +78,8 @@ def _paragraphs(function: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
-for _function in (train, evaluate, predict, runs, plot, adopt, export, publish, explain, kernels, bench, models, env):
+_commands = (train, evaluate, predict, runs, plot, adopt, export, publish, explain, kernels, bench, compare, models, env)
+for _function in _commands:
     app.command(help=_paragraphs(_function))(_function)
 
 

@@ -1,0 +1,186 @@
+"""A cell of a study: one configuration and seed, and its result as a file named by what it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambdanets.files import read_json, write_json
+from lambdanets.provenance import package_version
+
+__all__ = [
+    "Cell",
+    "Config",
+    "Done",
+    "cell_file",
+    "cell_key",
+    "coherent",
+    "read_cell",
+    "read_cells",
+    "study_version",
+    "write_cell",
+]
+
+FORMAT = 1
+_FIELDS = {"format", "key", "config", "data", "version", "result", "environment", "seconds"}
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One unit of work of a study.
+
+    Args:
+        config: all that the result depends on beside the data and the version, as values of JSON. It has ``study``,
+            ``kind``, ``row`` and ``scale`` ("quick" or "full"), and ``seed`` where there is one.
+        after: cells that run before, from whose results the configuration is completed.
+        complete: takes ``config`` and the cells of ``after`` that were run; returns the whole configuration. Default:
+            ``config`` is whole.
+        weight: time that it takes, in the unit of the other cells of its study. Default 1.
+        alone: True if nothing else may run beside it, as where it measures time. Default False.
+    """
+
+    config: Config
+    after: tuple[Cell, ...] = ()
+    complete: Callable[[Config, Sequence[Done]], Config] | None = None
+    weight: float = 1.0
+    alone: bool = False
+
+    @property
+    def label(self) -> str:
+        """A name for messages."""
+        return label(self.config)
+
+
+def label(config: Config) -> str:
+    """Return a name of a configuration for messages."""
+    seed = f", seed {config['seed']}" if "seed" in config else ""
+    rate = f", learning rate {config['lr']:g}" if "lr" in config else ""
+    return f"{config['kind']} of {config['row']}{seed}{rate}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The result of a cell.
+
+    Args:
+        config: its configuration.
+        data: specification and fingerprint of the data, {} without data.
+        version: of this package and of the study.
+        result: what came out.
+        environment: machine, versions, date.
+        seconds: time it took.
+    """
+
+    config: Config
+    data: Mapping[str, Any]
+    version: Mapping[str, Any]
+    result: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def row(self) -> str:
+        """The row of the study's table that it belongs to."""
+        return self.config["row"]
+
+    @property
+    def kind(self) -> str:
+        """What was done: "train", "cost", "speed" and others."""
+        return self.config["kind"]
+
+
+def study_version(number: int) -> dict[str, Any]:
+    """Return the version that a cell depends on: this package's, and the study's own number."""
+    return {"lambdanets": package_version("lambdanets"), "study": number}
+
+
+def cell_key(config: Config, fingerprint: str, version: Mapping[str, Any]) -> str:
+    """Return the name of a cell's file: a digest of its configuration, the data's fingerprint and the version."""
+    depends_on = {"config": config, "data": fingerprint, "version": version}
+    text = json.dumps(depends_on, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def cell_file(folder: Path, key: str) -> Path:
+    """Return where the cell with a key is kept in the folder of a study."""
+    return folder / "cells" / f"{key}.json"
+
+
+def write_cell(folder: Path, key: str, done: Done) -> None:
+    """Write a cell, whole or not at all."""
+    file = cell_file(folder, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"format": FORMAT, "key": key, **vars(done)})
+
+
+def read_cell(file: Path) -> Done:
+    """Read a cell.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, written by another version of this format, or not what its name says.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or set(content) != _FIELDS:
+        raise ValueError(f"{file} is damaged: a cell has the fields {', '.join(sorted(_FIELDS))}")
+    if content["format"] != FORMAT:
+        raise ValueError(f"{file} has the format {content['format']!r} of a cell; this version reads {FORMAT}")
+    for name in ("config", "data", "version", "result", "environment"):
+        if not isinstance(content[name], dict):
+            raise ValueError(f"{file} is damaged: {name} is no object")
+    seconds = content["seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise ValueError(f"{file} is damaged: seconds is {seconds!r}, which is no number")
+    key = cell_key(content["config"], content["data"].get("fingerprint", ""), content["version"])
+    if not content["key"] == key == file.stem:
+        raise ValueError(f"{file} is damaged: its content belongs to {key}.json")
+    return Done(**{name: content[name] for name in _FIELDS - {"format", "key"}})
+
+
+def read_cells(folder: Path) -> tuple[list[Done], list[str]]:
+    """Read all cells in the folder of a study.
+
+    Returns:
+        The cells, in the order of their files' names, and a message for each file that is damaged.
+    """
+    cells, damaged = [], []
+    for file in sorted((folder / "cells").glob("[!.]*.json")):
+        try:
+            cells.append(read_cell(file))
+        except ValueError as error:
+            damaged.append(str(error))
+    return cells, damaged
+
+
+def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Done], list[Done]]:
+    """Part cells into those that may stand in one report, and the others.
+
+    They are of one scale, one data set, one version, and as long trainings.
+
+    Args:
+        cells: of a study.
+        like: the report is of their kind. Default: of the kind of which there are most.
+
+    Returns:
+        Those of the report, and the others.
+    """
+
+    def kind(done: Done) -> str:
+        depends_on = (done.config["scale"], done.data.get("fingerprint", ""), done.version)
+        return json.dumps(depends_on, sort_keys=True)
+
+    def most(found: Sequence[Any]) -> Any:
+        return max(sorted(set(found)), key=found.count, default=None)
+
+    kinds = most([kind(done) for done in like or cells])
+    own = [done for done in cells if kind(done) == kinds]
+    epochs = most([done.config["epochs"] for done in like or own if done.kind == "train" and "epochs" in done.config])
+    chosen = [done for done in own if done.kind != "train" or done.config.get("epochs") == epochs]
+    return chosen, [done for done in cells if done not in chosen]

@@ -1,0 +1,129 @@
+"""What a study found, as data: sentences, tables and plots, from which the report makes its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Axis", "Claim", "Outcome", "Plot", "Point", "Series", "Table"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence on what was expected.
+
+    Args:
+        text: what was found, in words, with figures.
+        held: True if it was as expected, False if not, None if there is no answer.
+    """
+
+    text: str
+    held: bool | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Args:
+        name: of its files.
+        title: above it.
+        columns: headings; the first column is text, the others are numbers.
+        rows: the cells as they are shown; "" for none.
+        notes: sentences below it.
+        bad: numbers of the rows that lost, which are shown as such.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    bad: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a plot: what it shows, with its unit, and True for a logarithmic scale."""
+
+    label: str
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a plot.
+
+    Args:
+        x: its place.
+        y: its place.
+        low: lower end of the interval of y, if there is one.
+        high: upper end.
+        text: shown when one points at it, beside the series' name.
+    """
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name; dashed ones are predicted or published, not measured."""
+
+    name: str
+    points: Sequence[Point]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot.
+
+    Args:
+        name: of its files.
+        title: above it.
+        x: the horizontal axis.
+        y: the vertical axis.
+        series: what it shows.
+        lines: True connects the points of a series.
+        front: draws the Pareto front of the points, of those with a high y and a "low" or a "high" x.
+        notes: sentences below it.
+    """
+
+    name: str
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+    lines: bool = False
+    front: Literal["low", "high"] | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study found.
+
+    Args:
+        name: of the study.
+        title: of the report.
+        question: that the study asks.
+        claims: what was expected of it and what was found.
+        tables: the tables.
+        plots: the plots.
+        notes: how it was done, in sentences.
+        environment: machine and versions, in one line.
+    """
+
+    name: str
+    title: str
+    question: str
+    claims: Sequence[Claim]
+    tables: Sequence[Table]
+    plots: Sequence[Plot]
+    notes: Sequence[str] = field(default=())
+    environment: str = ""

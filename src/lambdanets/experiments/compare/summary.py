@@ -1,0 +1,265 @@
+"""Tables and plots of studies of trained models: what the cells say of each row, and of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.outcome import Axis, Outcome, Plot, Point, Series, Table
+from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
+
+if TYPE_CHECKING:
+    from lambdanets.experiments.compare.trained import TrainedStudy
+
+__all__ = ["Summary", "at_least", "machine_line", "signed", "summaries", "summarise", "with_interval"]
+
+INFERENCE, TRAINING = PASSES
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the cells say of a row; None for what no cell says.
+
+    Args:
+        name: of the row.
+        parameters: their number.
+        multiply_adds: of one image.
+        saved_bytes: kept between the forward and the backward pass, an image.
+        peak_bytes: allocated at once in a training step, an image.
+        accuracies: of the test images by seed, in percent.
+        accuracy: their mean.
+        difference: to the baseline's, paired by seed, in points of percent.
+        rate: images a second (median, low, high) by pass.
+        ratio: how many times as many as the baseline (median, low, high) by pass.
+        lr: the learning rate that was chosen.
+        diverged: seeds whose training diverged.
+        paper: the paper's figures.
+    """
+
+    name: str
+    parameters: int | None
+    multiply_adds: int | None
+    saved_bytes: int | None
+    peak_bytes: int | None
+    accuracies: Mapping[int, float]
+    accuracy: Mean | None
+    difference: Paired | None
+    rate: Mapping[str, Sequence[float]]
+    ratio: Mapping[str, Sequence[float]]
+    lr: float | None
+    diverged: Sequence[int]
+    paper: Mapping[str, float]
+
+
+def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
+    """Return what the cells say of each row that has a cell, in the study's order."""
+    base = _accuracies(cells, study.baseline)
+    speed = [done for done in cells if done.kind == "speed"]
+    found = {}
+    for name, row in study.rows.items():
+        own = [done for done in cells if done.row == name]
+        if not own:
+            continue
+        trained = [done for done in own if done.kind == "train"]
+        memory: Mapping[str, Any] = next((done.result for done in own if done.kind == "memory"), {})
+        times = next(
+            ({way: done.result[way][name] for way in PASSES} for done in speed if name in done.result[TRAINING]), {}
+        )
+        accuracies = _accuracies(cells, name)
+        found[name] = Summary(
+            name=name,
+            parameters=memory.get("parameters"),
+            multiply_adds=memory.get("multiply_adds"),
+            saved_bytes=memory.get("saved_bytes"),
+            peak_bytes=memory.get("peak_bytes"),
+            accuracies=accuracies,
+            accuracy=mean_of(list(accuracies.values())) if accuracies else None,
+            difference=None if name == study.baseline else paired_difference(accuracies, base),
+            rate={way: time["images_per_second"] for way, time in times.items()},
+            ratio={way: time["ratio"] for way, time in times.items()},
+            lr=trained[0].config["lr"] if trained else None,
+            diverged=[done.config["seed"] for done in trained if done.result.get("diverged")],
+            paper=row.paper,
+        )
+    return found
+
+
+def _accuracies(cells: Sequence[Done], name: str) -> dict[int, float]:
+    """Accuracy of the test images in percent, by seed."""
+    found = {
+        done.config["seed"]: 100 * done.result["test_top1"]
+        for done in cells
+        if done.row == name and done.kind == "train" and "test_top1" in done.result
+    }
+    return dict(sorted(found.items()))
+
+
+def summarise(study: TrainedStudy, cells: Sequence[Done]) -> Outcome:
+    """Return the outcome of a study of trained models."""
+    rows = summaries(study, cells)
+    return Outcome(
+        name=study.name,
+        title=study.title,
+        question=study.question,
+        claims=study.judge(rows),
+        tables=_tables(study.baseline, rows),
+        plots=_plots(rows),
+        notes=_notes(study.baseline, cells),
+        environment=machine_line(cells),
+    )
+
+
+def with_interval(mean: Mean | None, digits: int = 2) -> str:
+    """A mean with its interval: "71.30 (70.9 to 71.7)"."""
+    if mean is None:
+        return ""
+    interval = "" if mean.low is None else f" ({mean.low:.{digits}f} to {mean.high:.{digits}f})"
+    return f"{mean.mean:.{digits}f}{interval}"
+
+
+def signed(difference: Paired | None) -> str:
+    """A difference with its interval: "+0.31 (−0.10 to 0.70)"."""
+    if difference is None:
+        return ""
+    text = with_interval(difference.difference)
+    return ("+" if difference.difference.mean >= 0 else "") + text
+
+
+def at_least(difference: Paired | None) -> bool | None:
+    """Return True if the interval of a difference is at or above 0, False if it is below, None if 0 is inside."""
+    mean = difference.difference if difference else None
+    if mean is None or mean.low is None or mean.high is None:
+        return None
+    return True if mean.low >= 0 else False if mean.high < 0 else None
+
+
+def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
+    return "" if not rate or not ratio else f"{rate[0]:,.0f} ({ratio[0]:.2f}x)"
+
+
+def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
+    base = rows.get(baseline)
+    lines: list[list[str]] = []
+    costs: list[list[str]] = []
+    bad: set[int] = set()
+    for row in rows.values():
+        share = row.parameters / base.parameters if base and base.parameters and row.parameters else None
+        difference = row.difference
+        if row.diverged or (difference and difference.difference.high is not None and difference.difference.high < 0):
+            bad.add(len(lines))
+        accuracy = with_interval(row.accuracy)
+        if row.diverged:
+            accuracy = f"{accuracy} diverged with seed {', '.join(map(str, row.diverged))}".strip()
+        lines.append(
+            [
+                row.name,
+                "" if row.parameters is None else f"{row.parameters / 1e6:.3f}",
+                "" if share is None else f"{share:.2f}",
+                accuracy,
+                signed(difference),
+                "" if difference is None or difference.p is None else f"{difference.p:.2f}",
+                str(len(row.accuracies)),
+                "" if row.lr is None else f"{row.lr:g}",
+                *(f"{row.paper[name]:g}" if name in row.paper else "" for name in ("params", "top1")),
+            ]
+        )
+        costs.append(
+            [
+                row.name,
+                "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
+                *(_times(row.rate.get(way), row.ratio.get(way)) for way in (TRAINING, INFERENCE)),
+                *("" if value is None else f"{value / 1e6:.2f}" for value in (row.saved_bytes, row.peak_bytes)),
+            ]
+        )
+    accuracy_columns = [
+        "row",
+        "parameters, M",
+        f"of those of {baseline}",
+        "test accuracy, % (95 %)",
+        f"difference to {baseline} (95 %)",
+        "p",
+        "seeds",
+        "learning rate",
+        "paper: parameters, M",
+        "paper: ImageNet top-1, %",
+    ]
+    cost_columns = [
+        "row",
+        "multiply-adds, M",
+        f"training, images/s (of {baseline})",
+        f"inference, images/s (of {baseline})",
+        "kept for backward, MB an image",
+        "peak, MB an image",
+    ]
+    accuracy_notes = [
+        "Means over seeds with BCa bootstrap intervals; differences are paired by seed, p is a permutation test's and "
+        "of n seeds at least 2^(1 − n). Marked rows are below the first one with their whole interval, or diverged."
+    ]
+    cost_notes = [
+        "Medians over turns of all models in one process; in brackets the median ratio of a turn. Training is a "
+        "forward and a backward pass."
+    ]
+    return [
+        Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, frozenset(bad)),
+        Table("costs", "Time and memory", cost_columns, costs, cost_notes),
+    ]
+
+
+def _plots(rows: Mapping[str, Summary]) -> list[Plot]:
+    accuracy = Axis("test accuracy, %")
+
+    def plot(name: str, title: str, label: str, value: Mapping[str, float | None]) -> Plot:
+        series = []
+        for row in rows.values():
+            x = value[row.name]
+            if x is not None and row.accuracy is not None:
+                mean = row.accuracy
+                series.append(Series(row.name, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {x:.3g}")]))
+        return Plot(name, title, Axis(label, log=True), accuracy, series, front="low")
+
+    saved = {name: None if row.saved_bytes is None else row.saved_bytes / 1e6 for name, row in rows.items()}
+    parameters = {name: None if row.parameters is None else row.parameters / 1e6 for name, row in rows.items()}
+    times = {name: 1e3 / row.rate[TRAINING][0] if TRAINING in row.rate else None for name, row in rows.items()}
+    return [
+        plot("parameters", "Parameters and accuracy", "parameters, M", parameters),
+        plot("memory", "Memory and accuracy", "kept for backward, MB an image", saved),
+        plot("time", "Training time and accuracy", "forward and backward pass, ms an image", times),
+    ]
+
+
+def _notes(baseline: str, cells: Sequence[Done]) -> list[str]:
+    trained = [done for done in cells if done.kind == "train"]
+    if not trained:
+        return []
+    done, data = trained[0], trained[0].data
+    config = done.config
+    rates = sorted({cell.config["lr"] for cell in cells if cell.kind == "search"})
+    hours = sum(cell.seconds for cell in cells) / 3600
+    training, validation, test = data["images"]
+    return [
+        f"Data: {data['spec']}, {training:,} training, {validation:,} validation and {test:,} test images in "
+        f"{data['classes']} classes, {data['image_size']}x{data['image_size']} pixels.",
+        f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "
+        f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
+        f"learning rate of each row is the one of {', '.join(f'{rate:g}' for rate in rates)} with the highest "
+        "validation accuracy in a shorter training. Tested are the weights of the epoch with the highest validation "
+        "accuracy.",
+        f"{len(cells)} cells, {hours:.2f} hours of computing in all ({config['scale']} size).",
+    ]
+
+
+def machine_line(cells: Sequence[Done]) -> str:
+    """Machine and versions of the cells in one line."""
+    if not cells:
+        return ""
+
+    def each(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(done.environment.get(name, "")) for done in cells))
+
+    return (
+        f"{each('machine')}, {each('threads')} threads of {each('cores')} cores, {each('precision')}; PyTorch "
+        f"{each('torch')}, timm {each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"
+    )

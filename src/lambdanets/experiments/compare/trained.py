@@ -1,0 +1,244 @@
+"""A study whose rows are models that are trained and tested: one backbone and schedule, only the rows' arguments vary.
+
+The learning rate of each row is chosen by short trainings on the validation images; then each seed is trained.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.measured import measure_memory, measure_speed, step_bytes
+from lambdanets.experiments.compare.outcome import Claim, Outcome
+from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
+from lambdanets.experiments.compare.summary import Summary, summarise
+from lambdanets.files import read_csv, read_json
+from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
+
+__all__ = ["BATCH", "HEADS", "Row", "Scale", "TrainedStudy"]
+
+MODEL = "lambda_resnet_tiny"
+BATCH = 64
+# Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
+HEADS = 4
+# Of the search for the learning rate, which no row is judged by.
+SEARCH_SEED = 1000
+# A file and a checkpoint of a run, beside three copies of the weights.
+_RUN_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a study.
+
+    Args:
+        stages: letters of the model's stages.
+        lambda_args: arguments of its lambda layers.
+        layer_args: arguments of its other layers, by letter.
+        paper: the paper's figures for it: "params" in millions, "top1" in percent.
+    """
+
+    stages: str
+    lambda_args: Mapping[str, Any] = field(default_factory=dict)
+    layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is.
+
+    Args:
+        blocks: of each stage.
+        images: training images that a training sees, in whole epochs.
+        rates: learning rates to choose from.
+        search: share of the epochs that a training of the search has.
+        seconds: least time of the turns of each pass.
+        most: most time of them.
+    """
+
+    blocks: tuple[int, int, int, int]
+    images: int
+    rates: tuple[float, ...]
+    search: float
+    seconds: float
+    most: float
+
+    def epochs(self, data: DataFacts) -> int:
+        """Epochs of a training."""
+        return max(1, round(self.images / data.images[0]))
+
+
+SCALES = {
+    "full": Scale((2, 2, 2, 2), 225_000, (1e-3, 3e-3, 1e-2), 0.2, 20.0, 60.0),
+    "quick": Scale((1, 1, 1, 1), 10_000, (2e-3, 6e-3), 0.25, 4.0, 8.0),
+}
+
+
+@dataclass(frozen=True)
+class TrainedStudy(Study):
+    """A study of models that are trained.
+
+    Args:
+        name: on the command line.
+        title: of its report.
+        question: that it asks.
+        rows: by name; the first is the baseline that the others are compared with.
+        judge: what was expected and what was found, from the rows' summaries.
+        version: raised when what a cell computes changes.
+    """
+
+    name: str
+    title: str
+    question: str
+    rows: Mapping[str, Row]
+    judge: Callable[[Mapping[str, Summary]], Sequence[Claim]]
+    version: int = 1
+
+    @property
+    def baseline(self) -> str:
+        """The row that the others are compared with."""
+        return next(iter(self.rows))
+
+    def row_names(self, options: Options) -> list[str]:
+        """See the interface."""
+        return list(self.rows)
+
+    def cells(self, options: Options) -> list[Cell]:
+        """See the interface."""
+        names, data = choose_rows(self, options), options.data
+        if data is None:
+            raise ValueError(f"the study {self.name} trains on images; give --data")
+        scale = SCALES[options.scale]
+        shape = {"image_size": data.image_size, "channels": data.channels, "classes": data.classes}
+        epochs = options.epochs or scale.epochs(data)
+        short = max(1, round(scale.search * epochs))
+        models = {
+            name: {"model": MODEL, "model_kwargs": _arguments(self.rows[name], scale, data.image_size)}
+            for name in dict.fromkeys([self.baseline, *names])
+        }
+        common = {"study": self.name, "scale": options.scale, **shape}
+        speed = {"kind": "speed", "row": "all rows", "models": models, "batch": BATCH, "seconds": scale.seconds}
+        found = [Cell({**common, **speed, "most": scale.most}, weight=epochs, alone=True)]
+        for name, model in models.items():
+            own = {**common, "row": name, **model, "batch": BATCH}
+            found.append(Cell({**own, "kind": "memory"}, weight=epochs / 20, alone=True))
+            search = {**own, "kind": "search", "epochs": short, "seed": SEARCH_SEED}
+            searches = tuple(Cell({**search, "lr": rate}, weight=short) for rate in scale.rates)
+            found += [
+                Cell({**own, "kind": "train", "epochs": epochs, "seed": seed}, searches, _with_best_rate, epochs)
+                for seed in range(options.seeds)
+            ]
+        return found
+
+    def run(self, config: Config, place: Place) -> dict[str, Any]:
+        """See the interface."""
+        shape = {name: config[name] for name in ("image_size", "channels", "classes")}
+        if config["kind"] == "speed":
+            models = {name: (row["model"], row["model_kwargs"]) for name, row in config["models"].items()}
+            return measure_speed(models, shape, config["batch"], config["seconds"], config["most"])
+        if config["kind"] == "memory":
+            return measure_memory(config["model"], config["model_kwargs"], shape, config["batch"])
+        return _train(config, place)
+
+    def needs(self, config: Config) -> Needs:
+        """See the interface."""
+        if config["kind"] in ("speed", "memory"):
+            return Needs()
+        shape = {name: config[name] for name in ("image_size", "channels", "classes")}
+        memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
+        return Needs(memory=memory, disk=_RUN_BYTES)
+
+    def line(self, result: Mapping[str, Any]) -> str:
+        """See the interface."""
+        if result.get("diverged"):
+            return "diverged"
+        if "test_top1" in result:
+            return f"{result['test_top1']:.2%} of the test images"
+        return f"{result['parameters']:,} parameters" if "parameters" in result else ""
+
+    def outcome(self, cells: Sequence[Done]) -> Outcome:
+        """See the interface."""
+        return summarise(self, cells)
+
+
+def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
+    """Arguments of the model of a row, as values of JSON."""
+    layer_args = {letter: dict(args) for letter, args in row.layer_args.items()}
+    for letter in sorted({*row.stages} & {*"EAWXG"}):
+        layer_args[letter] = {"num_heads": HEADS, **layer_args.get(letter, {})}
+    arguments: dict[str, Any] = {
+        "layers": list(scale.blocks),
+        "stages": row.stages,
+        "stem_stride": 1 if image_size <= 16 else 2,
+        "img_size": image_size,
+    }
+    if "L" in row.stages:
+        arguments["lambda_args"] = {"num_heads": HEADS, **row.lambda_args}
+    return arguments | ({"layer_args": layer_args} if layer_args else {})
+
+
+def _with_best_rate(config: Config, searches: Sequence[Done]) -> Config:
+    """The configuration of a training with the best learning rate by validation accuracy, the lowest of equals."""
+    best = max(searches, key=lambda done: (done.result["validation_top1"], -done.config["lr"]))
+    return {**config, "lr": best.config["lr"]}
+
+
+def recipe_of(config: Config, data: str | None) -> Recipe:
+    """Return the recipe of a training."""
+    flips = config["channels"] == 3  # digits do not stay what they are in a mirror
+    return Recipe(
+        name=f"compare-{config['study']}",
+        model=config["model"],
+        data=data,
+        model_kwargs=config["model_kwargs"],
+        image_size=config["image_size"],
+        epochs=config["epochs"],
+        batch_size=config["batch"],
+        optimizer="adamw",
+        lr=config["lr"],
+        weight_decay=0.05,
+        warmup_epochs=1 if config["epochs"] > 1 else 0,
+        label_smoothing=0.1,
+        clip_grad=1.0,
+        augmentation=Augmentation(
+            crop="padded", padding=max(1, config["image_size"] // 8), horizontal_flip=0.5 if flips else 0.0
+        ),
+        seed=config["seed"],
+        # One thread in every cell: their numbers do not depend on how many run at once.
+        cpu_threads=1,
+    )
+
+
+def _train(config: Config, place: Place) -> dict[str, Any]:
+    """Train a model, or go on where that was stopped, and return its scores."""
+    run = place.folder / "run"
+    if not _finished(run):
+        try:
+            if (run / "checkpoint").is_dir():
+                result = resume(run, console=place.console)
+            else:
+                shutil.rmtree(run, ignore_errors=True)
+                result = train(recipe_of(config, place.data), output=run, console=place.console)
+        except TrainingDivergedError as error:
+            return {"diverged": str(error), "validation_top1": 0.0}
+        if result.stopped_by is not None:
+            raise StoppedError(result.stopped_by)
+    content, rows = read_json(run / "result.json"), read_csv(run / "metrics.csv")
+    return {
+        "test_top1": content["test"]["top1"],
+        "validation_top1": content["validation"]["top1"],
+        "best_epoch": content["best_epoch"],
+        "train_loss": [round(row["train_loss"], 4) for row in rows],
+        "validation_by_epoch": [round(row["validation_top1"], 4) for row in rows],
+        "device": content["device"],
+    }
+
+
+def _finished(run: Path) -> bool:
+    file = run / "result.json"
+    return file.exists() and not (run / "checkpoint").is_dir() and read_json(file)["status"] == "finished"

@@ -1,0 +1,86 @@
+"""The files of a study's report: one HTML page, tables as Markdown and LaTeX, plots as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lambdanets.experiments.compare.outcome import Outcome, Table
+from lambdanets.experiments.report.chart import COLOURS, draw_svg, save_plot
+from lambdanets.experiments.report.report import markdown
+from lambdanets.files import make_folder, write_text
+
+__all__ = ["latex", "table_text", "write_report"]
+
+
+def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -> Path:
+    """Write the report of a study.
+
+    Args:
+        outcome: what the study found.
+        folder: of the study: ``report.html``, and ``tables/`` and ``plots/`` with the same as files.
+        warnings: sentences at the top of the page, as on cells that are missing.
+
+    Returns:
+        The page.
+    """
+    plots = [plot for plot in outcome.plots if any(series.points for series in plot.series)]
+    for name in ("tables", "plots"):
+        make_folder(folder / name)
+    for table in outcome.tables:
+        write_text(folder / "tables" / f"{table.name}.md", f"{outcome.environment}\n\n{table_text(table)}\n")
+        write_text(folder / "tables" / f"{table.name}.tex", latex(table))
+    for plot in plots:
+        save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
+    page = folder / "report.html"
+    environment = Environment(
+        loader=PackageLoader("lambdanets.experiments.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = {
+        name.replace(".", "_"): (files("lambdanets.experiments.report") / "page" / name).read_text("utf-8")
+        for name in ("page.css", "page.js")
+    }
+    text = environment.get_template("page.html.j2").render(
+        outcome=outcome,
+        warnings=list(warnings),
+        plots=[(plot, draw_svg(plot)) for plot in plots],
+        colours=len(COLOURS),
+        **parts,
+    )
+    write_text(page, text)
+    return page
+
+
+def table_text(table: Table) -> str:
+    """Return a table in Markdown, with its notes; rows that lost are marked."""
+    rows = [[f"{row[0]} ▼" if i in table.bad else row[0], *row[1:]] for i, row in enumerate(table.rows)]
+    return "\n\n".join([markdown(table.columns, rows), *table.notes])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "×": r"$\times$",
+}
+
+
+def latex(table: Table) -> str:
+    """Return a table in LaTeX, for the package booktabs."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
+
+    body = [line(row) for row in table.rows]
+    columns = "l" + "r" * (len(table.columns) - 1)
+    top = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])

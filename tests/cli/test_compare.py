@@ -1,0 +1,65 @@
+"""``lambdanets compare`` as a user types it."""
+
+import signal
+
+import pytest
+from typer.testing import CliRunner
+
+from compare_toy import Toy
+from lambdanets.experiments import studies
+from lambdanets.experiments.compare.outcome import Claim, Outcome
+from lambdanets_cli.app import app
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["compare", *map(str, words)], env={"COLUMNS": "200"}, catch_exceptions=True)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    toy = Toy(str(tmp_path / "log"))
+    toy.needs_data = False
+    toy.outcome = lambda cells: Outcome("toy", "Toy", "Which?", [Claim(f"{len(cells)} cells", True)], [], [])
+    monkeypatch.setattr(studies, "get_study", lambda name: toy)
+    return toy
+
+
+def test_it_runs_reports_and_goes_on(toy, tmp_path):
+    out = tmp_path / "out"
+    result = run("toy", "--jobs", 1, "--quick", "--output", out)
+    assert result.exit_code == 0, result.output
+    assert "[6/6] train of b, seed 1" in result.output
+    assert "as expected: 6 cells" in result.output
+    assert f"Report: {out / 'toy' / 'report.html'}" in result.output
+    # The report is of all cells of this kind in the folder, whatever rows this run was for.
+    result = run("toy", "--jobs", 1, "--quick", "--seeds", 3, "--only", "a", "--output", out)
+    assert "as expected: 7 cells" in result.output
+    (damaged, *_) = sorted((out / "toy" / "cells").iterdir())
+    damaged.write_text("{")
+    result = run("toy", "--report", "--output", out)
+    assert f"{damaged} is damaged" in result.output
+    assert "as expected: 6 cells" in result.output
+    assert "1 damaged file" in (out / "toy" / "report.html").read_text()
+    toy.stop = "a"
+    damaged.unlink()
+    run("toy", "--jobs", 1, "--output", out)
+    assert run("toy", "--jobs", 1, "--output", out).exit_code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("layer",), "unknown study 'layer'. Did you mean 'layers'"),
+        (
+            ("layers", "--only", "lambda", "--only", "globl attention"),
+            "'globl attention'. Did you mean 'global attention'",
+        ),
+        (("layers", "--data", "digts"), "unknown data 'digts'. Did you mean 'digits'"),
+        (("layers", "--report"), "has no cells of the study layers"),
+    ],
+)
+def test_refuses(words, message, tmp_path):
+    result = run(*words, "--output", tmp_path)
+    assert result.exit_code != 0
+    assert message in str(result.exception)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,88 @@
+"""Cells as files: named by what they depend on, read back, damage named; which of them stand in one report."""
+
+import json
+
+import pytest
+
+from lambdanets.experiments.compare.cell import (
+    Done,
+    cell_file,
+    cell_key,
+    coherent,
+    label,
+    read_cell,
+    read_cells,
+    study_version,
+    write_cell,
+)
+
+
+def made(row="a", kind="train", scale="full", data="d1", **config):
+    config = {"study": "toy", "kind": kind, "row": row, "scale": scale, **config}
+    return Done(config, {"fingerprint": data}, study_version(1), {"test_top1": 0.5}, {"machine": "m"}, 1.5)
+
+
+def written(folder, done):
+    key = cell_key(done.config, done.data["fingerprint"], done.version)
+    write_cell(folder, key, done)
+    return cell_file(folder, key)
+
+
+def test_a_cell_is_read_back(tmp_path):
+    done = made(seed=1, lr=0.003)
+    file = written(tmp_path, done)
+    assert read_cell(file) == done
+    assert read_cells(tmp_path) == ([done], [])
+    assert label(done.config) == "train of a, seed 1, learning rate 0.003"
+
+
+def test_the_name_depends_on_configuration_data_and_version():
+    done = made(seed=1)
+    names = {
+        cell_key(config, data, version)
+        for config in (done.config, {**done.config, "seed": 2})
+        for data in ("d1", "d2")
+        for version in (study_version(1), study_version(2))
+    }
+    assert len(names) == 8
+    assert cell_key(dict(reversed(done.config.items())), "d1", study_version(1)) in names
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cell: cell.pop("result"), "a cell has the fields"),
+        (lambda cell: cell.update(format=9), "has the format 9"),
+        (lambda cell: cell.update(result=[]), "result is no object"),
+        (lambda cell: cell.update(seconds=True), "seconds is True"),
+        (lambda cell: cell["config"].update(seed=2), "its content belongs to"),
+        (lambda cell: cell["data"].update(fingerprint="d2"), "its content belongs to"),
+    ],
+)
+def test_damage_is_named(tmp_path, change, message):
+    file = written(tmp_path, made(seed=1))
+    whole = written(tmp_path, made(seed=3))
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{file.name}.*{message}"):
+        read_cell(file)
+    cells, damaged = read_cells(tmp_path)
+    assert cells == [read_cell(whole)]
+    assert len(damaged) == 1
+
+
+def test_half_a_file_is_damaged(tmp_path):
+    file = written(tmp_path, made())
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        read_cell(file)
+
+
+def test_cells_of_one_report():
+    full = [made(seed=seed, epochs=3) for seed in range(3)] + [made(kind="memory")]
+    longer, quick, other = made(seed=0, epochs=9), made(scale="quick", epochs=3), made(data="d2", epochs=3)
+    cells = [quick, other, longer, *full]
+    assert coherent(cells) == (full, [quick, other, longer])
+    assert coherent(cells, [quick]) == ([quick], [other, longer, *full])
+    assert coherent([]) == ([], [])

@@ -1,0 +1,39 @@
+"""Means with intervals, paired differences, Pareto fronts."""
+
+import numpy as np
+import pytest
+
+from lambdanets.experiments.compare.statistics import mean_of, paired_difference, pareto_front
+
+
+def test_a_mean_and_its_interval():
+    found = mean_of([1.0, 2.0, 3.0, 4.0, 10.0])
+    assert found.mean == 4
+    assert 1 < found.low < 4 < found.high < 10
+    assert (mean_of([2.0]).low, mean_of([2.0]).high) == (None, None)
+    assert (mean_of([2.0, 2.0]).low, mean_of([2.0, 2.0]).high) == (2, 2)
+
+
+def test_intervals_cover_the_mean():
+    """Of 12 normal values a BCa interval at 95 % covers the mean in about 90 % of the cases."""
+    random = np.random.default_rng(0)
+    found = [mean_of(random.normal(size=12).tolist()) for _ in range(60)]
+    covered = sum(mean.low <= 0 <= mean.high for mean in found)
+    assert 48 <= covered <= 60
+
+
+def test_differences_are_paired_by_seed():
+    base = {0: 10.0, 1: 20.0, 2: 30.0, 7: 1.0}
+    found = paired_difference({0: 11.0, 1: 21.0, 2: 31.0, 3: 0.0}, base)
+    assert (found.difference.mean, found.difference.count) == (1, 3)
+    # Of three pairs that all point one way a test of the signs has p = 2 / 2³.
+    assert found.p == pytest.approx(0.25)
+    assert paired_difference({5: 1.0}, base) is None
+    assert paired_difference({0: 1.0}, base).p is None
+
+
+def test_the_pareto_front():
+    points = [(1, 1), (2, 3), (3, 2), (4, 4), (4, 1)]
+    assert pareto_front(points, "low") == [0, 1, 3]
+    assert pareto_front(points, "high") == [3]
+    assert pareto_front([(1, 4), (2, 3), (3, 2)], "high") == [0, 1, 2]

@@ -1,0 +1,100 @@
+"""A study of trained models from end to end, on few images; its cells, what a stopped one leaves, its tables."""
+
+import json
+import re
+
+import pytest
+
+from lambdanets.console import make_console
+from lambdanets.experiments.compare import trained
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.grid import run_cells
+from lambdanets.experiments.compare.measured import measure_memory, step_bytes
+from lambdanets.experiments.compare.study import DataFacts, Options, inspect
+from lambdanets.experiments.compare.summary import summaries
+from lambdanets.experiments.compare.trained import Row, Scale, TrainedStudy
+from lambdanets.experiments.report.study_report import write_report
+from lambdanets.experiments.studies import get_study, list_studies
+from lambdanets.models import model_cost
+
+FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
+SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 0.5, 0.01, 0.01)
+TOY = TrainedStudy(
+    "toy", "Toy", "Which?", {"convolution": Row("CCCC"), "lambda": Row("LLLL", {"scope": 3})}, lambda rows: []
+)
+TRAINED = [name for name in list_studies() if isinstance(get_study(name), TrainedStudy)]
+
+
+def test_facts_of_data():
+    facts = inspect("digits")
+    assert facts == inspect("digits")
+    assert (facts.image_size, facts.channels, facts.classes) == (8, 1, 10)
+    assert sum(facts.images) == 1797
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_row_has_a_model_that_differs_in_its_arguments_alone(name, quick):
+    study = get_study(name)
+    cells = study.cells(Options(quick=quick, data=FACTS))
+    configs = [cell.config for cell in cells if cell.config["kind"] == "train"]
+    assert list(dict.fromkeys(config["row"] for config in configs)) == list(study.rows)
+    varying = {"row", "seed", "model_kwargs"}
+    assert len({json.dumps({k: v for k, v in config.items() if k not in varying}) for config in configs}) == 1
+    for config in configs[::3]:
+        trained.recipe_of({**config, "lr": 0.1}, "digits")
+        assert model_cost(config["model"], 32, num_classes=10, **config["model_kwargs"]).parameters > 1e5
+
+
+def test_it_trains_with_the_rate_that_is_best_by_validation_and_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(trained.SCALES, "quick", SMALL)
+    options = Options(quick=True, seeds=1, data=inspect("digits"), epochs=1)
+    cells = run_cells(TOY, options, tmp_path, 1, make_console())
+    searches = [cell for cell in cells if cell.kind == "search" and cell.row == "lambda"]
+    best = max(searches, key=lambda cell: cell.result["validation_top1"])
+    (cell,) = [cell for cell in cells if cell.kind == "train" and cell.row == "lambda"]
+    assert cell.config["lr"] == best.config["lr"]
+    assert 0 <= cell.result["test_top1"] <= 1
+    assert len(cell.result["validation_by_epoch"]) == 1
+    assert not list((tmp_path / "work").iterdir())
+    rows = summaries(TOY, cells)
+    assert rows["lambda"].difference.difference.mean == pytest.approx(
+        rows["lambda"].accuracies[0] - rows["convolution"].accuracies[0]
+    )
+    assert rows["lambda"].ratio["forward"][0] > 0
+    assert rows["lambda"].saved_bytes > 0
+    page = write_report(TOY.outcome(cells), tmp_path)
+    assert f"{rows['lambda'].accuracy.mean:.2f}" in page.read_text()
+    assert re.search(r"\[8/9\] train of lambda|\[9/9\] train of lambda", capsys.readouterr().out)
+
+
+def done(row, seed, top1=None):
+    result = {"diverged": "loss is nan", "validation_top1": 0.0} if top1 is None else {"test_top1": top1}
+    config = {"study": "toy", "kind": "train", "row": row, "seed": seed, "scale": "full", "lr": 0.1, "epochs": 1}
+    config |= {"model": "m", "model_kwargs": {"layers": [1]}, "batch": 2}
+    data = {"spec": "d", "images": [1, 2, 3], "classes": 2, "image_size": 8}
+    return Done(config, data, {}, result, {}, 1.0)
+
+
+def test_a_training_that_diverged_is_a_result():
+    cells = [done("convolution", seed, 0.5 + seed / 10) for seed in range(3)]
+    cells += [done("lambda", 0, 0.7), done("lambda", 1)]
+    rows = summaries(TOY, cells)
+    assert rows["lambda"].diverged == [1]
+    assert rows["lambda"].difference.difference.count == 1
+    table = TOY.outcome(cells).tables[0]
+    assert table.rows[1][3] == "70.00 diverged with seed 1"
+    assert table.bad == {1}
+
+
+def test_memory_is_that_of_an_image():
+    arguments = {"layers": [1, 1, 1, 1], "stages": "CCCC", "stem_stride": 1, "img_size": 8}
+    shape = {"image_size": 8, "channels": 1, "classes": 10}
+    found = {batch: measure_memory("lambda_resnet_tiny", arguments, shape, batch) for batch in (2, 8)}
+    assert found[2]["saved_bytes"] == pytest.approx(found[8]["saved_bytes"], rel=0.1)
+    assert found[8]["peak_bytes"] > found[8]["saved_bytes"] > 1e5
+    assert found[2]["parameters"] == found[8]["parameters"]
+    # Scaled from small steps: what a step of 64 images takes, within a third.
+    step = 64 * measure_memory("lambda_resnet_tiny", arguments, shape, 64)["peak_bytes"]
+    small, large = (step_bytes("lambda_resnet_tiny", arguments, shape, batch) for batch in (2, 64))
+    assert large - small == pytest.approx(step, rel=0.33)
