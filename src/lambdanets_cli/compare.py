@@ -14,15 +14,18 @@ __all__ = ["compare"]
 
 
 def compare(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope or memory.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope, memory or family.")
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two CPU cores instead of hours.")] = False,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to train on, as of lambdanets train.  \\[default: digits, which come with the install]"
+            help="Images to train on, as of lambdanets train.  \\[default: digits, which come with the install; "
+            "family: none]"
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Trainings of each row.  \\[default: 3; --quick 2]", min=1)] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each row.", min=1)] = 3,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ROW", help="Only this row of the study, and the first one; may be given several times."),
@@ -32,6 +35,16 @@ def compare(
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Cells at the same time.  \\[default: one a CPU core; 1 with a GPU]", min=1)
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="slurm|local", help="Send the cells as jobs by submitit (lambdanets\\[cluster])."),
+    ] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A parameter of submitit for --cluster, as timeout_min=600; several times."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the results; each study has one in it.")] = Path(
         "compare-results"
@@ -61,26 +74,33 @@ def compare(
     from lambdanets.experiments.compare.cell import coherent, read_cells
     from lambdanets.experiments.compare.grid import run_cells
     from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
+    from lambdanets.experiments.compare.workers import Cluster
     from lambdanets.experiments.report.study_report import write_report
     from lambdanets.experiments.studies import get_study
 
     chosen, console = get_study(study), make_console()
-    if data is not None and not chosen.needs_data:
+    if data is not None and not chosen.takes_data:
         raise ValueError(f"--data is {data!r}, and the study {study} has no data; leave it out")
+    if epochs is not None and not (data or chosen.default_data):
+        raise ValueError(f"--epochs is {epochs}, and the study {study} trains nothing without --data; leave it out")
+    if job and cluster is None:
+        raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
+    parameters = dict(_parameter(word) for word in job or ())
     folder = output / study
     done = []
     if not report:
         options = Options(
             quick=quick,
-            seeds=seeds or (2 if quick else 3),
+            seeds=seeds,
             only=tuple(only or ()),
-            data=inspect(data or "digits") if chosen.needs_data else None,
+            data=inspect(spec) if (spec := data or chosen.default_data) else None,
             epochs=epochs,
         )
         choose_rows(chosen, options)
         jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
+        to = None if cluster is None else Cluster(cluster, parameters)
         try:
-            done = run_cells(chosen, options, folder, jobs, console)
+            done = run_cells(chosen, options, folder, jobs, console, to)
         except StoppedError as error:
             raise typer.Exit(128 + error.number) from None
     cells, damaged = read_cells(folder)
@@ -100,3 +120,11 @@ def compare(
         word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"
         print_whole(console, f"{word}: {claim.text}")
     print_whole(console, f"Report: {page}")
+
+
+def _parameter(word: str) -> tuple[str, int | str]:
+    """A parameter of a job: "timeout_min=600"."""
+    name, sign, value = word.partition("=")
+    if not (name.isidentifier() and sign and value):
+        raise ValueError(f"--job is {word!r}; give NAME=VALUE, as timeout_min=600")
+    return name, int(value) if value.isdigit() else value

@@ -18,7 +18,7 @@ def run(*words):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     toy = Toy(str(tmp_path / "log"))
-    toy.needs_data = False
+    toy.takes_data, toy.default_data = False, None
     toy.outcome = lambda cells: Outcome("toy", "Toy", "Which?", [Claim(f"{len(cells)} cells", True)], [], [])
     monkeypatch.setattr(studies, "get_study", lambda name: toy)
     return toy
@@ -26,7 +26,7 @@ def toy(tmp_path, monkeypatch):
 
 def test_it_runs_reports_and_goes_on(toy, tmp_path):
     out = tmp_path / "out"
-    result = run("toy", "--jobs", 1, "--quick", "--output", out)
+    result = run("toy", "--jobs", 1, "--quick", "--seeds", 2, "--output", out)
     assert result.exit_code == 0, result.output
     assert "[6/6] train of b, seed 1" in result.output
     assert "as expected: 6 cells" in result.output
@@ -56,6 +56,10 @@ def test_it_runs_reports_and_goes_on(toy, tmp_path):
         ),
         (("layers", "--data", "digts"), "unknown data 'digts'. Did you mean 'digits'"),
         (("layers", "--report"), "has no cells of the study layers"),
+        (("memory", "--epochs", 3), "--epochs is 3, and the study memory trains nothing without --data"),
+        (("memory", "--data", "digits"), "--data is 'digits', and the study memory has no data"),
+        (("memory", "--job", "timeout_min=9"), "--job is 'timeout_min=9', for jobs of a cluster"),
+        (("memory", "--cluster", "local", "--job", "long"), "--job is 'long'; give NAME=VALUE"),
     ],
 )
 def test_refuses(words, message, tmp_path):

@@ -1,24 +1,27 @@
 """A study of trained models from end to end, on few images; its cells, what a stopped one leaves, its tables."""
 
 import json
-import re
+import signal
 
 import pytest
+import timm
+import torch
 
 from lambdanets.console import make_console
 from lambdanets.experiments.compare import trained
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.measured import measure_memory, step_bytes
-from lambdanets.experiments.compare.study import DataFacts, Options, inspect
+from lambdanets.experiments.compare.study import DataFacts, Options, Place, StoppedError, inspect
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.compare.trained import Row, Scale, TrainedStudy
 from lambdanets.experiments.report.study_report import write_report
 from lambdanets.experiments.studies import get_study, list_studies
-from lambdanets.models import model_cost
+from lambdanets.files import read_csv
+from lambdanets.training.engine.loop import Trainer
 
 FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
-SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 0.5, 0.01, 0.01)
+SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 64, 0.5, 0.01, 0.01)
 TOY = TrainedStudy(
     "toy", "Toy", "Which?", {"convolution": Row("CCCC"), "lambda": Row("LLLL", {"scope": 3})}, lambda rows: []
 )
@@ -33,39 +36,64 @@ def test_facts_of_data():
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("quick", [False, True])
-def test_every_row_has_a_model_that_differs_in_its_arguments_alone(name, quick):
+def test_every_row_has_a_model_that_differs_in_its_arguments_alone(name):
     study = get_study(name)
-    cells = study.cells(Options(quick=quick, data=FACTS))
-    configs = [cell.config for cell in cells if cell.config["kind"] == "train"]
-    assert list(dict.fromkeys(config["row"] for config in configs)) == list(study.rows)
-    varying = {"row", "seed", "model_kwargs"}
-    assert len({json.dumps({k: v for k, v in config.items() if k not in varying}) for config in configs}) == 1
-    for config in configs[::3]:
-        trained.recipe_of({**config, "lr": 0.1}, "digits")
-        assert model_cost(config["model"], 32, num_classes=10, **config["model_kwargs"]).parameters > 1e5
+    for quick in (False, True):
+        cells = study.cells(Options(quick=quick, data=FACTS))
+        configs = [cell.config for cell in cells if cell.config["kind"] == "train"]
+        assert list(dict.fromkeys(config["row"] for config in configs)) == list(study.rows)
+        varying = {"row", "seed", "model_kwargs"}
+        assert len({json.dumps({k: v for k, v in config.items() if k not in varying}) for config in configs}) == 1
+    with torch.device("meta"):
+        for config in configs[::3]:
+            trained.recipe_of({**config, "lr": 0.1}, "digits")
+            model = timm.create_model(config["model"], num_classes=10, **config["model_kwargs"])
+            assert sum(p.numel() for p in model.parameters()) > 1e5
 
 
-def test_it_trains_with_the_rate_that_is_best_by_validation_and_reports(tmp_path, monkeypatch, capsys):
+def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monkeypatch, capsys):
+    """All cells but the trainings are real."""
+
+    def scores(recipe, place):
+        is_lambda = recipe.model_kwargs["stages"] == "LLLL"
+        top1 = 0.5 + 0.1 * is_lambda + (recipe.lr == SMALL.rates[is_lambda])
+        return {"validation_top1": top1, "test_top1": top1 / 2 + recipe.seed / 100}
+
     monkeypatch.setitem(trained.SCALES, "quick", SMALL)
-    options = Options(quick=True, seeds=1, data=inspect("digits"), epochs=1)
+    monkeypatch.setattr(trained, "train_cell", scores)
+    options = Options(quick=True, seeds=2, data=inspect("digits"), epochs=1)
     cells = run_cells(TOY, options, tmp_path, 1, make_console())
-    searches = [cell for cell in cells if cell.kind == "search" and cell.row == "lambda"]
-    best = max(searches, key=lambda cell: cell.result["validation_top1"])
-    (cell,) = [cell for cell in cells if cell.kind == "train" and cell.row == "lambda"]
-    assert cell.config["lr"] == best.config["lr"]
-    assert 0 <= cell.result["test_top1"] <= 1
-    assert len(cell.result["validation_by_epoch"]) == 1
+    chosen = {(cell.row, cell.config["lr"]) for cell in cells if cell.kind == "train"}
+    assert chosen == {("convolution", SMALL.rates[0]), ("lambda", SMALL.rates[1])}
     assert not list((tmp_path / "work").iterdir())
     rows = summaries(TOY, cells)
-    assert rows["lambda"].difference.difference.mean == pytest.approx(
-        rows["lambda"].accuracies[0] - rows["convolution"].accuracies[0]
-    )
+    assert rows["lambda"].accuracies == pytest.approx({0: 80, 1: 81})
+    assert rows["lambda"].difference.difference.mean == pytest.approx(5)
     assert rows["lambda"].ratio["forward"][0] > 0
     assert rows["lambda"].saved_bytes > 0
     page = write_report(TOY.outcome(cells), tmp_path)
-    assert f"{rows['lambda'].accuracy.mean:.2f}" in page.read_text()
-    assert re.search(r"\[8/9\] train of lambda|\[9/9\] train of lambda", capsys.readouterr().out)
+    assert "<td>80.50 (80.00 to 81.00)</td>" in page.read_text()
+    assert "[11/11] train of lambda, seed 1, learning rate 0.01" in capsys.readouterr().out
+
+
+def test_a_stopped_training_goes_on(tmp_path, monkeypatch):
+    """A real training, stopped after its first epoch."""
+    monkeypatch.setitem(trained.SCALES, "quick", SMALL)
+    (cell, *_) = (c for c in TOY.cells(Options(quick=True, data=inspect("digits"), epochs=2)) if c.after)
+    config, place = {**cell.config, "lr": 1e-3}, Place(tmp_path, "digits", make_console())
+
+    def stop(self, row):
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_show", stop)
+        with pytest.raises(StoppedError):
+            TOY.run(config, place)
+    (first,) = read_csv(tmp_path / "run" / "metrics.csv")
+    result = TOY.run(config, place)
+    assert len(result["train_loss"]) == len(result["validation_by_epoch"]) == 2
+    assert result["train_loss"][0] == round(first["train_loss"], 4) > result["train_loss"][1]
+    assert TOY.run(config, place) == result  # of a run that is finished, without another training
 
 
 def done(row, seed, top1=None):

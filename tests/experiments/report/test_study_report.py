@@ -47,6 +47,7 @@ def test_files(tmp_path):
     assert "A &lt;toy&gt; study" in text
     assert "<toy>" not in text
     assert "Two cells are missing." in text
+    assert "Of 3 expectations 1 held, 1 did not, 1 are open." in text
     for kind, word in (("held", "As expected"), ("failed", "Not as expected"), ("open", "No answer")):
         assert f'class="{kind}"><b>{word}</b>' in text
     assert '<tr class="bad"><th scope="row">&lt;b&gt;</th><td>−1</td>' in text

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from lambdanets.experiments.compare.cell import (
 )
 from lambdanets.experiments.compare.measured import available_memory
 from lambdanets.experiments.compare.study import Needs, Options, Place, StoppedError, Study
+from lambdanets.experiments.compare.workers import Cluster, cluster_jobs, processes
 from lambdanets.files import check_folder, make_folder
 from lambdanets.training.display.progress import format_seconds
 from lambdanets.training.runs.lock import locked
@@ -47,7 +47,18 @@ class _Task:
     key: str
 
 
-def run_cells(study: Study, options: Options, folder: Path, jobs: int, console: Console) -> list[Done]:
+@dataclass(frozen=True)
+class _Ran:
+    """What a cell came to, the seconds that it took, and where it ran."""
+
+    result: dict[str, Any]
+    seconds: float
+    environment: dict[str, Any]
+
+
+def run_cells(
+    study: Study, options: Options, folder: Path, jobs: int, console: Console, cluster: Cluster | None = None
+) -> list[Done]:
     """Run the cells of a study that are not in its folder yet.
 
     Args:
@@ -56,6 +67,7 @@ def run_cells(study: Study, options: Options, folder: Path, jobs: int, console: 
         folder: of the study; cells are kept in ``cells/``, what an unfinished one has so far in ``work/``.
         jobs: cells that run at the same time.
         console: where to show a line for each finished cell.
+        cluster: where the cells are sent. Default: they run on this machine.
 
     Returns:
         All cells, in the study's order.
@@ -63,11 +75,12 @@ def run_cells(study: Study, options: Options, folder: Path, jobs: int, console: 
     Raises:
         StoppedError: if a signal stopped it; the same call goes on.
         ValueError: if another process works in the folder, or a cell needs more memory or disk than there is.
+        ChildProcessError: if the system ended the process of a cell.
     """
     check_folder(folder)
     make_folder(folder)
     with _alone_in(folder):
-        return _Grid(study, options, folder, jobs, console).run()
+        return _Grid(study, options, folder, jobs, console, cluster).run()
 
 
 @contextmanager
@@ -86,8 +99,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 class _Grid:
-    def __init__(self, study: Study, options: Options, folder: Path, jobs: int, console: Console) -> None:
+    def __init__(
+        self, study: Study, options: Options, folder: Path, jobs: int, console: Console, cluster: Cluster | None
+    ) -> None:
         self.study, self.options, self.folder, self.jobs, self.console = study, options, folder, jobs, console
+        self.cluster = cluster
         self.cells = _ordered(study.cells(options))
         self.version = study_version(study.version)
         self.fingerprint = options.data.fingerprint if options.data else ""
@@ -97,47 +113,55 @@ class _Grid:
 
     def run(self) -> list[Done]:
         try:
-            self._run_alone()
-            if self.jobs == 1:
-                self._run_here()
+            if self.cluster is not None:
+                with cluster_jobs(self.cluster, self.jobs, self.folder / "jobs") as executor:
+                    self._run_one_by_one(executor, alone=True)
+                    self._run_beside(executor, threads=None)
             else:
-                self._run_beside()
+                self._run_one_by_one(None, alone=self.jobs > 1)
+                if self.jobs > 1:
+                    with processes(self.jobs) as executor:
+                        self._run_beside(executor, threads=max(1, torch.get_num_threads() // self.jobs))
         except StoppedError:
             left = len(self.cells) - len(self.done)
             print_whole(self.console, f"Stopped with {left} of {len(self.cells)} cells left; the same command goes on.")
             raise
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "the system ended the process of a cell, perhaps for want of memory; the same command goes on, with "
+                "fewer --jobs it takes less"
+            ) from error
         return [self.done[cell] for cell in self.cells]
 
-    def _run_alone(self) -> None:
-        """Run the cells beside which nothing else may run, and read those that are done."""
+    def _run_one_by_one(self, executor: Executor | None, alone: bool) -> None:
+        """Run cells one by one, in this process or by an executor, and read those that are done.
+
+        Args:
+            executor: that runs them; None for this process.
+            alone: True to run only those beside which nothing else may run.
+        """
         for cell in self.cells:
             task = self._task(cell)
-            if task is not None and cell.alone:
-                self._finish(task, *_run(self.study, task.config, *self._prepare(task), threads=None))
+            if task is None or (alone and not cell.alone):
+                continue
+            arguments = (self.study, task.config, *self._prepare(task), None)
+            self._finish(task, _run(*arguments) if executor is None else executor.submit(_run, *arguments).result())
 
-    def _run_here(self) -> None:
-        for cell in self.cells:
-            task = self._task(cell)
-            if task is not None:
-                self._finish(task, *_run(self.study, task.config, *self._prepare(task), threads=None))
-
-    def _run_beside(self) -> None:
-        threads = max(1, torch.get_num_threads() // self.jobs)
-        running: dict[Future[Any], _Task] = {}
-        with _workers(self.jobs) as executor:
-            while len(self.done) < len(self.cells):
-                busy = {task.cell for task in running.values()}
-                for cell in self.cells:
-                    if len(running) == self.jobs:
-                        break
-                    task = None if cell in busy else self._task(cell)
-                    if task is not None:
-                        arguments = (self.study, task.config, *self._prepare(task))
-                        running[executor.submit(_run, *arguments, threads=threads)] = task
-                if running:
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        self._finish(running.pop(future), *future.result())
+    def _run_beside(self, executor: Executor, threads: int | None) -> None:
+        running: dict[Future[_Ran], _Task] = {}
+        while len(self.done) < len(self.cells):
+            busy = {task.cell for task in running.values()}
+            for cell in self.cells:
+                if len(running) == self.jobs:
+                    break
+                task = None if cell in busy else self._task(cell)
+                if task is not None:
+                    arguments = (self.study, task.config, *self._prepare(task), threads)
+                    running[executor.submit(_run, *arguments)] = task
+            if running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    self._finish(running.pop(future), future.result())
 
     def _task(self, cell: Cell) -> _Task | None:
         """Return what is to be run of a cell; None if it is done, or others must run before it."""
@@ -163,20 +187,20 @@ class _Grid:
         make_folder(place)
         return place, self.options.data.spec if self.options.data else None
 
-    def _finish(self, task: _Task, result: dict[str, Any], seconds: float) -> None:
+    def _finish(self, task: _Task, ran: _Ran) -> None:
         data = self.options.data.to_dict() if self.options.data else {}
-        done = Done(task.config, data, self.version, result, environment(), round(seconds, 1))
+        done = Done(task.config, data, self.version, ran.result, ran.environment, round(ran.seconds, 1))
         write_cell(self.folder, task.key, done)
         shutil.rmtree(self.folder / "work" / task.key, ignore_errors=True)
         self.done[task.cell] = done
         self.ran += task.cell.weight
         left = sum(cell.weight for cell in self.cells if cell not in self.done)
         time_left = (time.monotonic() - self.started) / self.ran * left
-        line = self.study.line(result)
+        line = self.study.line(ran.result)
         print_whole(
             self.console,
             f"[{len(self.done)}/{len(self.cells)}] {label(task.config)}{': ' if line else ''}{line} "
-            f"({format_seconds(seconds)}); {format_seconds(time_left)} left",
+            f"({format_seconds(ran.seconds)}); {format_seconds(time_left)} left",
         )
 
 
@@ -205,43 +229,11 @@ def _check_room(name: str, needs: Needs, memory: int, disk: int) -> None:
             )
 
 
-def _run(study: Study, config: Config, place: Path, data: str | None, threads: int | None) -> tuple[Any, float]:
-    """Run a cell in this process; return its result and the seconds that it took."""
+def _run(study: Study, config: Config, place: Path, data: str | None, threads: int | None) -> _Ran:
+    """Run a cell in this process."""
     if threads is not None:
         torch.set_num_threads(threads)
     with open(place / "log.txt", "a", encoding="utf-8") as log:
         start = time.monotonic()
         result = study.run(config, Place(place, data, Console(file=log, width=160)))
-        return result, time.monotonic() - start
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Executor]:
-    """Processes that run cells. When this process is stopped they are, too, each at the end of a step."""
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent)
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield executor
-        executor.shutdown()
-    except KeyboardInterrupt:
-        _end(executor)
-        raise StoppedError(signal.SIGINT) from None
-    except BaseException:
-        _end(executor)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(executor: Executor) -> None:
-    for child in multiprocessing.active_children():
-        child.terminate()
-    executor.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _stop(number: int, frame: object) -> None:
-    raise StoppedError(number)
+        return _Ran(result, time.monotonic() - start, environment())

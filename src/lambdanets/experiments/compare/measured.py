@@ -14,7 +14,15 @@ from lambdanets.experiments.bench.measure import PASSES, passes, peak_bytes, sav
 from lambdanets.experiments.bench.timing import Estimate, Turns
 from lambdanets.models import model_cost
 
-__all__ = ["available_memory", "build", "measure_memory", "measure_speed", "step_bytes"]
+__all__ = [
+    "PROCESS_BYTES",
+    "available_memory",
+    "build",
+    "images",
+    "measure_memory",
+    "measure_speed",
+    "step_bytes",
+]
 
 # PyTorch and this package in a process, beside the model.
 PROCESS_BYTES = 600 << 20
@@ -63,19 +71,11 @@ def measure_memory(model: str, kwargs: Mapping[str, Any], shape: Mapping[str, in
     }
 
 
-def measure_speed(
-    models: Mapping[str, tuple[str, Mapping[str, Any]]],
-    shape: Mapping[str, int],
-    batch: int,
-    seconds: float,
-    most: float,
-) -> dict[str, Any]:
+def measure_speed(models: Mapping[str, tuple[nn.Module, Tensor]], seconds: float, most: float) -> dict[str, Any]:
     """Time models that take turns.
 
     Args:
-        models: name -> model of timm's registry and its arguments; the others are compared with the first.
-        shape: ``image_size``, ``channels`` and ``classes``.
-        batch: images of a call.
+        models: name -> model and the batch of images of a call; the others are compared with the first.
         seconds: least time for the turns of a pass.
         most: most time for them.
 
@@ -83,24 +83,24 @@ def measure_speed(
         For each pass, for each model: images a second (median, low, high) and ``ratio``, how many times as many images
         a second as the first (median, low, high), from the ratios of the turns.
     """
-    x = images(shape, batch)
-    calls = {name: passes(build(*model, shape), x) for name, model in models.items()}
+    calls = {name: passes(*model) for name, model in models.items()}
+    sizes = [len(x) for _, x in models.values()]
     found: dict[str, Any] = {}
     for way in PASSES:
         turns = Turns([call[way] for call in calls.values()])
         turns.take(seconds, most)
         found[way] = {
             name: {
-                "images_per_second": _per(batch, timing.seconds),
-                "ratio": _per(1, timing.ratio),
+                "images_per_second": _per(size, timing.seconds),
+                "ratio": _per(size / sizes[0], timing.ratio),
                 "turns": timing.turns,
             }
-            for name, timing in zip(calls, turns.timings(), strict=True)
+            for name, size, timing in zip(calls, sizes, turns.timings(), strict=True)
         }
     return found
 
 
-def _per(count: int, seconds: Estimate) -> list[float]:
+def _per(count: float, seconds: Estimate) -> list[float]:
     """Median, low and high of a rate from those of a time."""
     return [round(count / value, 4) for value in (seconds.median, seconds.high, seconds.low)]
 

@@ -29,10 +29,11 @@ class Table:
     Args:
         name: of its files.
         title: above it.
-        columns: headings; the first column is text, the others are numbers.
+        columns: headings; the first column is text.
         rows: the cells as they are shown; "" for none.
         notes: sentences below it.
         bad: numbers of the rows that lost, which are shown as such.
+        text: numbers of the further columns that are text; the others are numbers.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     bad: frozenset[int] = frozenset()
+    text: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -148,14 +148,16 @@ class Study(ABC):
         title: of its report.
         question: that it asks.
         version: raised when what a cell computes changes, so that old cells are not taken.
-        needs_data: True if cells train on images.
+        takes_data: True if cells train on images.
+        default_data: what they train on where no data are given; None if then none of them trains.
     """
 
     name: str
     title: str
     question: str
     version: int = 1
-    needs_data: bool = True
+    takes_data: bool = True
+    default_data: str | None = "digits"
 
     @abstractmethod
     def row_names(self, options: Options) -> list[str]:

@@ -14,7 +14,7 @@ from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, pai
 if TYPE_CHECKING:
     from lambdanets.experiments.compare.trained import TrainedStudy
 
-__all__ = ["Summary", "at_least", "machine_line", "signed", "summaries", "summarise", "with_interval"]
+__all__ = ["Summary", "accuracies", "at_least", "machine_line", "signed", "summaries", "summarise", "with_interval"]
 
 INFERENCE, TRAINING = PASSES
 
@@ -56,7 +56,7 @@ class Summary:
 
 def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row that has a cell, in the study's order."""
-    base = _accuracies(cells, study.baseline)
+    base = accuracies(cells, study.baseline)
     speed = [done for done in cells if done.kind == "speed"]
     found = {}
     for name, row in study.rows.items():
@@ -68,16 +68,16 @@ def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
         times = next(
             ({way: done.result[way][name] for way in PASSES} for done in speed if name in done.result[TRAINING]), {}
         )
-        accuracies = _accuracies(cells, name)
+        scores = accuracies(cells, name)
         found[name] = Summary(
             name=name,
             parameters=memory.get("parameters"),
             multiply_adds=memory.get("multiply_adds"),
             saved_bytes=memory.get("saved_bytes"),
             peak_bytes=memory.get("peak_bytes"),
-            accuracies=accuracies,
-            accuracy=mean_of(list(accuracies.values())) if accuracies else None,
-            difference=None if name == study.baseline else paired_difference(accuracies, base),
+            accuracies=scores,
+            accuracy=mean_of(list(scores.values())) if scores else None,
+            difference=None if name == study.baseline else paired_difference(scores, base),
             rate={way: time["images_per_second"] for way, time in times.items()},
             ratio={way: time["ratio"] for way, time in times.items()},
             lr=trained[0].config["lr"] if trained else None,
@@ -87,8 +87,8 @@ def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
     return found
 
 
-def _accuracies(cells: Sequence[Done], name: str) -> dict[int, float]:
-    """Accuracy of the test images in percent, by seed."""
+def accuracies(cells: Sequence[Done], name: str) -> dict[int, float]:
+    """Return the accuracies of a row's trainings on the test images in percent, by seed."""
     found = {
         done.config["seed"]: 100 * done.result["test_top1"]
         for done in cells

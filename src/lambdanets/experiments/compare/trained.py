@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.compare.cell import Cell, Config, Done
-from lambdanets.experiments.compare.measured import measure_memory, measure_speed, step_bytes
+from lambdanets.experiments.compare.measured import build, images, measure_memory, measure_speed, step_bytes
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
 from lambdanets.files import read_csv, read_json
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
 
-__all__ = ["BATCH", "HEADS", "Row", "Scale", "TrainedStudy"]
+__all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 
 MODEL = "lambda_resnet_tiny"
-BATCH = 64
 # Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4
 # Of the search for the learning rate, which no row is judged by.
 SEARCH_SEED = 1000
 # A file and a checkpoint of a run, beside three copies of the weights.
-_RUN_BYTES = 100 << 20
+RUN_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Scale:
         blocks: of each stage.
         images: training images that a training sees, in whole epochs.
         rates: learning rates to choose from.
+        batch: images of a step.
         search: share of the epochs that a training of the search has.
         seconds: least time of the turns of each pass.
         most: most time of them.
@@ -64,6 +64,7 @@ class Scale:
     blocks: tuple[int, int, int, int]
     images: int
     rates: tuple[float, ...]
+    batch: int
     search: float
     seconds: float
     most: float
@@ -74,8 +75,8 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale((2, 2, 2, 2), 225_000, (1e-3, 3e-3, 1e-2), 0.2, 20.0, 60.0),
-    "quick": Scale((1, 1, 1, 1), 10_000, (2e-3, 6e-3), 0.25, 4.0, 8.0),
+    "full": Scale((2, 2, 2, 2), 225_000, (1e-3, 3e-3, 1e-2), 64, 0.2, 20.0, 60.0),
+    "quick": Scale((1, 1, 1, 1), 7_000, (2e-3, 6e-3), 32, 0.4, 4.0, 8.0),
 }
 
 
@@ -122,10 +123,10 @@ class TrainedStudy(Study):
             for name in dict.fromkeys([self.baseline, *names])
         }
         common = {"study": self.name, "scale": options.scale, **shape}
-        speed = {"kind": "speed", "row": "all rows", "models": models, "batch": BATCH, "seconds": scale.seconds}
+        speed = {"kind": "speed", "row": "all rows", "models": models, "batch": scale.batch, "seconds": scale.seconds}
         found = [Cell({**common, **speed, "most": scale.most}, weight=epochs, alone=True)]
         for name, model in models.items():
-            own = {**common, "row": name, **model, "batch": BATCH}
+            own = {**common, "row": name, **model, "batch": scale.batch}
             found.append(Cell({**own, "kind": "memory"}, weight=epochs / 20, alone=True))
             search = {**own, "kind": "search", "epochs": short, "seed": SEARCH_SEED}
             searches = tuple(Cell({**search, "lr": rate}, weight=short) for rate in scale.rates)
@@ -139,11 +140,14 @@ class TrainedStudy(Study):
         """See the interface."""
         shape = {name: config[name] for name in ("image_size", "channels", "classes")}
         if config["kind"] == "speed":
-            models = {name: (row["model"], row["model_kwargs"]) for name, row in config["models"].items()}
-            return measure_speed(models, shape, config["batch"], config["seconds"], config["most"])
+            x = images(shape, config["batch"])
+            models = {
+                name: (build(row["model"], row["model_kwargs"], shape), x) for name, row in config["models"].items()
+            }
+            return measure_speed(models, config["seconds"], config["most"])
         if config["kind"] == "memory":
             return measure_memory(config["model"], config["model_kwargs"], shape, config["batch"])
-        return _train(config, place)
+        return train_cell(recipe_of(config, place.data), place)
 
     def needs(self, config: Config) -> Needs:
         """See the interface."""
@@ -151,7 +155,7 @@ class TrainedStudy(Study):
             return Needs()
         shape = {name: config[name] for name in ("image_size", "channels", "classes")}
         memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
-        return Needs(memory=memory, disk=_RUN_BYTES)
+        return Needs(memory=memory, disk=RUN_BYTES)
 
     def line(self, result: Mapping[str, Any]) -> str:
         """See the interface."""
@@ -214,8 +218,16 @@ def recipe_of(config: Config, data: str | None) -> Recipe:
     )
 
 
-def _train(config: Config, place: Place) -> dict[str, Any]:
-    """Train a model, or go on where that was stopped, and return its scores."""
+def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
+    """Train a model, or go on where that was stopped, and return its scores.
+
+    Args:
+        recipe: all choices.
+        place: where the run is kept until it is finished.
+
+    Raises:
+        StoppedError: if it was stopped by a signal.
+    """
     run = place.folder / "run"
     if not _finished(run):
         try:
@@ -223,7 +235,7 @@ def _train(config: Config, place: Place) -> dict[str, Any]:
                 result = resume(run, console=place.console)
             else:
                 shutil.rmtree(run, ignore_errors=True)
-                result = train(recipe_of(config, place.data), output=run, console=place.console)
+                result = train(recipe, output=run, console=place.console)
         except TrainingDivergedError as error:
             return {"diverged": str(error), "validation_top1": 0.0}
         if result.stopped_by is not None:

@@ -123,7 +123,7 @@ class MemoryStudy(Study):
     name = "memory"
     title = "Memory and time against resolution"
     question = "How do the memory and the time of attention and of lambda layers grow, and where does each end?"
-    needs_data = False
+    takes_data, default_data = False, None
 
     def row_names(self, options: Options) -> list[str]:
         """See the interface."""

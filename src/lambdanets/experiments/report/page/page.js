@@ -10,16 +10,22 @@ for (const figure of document.querySelectorAll("figure")) {
     for (const mark of parts) mark.classList.toggle("on", mark.dataset.series === series);
     readout.textContent = text;
   };
+  const rest = () => {
+    const chosen = parts.find((mark) => mark === document.activeElement);
+    if (chosen) show(chosen.dataset.series, chosen.getAttribute("aria-label"));
+    else show(undefined, hint);
+  };
   for (const mark of parts) {
     for (const event of ["pointerenter", "focus", "click"]) {
       mark.addEventListener(event, () => show(mark.dataset.series, mark.getAttribute("aria-label")));
     }
-    for (const event of ["pointerleave", "blur"]) mark.addEventListener(event, () => show(undefined, hint));
+    mark.addEventListener("pointerleave", rest);
+    mark.addEventListener("blur", () => show(undefined, hint));
   }
   for (const name of figure.querySelectorAll(".legend li")) {
     const own = parts.filter((mark) => mark.dataset.series === name.dataset.series);
     name.addEventListener("pointerenter", () => show(name.dataset.series, own.map((mark) => mark.getAttribute("aria-label")).join("; ")));
-    name.addEventListener("pointerleave", () => show(undefined, hint));
+    name.addEventListener("pointerleave", rest);
   }
 }
 document.documentElement.dataset.ready = "";

@@ -1,0 +1,109 @@
+"""The study of whole networks: its figures and their sources, one scale of speed for all rows, its claims."""
+
+import pytest
+import timm
+
+from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.study import DataFacts, Options, Place
+from lambdanets.experiments.studies import family
+from lambdanets.experiments.studies.family import REFERENCE, ROWS, STUDY, Network
+
+INFERENCE, TRAINING = PASSES
+
+
+def done(row, ratio, reference=10.0, kind="speed", **config):
+    config = {"study": "family", "scale": "full", "kind": kind, "row": row, "batch": 4, **config}
+    result = {
+        "parameters": 10**6,
+        "multiply_adds": 10**9,
+        "peak_bytes": 10**8,
+        "speed": {
+            way: {
+                "reference": reference,
+                "ratio": [ratio * (1 + (way == INFERENCE))] * 3,
+                "images_per_second": [1.0] * 3,
+            }
+            for way in PASSES
+        },
+    }
+    return Done(config, {}, {}, result, {}, 1.0)
+
+
+def trained(row, top1):
+    config = {"study": "family", "scale": "full", "kind": "train", "row": row, "seed": 0, "epochs": 2}
+    return Done(config, {"spec": "imagenet"}, {}, {"test_top1": top1, "validation_top1": top1}, {}, 1.0)
+
+
+def test_rows_are_models_and_figures_have_sources():
+    assert {REFERENCE, *family.QUICK} <= ROWS.keys()
+    assert {f"EfficientNet-B{i}" for i in range(8)} <= ROWS.keys()
+    for row in ROWS.values():
+        assert timm.is_model(row.model)
+        assert (row.top1 is None) == (row.source == "")
+        assert row.top1 is None or (70 < row.top1 < 90 and "https://" in row.source)
+        if row.model.startswith(("lambda_resnet", "tf_")):
+            assert timm.get_pretrained_cfg(row.model).input_size[1] == row.image_size
+
+
+def test_rates_are_those_of_one_reference():
+    """The machine was twice as fast for one cell: the rates are on one scale all the same."""
+    cells = [done(REFERENCE, 1.0), done("LambdaResNet-152", 0.5, 20.0), done("EfficientNet-B6", 0.2, 10.0)]
+    rows = family.summaries(cells)
+    assert {name: row.rate[TRAINING] for name, row in rows.items()} == pytest.approx(
+        {REFERENCE: 10, "LambdaResNet-152": 5, "EfficientNet-B6": 2}
+    )
+    outcome = STUDY.outcome(cells)
+    (claim,) = outcome.claims
+    assert claim.held
+    assert claim.text.startswith(
+        "LambdaResNet-152 (84.0 %) trains 2.50 times as many images a second as EfficientNet-B6 (84.1 %)"
+    )
+    training, inference = outcome.plots
+    assert [series.name for series in training.series] == ["LambdaResNet", "ResNet", "EfficientNet"]
+    assert training.series[0].points[0].x == pytest.approx(5)
+    assert inference.series[0].points[0].x == pytest.approx(10)
+    networks, sources = outcome.tables
+    assert networks.rows[0] == ["LambdaResNet-152", "256", "1.0", "1.00", "100", "84.00", "5", "10"]
+    assert sources.rows[0][2] == ROWS["LambdaResNet-152"].source
+
+
+def test_measured_accuracies_replace_published_ones():
+    cells = [
+        done(REFERENCE, 1.0),
+        done("LambdaResNet-50", 2.0),
+        trained("LambdaResNet-50", 0.5),
+        trained(REFERENCE, 0.6),
+    ]
+    cells.append(done("EfficientNet-B0", 1.0))  # not trained
+    outcome = STUDY.outcome(cells)
+    (table,) = outcome.tables
+    assert {line[0]: line[5] for line in table.rows} == {
+        "LambdaResNet-50": "50.00",
+        REFERENCE: "60.00",
+        "EfficientNet-B0": "",
+    }
+    assert [claim.held for claim in outcome.claims] == [True]
+    assert "trainings on imagenet" in " ".join(outcome.notes)
+
+
+def test_cells(tmp_path, monkeypatch):
+    quick = STUDY.cells(Options(quick=True))
+    assert [cell.config["row"] for cell in quick] == list(family.QUICK)
+    (cell,) = STUDY.cells(Options(only=(REFERENCE,)))
+    assert 1e9 < STUDY.needs(cell.config).memory < 4e9
+    data = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
+    cells = STUDY.cells(Options(only=("ResNet-50",), data=data, seeds=2, epochs=3))
+    assert [cell.config["kind"] for cell in cells] == ["speed", "train", "train"]
+    recipe = family.recipe_of(cells[1].config, "images")
+    assert (recipe.model, recipe.image_size, recipe.epochs, recipe.warmup_epochs) == ("resnet50", 224, 3, 1)
+    small = Network("LambdaResNet", "lambda_resnet_tiny", 8, None, "")
+    monkeypatch.setitem(ROWS, REFERENCE, small)
+    monkeypatch.setitem(ROWS, "LambdaResNet-50", small)
+    config = {**quick[1].config, "model": small.model, "image_size": 8, "seconds": 0.0, "most": 0.0}
+    result = STUDY.run(config, Place(tmp_path, None, None))
+    assert result["peak_bytes"] > 1e5
+    for way in PASSES:
+        assert result["speed"][way]["ratio"][0] == pytest.approx(1, rel=0.5)
+        assert result["speed"][way]["reference"] > 1
+    assert "images/s" in STUDY.line(result)
