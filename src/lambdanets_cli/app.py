@@ -78,8 +78,9 @@ def _paragraphs(function: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
-_commands = (train, evaluate, predict, runs, plot, adopt, export, publish, explain, kernels, bench, compare, models, env)
-for _function in _commands:
+_USING = (train, evaluate, predict, runs, plot, adopt, export, publish)
+_LOOKING = (explain, kernels, bench, compare, models, env)
+for _function in _USING + _LOOKING:
     app.command(help=_paragraphs(_function))(_function)
 
 
