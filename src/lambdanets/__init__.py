@@ -4,7 +4,6 @@
 ops that a file of ``torch.export`` calls: import it before ``torch.export.load``.
 """
 
-import lambdanets._interrupts  # noqa: F401  (before PyTorch, which takes seconds)
 from lambdanets.explanation import Explanation, explain
 from lambdanets.functional import lambda_apply
 from lambdanets.interop import (
