@@ -1,5 +1,7 @@
 """README and docs: snippets run, tables are those of the result files, links lead somewhere."""
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -7,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import lambdanets
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SNIPPETS = [
-    pytest.param(code, id=f"{page.name}-{number}")
+    pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 ]
@@ -28,7 +32,7 @@ def test_tables_are_those_of_the_result_files():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_local_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", prose):
@@ -57,3 +61,18 @@ def test_tests_that_the_table_of_faults_names_exist():
         for name in names:
             file, function = name.split("::")[0] or file, name.split("::")[-1]
             assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
+def test_every_public_name_is_on_a_page_of_the_api():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    described = [pkgutil.resolve_name(name) for name in re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)]
+    for package in ("", ".explanation", ".interop", ".layers", ".models", ".training"):
+        module = importlib.import_module(f"lambdanets{package}")
+        names = set(module.__all__) - {"__version__"}
+        assert not [name for name in names if getattr(module, name) not in described], module
+
+
+def test_one_version_everywhere():
+    patterns = {"pyproject.toml": '^version = "(.+)"$', "CITATION.cff": "^version: (.+)$"}
+    found = {file: re.findall(text, (ROOT / file).read_text(encoding="utf-8"), re.M) for file, text in patterns.items()}
+    assert found == {file: [lambdanets.__version__] for file in patterns}

@@ -16,7 +16,7 @@ from lambdanets.experiments.report.results import read_rows
 from lambdanets.files import write_csv
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 
 # What has a unit and is no measurement, by file: (the text, why it may stand there).

@@ -19,7 +19,7 @@ from lambdanets.layers import GraphLambdaLayer, LambdaLayer
 from lambdanets.models import LambdaResNet, resize_positions
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DensePositions",

@@ -1,0 +1,131 @@
+"""Hooks of the documentation site: pages made of other files, links, formulas, and no address of elsewhere.
+
+    pip install -e '.[docs]' && mkdocs build --strict
+
+The README, CONTRIBUTING, the changelog and the notebooks in examples/ are pages of the site without being copied. Links
+between files of the repository become links between pages; one that leads to no page is a warning, which ``--strict``
+makes an error.
+"""
+
+import base64
+import html
+import json
+import logging
+import posixpath
+import re
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from typer.main import get_command
+
+from lambdanets_cli.app import app
+
+log = logging.getLogger("mkdocs.plugins.site")
+ROOT = Path(__file__).parents[1]
+# Pages of the site that are other files of the repository; those of docs/ have their own names.
+SOURCES = {
+    "index.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "weights.md": "src/lambdanets/models/weights/lambda_resnet_tiny.digits/README.md",
+    "examples/index.md": "examples/README.md",
+    **{f"examples/{file.stem}.md": f"examples/{file.name}" for file in sorted(ROOT.glob("examples/*.ipynb"))},
+}
+PAGES = {source: page for page, source in SOURCES.items()}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are no files of docs/, and the figures of the notebooks."""
+    for page, source in SOURCES.items():
+        if source.endswith(".ipynb"):
+            text, figures = notebook(ROOT / source)
+            for name, figure in figures.items():
+                files.append(File.generated(config, f"examples/{name}", content=figure))
+        else:
+            text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def notebook(file: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook with its outputs as Markdown, and its figures by name."""
+    parts, figures = [], {}
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{file.stem}-{len(figures) + 1}.png"
+                figures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![Figure of the example]({name})")
+            else:
+                text = re.sub(r"\x1b\[[\d;]*m", "", "".join(output.get("text", data.get("text/plain", ""))))
+                parts += [f"```text\n{text.rstrip()}\n```"] if text.strip() else []
+    return "\n\n".join(parts) + "\n", figures
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links between files of the repository into links between pages; write down the command's help."""
+    here = page.file.src_uri
+    source = SOURCES.get(here, f"docs/{here}")
+
+    def relink(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        to = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        if to is None:
+            if posixpath.join(posixpath.dirname(here), target) not in files.src_uris:  # but a figure of a notebook
+                log.warning("%s links to %s, which is not a page of the site", source, target)
+            return match[0]
+        return f"]({posixpath.relpath(to, posixpath.dirname(here) or '.')}{anchor})"
+
+    # What stands in blocks of code is left alone: every second piece.
+    pieces = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
+    pieces[::2] = [re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", relink, piece) for piece in pieces[::2]]
+    return "".join(pieces).replace("<!-- commands -->", commands())
+
+
+def commands() -> str:
+    """Return the help of every command as Markdown."""
+    parts = []
+    for name, command in sorted(get_command(app).commands.items()):
+        parts.append(f"## lambdanets {name}")
+        for text in (command.help or "").split("\n\n"):
+            # An indented paragraph is an example.
+            parts.append(f"```bash\n{text.strip()}\n```" if text.startswith(" ") else plain(text))
+        rows = []
+        for parameter in command.params:
+            words = parameter.opts if parameter.param_type_name == "option" else [(parameter.name or "").upper()]
+            rows.append(f"| `{', '.join(words)}` | {plain(getattr(parameter, 'help', None) or '')} |")
+        parts.append("\n".join(["| argument | |", "| --- | --- |", *rows]))
+    return "\n\n".join(parts)
+
+
+def plain(text: str) -> str:
+    """Return help, which is Rich's markup, as one line of Markdown."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"\\?([\[\]*|])", r"\\\1", line)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn formulas into MathML, which browsers draw without a script."""
+
+    def formula(match: re.Match[str]) -> str:
+        return convert(html.unescape(match[2]), display="block" if match[1] == "[" else "inline")
+
+    # As arithmatex leaves them: \[...\] or \(...\) in an element of its class.
+    return re.sub(r'(?<=class="arithmatex">)\\([\[(])(.*?)\\[\])](?=</)', formula, content, flags=re.DOTALL)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Warn of a page that would load something from elsewhere."""
+    for address in re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"?((?:https?:)?//[^\"\s>]+)", output):
+        log.warning("%s loads %s", page.file.src_uri, address)
+    return output
