@@ -64,7 +64,7 @@ def test_rates_are_those_of_one_reference():
     assert training.series[0].points[0].x == pytest.approx(5)
     assert inference.series[0].points[0].x == pytest.approx(10)
     networks, sources = outcome.tables
-    assert networks.rows[0] == ["LambdaResNet-152", "256", "1.0", "1.00", "100", "84.00", "5", "10"]
+    assert networks.rows[0] == ["LambdaResNet-152", "256", "1.0", "1.00", "100", "84.00", "5.00", "10.0"]
     assert sources.rows[0][2] == ROWS["LambdaResNet-152"].source
 
 

@@ -55,7 +55,7 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
         step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 7)
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 1000 else (1,)
+    factors = (1, 2, 3, 4, 5, 6, 8) if high / low < 10 else (1, 2, 5) if high / low < 1000 else (1,)
     return [value for e in exponents for f in factors if low <= (value := f * 10.0**e) <= high]
 
 

@@ -7,6 +7,7 @@ lambdanets compare family --data imagenet/ --only LambdaResNet-152 --only Effici
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -270,6 +271,10 @@ def _claims(rows: Mapping[str, Summary]) -> list[Claim]:
     return claims
 
 
+def _three_digits(value: float) -> str:
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 def _tables(rows: Mapping[str, Summary], measured: bool) -> list[Table]:
     def figure(row: Summary, name: str, unit: float, digits: int) -> str:
         return f"{row.result[name] / unit:,.{digits}f}" if name in row.result else ""
@@ -282,7 +287,7 @@ def _tables(rows: Mapping[str, Summary], measured: bool) -> list[Table]:
             figure(row, "multiply_adds", 1e9, 2),
             figure(row, "peak_bytes", 1e6, 0),
             with_interval(row.accuracy),
-            *(f"{row.rate[way]:.3g}" if way in row.rate else "" for way in (TRAINING, INFERENCE)),
+            *(_three_digits(row.rate[way]) if way in row.rate else "" for way in (TRAINING, INFERENCE)),
         ]
         for name, row in rows.items()
     ]
