@@ -7,9 +7,7 @@ between files of the repository become links between pages; one that leads to no
 makes an error.
 """
 
-import base64
 import html
-import json
 import logging
 import posixpath
 import re
@@ -19,6 +17,7 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 from typer.main import get_command
 
 from lambdanets_cli.app import app
@@ -52,23 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def notebook(file: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook with its outputs as Markdown, and its figures by name."""
-    parts, figures = [], {}
-    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(source)
-            continue
-        parts.append(f"```python\n{source}\n```")
-        for output in cell["outputs"]:
-            data = output.get("data", {})
-            if "image/png" in data:
-                name = f"{file.stem}-{len(figures) + 1}.png"
-                figures[name] = base64.b64decode("".join(data["image/png"]))
-                parts.append(f"![Figure of the example]({name})")
-            else:
-                text = re.sub(r"\x1b\[[\d;]*m", "", "".join(output.get("text", data.get("text/plain", ""))))
-                parts += [f"```text\n{text.rstrip()}\n```"] if text.strip() else []
-    return "\n\n".join(parts) + "\n", figures
+    text, resources = MarkdownExporter().from_filename(str(file), {"unique_key": file.stem})
+    return text, resources["outputs"]
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

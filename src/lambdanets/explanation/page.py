@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,18 +89,12 @@ def _render(
     notes: Sequence[str],
     missing: Sequence[str],
 ) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from lambdanets.pages import render_page  # jinja2 is needed for a page alone
 
-    environment = Environment(
-        loader=PackageLoader("lambdanets.explanation", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     target = explanation.target() if data["decision"] or (decision and explanation.has_scores) else None
-    parts = {name: (files("lambdanets.explanation") / "page" / name).read_text("utf-8") for name in _PARTS}
-    return environment.get_template("page.html.j2").render(
+    return render_page(
+        "lambdanets.explanation",
+        ("page.css", "weights.js", "view.js"),
         title=title or type(explanation.model).__name__,
         notes=list(notes),
         missing=list(missing),
@@ -115,11 +108,7 @@ def _render(
         maps=[shown["name"] for shown in data["decision"]],
         has_grad_cam=has_grad_cam(),
         data=_script_json(data),
-        **{name.replace(".", "_"): text for name, text in parts.items()},
     )
-
-
-_PARTS = ("page.css", "weights.js", "view.js")
 
 
 def _script_json(data: Any) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lambdanets.experiments.compare.outcome import Outcome, Table
 from lambdanets.experiments.report.chart import COLOURS, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import make_folder, write_text
+from lambdanets.pages import render_page
 
 __all__ = ["latex", "table_text", "write_report"]
 
@@ -36,23 +34,13 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
     page = folder / "report.html"
-    environment = Environment(
-        loader=PackageLoader("lambdanets.experiments.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    parts = {
-        name.replace(".", "_"): (files("lambdanets.experiments.report") / "page" / name).read_text("utf-8")
-        for name in ("page.css", "page.js")
-    }
-    text = environment.get_template("page.html.j2").render(
+    text = render_page(
+        "lambdanets.experiments.report",
+        ("page.css", "page.js"),
         outcome=outcome,
         warnings=list(warnings),
         plots=[(plot, draw_svg(plot)) for plot in plots],
         colours=len(COLOURS),
-        **parts,
     )
     write_text(page, text)
     return page
