@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from lambdanets_cli.options import quiet_profiler
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,10 +90,7 @@ def bench(
     for name, value in (("--seconds", seconds), ("--max-seconds", max_seconds)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0 and finite, got {value:g}; leave it out for the default")
-    # PyTorch's profiler, which counts the memory, reports on the terminal every start and stop, and memory that is
-    # freed but was allocated before. PyTorch reads both variables on import.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_profiler()
     from lambdanets.console import make_console
     from lambdanets.experiments.report.results import open_folder, table_of
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug
+from lambdanets_cli.options import Debug, quiet_profiler
 
 __all__ = ["compare"]
 
@@ -65,9 +65,7 @@ def compare(
 
       lambdanets compare layers --data cifar10/ --only lambda --only 'global attention'
     """
-    # See lambdanets bench: PyTorch's profiler reports on the terminal otherwise.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    quiet_profiler()
     import torch
 
     from lambdanets.console import make_console, one_line, print_whole

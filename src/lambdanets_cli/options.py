@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Debug", "RunFolder"]
+__all__ = ["Debug", "RunFolder", "quiet_profiler"]
 
 
 def _set_debug(value: bool) -> None:
@@ -28,3 +28,12 @@ RunFolder = Annotated[
         "lambda_resnet_tiny.digits.",
     ),
 ]
+
+
+def quiet_profiler() -> None:
+    """Keep PyTorch's profiler, which counts the memory, from the terminal; PyTorch reads this on import.
+
+    It reports every start and stop, and memory that is freed but was allocated before.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
