@@ -27,15 +27,11 @@ import numpy as np
 from timm.utils.misc import natural_key
 
 from lambdanets.files import read_json
+from lambdanets.training.data.folders import PART_FOLDERS
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.data.listing import first, image_extensions
 
 _INFO = ("_info.json", "info.json")
-_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 # The bytes of a label's file, which is a number or a few fields.
 _LABEL_BYTES = 1 << 20
 
@@ -195,7 +191,7 @@ def find_shards(root: Path) -> dict[str, Shards]:
     found: dict[str, list[Path]] = {}
     for path in paths:
         words = re.split(r"[^a-z]+", path.relative_to(root).as_posix().lower())
-        parts = [part for part, known in _WORDS.items() if set(words) & set(known)]
+        parts = [part for part, known in PART_FOLDERS.items() if set(words) & set(known)]
         if len(parts) > 1:
             raise ValueError(f"the name of the shard {path} tells two parts, {' and '.join(parts)}; rename it")
         found.setdefault(parts[0] if parts else "all", []).append(path)
@@ -211,7 +207,7 @@ def _told_by_info(root: Path, file: Path) -> dict[str, Shards]:
     if not isinstance(splits, Mapping):
         raise ValueError(f"{file} has no object 'splits' with the shards of each part")
     parts = {}
-    for part, known in _WORDS.items():
+    for part, known in PART_FOLDERS.items():
         name = next((name for name in known if name in splits), None)
         if name is not None:
             parts[part] = _told_split(root, file, name, splits[name])
