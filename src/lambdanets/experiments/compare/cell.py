@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lambdanets.files import read_json, write_json
+from lambdanets.files import make_folder, read_json, write_json
 from lambdanets.provenance import package_version
 
 __all__ = [
@@ -51,11 +51,6 @@ class Cell:
     complete: Callable[[Config, Sequence[Done]], Config] | None = None
     weight: float = 1.0
     alone: bool = False
-
-    @property
-    def label(self) -> str:
-        """A name for messages."""
-        return label(self.config)
 
 
 def label(config: Config) -> str:
@@ -116,7 +111,7 @@ def cell_file(folder: Path, key: str) -> Path:
 def write_cell(folder: Path, key: str, done: Done) -> None:
     """Write a cell, whole or not at all."""
     file = cell_file(folder, key)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_json(file, {"format": FORMAT, "key": key, **vars(done)})
 
 

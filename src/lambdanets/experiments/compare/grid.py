@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,23 +79,14 @@ def run_cells(
     """
     check_folder(folder)
     make_folder(folder)
-    with _alone_in(folder):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except ValueError as error:
+            raise ValueError(
+                f"another `lambdanets compare` works in {folder}; wait for its end, or give another --output"
+            ) from error
         return _Grid(study, options, folder, jobs, console, cluster).run()
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    lock = locked(folder)
-    try:
-        lock.__enter__()
-    except ValueError as error:
-        raise ValueError(
-            f"another `lambdanets compare` works in {folder}; wait for its end, or give another --output"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 class _Grid:

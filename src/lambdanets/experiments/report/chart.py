@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,7 +19,16 @@ WIDTH, HEIGHT = 680, 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 14, 50
 # Of the series in their order; styles of the page repeat them, with others for dark mode.
 COLOURS = (
-    *("#2759b8", "#c4501b", "#1f7a3d", "#8a3fa0", "#b3261e", "#0f7f8c", "#8a6400", "#5c646d", "#d0408c", "#4c6b1f"),
+    "#2759b8",
+    "#c4501b",
+    "#1f7a3d",
+    "#8a3fa0",
+    "#b3261e",
+    "#0f7f8c",
+    "#8a6400",
+    "#5c646d",
+    "#d0408c",
+    "#4c6b1f",
 )
 
 
@@ -158,11 +167,7 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
     if plot.front is not None:
         front = [points[i] for i in pareto_front([(point.x, point.y) for point in points], plot.front)]
         axes.plot([p.x for p in front], [p.y for p in front], color="#9aa0a6", linestyle=":", zorder=0, label="front")
-    for log, set_scale, set_label, axis in (
-        (plot.x.log, axes.set_xscale, axes.set_xlabel, plot.x),
-        (plot.y.log, axes.set_yscale, axes.set_ylabel, plot.y),
-    ):
-        _set_axis(log, set_scale, set_label, axis)
+    axes.set(xscale=_scale(plot.x), xlabel=_label(plot.x), yscale=_scale(plot.y), ylabel=_label(plot.y))
     axes.set_title(plot.title)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -173,6 +178,5 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
                 figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata=metadata)
 
 
-def _set_axis(log: bool, set_scale: Callable[[str], object], set_label: Callable[[str], object], axis: Axis) -> None:
-    set_scale("log" if log else "linear")
-    set_label(_label(axis))
+def _scale(axis: Axis) -> str:
+    return "log" if axis.log else "linear"

@@ -32,8 +32,14 @@ REFERENCE = "ResNet-50"
 RECIPE = "imagenet-350"
 GROUPS = ("LambdaResNet", "timm's lambda networks")
 QUICK = (
-    *("LambdaResNet-50 LLLL", "LambdaResNet-50", "lambda_resnet26t", "ResNet-50", "SE-ResNet-50", "ResNet-RS-50"),
-    *("EfficientNet-B0", "EfficientNet-B1"),
+    "LambdaResNet-50 LLLL",
+    "LambdaResNet-50",
+    "lambda_resnet26t",
+    "ResNet-50",
+    "SE-ResNet-50",
+    "ResNet-RS-50",
+    "EfficientNet-B0",
+    "EfficientNet-B1",
 )
 # Of a training that this study adds where it is given data.
 SHAPE = {"channels": 3, "classes": 1000}
