@@ -12,15 +12,18 @@ from lambdanets.training import evaluate_run
 
 PROGRAM = """
 import os, signal
-from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine.loop import Trainer
 from lambdanets_cli.app import main
 
-def step(self, completed, *rest):
-    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if completed == 3 and first and os.environ["RANK"] == "0":
-        os.kill(os.getpid(), signal.SIGKILL)
+step = Trainer._step
 
-TrainingProgress.step = step
+def killed_in_the_third_step(self, update, *batch):
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if update == 3 and first and os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, update, *batch)
+
+Trainer._step = killed_in_the_third_step
 main()
 """
 

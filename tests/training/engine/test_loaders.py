@@ -206,3 +206,34 @@ def test_waiting_counts_where_the_device_has_nothing_to_do(batches, monkeypatch,
         now[0] += 5  # the step
     assert len(loader) == 3
     assert loader.waited == (0 if busy else 6)
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset"), FileNotFoundError(2, "no socket")])
+def test_a_worker_that_ends_while_it_hands_over_a_batch_is_told(error):
+    def batches():
+        yield "first"
+        raise error
+
+    class Loader(SimpleNamespace):
+        def __iter__(self):
+            return batches()
+
+    found = loaders.answered(Loader(num_workers=1))
+    assert next(found) == "first"
+    with pytest.raises(RuntimeError, match=f"DataLoader: a worker ended .*{type(error).__name__}"):
+        next(found)
+    # Without workers the error is of the images.
+    with pytest.raises(type(error)):
+        list(loaders.answered(Loader(num_workers=0)))
+
+
+def test_an_error_of_an_image_in_a_worker_keeps_its_kind():
+    class Missing(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise FileNotFoundError("cat.png is gone")
+
+    with pytest.raises(FileNotFoundError, match=r"cat\.png is gone"):
+        list(loaders.answered(torch.utils.data.DataLoader(Missing(), num_workers=1)))

@@ -286,11 +286,19 @@ def _marked(device: torch.device) -> Any:
 
 
 def answered(loader: Any) -> Iterator[Any]:
-    """The batches of a loader; a RuntimeError where one takes longer than its workers have time for."""
+    """The batches of a loader; a RuntimeError where a worker has ended, or takes longer than it has time for."""
     batches, seconds = iter(loader), getattr(loader, "timeout", 0)
     while True:
         with deadline(seconds):
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except (EOFError, ConnectionError, FileNotFoundError) as error:
+                # A worker that ends while it hands over a tensor leaves a closed socket; PyTorch does not say whose.
+                # An error inside a worker carries PyTorch's "Caught ... in DataLoader worker process".
+                if not getattr(loader, "num_workers", 0) or "DataLoader worker" in str(error):
+                    raise
+                ended = f"DataLoader: a worker ended while it handed over a batch, {type(error).__name__}"
+                raise RuntimeError(ended) from error
         if batch is None:
             return
         yield batch
