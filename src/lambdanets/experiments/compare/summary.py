@@ -141,39 +141,6 @@ def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
 
 
 def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
-    base = rows.get(baseline)
-    lines: list[list[str]] = []
-    costs: list[list[str]] = []
-    bad: set[int] = set()
-    for row in rows.values():
-        share = row.parameters / base.parameters if base and base.parameters and row.parameters else None
-        difference = row.difference
-        if row.diverged or (difference and difference.difference.high is not None and difference.difference.high < 0):
-            bad.add(len(lines))
-        accuracy = with_interval(row.accuracy)
-        if row.diverged:
-            accuracy = f"{accuracy} diverged with seed {', '.join(map(str, row.diverged))}".strip()
-        lines.append(
-            [
-                row.name,
-                "" if row.parameters is None else f"{row.parameters / 1e6:.3f}",
-                "" if share is None else f"{share:.2f}",
-                accuracy,
-                signed(difference),
-                "" if difference is None or difference.p is None else f"{difference.p:.2f}",
-                str(len(row.accuracies)),
-                "" if row.lr is None else f"{row.lr:g}",
-                *(f"{row.paper[name]:g}" if name in row.paper else "" for name in ("params", "top1")),
-            ]
-        )
-        costs.append(
-            [
-                row.name,
-                "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
-                *(_times(row.rate.get(way), row.ratio.get(way)) for way in (TRAINING, INFERENCE)),
-                *("" if value is None else f"{value / 1e6:.2f}" for value in (row.saved_bytes, row.peak_bytes)),
-            ]
-        )
     accuracy_columns = [
         "row",
         "parameters, M",
@@ -202,9 +169,44 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
         "Medians over turns of all models in one process; in brackets the median ratio of a turn. Training is a "
         "forward and a backward pass."
     ]
+    lines = [_accuracy_line(row, rows.get(baseline)) for row in rows.values()]
+    bad = frozenset(number for number, row in enumerate(rows.values()) if _is_marked(row))
+    costs = [_cost_line(row) for row in rows.values()]
     return [
-        Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, frozenset(bad)),
+        Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, bad),
         Table("costs", "Time and memory", cost_columns, costs, cost_notes),
+    ]
+
+
+def _is_marked(row: Summary) -> bool:
+    """True if a training diverged or the row is below the first one with its whole interval."""
+    return bool(row.diverged) or at_least(row.difference) is False
+
+
+def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
+    share = row.parameters / base.parameters if base and base.parameters and row.parameters else None
+    accuracy = with_interval(row.accuracy)
+    if row.diverged:
+        accuracy = f"{accuracy} diverged with seed {', '.join(map(str, row.diverged))}".strip()
+    return [
+        row.name,
+        "" if row.parameters is None else f"{row.parameters / 1e6:.3f}",
+        "" if share is None else f"{share:.2f}",
+        accuracy,
+        signed(row.difference),
+        "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.2f}",
+        str(len(row.accuracies)),
+        "" if row.lr is None else f"{row.lr:g}",
+        *(f"{row.paper[name]:g}" if name in row.paper else "" for name in ("params", "top1")),
+    ]
+
+
+def _cost_line(row: Summary) -> list[str]:
+    return [
+        row.name,
+        "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
+        *(_times(row.rate.get(way), row.ratio.get(way)) for way in (TRAINING, INFERENCE)),
+        *("" if value is None else f"{value / 1e6:.2f}" for value in (row.saved_bytes, row.peak_bytes)),
     ]
 
 
