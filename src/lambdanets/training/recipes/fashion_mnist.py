@@ -14,7 +14,8 @@ RECIPE = Recipe(
     data="fashion-mnist",
     # Half the resolution from the stem on: the lambda layers then see 14x14 positions, not 28x28.
     model_kwargs={"stem_stride": 2},
-    epochs=8,
+    validation_share=0.02,
+    epochs=30,
     batch_size=128,
     optimizer="adamw",
     lr=4e-3,
@@ -22,5 +23,7 @@ RECIPE = Recipe(
     warmup_epochs=1,
     label_smoothing=0.1,
     ema_decay=0.995,
+    # A quarter less time on a CPU.
+    channels_last=True,
     augmentation=Augmentation(crop="padded", padding=2, horizontal_flip=0.5),
 )
