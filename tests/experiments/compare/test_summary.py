@@ -1,0 +1,77 @@
+"""What the tables and plots of a study of trained models say, from cells whose numbers are known."""
+
+import pytest
+
+from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.summary import at_least, summaries
+from lambdanets.experiments.compare.trained import Row, TrainedStudy
+
+ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
+STUDY = TrainedStudy("toy", "Toy", "Which?", ROWS, lambda rows: [])
+
+
+def done(row, kind, result, **config):
+    config = {"study": "toy", "kind": kind, "row": row, "scale": "full", **config}
+    data = {"spec": "d", "images": [1, 2, 3], "classes": 2, "image_size": 8}
+    return Done(config, data, {}, result, {}, 1800.0)
+
+
+def cells():
+    """Three seeds a row: lambda is 1 to 3 points better, the last one 1 to 3 points worse."""
+    found = []
+    for row, above, size in (("convolution", 0, 4), ("lambda", 1, 1), ("worse", -1, 8)):
+        memory = {"parameters": size * 10**6, "multiply_adds": 10**7, "saved_bytes": size * 10**6, "peak_bytes": 10**7}
+        found.append(done(row, "memory", memory))
+        for seed in range(3):
+            config = {"seed": seed, "lr": 0.1, "epochs": 1, "model": "m", "model_kwargs": {"layers": [1]}, "batch": 2}
+            found.append(done(row, "train", {"test_top1": 0.8 + above * (seed + 1) / 100}, **config))
+    times = {
+        "convolution": {"images_per_second": [1000, 990, 1010], "ratio": [1, 1, 1]},
+        "lambda": {"images_per_second": [1500, 1400, 1600], "ratio": [1.5, 1.4, 1.6]},
+    }
+    return [*found, done("convolution", "speed", dict.fromkeys(PASSES, times))]
+
+
+def test_tables():
+    accuracy, costs = STUDY.outcome(cells()).tables
+    base, better, worse = (dict(zip(accuracy.columns, row, strict=True)) for row in accuracy.rows)
+    assert base["parameters, M"] == "4.000"
+    assert base["test accuracy, % (95 %)"] == "80.00 (80.00 to 80.00)"
+    assert base["difference to convolution (95 %)"] == base["p"] == ""
+    assert (base["paper: parameters, M"], base["paper: ImageNet top-1, %"]) == ("25.6", "76.9")
+    assert [row["of those of convolution"] for row in (base, better, worse)] == ["1.00", "0.25", "2.00"]
+    assert better["test accuracy, % (95 %)"].startswith("82.00 (81.")
+    assert better["difference to convolution (95 %)"].startswith("+2.00 (1.")
+    assert worse["difference to convolution (95 %)"].startswith("-2.00 (-")
+    # Of three pairs all signs alike: 2 of 2^3.
+    assert (better["p"], better["seeds"], better["learning rate"]) == ("0.25", "3", "0.1")
+    # The row that is below the first one with its whole interval.
+    assert accuracy.bad == {2}
+    assert [row[1:] for row in costs.rows] == [
+        ["10.0", "1,000 (1.00x)", "1,000 (1.00x)", "4.00", "10.00"],
+        ["10.0", "1,500 (1.50x)", "1,500 (1.50x)", "1.00", "10.00"],
+        ["10.0", "", "", "8.00", "10.00"],
+    ]
+
+
+def test_plots():
+    plots = {plot.name: plot for plot in STUDY.outcome(cells()).plots}
+    found = {name: [(p.x, p.y) for s in plot.series for p in s.points] for name, plot in plots.items()}
+    accuracies = [80, 82, 78]
+    for name, xs in (("parameters", [4, 1, 8]), ("memory", [4, 1, 8]), ("time", [1, 1 / 1.5])):
+        assert found[name] == [pytest.approx(pair) for pair in zip(xs, accuracies, strict=False)]
+
+
+def test_notes_count_cells_and_hours():
+    notes = STUDY.outcome(cells()).notes
+    assert notes[-1] == "13 cells, 6.50 hours of computing in all (full size)."
+
+
+@pytest.mark.parametrize(("above", "expected"), [(1, True), (-1, False), (None, None)])
+def test_at_least(above, expected):
+    """None where 0 is inside of the interval."""
+    tops = [0.9, 0.7, 0.8] if above is None else [0.8 + above * (seed + 1) / 100 for seed in range(3)]
+    found = [done("convolution", "train", {"test_top1": 0.8}, seed=seed, lr=0.1) for seed in range(3)]
+    found += [done("lambda", "train", {"test_top1": top}, seed=seed, lr=0.1) for seed, top in enumerate(tops)]
+    assert at_least(summaries(STUDY, found)["lambda"].difference) is expected
