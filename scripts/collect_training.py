@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lambdanets.experiments.bench.bench import environment
-from lambdanets.files import write_json
+from lambdanets.files import read_csv, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "training.json"
 COMMANDS = {
@@ -33,7 +33,8 @@ def entry(run: Path) -> dict:
         "test_top1": result["test"]["top1"],
         "test_images": result["test"]["images"],
         "validation_top1": result["validation"]["top1"],
-        "seconds": result["seconds"],
+        # Of a resumed training version 0.1.0 wrote the last part's time.
+        "seconds": max(result["seconds"], round(sum(row["seconds"] for row in read_csv(run / "metrics.csv")), 2)),
         "machine": environment()["machine"],
         "threads": result["threads"],
         "precision": result["precision"],

@@ -137,7 +137,15 @@ def test_resumed_training_equals_an_uninterrupted_one(monkeypatch, trained, reci
     }[where]
     assert stopped.test is None
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "interrupted"
+    going_on = Trainer.resume
+
+    def after_an_hour(trainer, checkpoint):
+        going_on(trainer, checkpoint)
+        trainer.seconds += 3600
+
+    monkeypatch.setattr(Trainer, "resume", after_an_hour)
     finished = resume(tmp_path / "run")
+    assert finished.seconds > 3600
     assert finished.epochs == 3
     assert learnt(tmp_path / "run") == learnt(trained.run.path)
     assert finished.test.to_dict() == trained.test.to_dict()

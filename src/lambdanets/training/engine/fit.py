@@ -68,7 +68,7 @@ class TrainingResult:
         best_epoch: the epoch of the best weights, None if none was finished.
         validation_top1: their accuracy on the validation images, 0 to 1, None if no epoch was finished.
         test: their scores on the test images; None if it ended early or there are no test images.
-        seconds: time it took, all included; only the last part of a resumed training.
+        seconds: time it took, all included; of the parts before a resumption the time of their steps.
         example: an image to try ``lambdanets predict`` on, if there is one.
         main_process: False on all processes but one of a parallel training.
         processes: how many trained together.
@@ -227,6 +227,7 @@ def resume(
         freeze_stages(model, recipe.frozen_stages)
         trainer = Trainer(accelerator, run, data, model, every=every, timeout=timeout)
         trainer.resume(checkpoint)
+        started -= trainer.seconds + sum(row["seconds"] for row in trainer.rows)
         notes += state.changes(checkpoint, accelerator.device)
         if trainer.batch:
             notes.append(
