@@ -11,9 +11,11 @@ RECIPE = Recipe(
     name="cifar10",
     model="lambda_resnet_tiny",
     data=None,
+    # Convolutions where maps are large, lambda layers on 16x16 and 8x8 positions.
+    model_kwargs={"stages": "CCLL", "layers": [1, 2, 2, 1]},
     image_size=32,
     validation_share=0.02,
-    epochs=20,
+    epochs=30,
     batch_size=128,
     optimizer="adamw",
     lr=4e-3,
@@ -22,4 +24,5 @@ RECIPE = Recipe(
     label_smoothing=0.1,
     ema_decay=0.995,
     augmentation=Augmentation(crop="padded", padding=4, horizontal_flip=0.5),
+    channels_last=True,
 )
