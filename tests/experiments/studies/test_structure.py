@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lambdanets.experiments.compare import structures
+from lambdanets.experiments.compare import structure_data, structure_networks
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.structures import Attention, GraphNetwork, Graphs, RelationalConvolution, Sequences
+from lambdanets.experiments.compare.structure_data import Graphs, Sequences
+from lambdanets.experiments.compare.structure_networks import Attention, GraphNetwork, RelationalConvolution
 from lambdanets.experiments.compare.study import Options, Place
 from lambdanets.experiments.studies import structure
 from lambdanets.experiments.studies.structure import ROWS, STRUCTURES, STUDY
@@ -43,18 +44,18 @@ def packages(tmp_path, monkeypatch):
         spec.submodule_search_locations = [str(tmp_path / name)]
         return spec
 
-    monkeypatch.setattr(structures, "find_spec", found)
-    for load in (structures.load_leaves, structures.load_molecules):
+    monkeypatch.setattr(structure_data, "find_spec", found)
+    for load in (structure_data.load_leaves, structure_data.load_molecules):
         load.cache_clear()
     yield tmp_path
-    for load in (structures.load_leaves, structures.load_molecules):
+    for load in (structure_data.load_leaves, structure_data.load_molecules):
         load.cache_clear()
 
 
 @pytest.mark.parametrize(("package", "name"), [("aeon", "sequence"), ("grakel", "graph")])
 def test_a_missing_package_is_named(package, name, monkeypatch):
     """Only that of the rows that are asked for."""
-    monkeypatch.setattr(structures, "find_spec", lambda asked: None)
+    monkeypatch.setattr(structure_data, "find_spec", lambda asked: None)
     load = STRUCTURES[name].load
     load.cache_clear()
     row = structure.baseline(name)
@@ -66,12 +67,12 @@ def test_a_package_without_the_files_is_told(packages):
     (file,) = (packages / "grakel").rglob("MUTAG_A.txt")
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"grakel has no file .*MUTAG_A\.txt"):
-        structures.load_molecules()
+        structure_data.load_molecules()
 
 
 @pytest.mark.skipif(not (find_spec("aeon") and find_spec("grakel")), reason="needs pip install 'lambdanets[examples]'")
 def test_the_real_data():
-    leaves, molecules = structures.load_leaves(), structures.load_molecules()
+    leaves, molecules = structure_data.load_leaves(), structure_data.load_molecules()
     assert leaves.x.shape == (442, 1, 427)
     assert (leaves.train, leaves.classes) == (200, 6)
     assert molecules.labels.bincount().tolist() == [63, 125]
@@ -99,7 +100,7 @@ def test_splits():
 
 
 def test_inputs_of_graphs_are_those_of_each(packages):
-    graphs = structures.load_molecules()
+    graphs = structure_data.load_molecules()
     _, index, edges, batch, count = graphs.inputs(torch.tensor([5, 2]))
     assert count == 2
     assert batch.tolist() == [1, 1, 0, 0]  # in the order of the nodes
@@ -140,6 +141,7 @@ def test_layers_against_loops():
 def test_it_runs(packages, tmp_path, monkeypatch):
     """Every row trains; those that see bonds tell pairs of atoms apart by them, and the one that does not cannot."""
     monkeypatch.setitem(STRUCTURES["sequence"].steps, "quick", 2)
+    monkeypatch.setattr(structure_networks, "DEPTH", 1)
     cells = STUDY.cells(Options(quick=True, seeds=2))
     assert [cell.config["row"] for cell in cells if cell.alone] == ["all rows of sequence", "all rows of graph"]
     trained = [cell for cell in cells if not cell.alone]
@@ -199,16 +201,17 @@ def test_the_best_rate_by_validation_is_tested(monkeypatch):
     scores = {1.0: (0.5, 0.7), 2.0: (0.5, 0.6), 3.0: (0.4, 0.1), 4.0: (0.9, float("nan"))}
     losses = {1.0: [1.0], 2.0: [1.0], 3.0: [1.0], 4.0: [float("nan")]}
 
-    def fit(config, data, train, rate):
-        network = nn.Linear(1, 1)
+    def fit(network, data, train, rate, **options):
         network.rate = rate
-        return network, losses[rate]
+        return losses[rate]
 
     data = Sequences(torch.zeros(10, 1, 1), torch.arange(10) % 2, 5, "")
     monkeypatch.setitem(STRUCTURES, "sequence", structure.Structure("d", lambda: data, {}, "seed", {}))
-    monkeypatch.setattr(structure, "_fit", fit)
-    monkeypatch.setattr(structure, "_score", lambda network, data, examples: scores[network.rate])
-    config = {"kind": "train", "structure": "sequence", "row": "r", "seed": 0, "rates": [1.0, 2.0, 3.0, 4.0]}
+    monkeypatch.setattr(structure, "_network", lambda *options: nn.Linear(1, 1))
+    monkeypatch.setattr(structure, "fit", fit)
+    monkeypatch.setattr(structure, "score", lambda network, data, examples: scores[network.rate])
+    config = {"kind": "train", "structure": "sequence", "row": "r", "rates": [1.0, 2.0, 3.0, 4.0]}
+    config |= {"seed": 0, "steps": 1, "batch": 1}
     result = STUDY.run(config, None)
     assert (result["lr"], result["validation_top1"], result["parameters"]) == (2.0, 0.5, 2)
     only = STUDY.run({**config, "rates": [4.0]}, None)

@@ -13,25 +13,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
+from torch import nn
 
 from lambdanets.experiments.bench.timing import Turns
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
-from lambdanets.experiments.compare.structures import (
+from lambdanets.experiments.compare.structure_data import Graphs, Sequences, load_leaves, load_molecules
+from lambdanets.experiments.compare.structure_networks import (
     Attention,
     GraphLambda,
     GraphNetwork,
-    Graphs,
     Network,
     RelationalConvolution,
-    Sequences,
-    load_leaves,
-    load_molecules,
+    fit,
+    score,
+    step,
 )
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.summary import accuracies, at_least, machine_line, signed, with_interval
@@ -123,14 +121,13 @@ class StructureStudy(Study):
             scale = options.scale
             data = {"data": kind.data, "fingerprint": kind.load().fingerprint}
             common = {"study": self.name, "scale": scale, "structure": structure, **data, "batch": BATCH}
-            times = {"kind": "speed", "row": f"all rows of {structure}", "rows": names, "seconds": SECONDS[scale]}
-            found.append(Cell({**common, **times, "seconds": list(SECONDS[scale])}, alone=True))
-            training = {**common, "kind": "train", "steps": kind.steps[scale], "rates": list(RATES[scale])}
+            steps, seconds = kind.steps[scale], list(SECONDS[scale])
+            times = {"kind": "speed", "row": f"all rows of {structure}", "rows": names, "seconds": seconds}
+            found.append(Cell({**common, **times}, weight=steps, alone=True))
+            training = {**common, "kind": "train", "steps": steps, "rates": list(RATES[scale])}
             count = options.seeds if kind.unit == "seed" else Graphs.FOLDS
             found += [
-                Cell({**training, "row": name, "seed": unit}, weight=kind.steps[scale])
-                for name in names
-                for unit in range(count)
+                Cell({**training, "row": name, "seed": unit}, weight=steps) for name in names for unit in range(count)
             ]
         return found
 
@@ -182,20 +179,12 @@ def _network(config: Config, row: str, seed: int) -> Network:
     return Network(kind.load(), kind.rows[row])
 
 
-def _step(network: Network, inputs: Sequence[Any], labels: Tensor) -> Tensor:
-    """A forward and a backward pass."""
-    network.zero_grad()
-    loss = F.cross_entropy(network(inputs), labels, label_smoothing=0.1)
-    loss.backward()
-    return loss.detach()
-
-
 def _measure(config: Config) -> dict[str, Any]:
     """Milliseconds of a step (median, low, high) of each row, and how many times as many as the first takes."""
     data, rows = STRUCTURES[config["structure"]].load(), config["rows"]
     examples = data.split(0)[0][: config["batch"]]
     inputs, labels = data.inputs(examples), data.labels[examples]
-    turns = Turns([partial(_step, _network(config, row, 0), inputs, labels) for row in rows])
+    turns = Turns([partial(step, _network(config, row, 0), inputs, labels) for row in rows])
     turns.take(*config["seconds"])
     found = {}
     for row, timing in zip(rows, turns.timings(), strict=True):
@@ -211,49 +200,25 @@ def _train(config: Config) -> dict[str, Any]:
     """Train with each learning rate, and test the one that is best on the examples to choose by."""
     data = STRUCTURES[config["structure"]].load()
     train, choose, test = data.split(config["seed"])
+    options = {name: config[name] for name in ("steps", "batch", "seed")}
     best: tuple[float, float] | None = None
     result: dict[str, Any] = {"diverged": "the loss became infinite or NaN with every learning rate"}
     for rate in config["rates"]:
-        network, losses = _fit(config, data, train, rate)
-        right, loss = _score(network, data, choose)
+        network = _network(config, config["row"], config["seed"])
+        losses = fit(network, data, train, rate=rate, **options)
+        right, loss = score(network, data, choose)
         if not (math.isfinite(losses[-1]) and math.isfinite(loss)):
             continue
         if best is None or (right, -loss) > best:
             best = (right, -loss)
             result = {
-                "test_top1": _score(network, data, test)[0],
+                "test_top1": score(network, data, test)[0],
                 "validation_top1": right,
                 "lr": rate,
                 "train_loss": [round(value, 4) for value in losses],
             }
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {**result, "parameters": parameters, "examples": [len(train), len(choose), len(test)]}
-
-
-def _fit(config: Config, data: Sequences | Graphs, train: Tensor, rate: float) -> tuple[Network, list[float]]:
-    """Train, and return the network with the mean losses of tenths of the training."""
-    network = _network(config, config["row"], config["seed"]).train()
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    steps = config["steps"]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    order = torch.Generator().manual_seed(config["seed"])
-    losses = []
-    for _ in range(steps):
-        examples = train[torch.randperm(len(train), generator=order)[: config["batch"]]]
-        losses.append(_step(network, data.inputs(examples), data.labels[examples]).item())
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    # In a short training running statistics of batch-norms are still near their start.
-    update_bn([[data.inputs(train)]], network)
-    return network.eval(), [float(part.mean()) for part in torch.tensor(losses).chunk(10)]
-
-
-@torch.no_grad()
-def _score(network: Network, data: Sequences | Graphs, examples: Tensor) -> tuple[float, float]:
-    """Share of the examples that are right, and the loss."""
-    scores, labels = network(data.inputs(examples)), data.labels[examples]
-    return (scores.argmax(1) == labels).double().mean().item(), F.cross_entropy(scores, labels).item()
 
 
 @dataclass(frozen=True)
