@@ -80,7 +80,8 @@ def compare(
     if data is not None and not chosen.takes_data:
         raise ValueError(f"--data is {data!r}, and the study {study} has no data; leave it out")
     if epochs is not None and not (data or chosen.default_data):
-        raise ValueError(f"--epochs is {epochs}, and the study {study} trains nothing without --data; leave it out")
+        trains = "trains nothing without --data" if chosen.takes_data else "trains on no images"
+        raise ValueError(f"--epochs is {epochs}, and the study {study} {trains}; leave it out")
     if job and cluster is None:
         raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
     parameters = dict(_parameter(word) for word in job or ())

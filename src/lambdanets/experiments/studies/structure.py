@@ -1,0 +1,368 @@
+"""Lambda layers of sequences and of graphs with labels of edges (beyond the paper's images, what its text promises).
+
+lambdanets compare structure --quick
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lambdanets.experiments.bench.timing import Turns
+from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.measured import PROCESS_BYTES
+from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
+from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
+from lambdanets.experiments.compare.structure_data import Graphs, Sequences, load_leaves, load_molecules
+from lambdanets.experiments.compare.structure_networks import (
+    Attention,
+    GraphLambda,
+    GraphNetwork,
+    Network,
+    RelationalConvolution,
+    fit,
+    score,
+    step,
+)
+from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
+from lambdanets.experiments.compare.summary import accuracies, at_least, machine_line, signed, with_interval
+from lambdanets.layers import LambdaLayer
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A kind of data with its rows.
+
+    Args:
+        data: name of the data set.
+        load: reads it.
+        rows: by name, what makes the layer that mixes positions; the first is the baseline.
+        unit: what differences are paired by, a seed or a fold.
+        steps: of a training, by scale.
+    """
+
+    data: str
+    load: Callable[[], Sequences | Graphs]
+    rows: Mapping[str, Callable[[int, int], nn.Module]]
+    unit: str
+    steps: Mapping[str, int]
+
+
+STRUCTURES = {
+    "sequence": Structure(
+        "OSULeaf",
+        load_leaves,
+        {
+            "sequence: convolution": lambda dim, size: nn.Conv1d(dim, dim, 7, padding=3),
+            "sequence: attention": Attention,
+            "sequence: lambda": lambda dim, size: LambdaLayer(dim, size=size, ndim=1),
+            "sequence: lambda, scope 7": lambda dim, size: LambdaLayer(dim, scope=7, ndim=1),
+        },
+        "seed",
+        {"full": 300, "quick": 40},
+    ),
+    "graph": Structure(
+        "MUTAG",
+        load_molecules,
+        {
+            "graph: graph network": GraphNetwork,
+            "graph: relational convolution": RelationalConvolution,
+            "graph: lambda": GraphLambda,
+            "graph: lambda, no edge labels": lambda dim, dim_edge: GraphLambda(dim, None),
+        },
+        "fold",
+        {"full": 150, "quick": 40},
+    ),
+}
+ROWS = {name: structure for structure, found in STRUCTURES.items() for name in found.rows}
+RATES = {"full": (2e-3, 6e-3), "quick": (6e-3,)}
+# Of the turns of all rows.
+SECONDS = {"full": (10.0, 30.0), "quick": (2.0, 4.0)}
+
+
+def baseline(structure: str) -> str:
+    """The row that the others of a structure are compared with."""
+    return next(iter(STRUCTURES[structure].rows))
+
+
+class StructureStudy(Study):
+    """Small networks that are trained on sequences and on graphs, of which one layer varies."""
+
+    name = "structure"
+    title = "Sequences and graphs"
+    question = (
+        "Do lambda layers reach convolution and attention on sequences, and graph networks on graphs with labels of "
+        "edges?"
+    )
+    takes_data, default_data = False, None
+
+    def row_names(self, options: Options) -> list[str]:
+        """See the interface."""
+        return list(ROWS)
+
+    def cells(self, options: Options) -> list[Cell]:
+        """See the interface. Every fold of the graphs is tested, whatever the number of seeds."""
+        chosen = choose_rows(self, options)
+        found = []
+        for structure, kind in STRUCTURES.items():
+            own = [name for name in chosen if ROWS[name] == structure]
+            if not own:
+                continue
+            names = list(dict.fromkeys([baseline(structure), *own]))
+            scale = options.scale
+            data = {"data": kind.data, "fingerprint": kind.load().fingerprint}
+            common = {"study": self.name, "scale": scale, "structure": structure, **data, "batch": BATCH}
+            steps, seconds = kind.steps[scale], list(SECONDS[scale])
+            times = {"kind": "speed", "row": f"all rows of {structure}", "rows": names, "seconds": seconds}
+            found.append(Cell({**common, **times}, weight=steps, alone=True))
+            training = {**common, "kind": "train", "steps": steps, "rates": list(RATES[scale])}
+            count = options.seeds if kind.unit == "seed" else Graphs.FOLDS
+            found += [
+                Cell({**training, "row": name, "seed": unit}, weight=steps) for name in names for unit in range(count)
+            ]
+        return found
+
+    def run(self, config: Config, place: Place) -> dict[str, Any]:
+        """See the interface."""
+        with _one_thread():
+            return _measure(config) if config["kind"] == "speed" else _train(config)
+
+    def needs(self, config: Config) -> Needs:
+        """See the interface."""
+        return Needs(memory=PROCESS_BYTES)
+
+    def line(self, result: Mapping[str, Any]) -> str:
+        """See the interface."""
+        if result.get("diverged"):
+            return "diverged"
+        return f"{result['test_top1']:.2%} right" if "test_top1" in result else ""
+
+    def outcome(self, cells: Sequence[Done]) -> Outcome:
+        """See the interface."""
+        tables, plots, claims, notes = [], [], [], []
+        for structure in STRUCTURES:
+            own = [done for done in cells if done.config["structure"] == structure]
+            rows = summaries(structure, own)
+            if rows:
+                claims += _claims(structure, rows)
+                tables.append(_table(structure, rows))
+                plots += _plots(structure, rows)
+                notes.append(_note(structure, own))
+        hours = sum(done.seconds for done in cells) / 3600
+        notes.append(f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size).")
+        return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, machine_line(cells))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread in every cell: their numbers do not depend on how many run at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _network(config: Config, row: str, seed: int) -> Network:
+    kind = STRUCTURES[config["structure"]]
+    torch.manual_seed(seed)
+    return Network(kind.load(), kind.rows[row])
+
+
+def _measure(config: Config) -> dict[str, Any]:
+    """Milliseconds of a step (median, low, high) of each row, and how many times as many as the first takes."""
+    data, rows = STRUCTURES[config["structure"]].load(), config["rows"]
+    examples = data.split(0)[0][: config["batch"]]
+    inputs, labels = data.inputs(examples), data.labels[examples]
+    turns = Turns([partial(step, _network(config, row, 0), inputs, labels) for row in rows])
+    turns.take(*config["seconds"])
+    found = {}
+    for row, timing in zip(rows, turns.timings(), strict=True):
+        time, ratio = timing.seconds, timing.ratio
+        found[row] = {
+            "milliseconds": [round(1e3 * value, 3) for value in (time.median, time.low, time.high)],
+            "ratio": [round(value, 4) for value in (ratio.median, ratio.low, ratio.high)],
+        }
+    return {"rows": found}
+
+
+def _train(config: Config) -> dict[str, Any]:
+    """Train with each learning rate, and test the one that is best on the examples to choose by."""
+    data = STRUCTURES[config["structure"]].load()
+    train, choose, test = data.split(config["seed"])
+    options = {name: config[name] for name in ("steps", "batch", "seed")}
+    best: tuple[float, float] | None = None
+    result: dict[str, Any] = {"diverged": "the loss became infinite or NaN with every learning rate"}
+    for rate in config["rates"]:
+        network = _network(config, config["row"], config["seed"])
+        losses = fit(network, data, train, rate=rate, **options)
+        right, loss = score(network, data, choose)
+        if not (math.isfinite(losses[-1]) and math.isfinite(loss)):
+            continue
+        if best is None or (right, -loss) > best:
+            best = (right, -loss)
+            result = {
+                "test_top1": score(network, data, test)[0],
+                "validation_top1": right,
+                "lr": rate,
+                "train_loss": [round(value, 4) for value in losses],
+            }
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {**result, "parameters": parameters, "examples": [len(train), len(choose), len(test)]}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the cells say of a row; None for what no cell says.
+
+    Args:
+        parameters: their number.
+        accuracies: of the examples to test on by seed or fold, in percent.
+        accuracy: their mean.
+        difference: to the baseline's, paired by seed or fold, in points of percent.
+        rates: the learning rates that were chosen, and how often each.
+        milliseconds: of a training step.
+        ratio: how many times those of the baseline (median, low, high).
+        diverged: seeds or folds whose training diverged.
+    """
+
+    parameters: int
+    accuracies: Mapping[int, float]
+    accuracy: Mean | None
+    difference: Paired | None
+    rates: Mapping[float, int]
+    milliseconds: float | None
+    ratio: Sequence[float] | None
+    diverged: Sequence[int]
+
+
+def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
+    """Return what the cells say of each row of a structure that was trained, in the study's order."""
+    base = accuracies(cells, baseline(structure))
+    times = {name: time for done in cells if done.kind == "speed" for name, time in done.result["rows"].items()}
+    found = {}
+    for name in STRUCTURES[structure].rows:
+        trained = [done for done in cells if done.kind == "train" and done.row == name]
+        if not trained:
+            continue
+        scores = accuracies(cells, name)
+        rates = sorted(done.result["lr"] for done in trained if "lr" in done.result)
+        found[name] = Summary(
+            parameters=trained[0].result["parameters"],
+            accuracies=scores,
+            accuracy=mean_of(list(scores.values())) if scores else None,
+            difference=None if name == baseline(structure) else paired_difference(scores, base),
+            rates={rate: rates.count(rate) for rate in dict.fromkeys(rates)},
+            milliseconds=times[name]["milliseconds"][0] if name in times else None,
+            ratio=times[name]["ratio"] if name in times else None,
+            diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
+        )
+    return found
+
+
+def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
+    """What the paper's text leads to expect, and what was found."""
+    claims = []
+    pairs = [(name, other) for name in rows if "lambda" in name for other in rows if "lambda" not in other]
+    if structure == "graph":
+        pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
+    for name, other in pairs:
+        if name in rows and other in rows:
+            difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
+            if difference is not None:
+                text = f"{name}: accuracy {signed(difference)} points of that of {other}; expected is at least it."
+                claims.append(Claim(text, at_least(difference)))
+    ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
+    if ours and attention and ours.milliseconds and attention.milliseconds:
+        times = attention.milliseconds / ours.milliseconds
+        claims.append(Claim(f"sequence: attention takes {times:.2f} times the time of lambda.", times > 1))
+    return claims
+
+
+def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
+    unit, base = STRUCTURES[structure].unit, baseline(structure)
+    lines: list[list[str]] = []
+    bad: set[int] = set()
+    for name, row in rows.items():
+        if row.diverged or at_least(row.difference) is False:
+            bad.add(len(lines))
+        accuracy = with_interval(row.accuracy)
+        if row.diverged:
+            accuracy = f"{accuracy} diverged with {unit} {', '.join(map(str, row.diverged))}".strip()
+        lines.append(
+            [
+                name,
+                f"{row.parameters:,}",
+                accuracy,
+                signed(row.difference),
+                "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.3f}",
+                str(len(row.accuracies)),
+                ", ".join(f"{rate:g} ({count}x)" for rate, count in row.rates.items()),
+                "" if not row.ratio else f"{row.milliseconds:.1f} ({row.ratio[0]:.2f}x)",
+            ]
+        )
+    columns = [
+        "row",
+        "parameters",
+        "test accuracy, % (95 %)",
+        f"difference to {base} (95 %)",
+        "p",
+        f"{unit}s",
+        "learning rates",
+        "training step, ms (of the first)",
+    ]
+    notes = [
+        f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}, p is a permutation test's "
+        f"and of n {unit}s at least 2^(1 − n). Marked rows are below the first one with their whole interval, or "
+        f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows."
+    ]
+    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, frozenset(bad))
+
+
+def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
+    def plot(name: str, label: str, values: Mapping[str, float | None]) -> Plot:
+        series = []
+        for row, summary in rows.items():
+            x, mean = values[row], summary.accuracy
+            if x is not None and mean is not None:
+                series.append(Series(row, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {x:.4g}")]))
+        title = f"{structure.capitalize()}s: {name} and accuracy"
+        return Plot(f"{structure}-{name}", title, Axis(label, log=True), Axis("test accuracy, %"), series, front="low")
+
+    return [
+        plot("parameters", "parameters", {name: float(row.parameters) for name, row in rows.items()}),
+        plot("time", "training step, ms", {name: row.milliseconds for name, row in rows.items()}),
+    ]
+
+
+def _note(structure: str, cells: Sequence[Done]) -> str:
+    kind = STRUCTURES[structure]
+    done = next(done for done in cells if done.kind == "train")
+    training, choosing, test = done.result["examples"]
+    config = done.config
+    split = (
+        "the standard split, of whose training part each seed takes another fifth to choose by"
+        if kind.unit == "seed"
+        else f"{Graphs.FOLDS} folds with equal shares of the classes, of which the next one is to choose by"
+    )
+    rates = ", ".join(f"{rate:g}" for rate in config["rates"])
+    return (
+        f"{structure.capitalize()}s: {config['data']}, {training} examples to train on, {choosing} to choose by, "
+        f"{test} to test on; {split}. All rows: the same network, {config['steps']} steps of {config['batch']} "
+        f"examples in the same order, AdamW, one cycle of the learning rate. Each {kind.unit} of each row is trained "
+        f"with the rates {rates}, and the one with the highest validation accuracy is tested, after its last step. "
+        "Statistics of batch-norms are those of all examples to train on."
+    )
+
+
+STUDY = StructureStudy()
