@@ -176,8 +176,10 @@ def test_it_runs(packages, tmp_path, monkeypatch):
 def cell(row, seed, top1=None, **result):
     kind = ROWS[row]
     config = {"study": "structure", "structure": kind, "kind": "train", "scale": "full", "row": row, "seed": seed}
-    config |= {"data": "d", "steps": 3, "batch": 4, "rates": [1.0, 2.0]}
-    result = {"parameters": 10, "examples": [3, 2, 1], "lr": 1.0, **result} | ({"test_top1": top1} if top1 else {})
+    config |= {"data": "d", "steps": 3, "batch": 4, "rates": [1.0, 2.0], "norms": ["batch"]}
+    result = {"parameters": 10, "examples": [3, 2, 1], "norm": "batch", "lr": 1.0, **result} | (
+        {"test_top1": top1} if top1 else {}
+    )
     return Done(config, {}, {}, result, {}, 1.0)
 
 
@@ -192,28 +194,40 @@ def test_rows_that_lose_are_marked():
     assert table.bad == {1, 2}
     assert table.rows[1][3].startswith("-9.")
     assert table.rows[2][2].endswith("diverged with seed 2")
-    assert table.rows[2][6] == "1 (1x), 2 (2x)"
+    assert table.rows[2][6] == "batch 1 (1x), batch 2 (2x)"
     assert [claim.held for claim in outcome.claims] == [False, True]
     assert [len(plot.series) for plot in outcome.plots] == [3, 0]
 
 
-def test_the_best_rate_by_validation_is_tested(monkeypatch):
-    scores = {1.0: (0.5, 0.7), 2.0: (0.5, 0.6), 3.0: (0.4, 0.1), 4.0: (0.9, float("nan"))}
-    losses = {1.0: [1.0], 2.0: [1.0], 3.0: [1.0], 4.0: [float("nan")]}
+def test_the_best_norm_and_rate_by_validation_are_tested(monkeypatch):
+    scores = {("batch", 1.0): (0.5, 0.7), ("batch", 2.0): (0.4, 0.1), ("batch", 3.0): (0.9, float("nan"))}
+    scores |= {("layer", 1.0): (0.4, 0.1), ("layer", 2.0): (0.5, 0.6), ("layer", 3.0): (0.9, 0.1)}
+
+    def network(config, row, norm, seed):
+        made = nn.Linear(1, 1)
+        made.norm = norm
+        return made
 
     def fit(network, data, train, rate, **options):
         network.rate = rate
-        return losses[rate]
+        return [float("nan") if rate == 3.0 else 1.0]
 
     data = Sequences(torch.zeros(10, 1, 1), torch.arange(10) % 2, 5, "")
     monkeypatch.setitem(STRUCTURES, "sequence", structure.Structure("d", lambda: data, {}, "seed", {}))
-    monkeypatch.setattr(structure, "_network", lambda *options: nn.Linear(1, 1))
+    monkeypatch.setattr(structure, "_network", network)
     monkeypatch.setattr(structure, "fit", fit)
-    monkeypatch.setattr(structure, "score", lambda network, data, examples: scores[network.rate])
-    config = {"kind": "train", "structure": "sequence", "row": "r", "rates": [1.0, 2.0, 3.0, 4.0]}
+    monkeypatch.setattr(structure, "score", lambda network, data, examples: scores[network.norm, network.rate])
+    config = {
+        "kind": "train",
+        "structure": "sequence",
+        "row": "r",
+        "norms": ["batch", "layer"],
+        "rates": [1.0, 2.0, 3.0],
+    }
     config |= {"seed": 0, "steps": 1, "batch": 1}
     result = STUDY.run(config, None)
-    assert (result["lr"], result["validation_top1"], result["parameters"]) == (2.0, 0.5, 2)
-    only = STUDY.run({**config, "rates": [4.0]}, None)
+    found = [result[name] for name in ("norm", "lr", "validation_top1", "parameters")]
+    assert found == ["layer", 2.0, 0.5, 2]
+    only = STUDY.run({**config, "rates": [3.0]}, None)
     assert "test_top1" not in only
     assert STUDY.line(only) == "diverged"

@@ -104,20 +104,28 @@ class GraphLambda(nn.Module):
 
 
 DIM, DEPTH, STRIDE, DROPOUT = 32, 3, 4, 0.2
+# By name and structure, from channels. A layer-norm of sequences takes in all positions of an example.
+NORMS: dict[tuple[str, str], Callable[[int], nn.Module]] = {
+    ("batch", "sequence"): nn.BatchNorm1d,
+    ("batch", "graph"): nn.BatchNorm1d,
+    ("layer", "sequence"): partial(nn.GroupNorm, 1),
+    ("layer", "graph"): nn.LayerNorm,
+}
 
 
 class Network(nn.Module):
     """Residual blocks of a layer that mixes positions and of two linear ones at each position, and a mean over all.
 
-    Norms are batch-norms. Of sequences the first layer takes every fourth position.
+    Of sequences the first layer takes every fourth position.
 
     Args:
         data: that it is for.
         mix: makes the layer that mixes positions: of sequences from channels and positions, of graphs from channels
             and kinds of edges.
+        norm: of ``NORMS``, in front of the layers; what is inside of a lambda layer is its own.
     """
 
-    def __init__(self, data: Sequences | Graphs, mix: Callable[[int, int], nn.Module]) -> None:
+    def __init__(self, data: Sequences | Graphs, mix: Callable[[int, int], nn.Module], norm: str) -> None:
         super().__init__()
         self.on_graphs = isinstance(data, Graphs)
         linear: Callable[[int, int], nn.Module]
@@ -128,13 +136,13 @@ class Network(nn.Module):
             channels, length = data.x.shape[1:]
             self.stem = nn.Conv1d(channels, DIM, 7, stride=STRIDE, padding=3)
             linear, second = partial(nn.Conv1d, kernel_size=1), (length - 1) // STRIDE + 1
-        self.norms = nn.ModuleList(nn.BatchNorm1d(DIM) for _ in range(DEPTH))
+        make = NORMS[norm, "graph" if self.on_graphs else "sequence"]
+        self.norms = nn.ModuleList(make(DIM) for _ in range(DEPTH))
         self.mixes = nn.ModuleList(mix(DIM, second) for _ in range(DEPTH))
         self.each = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm1d(DIM), linear(DIM, 2 * DIM), nn.GELU(), linear(2 * DIM, DIM))
-            for _ in range(DEPTH)
+            nn.Sequential(make(DIM), linear(DIM, 2 * DIM), nn.GELU(), linear(2 * DIM, DIM)) for _ in range(DEPTH)
         )
-        self.norm = nn.BatchNorm1d(DIM)
+        self.norm = make(DIM)
         self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(DIM, data.classes))
 
     def forward(self, inputs: Sequence[Any]) -> Tensor:

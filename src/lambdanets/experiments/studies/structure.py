@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -84,7 +85,9 @@ STRUCTURES = {
     ),
 }
 ROWS = {name: structure for structure, found in STRUCTURES.items() for name in found.rows}
-RATES = {"full": (2e-3, 6e-3), "quick": (6e-3,)}
+# Each row has the norm and the learning rate that are best for it: which row is ahead hangs on both.
+NORMS = ("batch", "layer")
+RATES = {"full": (2e-3, 6e-3, 2e-2), "quick": (6e-3,)}
 # Of the turns of all rows.
 SECONDS = {"full": (10.0, 30.0), "quick": (2.0, 4.0)}
 
@@ -124,7 +127,7 @@ class StructureStudy(Study):
             steps, seconds = kind.steps[scale], list(SECONDS[scale])
             times = {"kind": "speed", "row": f"all rows of {structure}", "rows": names, "seconds": seconds}
             found.append(Cell({**common, **times}, weight=steps, alone=True))
-            training = {**common, "kind": "train", "steps": steps, "rates": list(RATES[scale])}
+            training = {**common, "kind": "train", "steps": steps, "norms": list(NORMS), "rates": list(RATES[scale])}
             count = options.seeds if kind.unit == "seed" else Graphs.FOLDS
             found += [
                 Cell({**training, "row": name, "seed": unit}, weight=steps) for name in names for unit in range(count)
@@ -173,10 +176,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _network(config: Config, row: str, seed: int) -> Network:
+def _network(config: Config, row: str, norm: str, seed: int) -> Network:
     kind = STRUCTURES[config["structure"]]
     torch.manual_seed(seed)
-    return Network(kind.load(), kind.rows[row])
+    return Network(kind.load(), kind.rows[row], norm)
 
 
 def _measure(config: Config) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _measure(config: Config) -> dict[str, Any]:
     data, rows = STRUCTURES[config["structure"]].load(), config["rows"]
     examples = data.split(0)[0][: config["batch"]]
     inputs, labels = data.inputs(examples), data.labels[examples]
-    turns = Turns([partial(step, _network(config, row, 0), inputs, labels) for row in rows])
+    turns = Turns([partial(step, _network(config, row, NORMS[0], 0), inputs, labels) for row in rows])
     turns.take(*config["seconds"])
     found = {}
     for row, timing in zip(rows, turns.timings(), strict=True):
@@ -197,14 +200,14 @@ def _measure(config: Config) -> dict[str, Any]:
 
 
 def _train(config: Config) -> dict[str, Any]:
-    """Train with each learning rate, and test the one that is best on the examples to choose by."""
+    """Train with each norm and learning rate, and test those that are best on the examples to choose by."""
     data = STRUCTURES[config["structure"]].load()
     train, choose, test = data.split(config["seed"])
     options = {name: config[name] for name in ("steps", "batch", "seed")}
     best: tuple[float, float] | None = None
     result: dict[str, Any] = {"diverged": "the loss became infinite or NaN with every learning rate"}
-    for rate in config["rates"]:
-        network = _network(config, config["row"], config["seed"])
+    for norm, rate in product(config["norms"], config["rates"]):
+        network = _network(config, config["row"], norm, config["seed"])
         losses = fit(network, data, train, rate=rate, **options)
         right, loss = score(network, data, choose)
         if not (math.isfinite(losses[-1]) and math.isfinite(loss)):
@@ -214,6 +217,7 @@ def _train(config: Config) -> dict[str, Any]:
             result = {
                 "test_top1": score(network, data, test)[0],
                 "validation_top1": right,
+                "norm": norm,
                 "lr": rate,
                 "train_loss": [round(value, 4) for value in losses],
             }
@@ -230,7 +234,7 @@ class Summary:
         accuracies: of the examples to test on by seed or fold, in percent.
         accuracy: their mean.
         difference: to the baseline's, paired by seed or fold, in points of percent.
-        rates: the learning rates that were chosen, and how often each.
+        choices: the norms and learning rates that were chosen, and how often each.
         milliseconds: of a training step.
         ratio: how many times those of the baseline (median, low, high).
         diverged: seeds or folds whose training diverged.
@@ -240,7 +244,7 @@ class Summary:
     accuracies: Mapping[int, float]
     accuracy: Mean | None
     difference: Paired | None
-    rates: Mapping[float, int]
+    choices: Mapping[str, int]
     milliseconds: float | None
     ratio: Sequence[float] | None
     diverged: Sequence[int]
@@ -256,13 +260,13 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
         if not trained:
             continue
         scores = accuracies(cells, name)
-        rates = sorted(done.result["lr"] for done in trained if "lr" in done.result)
+        choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
         found[name] = Summary(
             parameters=trained[0].result["parameters"],
             accuracies=scores,
             accuracy=mean_of(list(scores.values())) if scores else None,
             difference=None if name == baseline(structure) else paired_difference(scores, base),
-            rates={rate: rates.count(rate) for rate in dict.fromkeys(rates)},
+            choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
             milliseconds=times[name]["milliseconds"][0] if name in times else None,
             ratio=times[name]["ratio"] if name in times else None,
             diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
@@ -307,7 +311,7 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
                 signed(row.difference),
                 "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.3f}",
                 str(len(row.accuracies)),
-                ", ".join(f"{rate:g} ({count}x)" for rate, count in row.rates.items()),
+                ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
                 "" if not row.ratio else f"{row.milliseconds:.1f} ({row.ratio[0]:.2f}x)",
             ]
         )
@@ -318,7 +322,7 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
         f"difference to {base} (95 %)",
         "p",
         f"{unit}s",
-        "learning rates",
+        "norm and learning rate",
         "training step, ms (of the first)",
     ]
     notes = [
@@ -360,7 +364,8 @@ def _note(structure: str, cells: Sequence[Done]) -> str:
         f"{structure.capitalize()}s: {config['data']}, {training} examples to train on, {choosing} to choose by, "
         f"{test} to test on; {split}. All rows: the same network, {config['steps']} steps of {config['batch']} "
         f"examples in the same order, AdamW, one cycle of the learning rate. Each {kind.unit} of each row is trained "
-        f"with the rates {rates}, and the one with the highest validation accuracy is tested, after its last step. "
+        f"with the norms {', '.join(config['norms'])} and the rates {rates}, and those with the highest validation "
+        "accuracy are tested, after the last step. "
         "Statistics of batch-norms are those of all examples to train on."
     )
 
