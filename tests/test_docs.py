@@ -19,7 +19,8 @@ from lambdanets_cli.app import app
 
 ROOT = Path(__file__).parents[1]
 FIRST = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
-PAGES = [*FIRST, *sorted((ROOT / "docs").rglob("*.md"))]
+CARDS = (ROOT / "src" / "lambdanets" / "models" / "weights").glob("*/README.md")
+PAGES = [*FIRST, *sorted((ROOT / "docs").rglob("*.md")), *sorted(CARDS)]
 SNIPPETS = [
     pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
