@@ -17,12 +17,12 @@
 # timm's models and in any other, and keeps all other weights. Here with one model of each library, on a folder with one
 # subfolder for each class.
 #
-#     pip install lambdanets
+#     pip install .    # in a clone of the repository
 
 # %% tags=["parameters"]
 folder = None  # yours: a folder with train/CLASS/*.png and test/CLASS/*.png; None writes the digits of scikit-learn
 image_size = 64
-steps = 30  # of training before the swap, and as many after it
+steps = 40  # of training before the swap, and as many after it
 batch_size = 32
 
 # %%
@@ -122,18 +122,12 @@ results = {"torchvision resnet18": [accuracy(from_torchvision)]}
 # The swap: convolutions in the first two stages, lambda layers in the last two, as in the paper. Its report shows each
 # layer before and after. The new layers have learnt nothing yet, so that accuracy falls, and training goes on. It is
 # fastest where each changed block begins as its shortcut, that is with its last norm at zero (`bn3` in models with
-# bottlenecks): what the first stages know then reaches the head from the first step on.
-
+# bottlenecks): what the first stages know then reaches the head from the first step on. timm's models begin so anyway.
 
 # %%
-def begin_as_shortcuts(model):
-    """Set the last norm of the blocks in the two last stages to zero."""
-    for block in [*model.layer3, *model.layer4]:
-        torch.nn.init.zeros_(block.bn2.weight)
-
-
 lambdanets.replace_convs(from_torchvision, stages="CCLL", lambda_args={"scope": 7})
-begin_as_shortcuts(from_torchvision)
+for block in [*from_torchvision.layer3, *from_torchvision.layer4]:
+    torch.nn.init.zeros_(block.bn2.weight)
 results["torchvision resnet18"].append(accuracy(from_torchvision))
 curves["torchvision resnet18"].append(train(from_torchvision, steps))
 results["torchvision resnet18"].append(accuracy(from_torchvision))
@@ -152,7 +146,6 @@ results["timm resnet10t"] = [accuracy(from_timm)]
 plan = lambdanets.plan_convs(from_timm, stages="CCLL", lambda_args={"scope": 7})
 print(plan)
 plan.apply()
-begin_as_shortcuts(from_timm)
 results["timm resnet10t"].append(accuracy(from_timm))
 curves["timm resnet10t"].append(train(from_timm, steps))
 results["timm resnet10t"].append(accuracy(from_timm))

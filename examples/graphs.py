@@ -19,7 +19,7 @@
 # the atoms that it is bound to by position: E is learnt from the kind of the bond. Its arguments are those of PyTorch
 # Geometric.
 #
-#     pip install 'lambdanets[examples]'
+#     pip install '.[examples]'    # in a clone of the repository
 
 # %% tags=["parameters"]
 steps = 60  # of training, for each part of the cross-validation

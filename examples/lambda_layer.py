@@ -22,7 +22,7 @@
 # The first sum is the *content* lambda, one for all queries. The second is the *position* lambda: one for each query n,
 # from what is learnt about the offset between n and the context position m.
 #
-#     pip install lambdanets
+#     pip install .    # in a clone of the repository
 
 # %% tags=["parameters"]
 largest_side = 64  # of the maps that are timed below

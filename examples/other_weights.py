@@ -17,7 +17,7 @@
 # then into an ONNX file, which runs in ONNX Runtime without PyTorch. `adopt` and `load_weights` know the layers of
 # timm, lucidrains (`lambda-networks`), d-li14 and leaderj1001.
 #
-#     pip install 'lambdanets[export]'
+#     pip install '.[export]'    # in a clone of the repository
 
 # %% tags=["parameters"]
 steps = 120  # of training, which stands for the download of weights
@@ -85,7 +85,8 @@ print(f"timm's layers: {(expected.argmax(1) == test_labels).float().mean():.1%} 
 adoption = lambdanets.adopt(timm.create_model("lambda_resnet26t", **options))
 ours = adoption.model.eval()
 print(adoption)
-print(lambdanets.load_weights(ours, folder / "theirs.pth"))
+loaded = lambdanets.load_weights(ours, folder / "theirs.pth")
+print(f"{loaded.loaded} tensors of {loaded.source}, {len(loaded.layers)} lambda layers")
 
 # %% [markdown]
 # ## Compare

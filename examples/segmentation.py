@@ -18,7 +18,7 @@
 # from three quarters of it and segments the last quarter. At the two lowest levels, where maps are small and the
 # context is large, lambda layers stand in place of convolutions.
 #
-#     pip install 'lambdanets[examples]'
+#     pip install '.[examples]'    # in a clone of the repository
 
 # %% tags=["parameters"]
 steps = 150  # of training, for each of the two networks

@@ -18,7 +18,7 @@
 # [aeon](https://pypi.org/project/aeon/)). A network with lambda layers over the whole sequence says which it was. One
 # with *causal* layers, where each moment sees itself and what came before, says it at every moment of the sequence.
 #
-#     pip install 'lambdanets[examples]'
+#     pip install '.[examples]'    # in a clone of the repository
 
 # %% tags=["parameters"]
 steps = 150  # of training, for each of the two networks

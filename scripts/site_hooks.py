@@ -29,11 +29,13 @@ SOURCES = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
-    "weights.md": "src/lambdanets/models/weights/lambda_resnet_tiny.digits/README.md",
     "examples/index.md": "examples/README.md",
     **{f"examples/{file.stem}.md": f"examples/{file.name}" for file in sorted(ROOT.glob("examples/*.ipynb"))},
 }
-PAGES = {source: page for page, source in SOURCES.items()}
+# One page has the cards of all weights.
+CARDS = [file.relative_to(ROOT).as_posix() for file in sorted(ROOT.glob("src/lambdanets/models/weights/*/README.md"))]
+SOURCES["weights.md"] = CARDS[0]
+PAGES = {source: page for page, source in SOURCES.items()} | dict.fromkeys(CARDS, "weights.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,6 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text, figures = notebook(ROOT / source)
             for name, figure in figures.items():
                 files.append(File.generated(config, f"examples/{name}", content=figure))
+        elif page == "weights.md":
+            cards = [(ROOT / card).read_text(encoding="utf-8") for card in CARDS]
+            text = "\n\n".join(["# The weights of the package", *(f"#{card}" for card in cards)])
         else:
             text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))

@@ -1,18 +1,26 @@
-"""README and docs: snippets run, tables are those of the result files, links lead somewhere."""
+"""README, docs and docstrings: snippets run, tables are those of the result files, links lead somewhere."""
 
+import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from typer.main import get_command
 
 import lambdanets
+from lambdanets_cli.app import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FIRST = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
+CARDS = (ROOT / "src" / "lambdanets" / "models" / "weights").glob("*/README.md")
+PAGES = [*FIRST, *sorted((ROOT / "docs").rglob("*.md")), *sorted(CARDS)]
 SNIPPETS = [
     pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
@@ -39,16 +47,26 @@ def test_local_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_commands_of_the_readme_exist():
-    from typer.main import get_command
-
-    from lambdanets_cli.app import app
-
+def test_commands_and_their_options_exist():
     known = get_command(app).commands
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    used = {words.split()[1] for words in re.findall(r"^(?:pip install \. && )?(lambdanets \w+)", text, re.MULTILINE)}
-    assert {"train", "evaluate", "predict", "bench", "kernels"} <= used
-    assert used <= set(known)
+    texts = {name: command.help for name, command in known.items()}
+    texts |= {str(page): page.read_text(encoding="utf-8") for page in [*PAGES, *(ROOT / "examples").glob("*.py")]}
+    wrong, found = [], set()
+    for place, text in texts.items():
+        text = re.sub(r" *\\\n\s*", " ", text)  # commands of several lines
+        lines = re.findall(r"^(?:# )?(?: *|.* && |nohup |.* -m )(lambdanets [a-z].*)", text, re.MULTILINE)
+        for line in [*lines, *re.findall(r"`(lambdanets [a-z][^`]*)`", text)]:
+            _, name, *words = shlex.split(re.split(r" [>|&]|[\[\]]", line)[0], comments=True)
+            found.add(name)
+            try:
+                context = known[name].make_context(name, [], resilient_parsing=True)
+                context.resilient_parsing = False
+                known[name].make_parser(context).parse_args(words)
+            except Exception as error:
+                if type(error).__name__ != "BadOptionUsage":  # an option in a sentence, without its value
+                    wrong.append(f"{place}: {line}: {error!r}")
+    assert not wrong
+    assert found == set(known)
 
 
 def test_tests_that_the_table_of_faults_names_exist():
@@ -63,13 +81,33 @@ def test_tests_that_the_table_of_faults_names_exist():
             assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
 
+DESCRIBED = sorted(
+    {name for page in PAGES for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)}
+)
+
+
 def test_every_public_name_is_on_a_page_of_the_api():
-    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
-    described = [pkgutil.resolve_name(name) for name in re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)]
+    described = [pkgutil.resolve_name(name) for name in DESCRIBED]
     for package in ("", ".explanation", ".interop", ".layers", ".models", ".training"):
         module = importlib.import_module(f"lambdanets{package}")
         names = set(module.__all__) - {"__version__"}
         assert not [name for name in names if getattr(module, name) not in described], module
+
+
+GLOBALS = {**vars(lambdanets), **vars(lambdanets.interop), "lambdanets": lambdanets, "timm": timm, "torch": torch}
+EXAMPLES = [
+    pytest.param(example, id=example.name)
+    for name in DESCRIBED
+    for example in doctest.DocTestFinder(exclude_empty=True).find(pkgutil.resolve_name(name), name, globs=dict(GLOBALS))
+    if example.examples
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_of_docstrings_run(example):
+    report = []
+    doctest.DocTestRunner(verbose=False).run(example, out=report.append)
+    assert not report, "".join(report)
 
 
 def test_one_version_everywhere():

@@ -1,6 +1,7 @@
 """``lambdanets env`` as a user types it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ def run(*words):
 def test_env_names_versions_devices_kernels_and_folders(monkeypatch):
     monkeypatch.setenv("LAMBDANETS_SOME", "[b]x")
     monkeypatch.setenv("HF_TOKEN", "secret word")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     output = run("env").output
     assert "secret word" not in output
-    for text in (torch.__version__, "timm", "LAMBDANETS_SOME", "[b]x", "costs.json", *GRID_KERNELS):
+    caches = ("costs.json", "hub", "torchinductor", str(Path(".triton/cache")))
+    for text in (torch.__version__, "timm", "LAMBDANETS_SOME", "[b]x", *caches, *GRID_KERNELS):
         assert text in output
     if not torch.cuda.is_available():
         assert "query_first_triton               absent: there is no CUDA device" in output

@@ -73,5 +73,7 @@ def test_notebooks_are_those_of_the_files_and_hold_outputs(name):
             written = re.sub(r"^# ?", "", written, flags=re.MULTILINE)
         assert text.strip() == written.strip()
     outputs = [output for cell in notebook if cell["cell_type"] == "code" for output in cell["outputs"]]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "no figure"
-    assert not any(output["output_type"] == "error" for output in outputs)
+    assert "image/png" in outputs[-1]["data"], "it does not end in a figure"
+    assert all(output["output_type"] in ("stream", "display_data") for output in outputs)
+    texts = ["".join(output["text"]) for output in outputs if output["output_type"] == "stream"]
+    assert not re.findall(r"(?i).*(?:warning|/tmp/|/home/|/root/).*", "".join(texts))

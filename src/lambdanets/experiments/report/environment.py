@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from getpass import getuser
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -51,6 +53,8 @@ def describe_environment() -> dict[str, dict[str, str]]:
             "constants of this machine": _there(costs.cache_file()),
             "weights of the Hugging Face hub": _there(Path(HF_HUB_CACHE)),
             "weights of torch.hub": _there(Path(torch.hub.get_dir())),
+            "code of torch.compile": _there(_compiled()),
+            "code of Triton": _there(Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")),
         },
         "variables": {
             name: "(set)" if any(word in name for word in _SECRET) else value
@@ -86,6 +90,15 @@ def _state(kernel: GridKernel) -> str:
         return f"absent: {reason}"
     found = binding.library() if kernel.name.endswith("_compiled") else None
     return "present" if found is None else f"present, {found.name}"
+
+
+def _compiled() -> Path:
+    """The folder of TorchInductor."""
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        user = f"uid_{os.getuid()}"
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(gettempdir()) / f"torchinductor_{user}")
 
 
 def _there(path: Path) -> str:

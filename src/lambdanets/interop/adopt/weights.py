@@ -93,8 +93,10 @@ def load_weights(
             has no equal among ours.
 
     Example:
-        >>> model = timm.create_model("lambda_resnet50_llll")
-        >>> print(lambdanets.load_weights(model, "lambda_resnet50.pth"))
+        >>> theirs = timm.create_model("lambda_resnet26t")
+        >>> model = lambdanets.adopt(timm.create_model("lambda_resnet26t")).model
+        >>> lambdanets.load_weights(model, theirs.state_dict()).source  # or a file: "weights.pth"
+        'timm'
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

@@ -80,7 +80,10 @@ def replace_attention(
             does not run with the new layers (with the module and the reason; all is put back then).
 
     Example:
-        >>> model = lambdanets.replace_attention(timm.create_model("vit_tiny_patch16_224"))
+        >>> vit = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2)
+        >>> vit = lambdanets.replace_attention(vit, verbose=False)
+        >>> vit(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 1000])
     """
     plan = plan_attention(
         model,

@@ -88,7 +88,9 @@ def replace_convs(
             reasons), an argument does not fit, or the model does not run (with the module and the reason).
 
     Example:
-        >>> model = lambdanets.replace_convs(timm.create_model("resnet50", pretrained=True), stages="CCLL")
+        >>> model = lambdanets.replace_convs(timm.create_model("resnet10t"), stages="CCLL", verbose=False)
+        >>> model.layer4[0].conv2.scope
+        (23, 23)
     """
     plan = plan_convs(
         model,
