@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from lambdanets.experiments.compare import structure_data, structure_networks
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.structure_data import Graphs, Sequences
-from lambdanets.experiments.compare.structure_networks import Attention, GraphNetwork, RelationalConvolution
 from lambdanets.experiments.compare.study import Options, Place
-from lambdanets.experiments.studies import structure
-from lambdanets.experiments.studies.structure import ROWS, STRUCTURES, STUDY
+from lambdanets.experiments.studies.structure import STUDY, networks, study
+from lambdanets.experiments.studies.structure import data as data_of
+from lambdanets.experiments.studies.structure.data import Graphs, Sequences
+from lambdanets.experiments.studies.structure.networks import Attention, GraphNetwork, RelationalConvolution
+from lambdanets.experiments.studies.structure.study import ROWS, STRUCTURES
 
 
 @pytest.fixture
@@ -44,21 +44,21 @@ def packages(tmp_path, monkeypatch):
         spec.submodule_search_locations = [str(tmp_path / name)]
         return spec
 
-    monkeypatch.setattr(structure_data, "find_spec", found)
-    for load in (structure_data.load_leaves, structure_data.load_molecules):
+    monkeypatch.setattr(data_of, "find_spec", found)
+    for load in (data_of.load_leaves, data_of.load_molecules):
         load.cache_clear()
     yield tmp_path
-    for load in (structure_data.load_leaves, structure_data.load_molecules):
+    for load in (data_of.load_leaves, data_of.load_molecules):
         load.cache_clear()
 
 
 @pytest.mark.parametrize(("package", "name"), [("aeon", "sequence"), ("grakel", "graph")])
 def test_a_missing_package_is_named(package, name, monkeypatch):
     """Only that of the rows that are asked for."""
-    monkeypatch.setattr(structure_data, "find_spec", lambda asked: None)
+    monkeypatch.setattr(data_of, "find_spec", lambda asked: None)
     load = STRUCTURES[name].load
     load.cache_clear()
-    row = structure.baseline(name)
+    row = study.baseline(name)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {package}, .*pip install 'lambdanets\[examples\]'"):
         STUDY.cells(Options(only=(row,)))
 
@@ -67,12 +67,12 @@ def test_a_package_without_the_files_is_told(packages):
     (file,) = (packages / "grakel").rglob("MUTAG_A.txt")
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"grakel has no file .*MUTAG_A\.txt"):
-        structure_data.load_molecules()
+        data_of.load_molecules()
 
 
 @pytest.mark.skipif(not (find_spec("aeon") and find_spec("grakel")), reason="needs pip install 'lambdanets[examples]'")
 def test_the_real_data():
-    leaves, molecules = structure_data.load_leaves(), structure_data.load_molecules()
+    leaves, molecules = data_of.load_leaves(), data_of.load_molecules()
     assert leaves.x.shape == (442, 1, 427)
     assert (leaves.train, leaves.classes) == (200, 6)
     assert molecules.labels.bincount().tolist() == [63, 125]
@@ -100,7 +100,7 @@ def test_splits():
 
 
 def test_inputs_of_graphs_are_those_of_each(packages):
-    graphs = structure_data.load_molecules()
+    graphs = data_of.load_molecules()
     _, index, edges, batch, count = graphs.inputs(torch.tensor([5, 2]))
     assert count == 2
     assert batch.tolist() == [1, 1, 0, 0]  # in the order of the nodes
@@ -141,7 +141,7 @@ def test_layers_against_loops():
 def test_it_runs(packages, tmp_path, monkeypatch):
     """Every row trains; those that see bonds tell pairs of atoms apart by them, and the one that does not cannot."""
     monkeypatch.setitem(STRUCTURES["sequence"].steps, "quick", 2)
-    monkeypatch.setattr(structure_networks, "DEPTH", 1)
+    monkeypatch.setattr(networks, "DEPTH", 1)
     cells = STUDY.cells(Options(quick=True, seeds=2))
     assert [cell.config["row"] for cell in cells if cell.alone] == ["all rows of sequence", "all rows of graph"]
     trained = [cell for cell in cells if not cell.alone]
@@ -213,10 +213,10 @@ def test_the_best_norm_and_rate_by_validation_are_tested(monkeypatch):
         return [float("nan") if rate == 3.0 else 1.0]
 
     data = Sequences(torch.zeros(10, 1, 1), torch.arange(10) % 2, 5, "")
-    monkeypatch.setitem(STRUCTURES, "sequence", structure.Structure("d", lambda: data, {}, "seed", {}))
-    monkeypatch.setattr(structure, "_network", network)
-    monkeypatch.setattr(structure, "fit", fit)
-    monkeypatch.setattr(structure, "score", lambda network, data, examples: scores[network.norm, network.rate])
+    monkeypatch.setitem(STRUCTURES, "sequence", study.Structure("d", lambda: data, {}, "seed", {}))
+    monkeypatch.setattr(study, "_network", network)
+    monkeypatch.setattr(study, "fit", fit)
+    monkeypatch.setattr(study, "score", lambda network, data, examples: scores[network.norm, network.rate])
     config = {
         "kind": "train",
         "structure": "sequence",

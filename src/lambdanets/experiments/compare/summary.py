@@ -14,7 +14,18 @@ from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, pai
 if TYPE_CHECKING:
     from lambdanets.experiments.compare.trained import TrainedStudy
 
-__all__ = ["Summary", "accuracies", "at_least", "machine_line", "signed", "summaries", "summarise", "with_interval"]
+__all__ = [
+    "Summary",
+    "accuracies",
+    "at_least",
+    "is_marked",
+    "machine_line",
+    "signed",
+    "summaries",
+    "summarise",
+    "told_accuracy",
+    "with_interval",
+]
 
 INFERENCE, TRAINING = PASSES
 
@@ -170,7 +181,7 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
         "forward and a backward pass."
     ]
     lines = [_accuracy_line(row, rows.get(baseline)) for row in rows.values()]
-    bad = frozenset(number for number, row in enumerate(rows.values()) if _is_marked(row))
+    bad = frozenset(number for number, row in enumerate(rows.values()) if is_marked(row.difference, row.diverged))
     costs = [_cost_line(row) for row in rows.values()]
     return [
         Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, bad),
@@ -178,21 +189,24 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
     ]
 
 
-def _is_marked(row: Summary) -> bool:
-    """True if a training diverged or the row is below the first one with its whole interval."""
-    return bool(row.diverged) or at_least(row.difference) is False
+def is_marked(difference: Paired | None, diverged: Sequence[int]) -> bool:
+    """Return True if a training diverged or the row is below the first one with its whole interval."""
+    return bool(diverged) or at_least(difference) is False
+
+
+def told_accuracy(accuracy: Mean | None, diverged: Sequence[int], unit: str = "seed") -> str:
+    """A row's accuracy with its interval, and the seeds, or other units, whose training diverged."""
+    text = with_interval(accuracy)
+    return f"{text} diverged with {unit} {', '.join(map(str, diverged))}".strip() if diverged else text
 
 
 def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
     share = row.parameters / base.parameters if base and base.parameters and row.parameters else None
-    accuracy = with_interval(row.accuracy)
-    if row.diverged:
-        accuracy = f"{accuracy} diverged with seed {', '.join(map(str, row.diverged))}".strip()
     return [
         row.name,
         "" if row.parameters is None else f"{row.parameters / 1e6:.3f}",
         "" if share is None else f"{share:.2f}",
-        accuracy,
+        told_accuracy(row.accuracy, row.diverged),
         signed(row.difference),
         "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.2f}",
         str(len(row.accuracies)),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from lambdanets.experiments.compare.structure_data import Graphs, Sequences
+from lambdanets.experiments.studies.structure.data import Graphs, Sequences
 from lambdanets.layers import GraphLambdaLayer
 
 __all__ = ["Attention", "GraphLambda", "GraphNetwork", "Network", "RelationalConvolution", "fit", "score", "step"]

@@ -21,8 +21,17 @@ from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
-from lambdanets.experiments.compare.structure_data import Graphs, Sequences, load_leaves, load_molecules
-from lambdanets.experiments.compare.structure_networks import (
+from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
+from lambdanets.experiments.compare.summary import (
+    accuracies,
+    at_least,
+    is_marked,
+    machine_line,
+    signed,
+    told_accuracy,
+)
+from lambdanets.experiments.studies.structure.data import Graphs, Sequences, load_leaves, load_molecules
+from lambdanets.experiments.studies.structure.networks import (
     Attention,
     GraphLambda,
     GraphNetwork,
@@ -32,8 +41,6 @@ from lambdanets.experiments.compare.structure_networks import (
     score,
     step,
 )
-from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
-from lambdanets.experiments.compare.summary import accuracies, at_least, machine_line, signed, with_interval
 from lambdanets.layers import LambdaLayer
 
 BATCH = 32
@@ -85,7 +92,7 @@ STRUCTURES = {
     ),
 }
 ROWS = {name: structure for structure, found in STRUCTURES.items() for name in found.rows}
-# Each row has the norm and the learning rate that are best for it: which row is ahead hangs on both.
+# Of each row the ones that are best for it by validation.
 NORMS = ("batch", "layer")
 RATES = {"full": (2e-3, 6e-3, 2e-2), "quick": (6e-3,)}
 # Of the turns of all rows.
@@ -295,19 +302,14 @@ def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
 
 def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
     unit, base = STRUCTURES[structure].unit, baseline(structure)
+    bad = frozenset(number for number, row in enumerate(rows.values()) if is_marked(row.difference, row.diverged))
     lines: list[list[str]] = []
-    bad: set[int] = set()
     for name, row in rows.items():
-        if row.diverged or at_least(row.difference) is False:
-            bad.add(len(lines))
-        accuracy = with_interval(row.accuracy)
-        if row.diverged:
-            accuracy = f"{accuracy} diverged with {unit} {', '.join(map(str, row.diverged))}".strip()
         lines.append(
             [
                 name,
                 f"{row.parameters:,}",
-                accuracy,
+                told_accuracy(row.accuracy, row.diverged, unit),
                 signed(row.difference),
                 "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.3f}",
                 str(len(row.accuracies)),
@@ -330,7 +332,7 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
         f"and of n {unit}s at least 2^(1 − n). Marked rows are below the first one with their whole interval, or "
         f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows."
     ]
-    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, frozenset(bad))
+    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad)
 
 
 def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
