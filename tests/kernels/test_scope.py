@@ -255,6 +255,18 @@ def test_what_counts_as_one_size():
     assert spread.differ_in_size(local, query, quiet.flatten(2, 3))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("size", "scope"), [(56, 9), (28, 9), (56, 23), (57, 23), (31, 15), (17, 31)])
+def test_numbers_of_one_distribution_are_of_one_size(size, scope, causal):
+    """At the end of an axis too, where blocks that do not divide it leave a rest."""
+    torch.manual_seed(0)
+    extent, origin = scope // 2 + 1 if causal else scope, scope // 2
+    each = replace(problem((size, size), (extent, scope), (origin, origin)), one_sided=causal)
+    query, value, grad = (torch.randn(2, heads, size**2, 16) for heads in (4, 4, 4))
+    for channels in (False, True):
+        assert not spread.differ_in_size(each, query, value, grad, channels=channels)
+
+
 def test_what_counts_as_one_size_among_channels():
     everywhere = problem((12, 12), (23, 23), (11, 11))
     for each in (everywhere, problem((12, 12), (5, 5), (2, 2))):

@@ -5,10 +5,11 @@ a context that does not see all positions it would show in outputs that do not s
 of such a kernel holds only while the largest value that any query sees is at least 1/``RATIO`` of the largest of all:
 an error of ε of the largest is then at most ``RATIO``·ε of a value that the query sees, 1e-5 in float32.
 
-A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions wherever it stands, so one pass over
-the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8 positions
-along each axis, or half of the axis, or what a query sees back. In a context that sees all positions nothing has to be
-compared.
+A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions, or of fewer, wherever it stands, so one
+pass over the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8
+positions along each axis, or half of the axis, or what a query sees back. In a context that sees all positions nothing
+has to be compared. Blocks that leave a large rest at the end of the axis are taken: a rest of one position is small now
+and then by chance.
 
 In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
 largest value of each channel is compared with the largest value of all channels of the example, in every context.
@@ -85,5 +86,10 @@ def _block(problem: GridProblem) -> list[int]:
     """Positions of a block along each axis."""
     axes = list(zip(problem.grid, problem.extents, problem.origin, strict=True))
     if problem.one_sided:
-        return [min(CAUSAL_BLOCK, -(-size // 2), origin + 1) for size, _, origin in axes]
-    return [min(size, origin + 1, extent - origin) for size, extent, origin in axes]
+        return [_with_large_rest(size, min(CAUSAL_BLOCK, -(-size // 2), origin + 1)) for size, _, origin in axes]
+    return [_with_large_rest(size, min(size, origin + 1, extent - origin)) for size, extent, origin in axes]
+
+
+def _with_large_rest(size: int, most: int) -> int:
+    """The block of at most ``most`` positions that leaves the largest last block on an axis of ``size``."""
+    return max(range(most, 0, -1), key=lambda block: (size - 1) % block + 1)
