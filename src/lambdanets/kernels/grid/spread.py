@@ -5,11 +5,11 @@ a context that does not see all positions it would show in outputs that do not s
 of such a kernel holds only while the largest value that any query sees is at least 1/``RATIO`` of the largest of all:
 an error of ε of the largest is then at most ``RATIO``·ε of a value that the query sees, 1e-5 in float32.
 
-A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions, or of fewer, wherever it stands, so one
-pass over the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has 8
-positions along each axis, or half of the axis, or what a query sees back. In a context that sees all positions nothing
-has to be compared. Blocks that leave a large rest at the end of the axis are taken: a rest of one position is small now
-and then by chance.
+A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions, or of fewer, wherever it stands, so
+one pass over the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has
+8 positions along each axis, or half of the axis, or what a query sees back. Blocks that leave a large rest at the end of
+the axis are taken: a rest of one position is small now and then by chance. In a context that sees all positions nothing
+has to be compared.
 
 In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
 largest value of each channel is compared with the largest value of all channels of the example, in every context.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from lambdanets.kernels.grid.contract import GridProblem
@@ -30,8 +30,6 @@ __all__ = ["RATIO", "differ_in_size"]
 RATIO = 64
 # Positions of a block along an axis in causal order.
 CAUSAL_BLOCK = 8
-
-_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def differ_in_size(
@@ -77,9 +75,14 @@ def _differ(problem: GridProblem, sizes: Tensor, channels: bool) -> bool:
 
 def _blocks(problem: GridProblem, planes: Tensor) -> Tensor:
     """The largest of each block, (..., v, blocks), of planes (..., v, n)."""
-    images = planes.reshape(-1, *problem.grid)
-    blocks = _MAX_POOL[len(problem.grid)](images, _block(problem), ceil_mode=True)
-    return blocks.reshape(*planes.shape[:-1], -1)
+    images = planes.unflatten(-1, problem.grid)
+    # Axis by axis, which takes half of max_pool2d's time.
+    for axis, block in enumerate(_block(problem), start=planes.ndim - 1):
+        rest = images.shape[axis] % block
+        whole = images.narrow(axis, 0, images.shape[axis] - rest).unflatten(axis, (-1, block)).amax(axis + 1)
+        last = images.narrow(axis, images.shape[axis] - rest, rest)
+        images = torch.cat([whole, last.amax(axis, keepdim=True)], axis) if rest else whole
+    return images.flatten(planes.ndim - 1)
 
 
 def _block(problem: GridProblem) -> list[int]:
