@@ -6,10 +6,10 @@ of such a kernel holds only while the largest value that any query sees is at le
 an error of ε of the largest is then at most ``RATIO``·ε of a value that the query sees, 1e-5 in float32.
 
 A window of scope r holds one of the blocks of r // 2 + 1 neighbouring positions, or of fewer, wherever it stands, so
-one pass over the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block has
-8 positions along each axis, or half of the axis, or what a query sees back. Blocks that leave a large rest at the end of
-the axis are taken: a rest of one position is small now and then by chance. In a context that sees all positions nothing
-has to be compared.
+one pass over the blocks' maxima decides. In causal order the first queries see no more than themselves; there a block
+has 8 positions along each axis, or half of the axis, or what a query sees back. Blocks that leave a large rest at the
+end of the axis are taken: a rest of one position is small now and then by chance. In a context that sees all positions
+nothing has to be compared.
 
 In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
 largest value of each channel is compared with the largest value of all channels of the example, in every context.
