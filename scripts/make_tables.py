@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
-from lambdanets.experiments.report import report
+from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.models.shipped import shipped_folder, shipped_names
 
@@ -71,6 +71,11 @@ def bench_all() -> str:
     """Our layer beside the others, every case and pass, with intervals."""
     rows = _published("bench")
     return f"{report.pass_table(rows)}\n\n{report.environment_line(rows)}."
+
+
+def bench_goals() -> str:
+    """How far the results reach the goals."""
+    return goals.goals_table(_published("bench"))
 
 
 def bench_memory() -> str:
@@ -256,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ahead-query-first": lambda: _compiled(64, lambda_first=False),
     "bench": bench,
     "bench-all": bench_all,
+    "bench-goals": bench_goals,
     "bench-memory": bench_memory,
     "clocks": clocks,
     "growth": growth,

@@ -7,11 +7,12 @@ from torch import nn
 from helpers import PRESENT
 from lambdanets.experiments.bench import bench, calibrate, growth
 from lambdanets.experiments.bench.cases import CASES, QUICK, Case, select_cases
-from lambdanets.experiments.bench.contenders import Contender, contenders
+from lambdanets.experiments.bench.contenders import OP, Contender, Op, contenders
 from lambdanets.experiments.bench.measure import check_results, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.report import report
 from lambdanets.experiments.report.results import merged, noisy_rows, read_rows, table_of, write_bench, write_cuda
 from lambdanets.files import write_csv
+from lambdanets.layers import LambdaLayer
 
 SMALL = [Case(2, (6, 6), 16), Case(2, (6, 7), 16, 3), Case(2, (9,), 16), Case(2, (6, 6), 16, 3, 2)]
 
@@ -24,9 +25,19 @@ def test_all_lambda_layers_of_a_case_compute_the_same(case):
     check_results(group)
     names = {contender.name for contender in group}
     assert "lambdanets" in names
-    assert {"attention", "convolution"} <= names
+    assert {"attention", "convolution", OP} <= names
     assert ("lucidrains" in names) == (len(case.grid) == 2)
     assert ("timm" in names) == (case.intra_depth == 1)
+
+
+def test_the_op_alone_is_the_layer_without_projection_and_norms():
+    case = Case(2, (6, 7), 16, 3, 2)
+    op, layer = Op(case), LambdaLayer(16, scope=3, intra_depth=2, norm_layer="none")
+    layer.positions = op.table
+    x = torch.randn(2, 16, 6, 7)
+    packed = layer.qkv(x).flatten(2).transpose(1, 2)
+    expected = layer(x).reshape(2, 4, 4, 42).transpose(2, 3)
+    torch.testing.assert_close(op(packed), expected)
 
 
 def test_a_contender_that_computes_something_else_stops_the_benchmark():
@@ -95,7 +106,7 @@ def test_cases_are_chosen_by_pattern():
         "scope9-28x28-d128-b4-u4",
         "scope9-56x56-d64-b2-u4",
     ]
-    assert len(select_cases("scope9-*, *-7x7-*", quick=False)) == 6 + 2
+    assert len(select_cases("scope9-*, *-7x7-*", quick=False)) == 6 + 3
     assert len({case.name for case in CASES}) == len(CASES)
     with pytest.raises(ValueError, match=r"got 'some'"):
         select_cases("scope9-*,some", quick=False)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import contenders, grid_problem
+from lambdanets.experiments.bench.contenders import OP, contenders, grid_problem
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
@@ -66,11 +66,12 @@ def matrix_rate(seconds: float = 0.3) -> float:
     return 2048**3 / turns.timings()[0].seconds.low
 
 
-def _floor_operations(case: Case, backward: bool) -> float:
-    """Return the multiply-adds of a layer's pass: projections, content and, in the cheapest order, positions."""
+def _floor_operations(case: Case, backward: bool, projected: bool) -> float:
+    """Return the multiply-adds of a pass: content, positions in the cheapest order and, of a layer, the projection."""
     n, value = case.positions, case.dim // case.num_heads
     widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + value)
-    both = case.batch * n * (case.dim * widths + case.dim_key * value * (case.num_heads + case.intra_depth))
+    content = case.batch * n * case.dim_key * value * (case.num_heads + case.intra_depth)
+    both = content + (case.batch * n * case.dim * widths if projected else 0)
     problem = grid_problem(case)
     able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
     passes_done = (False, True) if backward else (False,)
@@ -97,10 +98,10 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
     calls = [passes(contender.module, contender.x) for contender in group]
     rows = []
     for way in PASSES:
-        floor = _floor_operations(case, way != "forward") / rate
         turns = Turns([call[way] for call in calls])
         turns.take(seconds, max_seconds)
         for contender, call, timing in zip(group, calls, turns.timings(), strict=True):
+            floor = _floor_operations(case, way != "forward", projected=contender.name != OP) / rate
             rows.append(
                 {
                     "case": case.name,

@@ -47,18 +47,23 @@ class Case:
 
 
 _IMAGES = [(8, 7, 512), (8, 14, 256), (8, 16, 256), (4, 28, 128), (4, 32, 128), (2, 56, 64), (1, 64, 64)]
+# One example, where most of a call is not arithmetic.
+_SMALL = [(1, 7, 64), (1, 10, 64), (1, 14, 64)]
 _LOCAL = [(8, 14, 256), (4, 28, 128), (2, 56, 64)]
 
 _SEQUENCES = [(2, 1024, 256), (1, 4096, 256)]
 
-CASES: tuple[Case, ...] = tuple(
-    case
-    for u in (1, 4)
-    for case in (
-        *(Case(batch, (size, size), dim, None, u) for batch, size, dim in _IMAGES),
-        *(Case(batch, (length,), dim, None, u) for batch, length, dim in _SEQUENCES),
-        *(Case(batch, (size, size), dim, scope, u) for scope in (7, 9, 23) for batch, size, dim in _LOCAL),
-    )
+CASES: tuple[Case, ...] = (
+    *(Case(batch, (size, size), dim) for batch, size, dim in _SMALL),
+    *(
+        case
+        for u in (1, 4)
+        for case in (
+            *(Case(batch, (size, size), dim, None, u) for batch, size, dim in _IMAGES),
+            *(Case(batch, (length,), dim, None, u) for batch, length, dim in _SEQUENCES),
+            *(Case(batch, (size, size), dim, scope, u) for scope in (7, 9, 23) for batch, size, dim in _LOCAL),
+        )
+    ),
 )
 
 QUICK: tuple[Case, ...] = (

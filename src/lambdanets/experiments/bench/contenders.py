@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,11 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanets.experiments.bench.cases import Case
+from lambdanets.functional import lambda_apply
 from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.planner import choose, explain
 from lambdanets.layers import LambdaLayer
+from lambdanets.positions import GridPositions
 
-__all__ = ["Attention", "Contender", "contenders", "grid_inputs", "grid_problem"]
+__all__ = ["OP", "Attention", "Contender", "Op", "contenders", "grid_inputs", "grid_problem"]
+
+OP = "op:lambdanets"
 
 
 @dataclass
@@ -44,6 +49,28 @@ class Attention(nn.Module):
     def forward(self, qkv: Tensor) -> Tensor:
         """(3, b, h, n, d / h) -> (b, h, n, d / h)."""
         return F.scaled_dot_product_attention(*qkv)
+
+
+class Op(nn.Module):
+    """The op alone, on (q, k, v) packed along the last axis; its table is a parameter."""
+
+    def __init__(self, case: Case, kernel: str | None = None):
+        super().__init__()
+        extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
+        context = math.prod(min(size, extent) for size, extent in zip(case.grid, extents, strict=True))
+        std = (case.dim_key * case.intra_depth * context) ** -0.5
+        self.table = nn.Parameter(torch.randn(case.intra_depth, case.dim_key, *extents) * std)
+        self.grid, self.kernel = case.grid, kernel
+        self.heads, self.depth, self.dim_key = case.num_heads, case.intra_depth, case.dim_key
+
+    def forward(self, packed: Tensor) -> Tensor:
+        """(b, n, h k + u k + u v) -> (b, h, n, v), as a projection hands it over."""
+        h, u, k = self.heads, self.depth, self.dim_key
+        query, key, value = packed.split([h * k, u * k, packed.shape[2] - (h + u) * k], dim=2)
+        query, key, value = (
+            t.unflatten(2, (count, -1)).transpose(1, 2) for t, count in ((query, h), (key, u), (value, u))
+        )
+        return lambda_apply(query, key, value, GridPositions(self.table, self.grid), kernel=self.kernel)
 
 
 class _Reshaped(nn.Module):
@@ -169,6 +196,9 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
         yield Contender("lucidrains", _lucidrains(case, ours), x, True)
     if case.intra_depth == 1 and _peer_fits(case):
         yield Contender("timm", _timm(case, ours), x, True)
+    widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + case.dim // case.num_heads)
+    packed = torch.randn(case.batch, widths, case.positions).transpose(1, 2)
+    yield Contender(OP, Op(case), packed, False, "lambda_apply without projections and norms")
     qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
     yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")
     conv: Callable[..., nn.Module] = nn.Conv2d if len(case.grid) == 2 else nn.Conv1d

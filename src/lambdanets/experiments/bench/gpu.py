@@ -19,11 +19,9 @@ from torch import Tensor, nn
 
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import contenders
+from lambdanets.experiments.bench.contenders import Op, contenders
 from lambdanets.experiments.bench.measure import PASSES, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
-from lambdanets.functional import lambda_apply
-from lambdanets.positions import GridPositions
 from lambdanets.provenance import package_version, source_commit
 
 __all__ = [
@@ -123,28 +121,6 @@ def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int 
     return factor * max(operations / machine.multiply_adds, tensors / machine.bytes)
 
 
-class _Op(nn.Module):
-    """The op alone, on (q, k, v) packed along the last axis; its table is a parameter."""
-
-    def __init__(self, case: Case, kernel: str | None = None):
-        super().__init__()
-        extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
-        context = math.prod(min(size, extent) for size, extent in zip(case.grid, extents, strict=True))
-        std = (case.dim_key * case.intra_depth * context) ** -0.5
-        self.table = nn.Parameter(torch.randn(case.intra_depth, case.dim_key, *extents) * std)
-        self.grid, self.kernel = case.grid, kernel
-        self.heads, self.depth, self.dim_key = case.num_heads, case.intra_depth, case.dim_key
-
-    def forward(self, packed: Tensor) -> Tensor:
-        """(b, n, h k + u k + u v) -> (b, h, n, v), as a projection with channels last hands it over."""
-        h, u, k = self.heads, self.depth, self.dim_key
-        query, key, value = packed.split([h * k, u * k, packed.shape[2] - (h + u) * k], dim=2)
-        query, key, value = (
-            t.unflatten(2, (count, -1)).transpose(1, 2) for t, count in ((query, h), (key, u), (value, u))
-        )
-        return lambda_apply(query, key, value, GridPositions(self.table, self.grid), kernel=self.kernel)
-
-
 class _Attention(nn.Module):
     """PyTorch's attention, with ``relative`` FlexAttention and a bias for each head and offset."""
 
@@ -210,7 +186,7 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
     v, u, n = case.dim // case.num_heads, case.intra_depth, case.positions
     packed = case.num_heads * case.dim_key + u * (case.dim_key + v)
     qkv = 3, case.batch, case.num_heads, n, v
-    yield _Entry("op:lambdanets", alone(lambda: _Op(case), case.batch, n, packed))
+    yield _Entry("op:lambdanets", alone(lambda: Op(case), case.batch, n, packed))
     yield _Entry("op:attention", alone(lambda: _Attention(case), *qkv))
     if flex:
         yield _Entry("op:flex, relative", alone(lambda: _Attention(case, relative=True), *qkv))

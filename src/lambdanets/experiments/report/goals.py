@@ -1,0 +1,148 @@
+"""What the benchmark's results should reach, and how far they do: the case that is furthest from each goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lambdanets.experiments.bench.bench import PEERS, Row
+from lambdanets.experiments.bench.cases import CASES, Case
+from lambdanets.experiments.bench.contenders import OP
+from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.report.report import markdown
+
+__all__ = ["GOALS", "Goal", "goals_table"]
+
+# By case, contender and pass.
+Rows = Mapping[tuple[str, str, str], Row]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two times, how it is written, and the contender that it is of."""
+
+    value: float
+    text: str
+    contender: str = ""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound of a ratio in every case of a group.
+
+    Args:
+        text: the group, and what is divided by what.
+        holds_for: True for the cases of the group.
+        ratio: of a case and a pass; None where its rows are missing.
+        bounds: of the ratio, forward and forward+backward.
+        at_least: True if the ratio should be the bound or more, False if it should be the bound or less.
+    """
+
+    text: str
+    holds_for: Callable[[Case], bool]
+    ratio: Callable[[Rows, Case, str], Ratio | None]
+    bounds: tuple[float, float]
+    at_least: bool = True
+
+    def reached(self, value: float, bound: float) -> bool:
+        """True if a ratio keeps to a bound."""
+        return value >= bound if self.at_least else value <= bound
+
+
+def _others(*names: str) -> Callable[[Rows, Case, str], Ratio | None]:
+    """The time of the fastest of some contenders over ours, with its 95 % interval."""
+
+    def ratio(rows: Rows, case: Case, way: str) -> Ratio | None:
+        there = [rows[case.name, name, way] for name in names if (case.name, name, way) in rows]
+        if not there:
+            return None
+        row = min(there, key=lambda row: float(row["ratio_median"]))
+        value, low, high = (float(row[f"ratio_{name}"]) for name in ("median", "low", "high"))
+        return Ratio(value, f"{value:.2f}x ({low:.2f} to {high:.2f})", str(row["contender"]))
+
+    return ratio
+
+
+def _over_floor(rows: Rows, case: Case, way: str) -> Ratio | None:
+    """The time of the op over that of its multiply-adds at the rate of a large matrix product."""
+    row = rows.get((case.name, OP, way))
+    if row is None:
+        return None
+    value = float(row["median_ms"]) / float(row["floor_ms"])
+    return Ratio(value, f"{value:.2f}x")
+
+
+def _over_one_depth(rows: Rows, case: Case, way: str) -> Ratio | None:
+    """The time of a layer over that of the same one with u = 1, of the medians."""
+    one = case.name.removesuffix(f"-u{case.intra_depth}")
+    if (case.name, "lambdanets", way) not in rows or (one, "lambdanets", way) not in rows:
+        return None
+    value, base = (float(rows[name, "lambdanets", way]["median_ms"]) for name in (case.name, one))
+    return Ratio(value / base, f"{value / base:.2f}x")
+
+
+def _is_one_small(case: Case) -> bool:
+    return case.batch == 1 and case.positions <= 200
+
+
+def _globals(low: int, high: int = 1 << 30, depth: int = 1) -> Callable[[Case], bool]:
+    """Global contexts of some numbers of positions."""
+    return lambda case: (
+        case.scope is None and case.intra_depth == depth and low <= case.positions <= high and not _is_one_small(case)
+    )
+
+
+def _scopes(*scopes: int) -> Callable[[Case], bool]:
+    return lambda case: case.scope in scopes and case.intra_depth == 1
+
+
+def _is_wide_image(case: Case) -> bool:
+    return case.dim >= 128 and case.intra_depth == 1 and len(case.grid) == 2
+
+
+def _is_large(case: Case) -> bool:
+    return _globals(196)(case) or _scopes(23)(case)
+
+
+def _is_small_or_near(case: Case) -> bool:
+    return _globals(1, 49)(case) or _scopes(7)(case)
+
+
+_PEERS, _ATTENTION = _others(*PEERS), _others("attention")
+
+GOALS = (
+    Goal("one example, 7x7 to 14x14, beside timm", _is_one_small, _others("timm"), (1, 1)),
+    Goal("global, n to 256, beside lambda layers", _globals(1, 256), _PEERS, (2.5, 3)),
+    Goal("global, n 784 to 1024, beside lambda layers", _globals(784, 1024), _PEERS, (10, 8)),
+    Goal("global, n from 3136, beside lambda layers", _globals(3136), _PEERS, (60, 60)),
+    Goal("scope 7 and 9, beside lambda layers", _scopes(7, 9), _PEERS, (2, 4)),
+    Goal("scope 23, beside lambda layers", _scopes(23), _PEERS, (3, 10)),
+    Goal("global, n 196 to 256, beside attention", _globals(196, 256), _ATTENTION, (1, 1)),
+    Goal("global, n from 784, beside attention", _globals(784), _ATTENTION, (2, 2)),
+    Goal("images, d from 128, beside a 3x3 convolution", _is_wide_image, _others("convolution"), (1, 1)),
+    Goal("global, n from 784, u = 4 over u = 1", _globals(784, depth=4), _over_one_depth, (1.5, 1.5), at_least=False),
+    Goal("the op over its floor, n from 196, global and scope 23", _is_large, _over_floor, (2, 2), at_least=False),
+    Goal("the op over its floor, 7x7 and scope 7", _is_small_or_near, _over_floor, (4, 4), at_least=False),
+)
+
+
+def goals_table(rows: Sequence[Row]) -> str:
+    """Return, by goal and pass, the bound, the case that is furthest from it and what was measured, in Markdown.
+
+    A ratio to another contender has its 95 % interval; the other ratios are of medians of one run.
+    """
+    found = {(str(row["case"]), str(row["contender"]), str(row["pass"])): row for row in rows}
+    lines = []
+    for goal in GOALS:
+        for way, bound in zip(PASSES, goal.bounds, strict=True):
+            ratios = {case.name: goal.ratio(found, case, way) for case in CASES if goal.holds_for(case)}
+            there = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+            if not there:
+                continue
+            furthest = (min if goal.at_least else max)(there, key=lambda name: there[name].value)
+            ratio = there[furthest]
+            held = "yes" if goal.reached(ratio.value, bound) else "**no**"
+            sign = "at least" if goal.at_least else "at most"
+            measured = f"{ratio.text} {ratio.contender}".rstrip()
+            lines.append([goal.text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held])
+    return markdown(["goal", "pass", "bound", "furthest case", "measured", "reached"], lines)

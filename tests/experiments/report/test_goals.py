@@ -1,0 +1,46 @@
+"""The goals' table: the furthest case of each, and no goal without cases."""
+
+import pytest
+
+from lambdanets.experiments.bench.cases import CASES
+from lambdanets.experiments.report.goals import GOALS, goals_table
+
+
+def row(case, contender, way="forward", ratio=1.0, ms=1.0, floor=1.0):
+    ratios = {"ratio_median": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1}
+    return {"case": case, "contender": contender, "pass": way, "median_ms": ms, "floor_ms": floor, **ratios}
+
+
+def table(*rows):
+    return goals_table(rows).split("\n")[2:]
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.text)
+def test_every_goal_has_cases(goal):
+    assert any(map(goal.holds_for, CASES))
+
+
+def test_the_fastest_other_of_the_furthest_case_counts():
+    near, far = "global-28x28-d128-b4", "global-32x32-d128-b4"
+    rows = [row(near, "lucidrains", ratio=12), row(near, "timm", ratio=30), row(far, "timm", ratio=9)]
+    assert table(*rows) == [
+        "| global, n 784 to 1024, beside lambda layers | forward | at least 10x | `global-32x32-d128-b4` | "
+        "9.00x (8.90 to 9.10) timm | **no** |"
+    ]
+    rows[2]["ratio_median"] = 10.0
+    (line,) = table(*rows)
+    assert "`global-32x32-d128-b4` | 10.00x" in line
+    assert line.endswith("| yes |")
+
+
+def test_ratios_to_the_floor_and_to_one_depth_have_an_upper_bound():
+    name = "global-28x28-d128-b4"
+    floors = [row(name, "op:lambdanets", ms=3, floor=2), row("global-32x32-d128-b4", "op:lambdanets", ms=5, floor=2)]
+    (line,) = table(*floors)
+    assert line.endswith("| at most 2x | `global-32x32-d128-b4` | 2.50x | **no** |")
+    depths = [
+        row(name, "lambdanets", "forward+backward", ms=4),
+        row(f"{name}-u4", "lambdanets", "forward+backward", ms=6),
+    ]
+    (line,) = table(*depths)
+    assert line.endswith(f"| forward+backward | at most 1.5x | `{name}-u4` | 1.50x | yes |")
