@@ -36,15 +36,11 @@ TURN_FIELDS = ("case", "pass", "round", "old_ms", "new_ms")
 
 
 def all_cases() -> dict[str, dict]:
-    """The cases as plain numbers: one example at d 64 first, then the benchmark's."""
-    from lambdanets.experiments.bench.cases import CASES, Case
+    """The benchmark's cases as plain numbers."""
+    from lambdanets.experiments.bench.cases import CASES
 
-    single = [Case(1, (size, size), 64) for size in (7, 10, 14)]
     fields = ("batch", "dim", "scope", "intra_depth", "num_heads", "dim_key")
-    return {
-        case.name: {"grid": list(case.grid), **{name: getattr(case, name) for name in fields}}
-        for case in (*single, *CASES)
-    }
+    return {case.name: {"grid": list(case.grid), **{name: getattr(case, name) for name in fields}} for case in CASES}
 
 
 def work() -> None:
