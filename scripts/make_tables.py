@@ -13,16 +13,20 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
+from lambdanets.experiments.report.study_report import table_text
+from lambdanets.experiments.studies import read_outcome
 from lambdanets.models.shipped import shipped_folder, shipped_names
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+COMPARE = RESULTS / "compare"
 RECIPES = ROOT / "src" / "lambdanets" / "training" / "recipes"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!-- figure: ([\w.-]+) -->)[^<\n]*(<!-- end -->)")
@@ -255,7 +259,31 @@ def weights() -> str:
     return report.markdown(["name", "images", "classes", "test accuracy", "seed", ""], lines)
 
 
+def studies() -> dict[str, Callable[[], str]]:
+    """What was expected and found, and the tables, of the studies whose cells are in results/compare/."""
+
+    def claims(name: str) -> str:
+        words = {True: "yes", False: "**no**", None: "no answer"}
+        found = read_outcome(name, COMPARE / name).claims
+        return "\n".join(
+            ["| found | as expected |", "| --- | --- |", *(f"| {c.text} | {words[c.held]} |" for c in found)]
+        )
+
+    def table(name: str, which: str) -> str:
+        outcome = read_outcome(name, COMPARE / name)
+        text = table_text(next(table for table in outcome.tables if table.name == which))
+        return f"{text}\n\n{outcome.environment}."
+
+    makers: dict[str, Callable[[], str]] = {}
+    for folder in sorted(COMPARE.glob("*/")):
+        makers[f"compare-{folder.name}"] = partial(claims, folder.name)
+        for each in read_outcome(folder.name, folder).tables:
+            makers[f"compare-{folder.name}-{each.name}"] = partial(table, folder.name, each.name)
+    return makers
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    **studies(),
     "ablation": ablation,
     "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
     "ahead-query-first": lambda: _compiled(64, lambda_first=False),

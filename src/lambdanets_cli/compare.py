@@ -110,7 +110,9 @@ def compare(
         raise ValueError(f"{folder} has no cells of the study {study}; run it without --report")
     warnings = []
     if others:
-        warnings.append(f"Left out are {len(others)} cells of another size, other data or another version.")
+        warnings.append(
+            f"Left out are {len(others)} cells of another size, version or learning rate, or of other data."
+        )
     if damaged:
         warnings.append(f"Left out are {len(damaged)} damaged files of cells.")
     outcome = chosen.outcome(cells)

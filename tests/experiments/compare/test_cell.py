@@ -1,6 +1,7 @@
 """Cells as files: named by what they depend on, read back, damage named; which of them stand in one report."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -86,3 +87,15 @@ def test_cells_of_one_report():
     assert coherent(cells) == (full, [quick, other, longer])
     assert coherent(cells, [quick]) == ([quick], [other, longer, *full])
     assert coherent([]) == ([], [])
+
+
+def test_trainings_with_a_rate_that_a_longer_search_no_longer_chooses_are_left_out():
+    def search(row, lr, accuracy):
+        return replace(made(row, "search", lr=lr), result={"validation_top1": accuracy})
+
+    searches = [search("a", 0.1, 0.6), search("a", 0.2, 0.8), search("b", 0.1, 0.7)]
+    old, new = (made("a", seed=0, epochs=3, lr=lr) for lr in (0.1, 0.2))
+    alone = made("b", seed=0, epochs=3, lr=0.3)  # of a search that is not there
+    cells = [*searches, old, new, alone]
+    assert coherent(cells) == ([*searches, new, alone], [old])
+    assert coherent(cells, [searches[0], old]) == ([*searches, old, alone], [new])  # the run that just ended

@@ -21,7 +21,7 @@ from lambdanets.files import read_csv
 from lambdanets.training.engine.loop import Trainer
 
 FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
-SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 64, 0.5, 0.01, 0.01)
+SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 64, 0.01, 0.01)
 TOY = TrainedStudy(
     "toy", "Toy", "Which?", {"convolution": Row("CCCC"), "lambda": Row("LLLL", {"scope": 3})}, lambda rows: []
 )

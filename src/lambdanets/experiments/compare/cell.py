@@ -17,6 +17,7 @@ __all__ = [
     "Cell",
     "Config",
     "Done",
+    "best_search",
     "cell_file",
     "cell_key",
     "coherent",
@@ -154,10 +155,16 @@ def read_cells(folder: Path) -> tuple[list[Done], list[str]]:
     return cells, damaged
 
 
+def best_search(searches: Sequence[Done]) -> Done:
+    """Return the training of a search with the best validation accuracy, that of the lowest learning rate of equals."""
+    return max(searches, key=lambda done: (done.result["validation_top1"], -done.config["lr"]))
+
+
 def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Done], list[Done]]:
     """Part cells into those that may stand in one report, and the others.
 
-    They are of one scale, one data set, one version, and as long trainings.
+    They are of one scale, one data set, one version, as long trainings, and a row's are with one learning rate, that of
+    the best search: a search among other rates may leave trainings with another one.
 
     Args:
         cells: of a study.
@@ -177,5 +184,14 @@ def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Don
     kinds = most([kind(done) for done in like or cells])
     own = [done for done in cells if kind(done) == kinds]
     epochs = most([done.config["epochs"] for done in like or own if done.kind == "train" and "epochs" in done.config])
-    chosen = [done for done in own if done.kind != "train" or done.config.get("epochs") == epochs]
+    trained = [done for done in own if done.kind == "train" and done.config.get("epochs") == epochs]
+    rates = {done.config["row"]: done.config.get("lr") for done in like if done.kind == "train"}
+    for row in {done.config["row"] for done in trained} - set(rates):
+        searches = [done for done in own if done.kind == "search" and done.config["row"] == row]
+        if len({done.config.get("lr") for done in trained if done.config["row"] == row}) > 1 and searches:
+            rates[row] = best_search(searches).config["lr"]
+    current = [
+        done for done in trained if done.config.get("lr") == rates.get(done.config["row"], done.config.get("lr"))
+    ]
+    chosen = [done for done in own if done.kind != "train" or done in current]
     return chosen, [done for done in cells if done not in chosen]

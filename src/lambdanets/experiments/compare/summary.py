@@ -261,8 +261,8 @@ def _notes(baseline: str, cells: Sequence[Done]) -> list[str]:
         f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is the one of {', '.join(f'{rate:g}' for rate in rates)} with the highest "
-        "validation accuracy in a shorter training. Tested are the weights of the epoch with the highest validation "
-        "accuracy.",
+        "validation accuracy in a training of another seed. Tested are the weights of the epoch with the highest "
+        "validation accuracy.",
         f"{len(cells)} cells, {hours:.2f} hours of computing in all ({config['scale']} size).",
     ]
 

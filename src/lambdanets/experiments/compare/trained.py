@@ -1,6 +1,6 @@
 """A study whose rows are models that are trained and tested: one backbone and schedule, only the rows' arguments vary.
 
-The learning rate of each row is chosen by short trainings on the validation images; then each seed is trained.
+The learning rate of each row is chosen by the validation images in trainings of its own; then each seed is trained.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.cell import Cell, Config, Done, best_search
 from lambdanets.experiments.compare.measured import build, images, measure_memory, measure_speed, step_bytes
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
@@ -56,7 +56,6 @@ class Scale:
         images: training images that a training sees, in whole epochs.
         rates: learning rates to choose from.
         batch: images of a step.
-        search: share of the epochs that a training of the search has.
         seconds: least time of the turns of each pass.
         most: most time of them.
     """
@@ -65,7 +64,6 @@ class Scale:
     images: int
     rates: tuple[float, ...]
     batch: int
-    search: float
     seconds: float
     most: float
 
@@ -74,9 +72,10 @@ class Scale:
         return max(1, round(self.images / data.images[0]))
 
 
+# Trainings of the search are as long as the others: shorter ones prefer rates that are too high for the others.
 SCALES = {
-    "full": Scale((1, 1, 1, 1), 100_000, (2e-3, 6e-3, 2e-2), 64, 1 / 3, 20.0, 60.0),
-    "quick": Scale((1, 1, 1, 1), 5_000, (2e-3, 6e-3, 2e-2), 32, 0.5, 4.0, 8.0),
+    "full": Scale((1, 1, 1, 1), 100_000, (3e-3, 1e-2), 64, 20.0, 60.0),
+    "quick": Scale((1, 1, 1, 1), 5_000, (3e-3, 1e-2), 32, 4.0, 8.0),
 }
 
 
@@ -117,7 +116,6 @@ class TrainedStudy(Study):
         scale = SCALES[options.scale]
         shape = {"image_size": data.image_size, "channels": data.channels, "classes": data.classes}
         epochs = options.epochs or scale.epochs(data)
-        short = max(1, round(scale.search * epochs))
         models = {
             name: {"model": MODEL, "model_kwargs": _arguments(self.rows[name], scale, data.image_size)}
             for name in dict.fromkeys([self.baseline, *names])
@@ -128,8 +126,8 @@ class TrainedStudy(Study):
         for name, model in models.items():
             own = {**common, "row": name, **model, "batch": scale.batch}
             found.append(Cell({**own, "kind": "memory"}, weight=epochs / 20, alone=True))
-            search = {**own, "kind": "search", "epochs": short, "seed": SEARCH_SEED}
-            searches = tuple(Cell({**search, "lr": rate}, weight=short) for rate in scale.rates)
+            search = {**own, "kind": "search", "epochs": epochs, "seed": SEARCH_SEED}
+            searches = tuple(Cell({**search, "lr": rate}, weight=epochs) for rate in scale.rates)
             found += [
                 Cell({**own, "kind": "train", "epochs": epochs, "seed": seed}, searches, _with_best_rate, epochs)
                 for seed in range(options.seeds)
@@ -187,9 +185,8 @@ def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
 
 
 def _with_best_rate(config: Config, searches: Sequence[Done]) -> Config:
-    """The configuration of a training with the best learning rate by validation accuracy, the lowest of equals."""
-    best = max(searches, key=lambda done: (done.result["validation_top1"], -done.config["lr"]))
-    return {**config, "lr": best.config["lr"]}
+    """The configuration of a training with the learning rate of the best search."""
+    return {**config, "lr": best_search(searches).config["lr"]}
 
 
 def recipe_of(config: Config, data: str | None) -> Recipe:
