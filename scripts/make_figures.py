@@ -1,6 +1,6 @@
 """Draws the figures of the README and the docs: ``python scripts/make_figures.py``.
 
-The plots of the benchmark are drawn from the files in results/.
+The plots of the benchmark and of the studies are drawn from the files in results/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from lambdanets.experiments.report import report
+from lambdanets.experiments.report.chart import save_plot
 from lambdanets.experiments.report.results import read_rows
+from lambdanets.experiments.studies import read_outcome
 
 ROOT = Path(__file__).parents[1]
 IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "results"
@@ -116,8 +118,17 @@ def lambda_layer(path: Path) -> None:
     plt.close(fig)
 
 
+def studies() -> None:
+    """Draw the plots of the studies whose cells are in results/compare/."""
+    for folder in sorted((RESULTS / "compare").glob("*/")):
+        for plot in read_outcome(folder.name, folder).plots:
+            if any(series.points for series in plot.series):
+                save_plot(plot, [IMAGES / f"compare-{folder.name}-{plot.name}.png"])
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     lambda_layer(IMAGES / "lambda-layer.png")
     report.plot_bench(read_rows(RESULTS / "bench.csv"), IMAGES / "bench.png")
     report.plot_growth(read_rows(RESULTS / "growth.csv"), IMAGES / "growth.png")
+    studies()
