@@ -47,17 +47,16 @@ static void copy(Matrix to, Matrix from, int64_t rows, int64_t columns) {
       std::memcpy(to.data + i * to.row, from.data + i * from.row, static_cast<size_t>(columns) * sizeof(float));
     return;
   }
-  int64_t i = 0;
-  if (to.column == 1 && from.row == 1) {
-    for (; i + 4 <= rows; i += 4) {
-      int64_t j = 0;
-      for (; j + 4 <= columns; j += 4)
+  if (to.column == 1 && from.row == 1 && rows >= 4 && columns >= 4) {
+    // The last four rows or columns are partly those before again where the size is no multiple of four.
+    for (int64_t four = 0; four < rows; four += 4)
+      for (int64_t of = 0; of < columns; of += 4) {
+        const int64_t i = least(four, rows - 4), j = least(of, columns - 4);
         transpose_four(from.data + i + j * from.column, from.column, to.data + i * to.row + j, to.row);
-      for (; j < columns; j++)
-        for (int64_t r = i; r < i + 4; r++) to.data[r * to.row + j] = from.data[r + j * from.column];
-    }
+      }
+    return;
   }
-  for (; i < rows; i++)
+  for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < columns; j++)
       to.data[i * to.row + j * to.column] = from.data[i * from.row + j * from.column];
 }

@@ -89,17 +89,15 @@ struct Shared {
 
 // Scratch memory of a slot.
 struct Room {
-  float *grouped_queries, *grouped_grads;                     // of a block, (query, group, depth, head)
-  float *head_queries, *outputs, *head_grads, *grad_queries;  // of a block, (query, head, depth)
-  float *scores, *grad_scores;                                // of a chunk, (head, position)
-  float *values, *content;                                    // of an example; with the depth first in backward
-  float *grad_table, *head_sums, *tail_sums;                  // of the slot; the last two as sums_of says
+  float *queries, *outputs, *grads, *grad_queries;  // of a block, (query, head, depth)
+  float *scores, *grad_scores;                      // of a chunk, (head, position)
+  float *values, *content;                          // of an example; with the depth first in backward
+  float *grad_table, *head_sums, *tail_sums;        // of the slot; the last two as sums_of says
 
   Room(Arena& arena, const Plan& plan, bool has_content, bool backward) {
     const Problem& p = plan.p;
     const int64_t each = plan.block * plan.heads;
-    grouped_queries = arena.take(each * p.dim_key);
-    head_queries = arena.take(each * plan.key_pitch);
+    queries = arena.take(each * plan.key_pitch);
     scores = arena.take(kGroupHeads * plan.scores_pitch);
     if (!backward) {
       values = arena.take(p.intra_depth * plan.positions * plan.value_pitch);
@@ -109,8 +107,7 @@ struct Room {
     }
     values = arena.take(p.intra_depth * p.dim_value * plan.context_pitch + kLanes);
     content = has_content ? arena.take(p.dim_value * plan.key_pitch) : nullptr;
-    grouped_grads = arena.take(each * p.dim_value);
-    head_grads = arena.take(each * plan.value_pitch);
+    grads = arena.take(each * plan.value_pitch);
     grad_queries = arena.take(each * plan.key_pitch);
     grad_scores = arena.take(kGroupHeads * plan.scores_pitch);
     grad_table = arena.take(plan.table_sums_size());
@@ -206,20 +203,19 @@ INLINE Pieces by_position(const Plan& plan, const Seen& seen, int64_t each) {
 }
 
 template <int R>
-INLINE void make_scores(const Plan& plan, const Shared& shared, const Room& room, const Seen& seen,
-                        const float* queries) {
+INLINE void make_scores(const Plan& plan, const Shared& shared, const Room& room, const Seen& seen, int64_t at) {
   const Problem& p = plan.p;
   const int64_t row = seen.depth * p.extent_rows + seen.table_row;
-  correlate<R>(queries, p.dim_key, shared.table + row * p.dim_key * plan.table_pitch + seen.table_column,
-               plan.table_pitch, {seen.rows, seen.columns, p.dim_key * plan.table_pitch}, room.scores,
-               plan.scores_pitch);
+  correlate<R>(room.queries + at * plan.key_pitch, plan.key_pitch, p.dim_key,
+               shared.table + row * p.dim_key * plan.table_pitch + seen.table_column, plan.table_pitch,
+               {seen.rows, seen.columns, p.dim_key * plan.table_pitch}, room.scores, plan.scores_pitch);
 }
 
 // `at` counts heads of the block's queries, those that fill up groups included: the first of the group.
 template <int R>
 static void chunk_forward(const Run& run, const Room& room, const Seen& seen, int64_t at) {
   const Plan& plan = run.plan;
-  make_scores<R>(plan, run.shared, room, seen, room.grouped_queries + at * plan.p.dim_key);
+  make_scores<R>(plan, run.shared, room, seen, at);
   gather<R>(room.scores, plan.scores_pitch,
             room.values + (seen.depth * plan.positions + seen.context) * plan.value_pitch, plan.value_pitch,
             by_position(plan, seen, plan.value_pitch), room.outputs + at * plan.value_pitch, plan.value_pitch);
@@ -229,18 +225,18 @@ template <int R>
 static void chunk_backward(const Run& run, const Room& room, const Seen& seen, int64_t at, float* sums) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  make_scores<R>(plan, run.shared, room, seen, room.grouped_queries + at * p.dim_key);
-  correlate<R>(room.grouped_grads + at * p.dim_value, p.dim_value,
+  make_scores<R>(plan, run.shared, room, seen, at);
+  correlate<R>(room.grads + at * plan.value_pitch, plan.value_pitch, p.dim_value,
                room.values + seen.depth * p.dim_value * plan.context_pitch + seen.context, plan.context_pitch,
                by_position(plan, seen, 1), room.grad_scores, plan.scores_pitch);
-  spread<R>(room.scores, plan.scores_pitch, room.head_grads + at * plan.value_pitch, plan.value_pitch,
+  spread<R>(room.scores, plan.scores_pitch, room.grads + at * plan.value_pitch, plan.value_pitch,
             by_position(plan, seen, plan.value_pitch),
             sums + (seen.depth * plan.positions + seen.context) * plan.value_pitch);
   const int64_t place = (seen.depth * p.extent_rows + seen.table_row) * p.extent_columns + seen.table_column;
   const Pieces pieces{seen.rows, seen.columns, p.extent_columns * plan.key_pitch};
   gather<R>(room.grad_scores, plan.scores_pitch, run.shared.table_by_place + place * plan.key_pitch, plan.key_pitch,
             pieces, room.grad_queries + at * plan.key_pitch, plan.key_pitch);
-  spread<R>(room.grad_scores, plan.scores_pitch, room.head_queries + at * plan.key_pitch, plan.key_pitch, pieces,
+  spread<R>(room.grad_scores, plan.scores_pitch, room.queries + at * plan.key_pitch, plan.key_pitch, pieces,
             room.grad_table + place * plan.key_pitch);
 }
 
@@ -264,13 +260,6 @@ static void unpack_by_head(const Plan& plan, const Task& task, const Tensor& ten
                            float* from) {
   for (int64_t head = 0; head < plan.p.heads; head++)
     copy(block_of(plan, task, tensor, head), {from + head * pitch, plan.heads * pitch, 1}, task.count, depth);
-}
-
-// (query, group, depth, head): the heads of a group side by side.
-static void pack_grouped(const Plan& plan, const Task& task, const Tensor& tensor, int64_t depth, float* to) {
-  for (int64_t head = 0; head < plan.p.heads; head++)
-    copy({to + head / kGroupHeads * depth * kGroupHeads + head % kGroupHeads, plan.heads * depth, kGroupHeads},
-         block_of(plan, task, tensor, head), task.count, depth);
 }
 
 // Calls body(heads, at) for each group of a query of the block: heads.value is the number of heads, known when this is
@@ -306,7 +295,7 @@ static void content_forward(const Plan& plan, const Room& room, const Task& task
   const Pieces keys{1, plan.p.dim_key, 0};
   for (int64_t i = 0; i < task.count; i++)
     for_each_group(plan, i, [&](auto heads, int64_t at) {
-      gather<heads.value>(room.head_queries + at * plan.key_pitch, plan.key_pitch, room.content, plan.value_pitch, keys,
+      gather<heads.value>(room.queries + at * plan.key_pitch, plan.key_pitch, room.content, plan.value_pitch, keys,
                           room.outputs + at * plan.value_pitch, plan.value_pitch);
     });
 }
@@ -316,7 +305,7 @@ static void content_backward(const Plan& plan, const Room& room, const Task& tas
   const Pieces keys{1, plan.p.dim_key, 0}, values{1, plan.p.dim_value, 0};
   for (int64_t i = 0; i < task.count; i++)
     for_each_group(plan, i, [&](auto heads, int64_t at) {
-      const float *query = room.head_queries + at * plan.key_pitch, *grad = room.head_grads + at * plan.value_pitch;
+      const float *query = room.queries + at * plan.key_pitch, *grad = room.grads + at * plan.value_pitch;
       gather<heads.value>(grad, plan.value_pitch, room.content, plan.key_pitch, values,
                           room.grad_queries + at * plan.key_pitch, plan.key_pitch);
       spread<heads.value>(query, plan.key_pitch, grad, plan.value_pitch, keys, content_sums);
@@ -326,12 +315,9 @@ static void content_backward(const Plan& plan, const Room& room, const Task& tas
 static void task_forward(const Run& run, const Room& room, const Task& task) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  pack_grouped(plan, task, run.call.query, p.dim_key, room.grouped_queries);
+  pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.queries);
   clear(room.outputs, task.count * plan.heads * plan.value_pitch);
-  if (room.content) {
-    pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.head_queries);
-    content_forward(plan, room, task);
-  }
+  if (room.content) content_forward(plan, room, task);
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {
     for_each_group(plan, i, [&](auto heads, int64_t at) { chunk_forward<heads.value>(run, room, seen, at); });
   });
@@ -362,10 +348,8 @@ static void slot_forward(int64_t slot, void* context) {
 static void task_backward(const Run& run, const Room& room, const Task& task, float* sums) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
-  pack_grouped(plan, task, run.call.query, p.dim_key, room.grouped_queries);
-  pack_grouped(plan, task, run.call.out, p.dim_value, room.grouped_grads);
-  pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.head_queries);
-  pack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.head_grads);
+  pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.queries);
+  pack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.grads);
   clear(room.grad_queries, task.count * plan.heads * plan.key_pitch);
   if (room.content) content_backward(plan, room, task, sums + p.intra_depth * plan.positions * plan.value_pitch);
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {

@@ -21,8 +21,8 @@ struct Pieces {
 };
 
 template <int R, int N>
-INLINE void correlate_tile(const float* left, int64_t depth, const float* const* right, int64_t pitch,
-                           float* const* out, int64_t out_pitch) {
+INLINE void correlate_tile(const float* left, int64_t left_pitch, int64_t depth, const float* const* right,
+                           int64_t pitch, float* const* out, int64_t out_pitch) {
   Vector sum[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -40,7 +40,7 @@ INLINE void correlate_tile(const float* left, int64_t depth, const float* const*
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const float factor = left[d * kGroupHeads + r];
+      const float factor = left[r * left_pitch + d];
 #pragma GCC unroll 8
       for (int j = 0; j < N; j++) sum[r][j] += factor * operand[j];
     }
@@ -51,13 +51,13 @@ INLINE void correlate_tile(const float* left, int64_t depth, const float* const*
     for (int r = 0; r < R; r++) store(out[j] + r * out_pitch, sum[r][j]);
 }
 
-// out[r][c] = Σ_d left[d][r] · right[d][c] over the pieces' places c, side by side in `out`.
+// out[r][c] = Σ_d left[r][d] · right[d][c] over the pieces' places c, side by side in `out`.
 //
 // `right` has `pitch` floats from one d to the next and any alignment. Up to kLanes - 1 floats behind each piece are
 // read, and up to as many behind each row of `out` written; pieces are written in order.
 template <int R>
-static void correlate(const float* left, int64_t depth, const float* right, int64_t pitch, Pieces pieces, float* out,
-                      int64_t out_pitch) {
+static void correlate(const float* left, int64_t left_pitch, int64_t depth, const float* right, int64_t pitch,
+                      Pieces pieces, float* out, int64_t out_pitch) {
   const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.count;
   int64_t piece = 0, place = 0;
   for (int64_t first = 0; first < count; first += kWide) {
@@ -71,13 +71,13 @@ static void correlate(const float* left, int64_t depth, const float* right, int6
       if (place >= pieces.length) place = 0, piece++;
     }
     switch (some) {
-      case 1: correlate_tile<R, 1>(left, depth, from, pitch, to, out_pitch); break;
-      case 2: correlate_tile<R, 2>(left, depth, from, pitch, to, out_pitch); break;
-      case 3: correlate_tile<R, 3>(left, depth, from, pitch, to, out_pitch); break;
+      case 1: correlate_tile<R, 1>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
+      case 2: correlate_tile<R, 2>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
+      case 3: correlate_tile<R, 3>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
 #if LAMBDANETS_LANES == 16 || defined(__aarch64__)
-      case 4: correlate_tile<R, 4>(left, depth, from, pitch, to, out_pitch); break;
-      case 5: correlate_tile<R, 5>(left, depth, from, pitch, to, out_pitch); break;
-      case 6: correlate_tile<R, 6>(left, depth, from, pitch, to, out_pitch); break;
+      case 4: correlate_tile<R, 4>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
+      case 5: correlate_tile<R, 5>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
+      case 6: correlate_tile<R, 6>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
 #endif
     }
   }
