@@ -20,6 +20,9 @@ struct Pieces {
   int64_t count, length, step;
 };
 
+// Vectors of the next tile where `left` are to come: tiles of nearly the same width, as a narrow one waits for its sums.
+INLINE int64_t tile_width(int64_t left) { return ceil_div(left, ceil_div(left, kWide)); }
+
 template <int R, int N>
 INLINE void correlate_tile(const float* left, int64_t left_pitch, int64_t depth, const float* const* right,
                            int64_t pitch, float* const* out, int64_t out_pitch) {
@@ -60,10 +63,10 @@ static void correlate(const float* left, int64_t left_pitch, int64_t depth, cons
                       Pieces pieces, float* out, int64_t out_pitch) {
   const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.count;
   int64_t piece = 0, place = 0;
-  for (int64_t first = 0; first < count; first += kWide) {
+  for (int64_t left_over = count, some; left_over > 0; left_over -= some) {
     const float* from[kWide];
     float* to[kWide];
-    const int64_t some = least(kWide, count - first);
+    some = tile_width(left_over);
     for (int64_t j = 0; j < some; j++) {
       from[j] = right + piece * pieces.step + place;
       to[j] = out + piece * pieces.length + place;
@@ -118,8 +121,7 @@ static void gather(const float* scores, int64_t scores_pitch, const float* right
                    float* out, int64_t out_pitch) {
   int64_t i = 0;
   for (int64_t left = width / kLanes; left > 0;) {
-    // Four vectors are two twos, not three and one.
-    const int64_t some = left == kWide + 1 && kWide == 3 ? 2 : least(kWide, left);
+    const int64_t some = tile_width(left);
     const float* from = right + i;
     switch (some) {
       case 1: gather_tile<R, 1>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
@@ -168,9 +170,16 @@ template <int R>
 static void spread(const float* scores, int64_t scores_pitch, const float* left, int64_t width, Pieces pieces,
                    float* out) {
   int64_t i = 0;
-  for (; i + 2 * kLanes <= width; i += 2 * kLanes)
-    spread_tile<R, 2>(scores, scores_pitch, left + i, width, pieces, out + i, width);
-  if (i < width) spread_tile<R, 1>(scores, scores_pitch, left + i, width, pieces, out + i, width);
+  for (int64_t left_over = width / kLanes, some; left_over > 0; left_over -= some) {
+    some = left_over == 4 ? 2 : least(3, left_over);
+    float* to = out + i;
+    switch (some) {
+      case 1: spread_tile<R, 1>(scores, scores_pitch, left + i, width, pieces, to, width); break;
+      case 2: spread_tile<R, 2>(scores, scores_pitch, left + i, width, pieces, to, width); break;
+      case 3: spread_tile<R, 3>(scores, scores_pitch, left + i, width, pieces, to, width); break;
+    }
+    i += some * kLanes;
+  }
 }
 
 }  // namespace LAMBDANETS_ISA
