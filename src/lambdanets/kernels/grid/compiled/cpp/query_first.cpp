@@ -182,7 +182,9 @@ INLINE void for_each_seen(const Plan& plan, const Task& task, Visit visit) {
   const int64_t bottom = least(p.rows, task.row - p.origin_row + p.extent_rows);
   const int64_t left = most(0, task.first - p.origin_column);
   const int64_t right = least(p.columns, task.first + task.count - 1 - p.origin_column + p.extent_columns);
-  const int64_t width = least(right - left, plan.chunk), height = most(1, plan.chunk / most(1, width));
+  const int64_t width = most(1, least(right - left, plan.chunk));
+  const int64_t most_rows = most(1, plan.chunk / least(width, p.extent_columns)), rows = most(1, bottom - top);
+  const int64_t height = ceil_div(rows, ceil_div(rows, most_rows));
   for (int64_t depth = 0; depth < p.intra_depth; depth++)
     for (int64_t y = top; y < bottom; y += height)
       for (int64_t x = left; x < right; x += width)
