@@ -25,7 +25,7 @@ namespace {
 
 // Floats of values and of outputs that are to stay in the nearest cache.
 constexpr int64_t kChunkFloats = 4096, kBlockFloats = 4096;
-constexpr int64_t kLeastChunk = 32, kMostChunk = 256;
+constexpr int64_t kLeastChunk = 64, kMostChunk = 256;
 
 struct Plan {
   Problem p;
