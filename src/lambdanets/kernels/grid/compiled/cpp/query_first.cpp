@@ -41,8 +41,8 @@ struct Plan {
     positions = p.rows * p.columns;
     key_pitch = padded(p.dim_key);
     value_pitch = padded(p.dim_value);
-    table_pitch = apart(p.extent_columns);
-    table_size = p.intra_depth * p.extent_rows * p.dim_key * table_pitch + kLanes;
+    table_pitch = apart(p.extent_rows * p.extent_columns);
+    table_size = p.intra_depth * p.dim_key * table_pitch + kLanes;
     context_pitch = apart(positions);
     chunk = least(most(kChunkFloats / value_pitch, kLeastChunk), kMostChunk);
     scores_pitch = padded(chunk) + kLanes;
@@ -71,7 +71,7 @@ struct Plan {
 
 // Scratch memory of a call.
 struct Shared {
-  float* table;           // (u, row, k, column)
+  float* table;           // (u, k, row, column)
   float* table_by_place;  // (u, row, column, k)
 
   Shared(Arena& arena, const Plan& plan, bool backward) {
@@ -207,10 +207,12 @@ INLINE Pieces by_position(const Plan& plan, const Seen& seen, int64_t each) {
 template <int R>
 INLINE void make_scores(const Plan& plan, const Shared& shared, const Room& room, const Seen& seen, int64_t at) {
   const Problem& p = plan.p;
-  const int64_t row = seen.depth * p.extent_rows + seen.table_row;
+  const float* table = shared.table + seen.depth * p.dim_key * plan.table_pitch;
+  Pieces pieces{seen.rows, seen.columns, p.extent_columns};
+  if (seen.columns == p.extent_columns) pieces = {1, seen.rows * seen.columns, 0};
   correlate<R>(room.queries + at * plan.key_pitch, plan.key_pitch, p.dim_key,
-               shared.table + row * p.dim_key * plan.table_pitch + seen.table_column, plan.table_pitch,
-               {seen.rows, seen.columns, p.dim_key * plan.table_pitch}, room.scores, plan.scores_pitch);
+               table + seen.table_row * p.extent_columns + seen.table_column, plan.table_pitch, pieces, room.scores,
+               plan.scores_pitch);
 }
 
 // `at` counts heads of the block's queries, those that fill up groups included: the first of the group.
@@ -283,10 +285,11 @@ static void pack_table(int64_t item, void* context) {
   const Run& run = *static_cast<const Run*>(context);
   const Problem& p = run.plan.p;
   const Tensor& table = run.call.table;
-  const int64_t depth = item / p.extent_rows, row = item % p.extent_rows, pitch = run.plan.table_pitch;
+  const int64_t depth = item / p.extent_rows, row = item % p.extent_rows;
   float* from = table.data + depth * table.stride[0] + row * table.stride[2];
   const Matrix by_depth{from, table.stride[1], table.stride[3]};
-  pack(run.shared.table + item * p.dim_key * pitch, pitch, pitch, by_depth, p.dim_key, p.extent_columns);
+  copy({run.shared.table + depth * p.dim_key * run.plan.table_pitch + row * p.extent_columns, run.plan.table_pitch, 1},
+       by_depth, p.dim_key, p.extent_columns);
   if (run.backward)
     pack(run.shared.table_by_place + item * p.extent_columns * run.plan.key_pitch, run.plan.key_pitch,
          run.plan.key_pitch, transposed(by_depth), p.extent_columns, p.dim_key);
