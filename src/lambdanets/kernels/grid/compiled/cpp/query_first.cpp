@@ -281,8 +281,7 @@ INLINE void for_each_group(const Plan& plan, int64_t query, Body body) {
   }
 }
 
-static void pack_table(int64_t item, void* context) {
-  const Run& run = *static_cast<const Run*>(context);
+static void pack_table(int64_t item, const Run& run) {
   const Problem& p = run.plan.p;
   const Tensor& table = run.call.table;
   const int64_t depth = item / p.extent_rows, row = item % p.extent_rows;
@@ -329,8 +328,7 @@ static void task_forward(const Run& run, const Room& room, const Task& task) {
   unpack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.outputs);
 }
 
-static void slot_forward(int64_t slot, void* context) {
-  const Run& run = *static_cast<const Run*>(context);
+static void slot_forward(int64_t slot, const Run& run) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
   const Room room = run.room(slot);
@@ -380,8 +378,7 @@ static void write_sums(const Run& run, int64_t example, const float* sums, int64
          {from + p.intra_depth * plan.positions * plan.value_pitch, plan.value_pitch, 1}, p.dim_key, p.dim_value);
 }
 
-static void slot_backward(int64_t slot, void* context) {
-  const Run& run = *static_cast<const Run*>(context);
+static void slot_backward(int64_t slot, const Run& run) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
   const Room room = run.room(slot);
@@ -403,8 +400,7 @@ static void slot_backward(int64_t slot, void* context) {
 }
 
 // Adds the sums of slots in their order: of the table's rows, and of parts of the examples that several slots have.
-static void reduce(int64_t item, void* context) {
-  const Run& run = *static_cast<const Run*>(context);
+static void reduce(int64_t item, const Run& run) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
   const int64_t table_rows = p.intra_depth * p.extent_rows;
@@ -441,18 +437,36 @@ int64_t scratch(const Problem& problem, int64_t slots, bool has_content, bool ba
   return Shared::size(plan, backward) + plan.slots * Room::size(plan, has_content, backward);
 }
 
+// Calls body(item, run) for each of `count` items, as many threads at a time as there are slots: a call that is cut into
+// one slot is too small for others to be woken.
+static void in_slots(const Run& run, int64_t count, void (*body)(int64_t, const Run&)) {
+  struct Items {
+    const Run& run;
+    int64_t count;
+    void (*body)(int64_t, const Run&);
+  } items{run, count, body};
+  parallel(
+      run.plan.slots,
+      [](int64_t slot, void* context) {
+        const Items& all = *static_cast<const Items*>(context);
+        const int64_t slots = all.run.plan.slots, last = (slot + 1) * all.count / slots;
+        for (int64_t item = slot * all.count / slots; item < last; item++) all.body(item, all.run);
+      },
+      &items);
+}
+
 void forward(const KernelCall& call) {
-  Run run(call, false);
-  parallel(call.problem.intra_depth * call.problem.extent_rows, pack_table, &run);
-  parallel(run.plan.slots, slot_forward, &run);
+  const Run run(call, false);
+  in_slots(run, call.problem.intra_depth * call.problem.extent_rows, pack_table);
+  in_slots(run, run.plan.slots, slot_forward);
 }
 
 void backward(const KernelCall& call) {
-  Run run(call, true);
+  const Run run(call, true);
   const int64_t table_rows = call.problem.intra_depth * call.problem.extent_rows;
-  parallel(table_rows, pack_table, &run);
-  parallel(run.plan.slots, slot_backward, &run);
-  parallel(table_rows + call.problem.batch * run.plan.slots, reduce, &run);
+  in_slots(run, table_rows, pack_table);
+  in_slots(run, run.plan.slots, slot_backward);
+  in_slots(run, table_rows + call.problem.batch * run.plan.slots, reduce);
 }
 
 }  // namespace
