@@ -18,11 +18,11 @@ namespace lambdanets {
 namespace LAMBDANETS_ISA {
 
 constexpr int64_t kLanes = LAMBDANETS_LANES;
-// Vectors that a tile of four rows has: with its operands it fills 16 registers, or 32.
+// Sums that a tile keeps in registers, beside its operands.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kWide = 6;
+constexpr int kSums = 24;  // of 32
 #else
-constexpr int kWide = 3;
+constexpr int kSums = 12;  // of 16
 #endif
 
 typedef float Vector __attribute__((vector_size(LAMBDANETS_LANES * 4)));

@@ -6,6 +6,8 @@
 //     pitch  floats from one head, position or depth of an operand to the next
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace lambdanets {
@@ -13,6 +15,8 @@ namespace LAMBDANETS_ISA {
 
 // Heads of one query that go through together.
 constexpr int kGroupHeads = 4;
+// Vectors of a row that spread updates at a time: the operands of four heads fill the other registers.
+constexpr int kUpdated = 3;
 
 // A rectangle of context positions in a packed operand: `count` pieces of `length` positions, `step` floats from one
 // piece to the next.
@@ -20,8 +24,35 @@ struct Pieces {
   int64_t count, length, step;
 };
 
-// Vectors of the next tile where `left` are to come: tiles of nearly the same width, as a narrow one waits for its sums.
-INLINE int64_t tile_width(int64_t left) { return ceil_div(left, ceil_div(left, kWide)); }
+// Vectors of a row of a tile of R rows, at most.
+template <int R>
+constexpr int kWidest = kSums / R < 8 ? kSums / R : 8;
+
+// Calls body(width, before) for tiles that have `count` vectors together: width.value is the number of vectors of a tile,
+// known when this is compiled, and `before` that of the tiles before it. The widths, at most Widest, are nearly the same:
+// a narrow tile waits for its sums.
+template <int Widest, class Body>
+INLINE void for_each_tile(int64_t count, Body body) {
+  for (int64_t before = 0, width; before < count; before += width) {
+    const int64_t left = count - before;
+    width = ceil_div(left, ceil_div(left, Widest));
+    switch (width) {
+#define LAMBDANETS_WIDTH(n) \
+  case n:                   \
+    if constexpr (n <= Widest) body(std::integral_constant<int, n>{}, before); \
+    break;
+      LAMBDANETS_WIDTH(1)
+      LAMBDANETS_WIDTH(2)
+      LAMBDANETS_WIDTH(3)
+      LAMBDANETS_WIDTH(4)
+      LAMBDANETS_WIDTH(5)
+      LAMBDANETS_WIDTH(6)
+      LAMBDANETS_WIDTH(7)
+      LAMBDANETS_WIDTH(8)
+#undef LAMBDANETS_WIDTH
+    }
+  }
+}
 
 template <int R, int N>
 INLINE void correlate_tile(const float* left, int64_t left_pitch, int64_t depth, const float* const* right,
@@ -61,29 +92,19 @@ INLINE void correlate_tile(const float* left, int64_t left_pitch, int64_t depth,
 template <int R>
 static void correlate(const float* left, int64_t left_pitch, int64_t depth, const float* right, int64_t pitch,
                       Pieces pieces, float* out, int64_t out_pitch) {
-  const int64_t each = ceil_div(pieces.length, kLanes), count = each * pieces.count;
+  const int64_t each = ceil_div(pieces.length, kLanes);
   int64_t piece = 0, place = 0;
-  for (int64_t left_over = count, some; left_over > 0; left_over -= some) {
-    const float* from[kWide];
-    float* to[kWide];
-    some = tile_width(left_over);
-    for (int64_t j = 0; j < some; j++) {
+  for_each_tile<kWidest<R>>(each * pieces.count, [&](auto width, int64_t) {
+    const float* from[width.value];
+    float* to[width.value];
+    for (int j = 0; j < width.value; j++) {
       from[j] = right + piece * pieces.step + place;
       to[j] = out + piece * pieces.length + place;
       place += kLanes;
       if (place >= pieces.length) place = 0, piece++;
     }
-    switch (some) {
-      case 1: correlate_tile<R, 1>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-      case 2: correlate_tile<R, 2>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-      case 3: correlate_tile<R, 3>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-#if LAMBDANETS_LANES == 16 || defined(__aarch64__)
-      case 4: correlate_tile<R, 4>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-      case 5: correlate_tile<R, 5>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-      case 6: correlate_tile<R, 6>(left, left_pitch, depth, from, pitch, to, out_pitch); break;
-#endif
-    }
-  }
+    correlate_tile<R, width.value>(left, left_pitch, depth, from, pitch, to, out_pitch);
+  });
 }
 
 template <int R, int N>
@@ -119,23 +140,10 @@ INLINE void gather_tile(const float* scores, int64_t scores_pitch, const float* 
 template <int R>
 static void gather(const float* scores, int64_t scores_pitch, const float* right, int64_t width, Pieces pieces,
                    float* out, int64_t out_pitch) {
-  int64_t i = 0;
-  for (int64_t left = width / kLanes; left > 0;) {
-    const int64_t some = tile_width(left);
-    const float* from = right + i;
-    switch (some) {
-      case 1: gather_tile<R, 1>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-      case 2: gather_tile<R, 2>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-      case 3: gather_tile<R, 3>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-#if LAMBDANETS_LANES == 16 || defined(__aarch64__)
-      case 4: gather_tile<R, 4>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-      case 5: gather_tile<R, 5>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-      case 6: gather_tile<R, 6>(scores, scores_pitch, from, width, pieces, out + i, out_pitch); break;
-#endif
-    }
-    i += some * kLanes;
-    left -= some;
-  }
+  for_each_tile<kWidest<R>>(width / kLanes, [&](auto some, int64_t before) {
+    const int64_t i = before * kLanes;
+    gather_tile<R, some.value>(scores, scores_pitch, right + i, width, pieces, out + i, out_pitch);
+  });
 }
 
 template <int R, int N>
@@ -169,17 +177,10 @@ INLINE void spread_tile(const float* scores, int64_t scores_pitch, const float* 
 template <int R>
 static void spread(const float* scores, int64_t scores_pitch, const float* left, int64_t width, Pieces pieces,
                    float* out) {
-  int64_t i = 0;
-  for (int64_t left_over = width / kLanes, some; left_over > 0; left_over -= some) {
-    some = left_over == 4 ? 2 : least(3, left_over);
-    float* to = out + i;
-    switch (some) {
-      case 1: spread_tile<R, 1>(scores, scores_pitch, left + i, width, pieces, to, width); break;
-      case 2: spread_tile<R, 2>(scores, scores_pitch, left + i, width, pieces, to, width); break;
-      case 3: spread_tile<R, 3>(scores, scores_pitch, left + i, width, pieces, to, width); break;
-    }
-    i += some * kLanes;
-  }
+  for_each_tile<kUpdated>(width / kLanes, [&](auto some, int64_t before) {
+    const int64_t i = before * kLanes;
+    spread_tile<R, some.value>(scores, scores_pitch, left + i, width, pieces, out + i, width);
+  });
 }
 
 }  // namespace LAMBDANETS_ISA
