@@ -1,5 +1,6 @@
 """The compiled kernels against the plain ones in float64: sizes, instruction sets, threads, strides."""
 
+import ctypes
 import dataclasses
 import math
 import os
@@ -186,6 +187,29 @@ def test_heads_and_depths_that_fill_no_vector(kernel, h, k, v, level):
     assert_near(kernel, inputs((4, 5), (5, 5), h=h, k=k, v=v))
 
 
+@pytest.mark.parametrize(
+    ("grid", "extents", "k", "v"),
+    [
+        ((150,), (299,), 3, 70),  # several chunks of columns, each of them wider than a part of the window
+        ((150,), (141,), 3, 70),
+        ((30, 5), (59, 9), 3, 70),  # chunks of whole rows, of nearly the same number
+        ((26, 12), (23, 9), 3, 70),  # of windows: rows with all of the table's columns, and fewer at the border
+        ((12, 14), (9, 9), 16, 33),
+    ],
+)
+def test_query_first_of_several_chunks(grid, extents, k, v, level):
+    assert_near("query_first", inputs(grid, extents, b=1, k=k, v=v, u=2))
+
+
+@pytest.mark.parametrize(("rows", "depth"), [(4, 4), (5, 6), (7, 9), (3, 8), (8, 3)])
+def test_depth_in_front_of_few_positions(rows, depth, level):
+    """Blocks that are transposed four by four, where the last four are partly those before."""
+    given = inputs((2, rows), (3, 3), k=depth, v=depth)
+    for name in ("grad", "query", "value"):
+        setattr(given, name, getattr(given, name).mT.contiguous().mT)
+    assert_near("query_first", given)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -211,6 +235,30 @@ def test_threads(kernel, b, v, count, threads, monkeypatch):
     assert slots == count
     assert_near(kernel, given)
     binding._plan.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_slot_wakes_no_threads(kernel, threads, monkeypatch):
+    asked = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p)
+    def refuse(begin, end, grain, body, context):
+        asked.append(end - begin)
+        return 1  # so the library does it all itself
+
+    threads(4)
+    given = inputs((5, 5), (9, 9))
+    LIBRARY.handle.lambdanets_use_threads(ctypes.cast(refuse, ctypes.c_void_p))
+    try:
+        run(kernel, given)
+        assert asked == []
+        monkeypatch.setattr(binding, "SLOT_MULTIPLY_ADDS", 1)
+        binding._plan.cache_clear()
+        run(kernel, given)
+        assert asked
+    finally:
+        LIBRARY.handle.lambdanets_use_threads(binding._parallel_for())
+        binding._plan.cache_clear()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -60,11 +60,12 @@ void run_range(int64_t begin, int64_t end, void* context) {
 
 }  // namespace
 
-void parallel(int64_t count, void (*body)(int64_t, void*), void* context) {
+void parallel(int64_t count, int64_t slots, void (*body)(int64_t, void*), void* context) {
   Range range{body, context};
+  const int64_t each = (count + slots - 1) / slots;
   const ParallelFor given = parallel_for.load(std::memory_order_relaxed);
   // It fails before it has begun, if at all.
-  if (count < 2 || given == nullptr || given(0, count, 1, run_range, &range) != 0) run_range(0, count, &range);
+  if (each >= count || given == nullptr || given(0, count, each, run_range, &range) != 0) run_range(0, count, &range);
 }
 
 }  // namespace lambdanets

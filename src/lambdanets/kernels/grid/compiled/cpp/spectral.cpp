@@ -302,17 +302,19 @@ int64_t scratch(const Problem& problem, int64_t slots, bool, bool backward) {
 
 void forward(const KernelCall& call) {
   Run run(call, false);
-  parallel(run.plan.slots, slot_table, &run);
-  parallel(run.plan.slots, slot_forward, &run);
-  if (run.plan.parts > 1) parallel(call.problem.batch * run.plan.groups, join_parts, &run);
+  const int64_t slots = run.plan.slots;
+  parallel(slots, slots, slot_table, &run);
+  parallel(slots, slots, slot_forward, &run);
+  if (run.plan.parts > 1) parallel(call.problem.batch * run.plan.groups, slots, join_parts, &run);
 }
 
 void backward(const KernelCall& call) {
   Run run(call, true);
-  parallel(run.plan.slots, slot_table, &run);
-  parallel(run.plan.slots, slot_backward, &run);
+  const int64_t slots = run.plan.slots;
+  parallel(slots, slots, slot_table, &run);
+  parallel(slots, slots, slot_backward, &run);
   const int64_t joined = run.plan.parts > 1 ? call.problem.batch * run.plan.groups : 0;
-  parallel(run.plan.slots + call.problem.batch + joined, finish_backward, &run);
+  parallel(slots + call.problem.batch + joined, slots, finish_backward, &run);
 }
 
 }  // namespace
