@@ -1,7 +1,7 @@
 // Query first, fused: S = q·E for one query, a group of heads and a chunk of the context, then y += S·V at once.
 //
 // E is never built. The scores of a query with a row of the context are a correlation with a row of the table, read
-// from where the query stands: S[r, x'] = Σ_k q[r, k] · R[Δy, k, x' - x + origin]. Backward makes S again and adds
+// from where the query stands: S[r, x'] = Σ_k q[r, k] · R[k, Δy, x' - x + origin]. Backward makes S again and adds
 //
 //     dS = dY·Vᵀ,   dq += dS·R,   dR[Δ] += dSᵀ·q,   dV += Sᵀ·dY.
 //
