@@ -119,25 +119,26 @@ static void pack_table(int64_t item, void* context) {
          run.plan.key_pitch, transposed(by_depth), p.extent_columns, p.dim_key);
 }
 
-// y += q·λc of a block.
+// y = q·λc of a block, or 0.
 static void content_forward(const Plan& plan, const Room& room, const Task& task) {
-  const Pieces keys{1, plan.p.dim_key, 0};
+  if (!room.content) return clear(room.outputs, task.count * plan.heads * plan.value_pitch);
   for (int64_t i = 0; i < task.count; i++)
     for_each_group(plan, i, [&](auto heads, int64_t at) {
-      gather<heads.value>(room.queries + at * plan.key_pitch, plan.key_pitch, room.content, plan.value_pitch, keys,
-                          room.outputs + at * plan.value_pitch, plan.value_pitch);
+      correlate<heads.value>(room.queries + at * plan.key_pitch, plan.key_pitch, plan.p.dim_key, room.content,
+                             plan.value_pitch, {1, plan.value_pitch, 0}, room.outputs + at * plan.value_pitch,
+                             plan.value_pitch);
     });
 }
 
-// dq += dY·λcᵀ and dλc += qᵀ·dY of a block.
+// dq = dY·λcᵀ of a block, or 0, and dλc += qᵀ·dY.
 static void content_backward(const Plan& plan, const Room& room, const Task& task, float* content_sums) {
-  const Pieces keys{1, plan.p.dim_key, 0}, values{1, plan.p.dim_value, 0};
+  if (!room.content) return clear(room.grad_queries, task.count * plan.heads * plan.key_pitch);
   for (int64_t i = 0; i < task.count; i++)
     for_each_group(plan, i, [&](auto heads, int64_t at) {
       const float *query = room.queries + at * plan.key_pitch, *grad = room.grads + at * plan.value_pitch;
-      gather<heads.value>(grad, plan.value_pitch, room.content, plan.key_pitch, values,
-                          room.grad_queries + at * plan.key_pitch, plan.key_pitch);
-      spread<heads.value>(query, plan.key_pitch, grad, plan.value_pitch, keys, content_sums);
+      correlate<heads.value>(grad, plan.value_pitch, plan.p.dim_value, room.content, plan.key_pitch,
+                             {1, plan.key_pitch, 0}, room.grad_queries + at * plan.key_pitch, plan.key_pitch);
+      spread<heads.value>(query, plan.key_pitch, grad, plan.value_pitch, {1, plan.p.dim_key, 0}, content_sums);
     });
 }
 
@@ -145,8 +146,7 @@ static void task_forward(const Run& run, const Room& room, const Task& task) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
   pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.queries);
-  clear(room.outputs, task.count * plan.heads * plan.value_pitch);
-  if (room.content) content_forward(plan, room, task);
+  content_forward(plan, room, task);
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {
     for_each_group(plan, i, [&](auto heads, int64_t at) { chunk_forward<heads.value>(run, room, seen, at); });
   });
@@ -179,8 +179,7 @@ static void task_backward(const Run& run, const Room& room, const Task& task, fl
   const Problem& p = plan.p;
   pack_by_head(plan, task, run.call.query, p.dim_key, plan.key_pitch, room.queries);
   pack_by_head(plan, task, run.call.out, p.dim_value, plan.value_pitch, room.grads);
-  clear(room.grad_queries, task.count * plan.heads * plan.key_pitch);
-  if (room.content) content_backward(plan, room, task, sums + p.intra_depth * plan.positions * plan.value_pitch);
+  content_backward(plan, room, task, sums + p.intra_depth * plan.positions * plan.value_pitch);
   for_each_seen(plan, task, [&](int64_t i, const Seen& seen) {
     for_each_group(plan, i, [&](auto heads, int64_t at) { chunk_backward<heads.value>(run, room, seen, at, sums); });
   });
