@@ -444,10 +444,13 @@ def test_a_forked_process_needs_no_threads(threads):
 
 @pytest.mark.parametrize("size", [50, 97, 400])
 def test_the_work_counts_the_transforms_that_run(size):
-    """Scratch memory grows with the length of a transform, and with nothing else where the table alone changes."""
+    """Scratch memory grows with the length of a transform, and with nothing else where the table alone changes.
+
+    The depth of 64 makes one step of the length more than what the pieces of the memory are rounded up to.
+    """
 
     def scratch(origin):
-        of_sizes = binding._PROBLEM.pack(1, 1, 1, 1, 1, 1, size, 1, origin + 1, 0, origin)
+        of_sizes = binding._PROBLEM.pack(1, 1, 64, 1, 1, 1, size, 1, origin + 1, 0, origin)
         return LIBRARY.handle.lambdanets_scratch(LIBRARY.level, SPECTRAL, of_sizes, 1, False, False)
 
     lengths = [spectral.good_length(size + origin) for origin in range(size)]
