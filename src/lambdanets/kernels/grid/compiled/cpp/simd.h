@@ -13,6 +13,8 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+// A function that keeps the registers to itself.
+#define APART static __attribute__((noinline))
 
 namespace lambdanets {
 namespace LAMBDANETS_ISA {

@@ -90,7 +90,7 @@ INLINE void correlate_tile(const float* left, int64_t left_pitch, int64_t depth,
 // `right` has `pitch` floats from one d to the next and any alignment. Up to kLanes - 1 floats behind each piece are
 // read, and up to as many behind each row of `out` written; pieces are written in order.
 template <int R>
-static void correlate(const float* left, int64_t left_pitch, int64_t depth, const float* right, int64_t pitch,
+APART void correlate(const float* left, int64_t left_pitch, int64_t depth, const float* right, int64_t pitch,
                       Pieces pieces, float* out, int64_t out_pitch) {
   const int64_t each = ceil_div(pieces.length, kLanes);
   int64_t piece = 0, place = 0;
@@ -138,7 +138,7 @@ INLINE void gather_tile(const float* scores, int64_t scores_pitch, const float* 
 
 // out[r][i] += Σ_c scores[r][c] · right[c][i] for i < width, a whole number of vectors, c over the pieces' places.
 template <int R>
-static void gather(const float* scores, int64_t scores_pitch, const float* right, int64_t width, Pieces pieces,
+APART void gather(const float* scores, int64_t scores_pitch, const float* right, int64_t width, Pieces pieces,
                    float* out, int64_t out_pitch) {
   for_each_tile<kWidest<R>>(width / kLanes, [&](auto some, int64_t before) {
     const int64_t i = before * kLanes;
@@ -175,7 +175,7 @@ INLINE void spread_tile(const float* scores, int64_t scores_pitch, const float* 
 
 // out[c][i] += Σ_r scores[r][c] · left[r][i] for i < width, a whole number of vectors, c over the pieces' places.
 template <int R>
-static void spread(const float* scores, int64_t scores_pitch, const float* left, int64_t width, Pieces pieces,
+APART void spread(const float* scores, int64_t scores_pitch, const float* left, int64_t width, Pieces pieces,
                    float* out) {
   for_each_tile<kUpdated>(width / kLanes, [&](auto some, int64_t before) {
     const int64_t i = before * kLanes;
