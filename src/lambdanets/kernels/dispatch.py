@@ -18,10 +18,10 @@ from lambdanets.kernels.terms.dense import dense_positions_term
 from lambdanets.kernels.terms.edges import edge_positions_term
 from lambdanets.kernels.terms.finite import remove_nonfinite
 from lambdanets.kernels.terms.graph_content import segment_content_term, segment_softmax
-from lambdanets.kernels.terms.grid import grid_terms
+from lambdanets.kernels.terms.grid import grid_gradients, grid_terms
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
-__all__ = ["dispatch", "dispatch_by_graph"]
+__all__ = ["dispatch", "dispatch_by_graph", "dispatch_gradients"]
 
 
 def dispatch(call: Call) -> Tensor:
@@ -50,6 +50,17 @@ def dispatch(call: Call) -> Tensor:
         if nan_b1nv is not None:
             out = out + nan_b1nv
     return out.to(dtype)
+
+
+def dispatch_gradients(call: Call, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Start the backward pass of a call without its output; see ``grid_gradients``.
+
+    Args:
+        call: with a key and positions on a grid, neither masked nor causal, and not of a plain kernel.
+        grad: (b, h, n, v), gradient of the output.
+    """
+    call, _ = remove_nonfinite(call)
+    return grid_gradients(call, call.positions, grad)  # type: ignore[arg-type]
 
 
 def dispatch_by_graph(

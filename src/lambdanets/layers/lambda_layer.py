@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
+from lambdanets.kernels.autograd.library import HALF
+from lambdanets.kernels.autograd.modes import is_autocast, is_eager, is_hooked, is_observed
+from lambdanets.kernels.grid.planner import PLAIN
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
+from lambdanets.layers.projection import FromInput, Recipe, averaged, projected
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -23,6 +27,10 @@ __all__ = ["LambdaLayer"]
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _BATCH_NORMS = (*_NORM.values(), nn.SyncBatchNorm)
+
+# Bytes of queries, keys and values below which a layer keeps them: one example of up to about 20x20 positions at 64
+# channels. There a second projection takes a quarter of a training step's time.
+LEAST_BYTES = 1 << 18
 
 
 class _AvgPool3d(nn.AvgPool3d):
@@ -190,15 +198,21 @@ class LambdaLayer(LambdaModule):
         if self.causal:
             self._check_order()
         grid = tuple(x.shape[2:])
-        query, key, value = self.project(x, context)
-        flat_mask = None if mask is None else self._flat_mask(mask, grid)
-        out = self.apply_lambdas(query, key, value, GridPositions(self.positions, grid), flat_mask)
-        if self.position_bias is not None:
-            out = out + (query @ self.position_bias.to(query.dtype))[..., None]
+        if self._keeps_input_alone(x, context, mask):
+            out = FromInput.apply(self, self._recipe(), x, *self._tensors())
+        else:
+            query, key, value = self.project(x, context)
+            flat_mask = None if mask is None else self._flat_mask(mask, grid)
+            out = self.apply_lambdas(query, key, value, GridPositions(self.positions, grid), flat_mask)
+            if self.position_bias is not None:
+                out = out + (query @ self.position_bias.to(query.dtype))[..., None]
         # Contiguous before the grid's axes come back: with one head this is a view whose channels are innermost, and
         # batch-norms behind the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
-        return self.pool(out.reshape(*out.shape[:2], *grid))
+        out = out.reshape(*out.shape[:2], *grid)
+        if type(self.pool) is _POOL[self.ndim] and torch.is_grad_enabled() and is_eager((out,)):
+            return averaged(self.pool, out)
+        return self.pool(out)
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the arguments of :func:`lambdanets.lambda_apply`, norms applied; the input is not checked.
@@ -210,13 +224,7 @@ class LambdaLayer(LambdaModule):
         Returns:
             Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
         """
-        # Copied for their norms: a batch-norm of a slice takes longer than the copy and the batch-norm of it
-        # (results/projection.csv).
-        query, key, value = self.qkv(x).split(self._widths(), dim=1)
-        if context is not None:
-            _, key, value = self.qkv(context).split(self._widths(), dim=1)
-        query, value = self.norm_query(query.contiguous()), self.norm_value(value.contiguous())
-        return _heads(query, self.num_heads), _heads(key, self.intra_depth), _heads(value, self.intra_depth)
+        return projected(x, context, self.qkv, self.norm_query, self.norm_value, self._recipe())
 
     def apply_lambdas(
         self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
@@ -234,6 +242,47 @@ class LambdaLayer(LambdaModule):
             (b, h, n, v).
         """
         return lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
+
+    def _recipe(self) -> Recipe:
+        eps = getattr(self.norm_query, "eps", 0.0), getattr(self.norm_value, "eps", 0.0)
+        return Recipe(self._widths(), self.num_heads, self.intra_depth, eps, self.kernel)
+
+    def _keeps_input_alone(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
+        """True if a call goes through :class:`FromInput`, which projects again in the backward pass.
+
+        It does where that saves memory and gives the same gradients:
+
+        - gradients are recorded, the projection weight's among them, which needs the input in any case;
+        - it runs now, on plain tensors: a compiler chooses by itself what is kept, other observers want all operations;
+        - what it saves is worth the time of Python's steps, which do not shrink with the sizes;
+        - neither half precision nor autocast: such a call is several operations with copies of their own;
+        - the class's own methods; no context beside ``x``, mask, causal order or bias; a kernel with written gradients;
+        - PyTorch's 1x1 convolution and batch-norms, which are functions of their tensors, without hooks, which would
+          miss the second call.
+        """
+        if not (torch.is_grad_enabled() and is_eager((x,))) or x.dtype in HALF or is_autocast(x.device.type):
+            return False
+        if x.numel() // self.dim * sum(self._widths()) * x.element_size() < LEAST_BYTES:
+            return False
+        if context is not None or mask is not None or self.causal or self.position_bias is not None:
+            return False
+        if type(self).project is not LambdaLayer.project or type(self).apply_lambdas is not LambdaLayer.apply_lambdas:
+            return False
+        qkv, norms = self.qkv, (self.norm_query, self.norm_value)
+        if type(qkv) is not _CONV[self.ndim] or any(type(norm) is not _NORM[self.ndim] for norm in norms):
+            return False
+        if not qkv.weight.requires_grad or qkv.groups != 1 or set(qkv.kernel_size) != {1} or is_hooked((qkv, *norms)):
+            return False
+        return self.kernel not in PLAIN and not is_observed(self._tensors())
+
+    def _tensors(self) -> list[Tensor | None]:
+        """What :class:`FromInput` takes beside the input."""
+        tensors: list[Any] = [self.positions, self.qkv.weight, self.qkv.bias]
+        for norm in (self.norm_query, self.norm_value):
+            of_batch = norm.training or norm.running_mean is None
+            tensors += [norm.weight, norm.bias]
+            tensors += [None, None] if of_batch else [norm.running_mean, norm.running_var]
+        return tensors
 
     def _check_order(self) -> None:
         for norm in (self.norm_query, self.norm_value):
@@ -303,13 +352,3 @@ class LambdaLayer(LambdaModule):
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """(b, heads · depth, *grid) -> (b, heads, n, depth).
-
-    Channels are moved innermost before the axes of positions are joined: in the other order the gradient of one example
-    reaches the norm with strides that PyTorch's batch-norms misread (docs/pytorch-batchnorm-fault.md).
-    """
-    rows = x.movedim(1, x.ndim - 1).flatten(1, x.ndim - 2)
-    return rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads).transpose(1, 2)

@@ -78,6 +78,16 @@ def test_gradients_of_gradients(case):
     torch.autograd.gradgradcheck(lambda *args: at_once(*args, grid, origin), inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_one_tensor_in_two_places_has_the_sum_of_both_gradients(create_graph):
+    query = torch.randn(2, 1, 6, 3, dtype=torch.float64, requires_grad=True)
+    key, table = torch.randn(2, 1, 6, 3, dtype=torch.float64), torch.randn(1, 3, 11, dtype=torch.float64)
+    out = lambda_apply(query, key, query, GridPositions(table, (6,)))
+    (found,) = torch.autograd.grad(out.sum(), query, create_graph=create_graph)
+    expected = lambda_apply(query, key, query, GridPositions(table, (6,)), kernel="reference")
+    torch.testing.assert_close(found, *torch.autograd.grad(expected.sum(), query))
+
+
 def test_a_dispatch_mode_sees_the_operations_of_the_gradients():
     inputs, (grid, origin) = arguments("global")
     out = at_once(*inputs, grid, origin)

@@ -18,6 +18,7 @@ is_eager                 both terms on a grid, ``finite``,          a short cut 
                          ``normalise``                              programs for which one of the above holds
 is_readable              ``functional``, layers                     a check of values would fail where there are none;
                                                                     transforms without a batch are no hindrance
+is_hooked                layers                                     a hook would miss a call of its module
 is_view                  ``whole``                                  users could not write into an output
 is_autocast              ``functional``, layers                     inputs of several dtypes would be refused where
                                                                     autocast makes them one
@@ -33,6 +34,7 @@ forward_ad._current_level                  2.11 to 2.14    dual levels are not s
                                                            which tests/kernels/autograd/test_derivatives.py shows
 torch.utils._python_dispatch               2.11 to 2.14    an ImportError at import
 Tensor._is_view                            2.11 to 2.14    an AttributeError at the first call
+nn.Module._forward_hooks and its like      2.11 to 2.14    an AttributeError at the first training step
 torch._C._functorch                        2.11 to 2.14    no tensor counts as wrapped or batched: ``vmap`` and
                                                            ``is_grads_batched`` raise PyTorch's error about values
 torch._inductor.lowering                   2.14            with a variable CI in the environment, ``torch.compile``
@@ -64,6 +66,7 @@ __all__ = [
     "is_batched",
     "is_compiling",
     "is_eager",
+    "is_hooked",
     "is_jit_tracing",
     "is_observed",
     "is_readable",
@@ -139,6 +142,22 @@ def is_batched(arg: Any) -> bool:
 def is_view(tensor: Tensor) -> bool:
     """True if ``tensor`` is a view of another one, which autograd does not let users write into."""
     return tensor._is_view()
+
+
+def is_hooked(modules: Sequence[nn.Module]) -> bool:
+    """True if calling one of the modules runs more than its class's ``forward``: hooks, or a function in its place."""
+    if torch.nn.modules.module._has_any_global_hook():
+        return True
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            or "forward" in vars(module)
+        ):
+            return True
+    return False
 
 
 def keep_in_inductor(op: str) -> None:

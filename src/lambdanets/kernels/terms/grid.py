@@ -36,7 +36,7 @@ from lambdanets.kernels.terms.content import (
 )
 from lambdanets.positions import GridPositions, without_future_offsets
 
-__all__ = ["GRID_OP", "grid_terms"]
+__all__ = ["GRID_OP", "grid_gradients", "grid_terms"]
 
 
 def grid_terms(call: Call, positions: GridPositions) -> Tensor:
@@ -55,6 +55,24 @@ def grid_terms(call: Call, positions: GridPositions) -> Tensor:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _BothTerms.apply(*tensors, *statics)
     return _both_terms(*tensors, *statics)[0]
+
+
+def grid_gradients(call: Call, positions: GridPositions, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Start the backward pass of both terms without their output, for a caller that did not keep their inputs.
+
+    Args:
+        call: with a key; not causal.
+        positions: of the call.
+        grad: (b, h, n, v), gradient of the output.
+
+    Returns:
+        Query, normalised keys, value and table, from which autograd goes on, and their gradients.
+    """
+    table, origin = _table(positions, call.query.dtype, causal=False)
+    tensors = call.query, normalise(cast("Tensor", call.key)), call.value, table
+    with torch.no_grad():
+        lambdas = content_lambdas(tensors[1], call.value)
+        return tensors, _both_gradients(grad, *tensors, lambdas, list(positions.grid), origin, call.kernel or "")
 
 
 def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
@@ -215,8 +233,9 @@ def _gradients_apart(
     """Gradients that can be differentiated again: those of each term."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
+        # Views, since one tensor may stand in several places.
         tensors = [
-            t if t.requires_grad or not need else t.detach().requires_grad_()
+            t if not need else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
             for t, need in zip(inputs, needed, strict=True)
         ]
         query, keys, value, table = tensors

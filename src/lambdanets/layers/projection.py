@@ -1,0 +1,183 @@
+"""The projection of a lambda layer, and the step from its input to its outputs that keeps the input alone.
+
+**What is kept.** Operation by operation, a layer keeps queries and values before and behind their norms, the softmax of
+the keys, and λc for the backward pass, beside the input, which its projection needs: more than twice the numbers of a
+convolution at 64 channels. :class:`FromInput` keeps the input and no more, as a convolution does. Its backward pass
+projects the input again: one 1x1 convolution, the norms and the softmax. The kernel of the op runs no second time,
+since its gradients need its inputs, not its output.
+
+The statistics of a batch-norm are computed again from the same numbers; running statistics are updated in the forward
+pass alone. ``LambdaLayer._keeps_input_alone`` says where the step is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed, without_autocast
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.dispatch import dispatch, dispatch_gradients
+from lambdanets.positions import GridPositions
+
+__all__ = ["FromInput", "Projected", "Recipe", "averaged", "projected"]
+
+Projected = tuple[Tensor, Tensor, Tensor]
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Projecting(Protocol):
+    """A layer that projects its input and applies the lambdas of its context."""
+
+    positions: Tensor
+
+    def project(self, x: Tensor) -> Projected:
+        """Queries, keys and values."""
+
+    def apply_lambdas(
+        self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
+    ) -> Tensor:
+        """(b, h, n, v)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What :class:`FromInput` needs beside tensors to project an input again.
+
+    Args:
+        widths: channels of queries, keys and values in the projection.
+        heads: the paper's h.
+        intra_depth: the paper's u.
+        eps: of the batch-norms of queries and values.
+        kernel: of the op; None for the planner's choice.
+    """
+
+    widths: Sequence[int]
+    heads: int
+    intra_depth: int
+    eps: tuple[float, float]
+    kernel: str | None
+
+
+def projected(
+    x: Tensor,
+    context: Tensor | None,
+    project: Callable[[Tensor], Tensor],
+    norm_query: Callable[[Tensor], Tensor],
+    norm_value: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+) -> Projected:
+    """Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
+
+    Args:
+        x: (b, dim, *grid), for the queries.
+        context: for keys and values, of the same shape; None for ``x``.
+        project: (b, dim, *grid) -> (b, channels of all three, *grid).
+        norm_query: of the channels of all queries.
+        norm_value: of the channels of all values.
+        recipe: widths and numbers of heads.
+    """
+    # Copied for their norms: a batch-norm of a slice takes longer than the copy and the batch-norm of it
+    # (results/projection.csv).
+    query, key, value = project(x).split(recipe.widths, dim=1)
+    if context is not None:
+        _, key, value = project(context).split(recipe.widths, dim=1)
+    query, value = norm_query(query.contiguous()), norm_value(value.contiguous())
+    return _heads(query, recipe.heads), _heads(key, recipe.intra_depth), _heads(value, recipe.intra_depth)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(b, heads · depth, *grid) -> (b, heads, n, depth).
+
+    Channels are moved innermost before the axes of positions are joined: in the other order the gradient of one example
+    reaches the norm with strides that PyTorch's batch-norms misread (docs/pytorch-batchnorm-fault.md).
+    """
+    rows = x.movedim(1, x.ndim - 1).flatten(1, x.ndim - 2)
+    return rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads).transpose(1, 2)
+
+
+class FromInput(torch.autograd.Function):
+    """(b, h, n, v) of a layer from (layer, recipe, x, table, weight, bias, *norm of queries, *norm of values).
+
+    A norm is its weight, bias, running mean and running variance, the last two None where it takes the statistics of
+    the batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layer: Projecting, recipe: Recipe, *tensors: Any) -> Tensor:  # type: ignore[override]
+        """Run the layer's own methods without derivatives."""
+        ctx.save_for_backward(*tensors)
+        ctx.recipe = recipe
+        x, table = tensors[:2]
+        return layer.apply_lambdas(*layer.project(x), GridPositions(table, tuple(x.shape[2:])), None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the tensors."""
+        needed, further = ctx.needs_input_grad[2:], torch.is_grad_enabled()
+        with without_autocast(grad.device.type), torch.enable_grad():  # autocast of where backward() is called
+            # Other tensors than the saved ones, of which one may stand in several places.
+            tensors = [
+                t if not need else t.view_as(t) if further else t.detach().requires_grad_()
+                for t, need in zip(ctx.saved_tensors, needed, strict=True)
+            ]
+            outs, grads = _outs_and_gradients(grad, further, ctx.recipe, *tensors)
+            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=further))
+        return (None, None, *(next(found) if need else None for need in needed))
+
+
+def _outs_and_gradients(
+    grad: Tensor,
+    further: bool,
+    recipe: Recipe,
+    x: Tensor,
+    table: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *norms: Tensor | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What the projection leads to, with its gradients: the inputs of the op, or its output, computed again as well.
+
+    Args:
+        grad: of the output.
+        further: True if the gradients shall have derivatives of their own, which needs the output.
+        recipe: of the call, as are the tensors.
+        x: (b, dim, *grid).
+        table: of the positions.
+        weight: of the projection.
+        bias: of the projection.
+        *norms: four tensors for each.
+    """
+    norm_query, norm_value = _norm(recipe.eps[0], *norms[:4]), _norm(recipe.eps[1], *norms[4:])
+    project = partial(_CONV[x.ndim - 2], weight=weight, bias=bias)
+    query, key, value = projected(x, None, project, norm_query, norm_value, recipe)
+    call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=recipe.kernel)
+    if further or is_transformed() or is_batched(grad) or is_observed((grad,)):
+        return [dispatch(call)], [grad]
+    outs, grads = dispatch_gradients(call, grad)
+    pairs = [(out, given) for out, given in zip(outs, grads, strict=True) if out.requires_grad]
+    return [out for out, _ in pairs], [given for _, given in pairs]
+
+
+def _norm(
+    eps: float, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """The batch-norm as a function; without a mean it takes the statistics of the batch."""
+    return partial(
+        F.batch_norm, running_mean=mean, running_var=variance, weight=weight, bias=bias, training=mean is None, eps=eps
+    )
+
+
+def averaged(pool: Any, x: Tensor) -> Tensor:
+    """``pool(x)`` of an average without keeping ``x``, of which its gradient needs the shape but autograd keeps all."""
+    with saved_tensors_hooks(lambda tensor: tensor.new_empty(1).expand(tensor.shape), lambda shape: shape):
+        return pool(x)
