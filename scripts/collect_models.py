@@ -1,4 +1,7 @@
-"""Count the models on the meta device into results/models.csv: ``python scripts/collect_models.py``."""
+"""Count the models on the meta device, and measure what some keep: ``python scripts/collect_models.py``.
+
+Writes results/models.csv.
+"""
 
 from pathlib import Path
 

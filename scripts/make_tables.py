@@ -22,6 +22,8 @@ from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
+from lambdanets.layers import LambdaLayer
+from lambdanets.layers.lambda_layer import LEAST_BYTES
 from lambdanets.models.shipped import shipped_folder, shipped_names
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +203,14 @@ def placement() -> str:
     return report.markdown(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
 
 
+def kept() -> str:
+    """What a training step's forward pass keeps, of models side by side."""
+    lines = [
+        [f"`{row['model']}`", row["image_size"], f"{int(row['kept_bytes']) / 2**20:.1f}"] for row in _models("kept")
+    ]
+    return report.markdown(["model", "image", "kept, MiB"], lines)
+
+
 def _ahead() -> list[dict[str, str]]:
     with open(RESULTS / "ahead.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -295,6 +305,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "models": models,
     "placement": placement,
+    "kept": kept,
     "start": start,
     "training": training,
     "transcript": transcript,
@@ -318,8 +329,21 @@ def _trees() -> str:
     return f"{counts}; the median ratios are from {min(ratios):.2f} to {max(ratios):.2f}"
 
 
+def _projected_again() -> str:
+    """How many times longer a training step of a layer takes where it projects again, from the least to the most."""
+    with open(RESULTS / "projection.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["pass"] == "forward+backward"]
+    ratios, forms = [], [[row for row in rows if row["form"] == form] for form in ("layer", "channels_inner")]
+    for layer, plain in zip(*forms, strict=True):
+        dim, side = int(layer["dim"]), int(layer["grid"].split("x")[0])
+        if 4 * int(layer["batch"]) * side**2 * sum(LambdaLayer(dim, scope=1)._widths()) >= LEAST_BYTES:
+            ratios.append(float(layer["ratio"]) / float(plain["ratio"]))
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "trees": _trees,
+    "projected-again": _projected_again,
     # The multiply-adds of lambda first over those of query first at h 4, k 16, v 64.
     "orders": lambda: f"{16 * 64 / (4 * (16 + 64)):.1f}",
     "peers-limit": lambda: f"{LARGEST_TABLE_BYTES / 2**30:g} GiB",

@@ -4,6 +4,7 @@ And the step from the input to the outputs that keeps the input alone: where it 
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -251,6 +252,7 @@ CHANGED = {
     "a causal order": lambda layer: setattr(layer.eval(), "causal", True),
     "a bias of positions": lambda layer: setattr(layer, "position_bias", nn.Parameter(layer.positions[0, :, 0, 0])),
     "a plain kernel": lambda layer: setattr(layer, "kernel", "portable"),
+    "a projection method of the object": lambda layer: setattr(layer, "project", partial(LambdaLayer.project, layer)),
     "another sum": lambda layer: setattr(layer, "__class__", AblatedSum),
     "half precision": lambda layer: layer.bfloat16(),
 }

@@ -28,8 +28,8 @@ _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _BATCH_NORMS = (*_NORM.values(), nn.SyncBatchNorm)
 
-# Bytes of queries, keys and values below which a layer keeps them: one example of up to about 20x20 positions at 64
-# channels. There a second projection takes a quarter of a training step's time.
+# Bytes of queries, keys and values below which a layer keeps them, those of 26x26 positions at 64 channels: there is
+# little to save, and Python's steps, which do not shrink with the sizes, take a larger part of the time.
 LEAST_BYTES = 1 << 18
 
 
@@ -266,8 +266,9 @@ class LambdaLayer(LambdaModule):
             return False
         if context is not None or mask is not None or self.causal or self.position_bias is not None:
             return False
-        if type(self).project is not LambdaLayer.project or type(self).apply_lambdas is not LambdaLayer.apply_lambdas:
-            return False
+        for method, own in (self.project, LambdaLayer.project), (self.apply_lambdas, LambdaLayer.apply_lambdas):
+            if getattr(method, "__func__", None) is not own:
+                return False
         qkv, norms = self.qkv, (self.norm_query, self.norm_value)
         if type(qkv) is not _CONV[self.ndim] or any(type(norm) is not _NORM[self.ndim] for norm in norms):
             return False

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the family and of the paper's ablations, beside the published figures."""
+"""Parameters and multiply-adds of the family and the paper's ablations beside the published figures; memory kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import timm
 
+from lambdanets.experiments.bench.measure import saved_bytes
+from lambdanets.experiments.compare.measured import build, images
 from lambdanets.models import model_cost
 from lambdanets.provenance import package_version, source_commit
 
@@ -54,18 +56,24 @@ PLACEMENTS: Mapping[str, float] = {
 }
 
 
+# Models whose memory is measured -> side of their images; ImageNet's classes.
+KEPT: Mapping[str, int] = {"resnet50": 224, "lambda_resnet50_llll": 224, "botnet26t_256": 256}
+KEPT_BATCH = 8
+
+
 def run(report: Callable[[Row], None] | None = None) -> list[Row]:
-    """Count every model of the family, every row of the ablation and every placement.
+    """Count every model of the family, every row of the ablation and every placement; measure what some models keep.
 
     Args:
         report: called with each row as it is made.
 
     Returns:
-        Rows of one shape: table ("family", "ablation" or "placement"), what was counted, our figures, and the
-        paper's parameters in millions, "" where it gives none.
+        Rows of one shape: table ("family", "ablation", "placement" or "kept"), what was counted, our figures, the
+        paper's parameters in millions, "" where it gives none, and in the table "kept" the bytes that a forward pass of
+        ``KEPT_BATCH`` images keeps for the backward pass beyond images, parameters and running statistics.
     """
     rows = []
-    for table, label, paper, cost in _costs():
+    for table, label, paper, cost, kept in _costs():
         height, width = cost.image_size
         row = {
             "table": table,
@@ -76,6 +84,7 @@ def run(report: Callable[[Row], None] | None = None) -> list[Row]:
             "multiply_adds": cost.multiply_adds,
             "activations": cost.activations,
             "paper_parameters_m": paper,
+            "kept_bytes": kept,
             "timm": timm.__version__,
             "lambdanets": package_version("lambdanets"),
             "commit": source_commit(),
@@ -88,12 +97,16 @@ def run(report: Callable[[Row], None] | None = None) -> list[Row]:
 
 def _costs() -> Any:
     for name in sorted(timm.list_models(module="lambda_resnet"), key=_depth):
-        yield "family", name, PAPER_PARAMETERS.get(name, ""), model_cost(name)
+        yield "family", name, PAPER_PARAMETERS.get(name, ""), model_cost(name), ""
     for (k, h, u), paper in ABLATION.items():
         layer = {"dim_key": k, "num_heads": h, "intra_depth": u, "scope": 23 if u == 1 else 7}
-        yield "ablation", f"k={k} h={h} u={u}", paper, model_cost("lambda_resnet50_llll", lambda_args=layer)
+        yield "ablation", f"k={k} h={h} u={u}", paper, model_cost("lambda_resnet50_llll", lambda_args=layer), ""
     for stages, paper in PLACEMENTS.items():
-        yield "placement", stages, paper, model_cost("lambda_resnet50_llll", stages=stages)
+        yield "placement", stages, paper, model_cost("lambda_resnet50_llll", stages=stages), ""
+    for name, side in KEPT.items():
+        shape = {"image_size": side, "channels": 3, "classes": 1000}
+        kept = saved_bytes(build(name, {}, shape), images(shape, KEPT_BATCH))
+        yield "kept", name, "", model_cost(name, side), kept
 
 
 def _depth(name: str) -> tuple[int, str]:
