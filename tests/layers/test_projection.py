@@ -220,7 +220,7 @@ def test_derivatives_of_every_kind(training):
         alone = torch.autograd.grad(out, list(parameters.values()), many[i], retain_graph=True)
         torch.testing.assert_close([grad[i] for grad in together], list(alone))
     with FlopCounterMode(display=False) as counter:
-        layer(x).sum().backward()
+        out.sum().backward()
     assert any("grid_term_backward" in str(operation) for operation in counter.get_flop_counts()["Global"])
 
 
@@ -256,6 +256,10 @@ CHANGED = {
     "another sum": lambda layer: setattr(layer, "__class__", AblatedSum),
     "half precision": lambda layer: layer.bfloat16(),
 }
+
+
+class Marked(torch.Tensor):
+    """A tensor of another class."""
 
 
 class AblatedSum(LambdaLayer):
@@ -302,6 +306,10 @@ def test_calls_that_go_operation_by_operation(steps, monkeypatch):
         layer(x)
     torch.func.grad(lambda x: layer(x).sum())(x)
     copy.deepcopy(layer).to("meta")(x.to("meta"))
+    with torch.no_grad():
+        seen = copy.deepcopy(layer)
+        seen.positions = nn.Parameter(seen.positions.as_subclass(Marked))
+    assert not seen._keeps_input_alone(x, None, None)
     assert not steps
     for traced in (torch.compiler, "is_compiling"), (torch.jit, "is_tracing"):
         with monkeypatch.context() as patch:
