@@ -11,8 +11,7 @@ uses "channels_inner"; docs/pytorch-batchnorm-fault.md says why.
 - slices: the same without the copies of the slices.
 - channels_inner: plain, with channels moved innermost before heads are taken apart: gradients right.
 - hook: plain, with a hook that makes the gradient behind each norm contiguous for one example: gradients right.
-- layer: channels_inner in the layer itself, which from 256 KiB of queries, keys and values on does not keep them for
-  the backward pass but projects its input again there.
+- recompute: channels_inner with ``recompute=True``: the input alone is kept for the backward pass and projected again.
 - products: a batched matrix product for each of the three parts, with a backward pass of its own, and the hook.
 """
 
@@ -116,12 +115,13 @@ FORMS = {
     "slices": _slices,
     "channels_inner": _channels_inner,
     "hook": _hook,
-    "layer": None,
+    "recompute": None,
     "products": _products,
 }
 
 
 def _run(form: str, layer: LambdaLayer, x: Tensor) -> Tensor:
+    layer.recompute = form == "recompute"
     if (project := FORMS[form]) is None:
         return layer(x)
     query, key, value = project(layer, x)

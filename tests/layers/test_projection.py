@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lambdanets import LambdaLayer
 from lambdanets.experiments.bench.measure import saved_bytes
 from lambdanets.kernels.terms import grid as terms
-from lambdanets.layers import lambda_layer, projection
+from lambdanets.layers import projection
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -133,7 +133,8 @@ def test_a_frozen_projection():
 def small(training=True, **options):
     """A layer in float64 whose parameters, running statistics among them, are not those of the start."""
     torch.manual_seed(0)
-    layer = LambdaLayer(8, **{"dim_key": 4, "dtype": torch.float64, **(options or {"scope": 3})}).train(training)
+    options = {"dim_key": 4, "dtype": torch.float64, "recompute": True, **(options or {"scope": 3})}
+    layer = LambdaLayer(8, **options).train(training)
     for norm in (layer.norm_query, layer.norm_value):
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
             nn.init.uniform_(tensor, 0.5, 1.5)
@@ -144,15 +145,10 @@ def inputs(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
 
-@pytest.fixture(autouse=True)
-def _small_inputs_count(monkeypatch):
-    monkeypatch.setattr(lambda_layer, "LEAST_BYTES", 0)
-
-
 def apart(layer):
     """A copy of the layer that goes operation by operation."""
     other = copy.deepcopy(layer)
-    other._keeps_input_alone = lambda *args: False
+    other.recompute = False
     return other
 
 
@@ -317,13 +313,13 @@ def test_calls_that_go_operation_by_operation(steps, monkeypatch):
             assert not layer._keeps_input_alone(x, None, None)
     layer32(x32)
     assert len(steps) == 1
-    monkeypatch.setattr(lambda_layer, "LEAST_BYTES", 2 * 25 * (4 * 4 + 4 + 2) * 4 + 1)
-    layer32(x32)
-    assert len(steps) == 1
 
 
-def test_what_small_inputs_keep_is_small(monkeypatch):
-    monkeypatch.undo()
-    layer = LambdaLayer(64, scope=7, stride=2)
-    assert saved_bytes(layer, torch.randn(1, 64, 28, 28)) == 0
-    assert 0 < saved_bytes(layer, torch.randn(1, 64, 14, 14)) < 3 * lambda_layer.LEAST_BYTES
+def test_it_is_asked_for():
+    x = torch.randn(1, 8, 5, 5)
+    assert saved_bytes(LambdaLayer(8, scope=3, stride=2), x) > 0
+    layer = LambdaLayer(8, scope=3, stride=2, recompute=True)
+    assert saved_bytes(layer, x) == 0
+    assert "recompute=True" in repr(layer)
+    with pytest.raises(TypeError, match="recompute must be True or False, got 1"):
+        LambdaLayer(8, scope=3, recompute=1)

@@ -28,10 +28,6 @@ _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _BATCH_NORMS = (*_NORM.values(), nn.SyncBatchNorm)
 
-# Bytes of queries, keys and values below which a layer keeps them, those of 26x26 positions at 64 channels: there is
-# little to save, and Python's steps, which do not shrink with the sizes, take a larger part of the time.
-LEAST_BYTES = 1 << 18
-
 
 class _AvgPool3d(nn.AvgPool3d):
     """PyTorch's 3-D average pooling padded beforehand, since it refuses axes that are shorter than the window."""
@@ -77,6 +73,10 @@ class LambdaLayer(LambdaModule):
             refuses norms that mix positions, and takes "batch" for evaluation only, for weights trained with it.
         kernel: kernel of the op, see :func:`lambdanets.lambda_apply`; default None, the fastest. It changes
             no parameter and no name of one.
+        recompute: in training keep the input alone for the backward pass, as a convolution does, and project it again
+            there: less memory for more time (docs/models.md, "What training keeps", has both). Without effect in half
+            precision and autocast, under a compiler, with a mask, another context, causal order, other norms than
+            batch-norm, and hooks on the projection or the norms. Default False; a LambdaResNet's layers have True.
         device: where the parameters live.
         dtype: their element type.
 
@@ -110,6 +110,7 @@ class LambdaLayer(LambdaModule):
         position_bias: bool = False,
         norm_layer: NormLayer | None = None,
         kernel: str | None = None,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -125,6 +126,7 @@ class LambdaLayer(LambdaModule):
         self.scope = None if scope is None else per_axis("scope", scope, ndim, odd=True)
         self.size = None if size is None else per_axis("size", size, ndim, odd=False)
         check_bool("causal", causal)
+        check_bool("recompute", recompute)
         if kernel is not None:
             self._check_kernel(kernel, self.scope, self.size, causal)
         if causal and self.stride > 1:
@@ -132,7 +134,7 @@ class LambdaLayer(LambdaModule):
                 f"causal=True excludes stride={self.stride}: the 3-wide average behind the layer would take in the "
                 "position that follows; use stride=1 and keep every stride-th output"
             )
-        self.causal, self.kernel = causal, kernel
+        self.causal, self.kernel, self.recompute = causal, kernel, recompute
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
@@ -250,19 +252,20 @@ class LambdaLayer(LambdaModule):
     def _keeps_input_alone(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
         """True if a call goes through :class:`FromInput`, which projects again in the backward pass.
 
-        It does where that saves memory and gives the same gradients:
+        It does if ``recompute`` asks for it, where that saves memory and gives the same gradients:
 
         - gradients are recorded, the projection weight's among them, which needs the input in any case;
         - it runs now, on plain tensors: a compiler chooses by itself what is kept, other observers want all operations;
-        - what it saves is worth the time of Python's steps, which do not shrink with the sizes;
         - neither half precision nor autocast: such a call is several operations with copies of their own;
         - the class's own methods; no context beside ``x``, mask, causal order or bias; a kernel with written gradients;
         - PyTorch's 1x1 convolution and batch-norms, which are functions of their tensors, without hooks, which would
           miss the second call.
         """
-        if not (torch.is_grad_enabled() and is_eager((x,))) or x.dtype in HALF or is_autocast(x.device.type):
-            return False
-        if x.numel() // self.dim * sum(self._widths()) * x.element_size() < LEAST_BYTES:
+        if (
+            not (self.recompute and torch.is_grad_enabled() and is_eager((x,)))
+            or x.dtype in HALF
+            or is_autocast(x.device.type)
+        ):
             return False
         if context is not None or mask is not None or self.causal or self.position_bias is not None:
             return False
@@ -350,6 +353,8 @@ class LambdaLayer(LambdaModule):
             f"intra_depth={self.intra_depth}, {context}",
         ]
         parts += [f"{name}=True" for name, given in self._switches().items() if given]
+        if self.recompute:
+            parts.append("recompute=True")
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)

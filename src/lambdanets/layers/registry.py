@@ -104,7 +104,7 @@ LAYERS: dict[str, LayerEntry] = {
     "L": LayerEntry(
         "lambda layer",
         LambdaLayer,
-        defaults={"scope": 23},
+        defaults={"scope": 23, "recompute": True},
         size_error=_lambda_size_error,
         scriptable=ScriptableLambdaLayer,
         leaf=True,

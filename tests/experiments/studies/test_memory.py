@@ -10,7 +10,7 @@ from lambdanets.experiments.studies import memory
 
 
 @pytest.mark.parametrize("name", memory.ROWS)
-@pytest.mark.parametrize("side", [14, 28])
+@pytest.mark.parametrize("side", [14, 20])
 def test_formulas_predict_what_is_kept(name, side):
     layers = memory.build(name, side)
     measured = saved_bytes(layers, torch.randn(1, memory.DIM, side, side))

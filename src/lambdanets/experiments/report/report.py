@@ -167,8 +167,7 @@ def compact_table(rows: Sequence[Row], names: Collection[str] | None = None) -> 
         cells = [" / ".join(times(others[name]) for others in both if name in others) for name in COLUMNS]
         kept = [int(found[name, PASSES[0]]["saved_bytes"]) for name in PEERS if (name, PASSES[0]) in found]
         own = int(found["lambdanets", PASSES[0]]["saved_bytes"])
-        more = f"{min(kept) / own:.1f}x" if own and kept else f"{min(kept) / 1e6:.1f} MB, ours 0" if kept else ""
-        lines.append([f"`{case}`", ours, *cells, more])
+        lines.append([f"`{case}`", ours, *cells, f"{min(kept) / own:.1f}x" if kept else ""])
     return _with_legend(markdown(["case", "ours, ms", *COLUMNS.values(), "peers' kept memory"], lines))
 
 

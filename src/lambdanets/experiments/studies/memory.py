@@ -24,7 +24,6 @@ from lambdanets.experiments.compare.summary import machine_line
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.axial_attention import AxialAttention
 from lambdanets.layers.global_attention import GlobalAttention
-from lambdanets.layers.lambda_layer import LEAST_BYTES
 from lambdanets.layers.local_attention import LocalAttention
 
 DIM, HEADS, LAYERS = 64, 8, 2
@@ -62,10 +61,9 @@ def _lambda(side: int, **options: Any) -> nn.Module:
 
 
 def _kept_lambda(n: int, side: int, key: int = 16, heads: int = 4) -> int:
-    """Nothing; of a small map queries, keys and values, before their norms and softmax and behind them, and λc."""
+    """Queries, keys and values, before their norms and softmax and behind them, and the content lambda."""
     value = DIM // heads
-    projected = n * (heads * key + key + value)
-    return 0 if 4 * projected >= LEAST_BYTES else 2 * projected + key * value
+    return 2 * n * (heads * key + key + value) + key * value
 
 
 def _kept_local_fused(n: int, side: int) -> int:
