@@ -50,7 +50,7 @@ class Goal:
 
 
 def _others(*names: str) -> Callable[[Rows, Case, str], Ratio | None]:
-    """The time of the fastest of some contenders over ours, with its 95 % interval."""
+    """The time of the fastest of some contenders over ours, with its interval."""
 
     def ratio(rows: Rows, case: Case, way: str) -> Ratio | None:
         there = [rows[case.name, name, way] for name in names if (case.name, name, way) in rows]
@@ -129,7 +129,7 @@ GOALS = (
 def goals_table(rows: Sequence[Row]) -> str:
     """Return, by goal and pass, the bound, the case that is furthest from it and what was measured, in Markdown.
 
-    A ratio to another contender has its 95 % interval; the other ratios are of medians of one run.
+    A ratio to another contender has its interval; the other ratios are of medians of one run.
     """
     found = {(str(row["case"]), str(row["contender"]), str(row["pass"])): row for row in rows}
     lines = []
