@@ -56,8 +56,13 @@ PLACEMENTS: Mapping[str, float] = {
 }
 
 
-# Models whose memory is measured -> side of their images; ImageNet's classes.
-KEPT: Mapping[str, int] = {"resnet50": 224, "lambda_resnet50_llll": 224, "botnet26t_256": 256}
+# Models whose memory is measured -> name, arguments and side of their images; ImageNet's classes.
+KEPT: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
+    "resnet50": ("resnet50", {}, 224),
+    "lambda_resnet50_llll": ("lambda_resnet50_llll", {}, 224),
+    "lambda_resnet50_llll, recompute=False": ("lambda_resnet50_llll", {"lambda_args": {"recompute": False}}, 224),
+    "botnet26t_256": ("botnet26t_256", {}, 256),
+}
 KEPT_BATCH = 8
 
 
@@ -103,10 +108,10 @@ def _costs() -> Any:
         yield "ablation", f"k={k} h={h} u={u}", paper, model_cost("lambda_resnet50_llll", lambda_args=layer), ""
     for stages, paper in PLACEMENTS.items():
         yield "placement", stages, paper, model_cost("lambda_resnet50_llll", stages=stages), ""
-    for name, side in KEPT.items():
+    for label, (name, arguments, side) in KEPT.items():
         shape = {"image_size": side, "channels": 3, "classes": 1000}
-        kept = saved_bytes(build(name, {}, shape), images(shape, KEPT_BATCH))
-        yield "kept", name, "", model_cost(name, side), kept
+        kept = saved_bytes(build(name, arguments, shape), images(shape, KEPT_BATCH))
+        yield "kept", label, "", model_cost(name, side), kept
 
 
 def _depth(name: str) -> tuple[int, str]:
