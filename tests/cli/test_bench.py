@@ -160,7 +160,7 @@ def test_the_place_of_the_results_is_tried_before_anything_is_measured(tmp_path,
 
 def test_a_pattern_that_matches_nothing_lists_the_names():
     result = run("bench", "--cases", "nothing")
-    with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d512-b8"):
+    with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d64-b1"):
         raise result.exception
 
 
