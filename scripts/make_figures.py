@@ -119,11 +119,13 @@ def lambda_layer(path: Path) -> None:
 
 
 def studies() -> None:
-    """Draw the plots of the studies whose cells are in results/compare/."""
+    """Draw those plots of the studies in results/compare/ that a page shows."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
     for folder in sorted((RESULTS / "compare").glob("*/")):
         for plot in read_outcome(folder.name, folder).plots:
-            if any(series.points for series in plot.series):
-                save_plot(plot, [IMAGES / f"compare-{folder.name}-{plot.name}.png"])
+            name = f"compare-{folder.name}-{plot.name}.png"
+            if name in pages:
+                save_plot(plot, [IMAGES / name])
 
 
 if __name__ == "__main__":
