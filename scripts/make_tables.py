@@ -13,11 +13,12 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
+from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
@@ -267,31 +268,28 @@ def weights() -> str:
     return report.markdown(["name", "images", "classes", "test accuracy", "seed", ""], lines)
 
 
-def studies() -> dict[str, Callable[[], str]]:
-    """What was expected and found, and the tables, of the studies whose cells are in results/compare/."""
+@cache
+def _outcome(study: str) -> Outcome:
+    return read_outcome(study, COMPARE / study)
 
-    def claims(name: str) -> str:
-        words = {True: "yes", False: "**no**", None: "no answer"}
-        found = read_outcome(name, COMPARE / name).claims
-        return "\n".join(
-            ["| found | as expected |", "| --- | --- |", *(f"| {c.text} | {words[c.held]} |" for c in found)]
-        )
 
-    def table(name: str, which: str) -> str:
-        outcome = read_outcome(name, COMPARE / name)
-        text = table_text(next(table for table in outcome.tables if table.name == which))
+def study(name: str) -> str:
+    """A table of a study whose cells are in results/compare/.
+
+    Args:
+        name: compare-STUDY for what was expected and found, compare-STUDY-TABLE for one of its tables.
+    """
+    _, which, *table = name.split("-", 2)
+    outcome = _outcome(which)
+    if table:
+        text = table_text(next(each for each in outcome.tables if each.name == table[0]))
         return f"{text}\n\n{outcome.environment}."
-
-    makers: dict[str, Callable[[], str]] = {}
-    for folder in sorted(COMPARE.glob("*/")):
-        makers[f"compare-{folder.name}"] = partial(claims, folder.name)
-        for each in read_outcome(folder.name, folder).tables:
-            makers[f"compare-{folder.name}-{each.name}"] = partial(table, folder.name, each.name)
-    return makers
+    words = {True: "yes", False: "**no**", None: "no answer"}
+    rows = [f"| {claim.text} | {words[claim.held]} |" for claim in outcome.claims]
+    return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    **studies(),
     "ablation": ablation,
     "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
     "ahead-query-first": lambda: _compiled(64, lambda_first=False),
@@ -347,9 +345,13 @@ FIGURES: dict[str, Callable[[], str]] = {
 }
 
 
+def _table(name: str) -> str:
+    return study(name) if name.startswith("compare-") else TABLES[name]()
+
+
 def filled(text: str) -> str:
     """The text of a page with every table and figure made anew."""
-    text = TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    text = TABLE.sub(lambda match: f"{match[1]}{_table(match[2])}\n{match[3]}", text)
     return FIGURE.sub(lambda match: f"{match[1]}{FIGURES[match[2]]()}{match[3]}", text)
 
 

@@ -269,7 +269,7 @@ class AblatedSum(LambdaLayer):
 def steps(monkeypatch):
     """The inputs of each step from input to outputs."""
     found, apply = [], projection.FromInput.apply
-    monkeypatch.setattr(projection.FromInput, "apply", lambda *args: found.append(args[2]) or apply(*args))
+    monkeypatch.setattr(projection.FromInput, "apply", lambda *args: found.append(args[1]) or apply(*args))
     return found
 
 

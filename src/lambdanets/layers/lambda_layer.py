@@ -19,7 +19,7 @@ from lambdanets.layers.arguments import check_bool, check_dtype, check_floating,
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
-from lambdanets.layers.projection import FromInput, Recipe, averaged, projected
+from lambdanets.layers.projection import FromInput, averaged, projected
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -76,7 +76,8 @@ class LambdaLayer(LambdaModule):
         recompute: in training keep the input alone for the backward pass, as a convolution does, and project it again
             there: less memory for more time (docs/models.md, "What training keeps", has both). Without effect in half
             precision and autocast, under a compiler, with a mask, another context, causal order, other norms than
-            batch-norm, and hooks on the projection or the norms. Default False; a LambdaResNet's layers have True.
+            batch-norm, and hooks on the projection or the norms. Default False; LambdaResNets but for the tiny one have
+            True.
         device: where the parameters live.
         dtype: their element type.
 
@@ -201,7 +202,7 @@ class LambdaLayer(LambdaModule):
             self._check_order()
         grid = tuple(x.shape[2:])
         if self._keeps_input_alone(x, context, mask):
-            out = FromInput.apply(self, self._recipe(), x, *self._tensors())
+            out = FromInput.apply(self, x, *self._tensors())
         else:
             query, key, value = self.project(x, context)
             flat_mask = None if mask is None else self._flat_mask(mask, grid)
@@ -226,7 +227,7 @@ class LambdaLayer(LambdaModule):
         Returns:
             Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
         """
-        return projected(x, context, self.qkv, self.norm_query, self.norm_value, self._recipe())
+        return projected(x, context, self.qkv, self.norm_query, self.norm_value, self)
 
     def apply_lambdas(
         self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
@@ -244,10 +245,6 @@ class LambdaLayer(LambdaModule):
             (b, h, n, v).
         """
         return lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
-
-    def _recipe(self) -> Recipe:
-        eps = getattr(self.norm_query, "eps", 0.0), getattr(self.norm_value, "eps", 0.0)
-        return Recipe(self._widths(), self.num_heads, self.intra_depth, eps, self.kernel)
 
     def _keeps_input_alone(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
         """True if a call goes through :class:`FromInput`, which projects again in the backward pass.

@@ -12,8 +12,7 @@ pass alone. ``LambdaLayer._keeps_input_alone`` says where the step is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_gradients
 from lambdanets.positions import GridPositions
 
-__all__ = ["FromInput", "Projected", "Recipe", "averaged", "projected"]
+__all__ = ["FromInput", "Projected", "averaged", "projected"]
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -35,9 +34,16 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class Projecting(Protocol):
-    """A layer that projects its input and applies the lambdas of its context."""
+    """What this file needs of a layer that projects its input and applies the lambdas of its context."""
 
-    positions: Tensor
+    num_heads: int
+    intra_depth: int
+    kernel: str | None
+    norm_query: Any
+    norm_value: Any
+
+    def _widths(self) -> list[int]:
+        """Channels of queries, keys and values."""
 
     def project(self, x: Tensor) -> Projected:
         """Queries, keys and values."""
@@ -48,32 +54,13 @@ class Projecting(Protocol):
         """(b, h, n, v)."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What :class:`FromInput` needs beside tensors to project an input again.
-
-    Args:
-        widths: channels of queries, keys and values in the projection.
-        heads: the paper's h.
-        intra_depth: the paper's u.
-        eps: of the batch-norms of queries and values.
-        kernel: of the op; None for the planner's choice.
-    """
-
-    widths: Sequence[int]
-    heads: int
-    intra_depth: int
-    eps: tuple[float, float]
-    kernel: str | None
-
-
 def projected(
     x: Tensor,
     context: Tensor | None,
     project: Callable[[Tensor], Tensor],
     norm_query: Callable[[Tensor], Tensor],
     norm_value: Callable[[Tensor], Tensor],
-    recipe: Recipe,
+    layer: Projecting,
 ) -> Projected:
     """Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
 
@@ -83,15 +70,15 @@ def projected(
         project: (b, dim, *grid) -> (b, channels of all three, *grid).
         norm_query: of the channels of all queries.
         norm_value: of the channels of all values.
-        recipe: widths and numbers of heads.
+        layer: has their widths and numbers.
     """
     # Copied for their norms: a batch-norm of a slice takes longer than the copy and the batch-norm of it
     # (results/projection.csv).
-    query, key, value = project(x).split(recipe.widths, dim=1)
+    query, key, value = project(x).split(layer._widths(), dim=1)
     if context is not None:
-        _, key, value = project(context).split(recipe.widths, dim=1)
+        _, key, value = project(context).split(layer._widths(), dim=1)
     query, value = norm_query(query.contiguous()), norm_value(value.contiguous())
-    return _heads(query, recipe.heads), _heads(key, recipe.intra_depth), _heads(value, recipe.intra_depth)
+    return _heads(query, layer.num_heads), _heads(key, layer.intra_depth), _heads(value, layer.intra_depth)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -105,40 +92,40 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 
 class FromInput(torch.autograd.Function):
-    """(b, h, n, v) of a layer from (layer, recipe, x, table, weight, bias, *norm of queries, *norm of values).
+    """(b, h, n, v) of a layer from (layer, x, table, weight, bias, *norm of queries, *norm of values).
 
     A norm is its weight, bias, running mean and running variance, the last two None where it takes the statistics of
     the batch.
     """
 
     @staticmethod
-    def forward(ctx: Any, layer: Projecting, recipe: Recipe, *tensors: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, layer: Projecting, *tensors: Any) -> Tensor:  # type: ignore[override]
         """Run the layer's own methods without derivatives."""
         ctx.save_for_backward(*tensors)
-        ctx.recipe = recipe
+        ctx.layer = layer
         x, table = tensors[:2]
         return layer.apply_lambdas(*layer.project(x), GridPositions(table, tuple(x.shape[2:])), None)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of the tensors."""
-        needed, further = ctx.needs_input_grad[2:], torch.is_grad_enabled()
+        needed, further = ctx.needs_input_grad[1:], torch.is_grad_enabled()
         with without_autocast(grad.device.type), torch.enable_grad():  # autocast of where backward() is called
             # Other tensors than the saved ones, of which one may stand in several places.
             tensors = [
                 t if not need else t.view_as(t) if further else t.detach().requires_grad_()
                 for t, need in zip(ctx.saved_tensors, needed, strict=True)
             ]
-            outs, grads = _outs_and_gradients(grad, further, ctx.recipe, *tensors)
+            outs, grads = _outs_and_gradients(grad, further, ctx.layer, *tensors)
             wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
             found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=further))
-        return (None, None, *(next(found) if need else None for need in needed))
+        return (None, *(next(found) if need else None for need in needed))
 
 
 def _outs_and_gradients(
     grad: Tensor,
     further: bool,
-    recipe: Recipe,
+    layer: Projecting,
     x: Tensor,
     table: Tensor,
     weight: Tensor,
@@ -150,17 +137,17 @@ def _outs_and_gradients(
     Args:
         grad: of the output.
         further: True if the gradients shall have derivatives of their own, which needs the output.
-        recipe: of the call, as are the tensors.
+        layer: of the call, as are the tensors.
         x: (b, dim, *grid).
         table: of the positions.
         weight: of the projection.
         bias: of the projection.
         *norms: four tensors for each.
     """
-    norm_query, norm_value = _norm(recipe.eps[0], *norms[:4]), _norm(recipe.eps[1], *norms[4:])
+    norm_query, norm_value = _norm(layer.norm_query.eps, *norms[:4]), _norm(layer.norm_value.eps, *norms[4:])
     project = partial(_CONV[x.ndim - 2], weight=weight, bias=bias)
-    query, key, value = projected(x, None, project, norm_query, norm_value, recipe)
-    call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=recipe.kernel)
+    query, key, value = projected(x, None, project, norm_query, norm_value, layer)
+    call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=layer.kernel)
     if further or is_transformed() or is_batched(grad) or is_observed((grad,)):
         return [dispatch(call)], [grad]
     outs, grads = dispatch_gradients(call, grad)

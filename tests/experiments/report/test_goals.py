@@ -4,6 +4,7 @@ import pytest
 
 from lambdanets.experiments.bench.cases import CASES
 from lambdanets.experiments.report.goals import GOALS, goals_table
+from lambdanets.experiments.report.results import write_bench
 
 
 def row(case, contender, way="forward", ratio=1.0, ms=1.0, floor=1.0):
@@ -31,6 +32,20 @@ def test_the_fastest_other_of_the_furthest_case_counts():
     (line,) = table(*rows)
     assert "`global-32x32-d128-b4` | 10.00x" in line
     assert line.endswith("| yes |")
+
+
+def test_without_a_case_of_a_goal_there_is_no_table():
+    assert goals_table([row("global-9x9-d8-b1", "timm")]) == ""
+
+
+def test_the_benchmarks_table_has_the_goals(tmp_path):
+    where = dict.fromkeys(
+        ("machine", "threads", "cores", "precision", "torch", "timm", "lambda-networks", "python"), "1"
+    )
+    more = {"noisy": "", "saved_bytes": 1, "peak_bytes": 1, "note": "", **where}
+    rows = [row("global-28x28-d128-b4", name) | more for name in ("lambdanets", "timm")]
+    write_bench(rows, tmp_path)
+    assert goals_table(rows) in (tmp_path / "bench.md").read_text()
 
 
 def test_ratios_to_the_floor_and_to_one_depth_have_an_upper_bound():

@@ -69,9 +69,8 @@ def matrix_rate(seconds: float = 0.3) -> float:
 def _floor_operations(case: Case, backward: bool, projected: bool) -> float:
     """Return the multiply-adds of a pass: content, positions in the cheapest order and, of a layer, the projection."""
     n, value = case.positions, case.dim // case.num_heads
-    widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + value)
     content = case.batch * n * case.dim_key * value * (case.num_heads + case.intra_depth)
-    both = content + (case.batch * n * case.dim * widths if projected else 0)
+    both = content + (case.batch * n * case.dim * case.projected if projected else 0)
     problem = grid_problem(case)
     able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
     passes_done = (False, True) if backward else (False,)

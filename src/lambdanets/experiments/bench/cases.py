@@ -38,6 +38,11 @@ class Case:
         return math.prod(self.grid)
 
     @property
+    def projected(self) -> int:
+        """Channels of queries, keys and values together."""
+        return self.num_heads * self.dim_key + self.intra_depth * (self.dim_key + self.dim // self.num_heads)
+
+    @property
     def name(self) -> str:
         """Name in the result files: ``global-14x14-d256-b8``, ``scope7-28x28-d128-b4-u4``, ``global-n1024-d256-b2``."""
         grid = "x".join(map(str, self.grid)) if len(self.grid) > 1 else f"n{self.grid[0]}"

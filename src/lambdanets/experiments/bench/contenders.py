@@ -196,8 +196,7 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
         yield Contender("lucidrains", _lucidrains(case, ours), x, True)
     if case.intra_depth == 1 and _peer_fits(case):
         yield Contender("timm", _timm(case, ours), x, True)
-    widths = case.num_heads * case.dim_key + case.intra_depth * (case.dim_key + case.dim // case.num_heads)
-    packed = torch.randn(case.batch, widths, case.positions).transpose(1, 2)
+    packed = torch.randn(case.batch, case.projected, case.positions).transpose(1, 2)
     yield Contender(OP, Op(case), packed, False, "lambda_apply without projections and norms")
     qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
     yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")

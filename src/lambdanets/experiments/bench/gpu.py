@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import Op, contenders
+from lambdanets.experiments.bench.contenders import OP, Op, contenders
 from lambdanets.experiments.bench.measure import PASSES, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
 from lambdanets.provenance import package_version, source_commit
@@ -183,10 +183,8 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
         yield _Entry("layer:lucidrains", layer("lucidrains"))
     if case.intra_depth == 1:
         yield _Entry("layer:timm", layer("timm"))
-    v, u, n = case.dim // case.num_heads, case.intra_depth, case.positions
-    packed = case.num_heads * case.dim_key + u * (case.dim_key + v)
-    qkv = 3, case.batch, case.num_heads, n, v
-    yield _Entry("op:lambdanets", alone(lambda: Op(case), case.batch, n, packed))
+    qkv = 3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads
+    yield _Entry(OP, alone(lambda: Op(case), case.batch, case.positions, case.projected))
     yield _Entry("op:attention", alone(lambda: _Attention(case), *qkv))
     if flex:
         yield _Entry("op:flex, relative", alone(lambda: _Attention(case, relative=True), *qkv))
@@ -278,7 +276,7 @@ def _row(case: Case, ready: _Ready, way: str, machine: Rates, timing: Timing) ->
         **_names(case, ready.name, way),
         **time_columns(timing),
         "floor_ms": round(floor * 1e3, 4),
-        "share_of_floor": round(floor / timing.seconds.median, 3) if ready.name == "op:lambdanets" else "",
+        "share_of_floor": round(floor / timing.seconds.median, 3) if ready.name == OP else "",
         "saved_bytes": ready.kept,
         "peak_bytes": ready.peaks[way],
         "note": "",

@@ -185,13 +185,19 @@ def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Don
     own = [done for done in cells if kind(done) == kinds]
     epochs = most([done.config["epochs"] for done in like or own if done.kind == "train" and "epochs" in done.config])
     trained = [done for done in own if done.kind == "train" and done.config.get("epochs") == epochs]
-    rates = {done.config["row"]: done.config.get("lr") for done in like if done.kind == "train"}
-    for row in {done.config["row"] for done in trained} - set(rates):
-        searches = [done for done in own if done.kind == "search" and done.config["row"] == row]
-        if len({done.config.get("lr") for done in trained if done.config["row"] == row}) > 1 and searches:
-            rates[row] = best_search(searches).config["lr"]
+    rates = _rates(trained, own) | {done.config["row"]: done.config.get("lr") for done in like if done.kind == "train"}
     current = [
         done for done in trained if done.config.get("lr") == rates.get(done.config["row"], done.config.get("lr"))
     ]
     chosen = [done for done in own if done.kind != "train" or done in current]
     return chosen, [done for done in cells if done not in chosen]
+
+
+def _rates(trained: Sequence[Done], cells: Sequence[Done]) -> dict[str, float]:
+    """The rate of each row: of those that were trained with, the one of the best search, where there is any."""
+    tried = {(done.config["row"], done.config.get("lr")) for done in trained}
+    searches: dict[str, list[Done]] = {}
+    for done in cells:
+        if done.kind == "search" and (done.config["row"], done.config["lr"]) in tried:
+            searches.setdefault(done.config["row"], []).append(done)
+    return {row: best_search(found).config["lr"] for row, found in searches.items()}

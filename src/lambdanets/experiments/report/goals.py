@@ -129,6 +129,8 @@ GOALS = (
 def goals_table(rows: Sequence[Row]) -> str:
     """Return, by goal and pass, the bound, the case that is furthest from it and what was measured, in Markdown.
 
+    Goals without a case among the rows are left out; without any goal the table is "".
+
     A ratio to another contender has its interval; the other ratios are of medians of one run.
     """
     found = {(str(row["case"]), str(row["contender"]), str(row["pass"])): row for row in rows}
@@ -145,4 +147,6 @@ def goals_table(rows: Sequence[Row]) -> str:
             sign = "at least" if goal.at_least else "at most"
             measured = f"{ratio.text} {ratio.contender}".rstrip()
             lines.append([goal.text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held])
+    if not lines:
+        return ""
     return markdown(["goal", "pass", "bound", "furthest case", "measured", "reached"], lines)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.bench.bench import Row
-from lambdanets.experiments.report import report
+from lambdanets.experiments.report import goals, report
 from lambdanets.files import check_folder, write_csv, write_json, write_text
 from lambdanets.kernels.grid import costs
 
@@ -43,10 +43,11 @@ def open_folder(folder: Path) -> None:
 
 
 def write_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write the benchmark of the layer: ``bench.csv``, the table ``bench.md`` and the plot ``bench.png``."""
+    """Write the benchmark of the layer: ``bench.csv``, tables of it and of goals ``bench.md``, the plot ``bench.png``."""
     files = [folder / f"bench.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
-    write_text(files[1], f"{report.environment_line(rows)}\n\n{report.bench_table(rows)}\n")
+    parts = [report.environment_line(rows), report.bench_table(rows), goals.goals_table(rows)]
+    write_text(files[1], "\n\n".join(filter(None, parts)) + "\n")
     report.plot_bench(rows, files[2])
     return files
 

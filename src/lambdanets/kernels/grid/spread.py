@@ -76,7 +76,6 @@ def _differ(problem: GridProblem, sizes: Tensor, channels: bool) -> bool:
 def _blocks(problem: GridProblem, planes: Tensor) -> Tensor:
     """The largest of each block, (..., v, blocks), of planes (..., v, n)."""
     images = planes.unflatten(-1, problem.grid)
-    # Axis by axis, which takes half of max_pool2d's time.
     for axis, block in enumerate(_block(problem), start=planes.ndim - 1):
         rest = images.shape[axis] % block
         whole = images.narrow(axis, 0, images.shape[axis] - rest).unflatten(axis, (-1, block)).amax(axis + 1)
