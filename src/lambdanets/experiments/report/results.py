@@ -43,7 +43,7 @@ def open_folder(folder: Path) -> None:
 
 
 def write_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write the benchmark of the layer: ``bench.csv``, tables of it and of goals ``bench.md``, the plot ``bench.png``."""
+    """Write the benchmark of the layer: ``bench.csv``, tables in ``bench.md``, the plot ``bench.png``."""
     files = [folder / f"bench.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
     parts = [report.environment_line(rows), report.bench_table(rows), goals.goals_table(rows)]
