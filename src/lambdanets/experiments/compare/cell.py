@@ -198,6 +198,6 @@ def _rates(trained: Sequence[Done], cells: Sequence[Done]) -> dict[str, float]:
     tried = {(done.config["row"], done.config.get("lr")) for done in trained}
     searches: dict[str, list[Done]] = {}
     for done in cells:
-        if done.kind == "search" and (done.config["row"], done.config["lr"]) in tried:
+        if done.kind == "search" and "lr" in done.config and (done.config["row"], done.config["lr"]) in tried:
             searches.setdefault(done.config["row"], []).append(done)
     return {row: best_search(found).config["lr"] for row, found in searches.items()}
