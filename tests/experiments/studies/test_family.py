@@ -104,6 +104,7 @@ def test_cells(tmp_path, monkeypatch):
     result = STUDY.run(config, Place(tmp_path, None, None))
     assert result["peak_bytes"] > 1e5
     for way in PASSES:
-        assert result["speed"][way]["ratio"][0] == pytest.approx(1, rel=0.5)
+        median, low, high = result["speed"][way]["ratio"]
+        assert 0 < low <= median <= high < 1e3
         assert result["speed"][way]["reference"] > 1
     assert "images/s" in STUDY.line(result)

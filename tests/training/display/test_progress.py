@@ -20,7 +20,7 @@ ROW = {
 def show(row=ROW, width=120, workers=0, **options):
     file = io.StringIO()
     console = Console(file=file, width=width, **options)
-    with TrainingProgress(console, epochs=10, steps=5, done=1, workers=workers) as progress:
+    with TrainingProgress(console, epochs=10, steps=5, done=5, workers=workers) as progress:
         progress.step(7, 2, 0.5, 0.75, 1234.0, 0.04, 2.34)
         progress._bar.refresh()
         progress.epoch(row, best=True)
@@ -68,6 +68,15 @@ def test_terminal_shows_a_moving_bar():
 def test_rows_of_earlier_versions_have_no_waiting():
     row = {name: value for name, value in ROW.items() if name not in ("waiting_share", "memory_gib")}
     assert "waiting" not in show(row, force_terminal=False)
+
+
+def test_time_left_counts_only_the_steps_of_this_process(monkeypatch):
+    now = iter([0.0, 3.0])
+    monkeypatch.setattr("lambdanets.training.display.progress.time.monotonic", lambda: next(now))
+    file = io.StringIO()
+    progress = TrainingProgress(Console(file=file, width=120), epochs=10, steps=5, done=7)
+    progress.epoch(ROW, best=False)  # three steps, a second each; eight epochs of five are left
+    assert "40 s left" in file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class TrainingProgress:
         console: where to show it.
         epochs: epochs in all.
         steps: steps an epoch.
-        done: epochs that were finished before, when a training is resumed.
+        done: steps of all epochs that were done before, when a training is resumed.
         enabled: False shows nothing.
         workers: processes that read images, for advice.
     """
@@ -61,7 +61,7 @@ class TrainingProgress:
         self, console: Console, epochs: int, steps: int, done: int = 0, enabled: bool = True, workers: int = 0
     ) -> None:
         self._console = console
-        self._epochs = epochs
+        self._epochs, self._steps = epochs, steps
         self._enabled, self._workers = enabled, workers
         self._advised = False
         wide = console.width >= _WIDE
@@ -81,8 +81,8 @@ class TrainingProgress:
         self._task = self._bar.add_task(
             "",
             total=epochs * steps,
-            completed=done * steps,
-            epoch=done + 1,
+            completed=done,
+            epoch=done // steps + 1,
             epochs=epochs,
             loss=float("nan"),
             top1=0.0,
@@ -137,7 +137,8 @@ class TrainingProgress:
             return
         epoch = int(row["epoch"])
         elapsed = time.monotonic() - self._started
-        left = format_seconds(elapsed / max(1, epoch - self._done) * (self._epochs - epoch))
+        here = max(1, epoch * self._steps - self._done)
+        left = format_seconds(elapsed / here * (self._epochs - epoch) * self._steps)
         width = len(str(self._epochs))
         self._console.print(
             f"epoch {epoch:{width}d}/{self._epochs}"

@@ -259,7 +259,8 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
             trainer.batches = ProfiledBatches(trainer.batches, trainer.model, run.path, accelerator.device, report)
     steps = len(trainer.batches)
     is_main = accelerator.is_main_process
-    progress = TrainingProgress(console, recipe.epochs, steps, trainer.epoch, is_main, recipe.workers)
+    done = trainer.epoch * steps + trainer.batch
+    progress = TrainingProgress(console, recipe.epochs, steps, done, is_main, recipe.workers)
     advice = how_to_go_on(run.path, accelerator.num_processes)
     with computing_threads(recipe), told_faults(accelerator.num_processes, advice):
         try:
