@@ -49,8 +49,8 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         difference = rows[name].difference if name in rows else None
         if difference is not None:
             better = at_least(difference)
-            expected = "less" if name in WORSE else "no more"
-            text = f"{name}: accuracy {signed(difference)} points of {BASE}; expected is {expected}."
+            expected = "less than 0" if name in WORSE else "0 or less"
+            text = f"{name}: {signed(difference)} points of accuracy against {BASE}; expected is {expected}."
             claims.append(Claim(text, None if better is None else not better))
     return claims
 

@@ -46,7 +46,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
             text = f"{name}: {share:.2f} of the convolution's parameters; expected are at most 0.65."
             claims.append(Claim(text, share <= 0.65))
         if row.difference is not None:
-            text = f"{name}: accuracy {signed(row.difference)} points of the convolution's; expected is at least it."
+            text = f"{name}: {signed(row.difference)} points of accuracy against convolution; expected is 0 or more."
             claims.append(Claim(text, at_least(row.difference)))
     ours = rows.get("lambda")
     for name in ATTENTIONS:

@@ -40,7 +40,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         claims.append(Claim(text, faster > 1))
     for row in (whole, hybrid):
         if row.difference is not None:
-            text = f"{row.name}: accuracy {signed(row.difference)} points of CCCC's; expected is at least it."
+            text = f"{row.name}: {signed(row.difference)} points of accuracy against CCCC; expected is 0 or more."
             claims.append(Claim(text, at_least(row.difference)))
     return claims
 

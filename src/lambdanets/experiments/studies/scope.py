@@ -24,7 +24,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     row = rows.get("global")
     if row is None or row.difference is None:
         return []
-    text = f"global: accuracy {signed(row.difference)} points of scope 3's; expected is more (paper: 0.8)."
+    text = f"global: {signed(row.difference)} points of accuracy against scope 3; expected is more than 0 (paper: 0.8)."
     return [Claim(text, at_least(row.difference))]
 
 

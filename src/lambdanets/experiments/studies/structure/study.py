@@ -291,7 +291,7 @@ def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
         if name in rows and other in rows:
             difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
             if difference is not None:
-                text = f"{name}: accuracy {signed(difference)} points of that of {other}; expected is at least it."
+                text = f"{name}: {signed(difference)} points of accuracy against {other}; expected is 0 or more."
                 claims.append(Claim(text, at_least(difference)))
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
     if ours and attention and ours.milliseconds and attention.milliseconds:
