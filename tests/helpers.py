@@ -161,7 +161,7 @@ def small_blocks(name, **sizes):
 
 def refuses(kernel, grid, extents):
     """True if a kernel is expected not to run on a table of these extents: what the kernels' checks must say."""
-    if kernel in ("banded", "convolution"):
+    if kernel == "banded":
         sees_all = all(extent // 2 >= size - 1 for size, extent in zip(grid, extents, strict=True))
         return sees_all and math.prod(grid) > 1
     return kernel in ("row_spectral", "query_first_compiled", "spectral_compiled") and len(grid) == 3

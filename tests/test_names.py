@@ -6,11 +6,11 @@ from lambdanets.names import did_you_mean, nearest_names, unknown_name
 
 pytestmark = pytest.mark.smoke
 
-KNOWN = ["query_first", "lambda_first", "banded", "spectral"]
+KNOWN = ["query_first", "row_spectral", "banded", "spectral"]
 
 
 def test_the_nearest_come_first():
-    assert nearest_names("lambda_frist", KNOWN) == ["lambda_first"]
+    assert nearest_names("query_frist", KNOWN) == ["query_first"]
     assert nearest_names("row_spectral", ["spectral", "row_spectrum"]) == ["row_spectrum", "spectral"]
     assert nearest_names(3, KNOWN) == []
 
@@ -19,8 +19,8 @@ def test_the_nearest_come_first():
     ("name", "hint"),
     [
         ("bandet", "did you mean 'banded'?"),
-        ("zzz", "known are query_first, lambda_first, banded, spectral"),
-        (None, "known are query_first, lambda_first, banded, spectral"),
+        ("zzz", "known are query_first, row_spectral, banded, spectral"),
+        (None, "known are query_first, row_spectral, banded, spectral"),
     ],
 )
 def test_hints(name, hint):

@@ -35,5 +35,5 @@ def test_env_says_why_a_kernel_is_absent(monkeypatch):
     monkeypatch.setattr(binding, "absence", lambda: "nobody built it")
     told = json.loads(run("env", "--json").output)
     assert told["kernels"]["query_first_compiled"] == "absent: nobody built it"
-    assert {told["kernels"][name] for name in ("query_first", "banded", "convolution")} == {"present"}
+    assert {told["kernels"][name] for name in ("query_first", "banded", "spectral")} == {"present"}
     assert set(told) == {"lambdanets", "versions", "devices", "kernels", "folders", "variables"}

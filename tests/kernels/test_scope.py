@@ -188,7 +188,7 @@ def test_a_large_value_does_not_show_outside_of_its_scope(cheapest, grid, extent
         (*case, causal)
         for *shape, causal in LOCAL
         for case in kernel_cases([n for n in PRESENT if not GRID_KERNELS[n].spreads_errors], [shape])
-        if not (causal and case[0] in ("banded", "convolution"))
+        if not (causal and case[0] == "banded")
     ],
 )
 def test_nor_in_a_kernel_by_name(kernel, grid, extents, causal):

@@ -134,7 +134,7 @@ def test_a_kernel_by_name_exports_with_every_size(kernel):
     program = torch.export.export(layer, (torch.randn(2, 8, 7, 9),), dynamic_shapes=(DYNAMIC,)).module()
     for x in (torch.randn(3, 8, 6, 11), torch.randn(2, 8, 12, 5)):
         torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
-    if kernel in ("banded", "convolution"):
+    if kernel == "banded":
         for run in (layer, program):
             with pytest.raises(ValueError, match=f"kernel='{kernel}' cannot run here: it is for local contexts"):
                 run(torch.randn(2, 8, 3, 2))

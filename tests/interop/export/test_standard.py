@@ -27,7 +27,7 @@ class Grids(nn.Module):
     def __init__(self):
         super().__init__()
         self.sequences = LambdaLayer(8, size=12, ndim=1, causal=True, intra_depth=4)
-        self.images = LambdaLayer(8, scope=5, stride=2, kernel="lambda_first", position_bias=True)
+        self.images = LambdaLayer(8, scope=5, stride=2, kernel="spectral", position_bias=True)
         self.volumes = LambdaLayer(8, scope=3, ndim=3)
         self.tokens = TokenLambda(8, positions="2d", size=(3, 4), prefix_tokens=2)
 

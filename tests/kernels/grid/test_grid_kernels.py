@@ -96,9 +96,7 @@ def test_exact_on_any_shape(kernel, data):
 # Every size of a block in every kernel, small: blocks of one row and one example, lengths of one number.
 SMALLEST = {
     "query_first": {"ONE_ROW_ELEMENTS": 0, "SCORE_ELEMENTS": 1},
-    "lambda_first": {},
     "banded": {"BLOCK_ELEMENTS": 1, "STRIP_ELEMENTS": 1},
-    "convolution": {"BLOCK_ELEMENTS": 1},
     "row_spectral": {
         "BLOCK_ELEMENTS": 1,
         "COLUMNS": 1,

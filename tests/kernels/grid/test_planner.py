@@ -61,7 +61,7 @@ def test_every_kernel_is_explained_with_its_reason():
     verdicts = {verdict.name: verdict for verdict in explain(problem((40, 40, 40)))}
     assert set(verdicts) == set(GRID_KERNELS)
     assert "rank 3" in verdicts["row_spectral"].reason
-    assert "Toeplitz operand would have" in verdicts["lambda_first"].reason
+    assert "Toeplitz operand would have" in verdicts["query_first"].reason
     assert "local contexts" in verdicts["banded"].reason
     assert verdicts["spectral"].reason is None
 

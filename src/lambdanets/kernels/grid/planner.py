@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lambdanets.kernels.grid import banded, convolution, lambda_first, query_first, row_spectral, spectral
+from lambdanets.kernels.grid import banded, query_first, row_spectral, spectral
 from lambdanets.kernels.grid.compiled import query_first as query_first_compiled
 from lambdanets.kernels.grid.compiled import spectral as spectral_compiled
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem
@@ -44,9 +44,7 @@ GRID_KERNELS: dict[str, GridKernel] = {
     kernel.name: kernel
     for kernel in (
         query_first.KERNEL,
-        lambda_first.KERNEL,
         banded.KERNEL,
-        convolution.KERNEL,
         row_spectral.KERNEL,
         spectral.KERNEL,
         query_first_compiled.KERNEL,
