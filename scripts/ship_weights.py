@@ -1,7 +1,7 @@
 """Makes weights that come with the package of a finished run: ``python scripts/ship_weights.py RUN NAME``.
 
 NAME is MODEL.DATA, as lambda_resnet_tiny.digits. The model card is written of what the run says; the licence of the
-data is the caller's to state.
+data is the caller's to state. Of a folder of images no image is taken along, and of its path the last part alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lambdanets.files import read_json, write_json, write_text
 from lambdanets.models.shipped import FOLDER
@@ -34,12 +36,26 @@ def main() -> None:
         sys.exit(f"{run.path}/best.safetensors is larger than {MAX_BYTES:,} bytes")
     folder = FOLDER / given.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", run.config)
+    write_json(folder / "config.json", _without_parents(run.config))
     write_json(folder / "result.json", read_json(run.path / "result.json"))
     shutil.copyfile(run.path / "best.safetensors", folder / "best.safetensors")
-    (folder / "samples").mkdir(exist_ok=True)
-    shutil.copyfile(run.samples[0], folder / "samples" / run.samples[0].name)
+    for sample in run.samples[:1]:
+        (folder / "samples").mkdir(exist_ok=True)
+        shutil.copyfile(sample, folder / "samples" / sample.name)
     write_text(folder / "README.md", model_card(run, given.name, given.name, given.data, given.licence))
+
+
+def _without_parents(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run; of the path of a folder of images its last part, at the root, which no user has."""
+    kind, _, path = config["data"]["spec"].partition(":")
+    if kind != "imagefolder":
+        return dict(config)
+    name = Path(path).name
+    return {
+        **config,
+        "data": {**config["data"], "spec": f"imagefolder:/{name}"},
+        "recipe": {**config["recipe"], "data": f"/{name}"},
+    }
 
 
 if __name__ == "__main__":

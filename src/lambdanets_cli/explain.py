@@ -67,11 +67,11 @@ def explain(
     from lambdanets import explain as explain_model
     from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.files import check_file
-    from lambdanets.models.shipped import shipped_names
+    from lambdanets.models.shipped import DEFAULT
 
     console = make_console()
     check_file(output, "--output")
-    model = shipped_names()[0] if model is None else model
+    model = DEFAULT if model is None else model
     notes: list[str] = []
     module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
     explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import lambdanets
-from lambdanets.models.shipped import shipped_names
+from lambdanets.models.shipped import DEFAULT
 from lambdanets.training.runs.folder import Run
 
 
@@ -109,10 +109,9 @@ def test_models_of_the_registry_say_that_their_weights_are_random(run, tmp_path)
 def test_without_arguments_it_shows_weights_and_an_image_of_the_package(run, tmp_path):
     code, out, error = run("explain")
     assert code == 0, error
-    name = shipped_names()[0]
-    assert f"<h1>{name} on " in (tmp_path / "explain.html").read_text(encoding="utf-8")
+    assert f"<h1>{DEFAULT} on " in (tmp_path / "explain.html").read_text(encoding="utf-8")
     assert "RANDOM WEIGHTS" not in out
-    code, _, error = run("explain", name, "--random-weights")
+    code, _, error = run("explain", DEFAULT, "--random-weights")
     assert code == 2
     assert "a run has weights of its own" in error
 

@@ -1,7 +1,8 @@
 """Weights that come with the package, under names of timm's registry such as ``lambda_resnet_tiny.digits``.
 
 Each is the folder of the training that made them, in ``weights/``: ``config.json`` with the recipe, the seed and the
-input transform, ``best.safetensors``, ``result.json``, a test image in ``samples/`` and a model card, ``README.md``.
+input transform, ``best.safetensors``, ``result.json``, a test image in ``samples/`` where the data's licence allows it,
+and a model card, ``README.md``.
 ``scripts/ship_weights.py`` makes such a folder of a run.
 """
 
@@ -11,14 +12,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["shipped_arguments", "shipped_cfgs", "shipped_folder", "shipped_names"]
+__all__ = ["DEFAULT", "shipped_arguments", "shipped_cfgs", "shipped_folder", "shipped_names"]
 
 FOLDER = Path(__file__).parent / "weights"
+# What a model's name alone loads, and `lambdanets explain` shows.
+DEFAULT = "lambda_resnet_tiny.digits"
 
 
 def shipped_names() -> list[str]:
-    """Names of the weights, as ``MODEL.DATA``."""
-    return sorted(file.parent.name for file in FOLDER.glob("*/config.json"))
+    """Names of the weights, as ``MODEL.DATA``; the default ones first."""
+    names = (file.parent.name for file in FOLDER.glob("*/config.json"))
+    return sorted(names, key=lambda name: (name != DEFAULT, name))
 
 
 def shipped_folder(name: str) -> Path | None:

@@ -47,6 +47,16 @@ def test_scores_are_those_of_the_model_on_the_test_images(trained, tmp_path):
     assert evaluate_run(trained.run.path, output=tmp_path).scores.top1 == pytest.approx(right / 6)
 
 
+def test_data_that_are_elsewhere_now_can_be_named(trained, tmp_path):
+    run = shutil.copytree(trained.run.path, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["spec"] = "imagefolder:/nowhere"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=r"folder /nowhere does not exist.* name where they are with --data"):
+        evaluate_run(run)
+    assert evaluate_run(run, data=trained.run.data_spec).scores.images > 0
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batch_size_does_not_matter(trained, tmp_path, batch_size):
     scores = evaluate_run(trained.run.path, output=tmp_path, batch_size=batch_size).scores

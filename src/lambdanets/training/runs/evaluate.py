@@ -136,7 +136,12 @@ def evaluate_run(
 
 def _own_images(run: Run) -> Exam:
     part = "test" if "test" in run.config["data"].get("images", {"test": 0}) else "validation"
-    data = stored_data(run, (part,))
+    try:
+        data = stored_data(run, (part,))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} {run.path} was trained on these data; name where they are with --data."
+        ) from None
     skip_bad_images(data, run.path, run.recipe.skip_bad_images, writable=False)
     part, images = data.held_out
     return Exam(run.data_spec, part, images, data.notes)
