@@ -28,6 +28,7 @@ def entry(run: Path) -> dict:
     return {
         "command": COMMANDS[recipe["name"]],
         "model": recipe["model"],
+        "parameters": result["parameters"],
         "seed": recipe["seed"],
         "epochs": result["epochs"],
         "test_top1": result["test"]["top1"],

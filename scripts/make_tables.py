@@ -24,6 +24,7 @@ from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
 from lambdanets.models.shipped import shipped_folder, shipped_names
+from lambdanets.training.display.progress import format_seconds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -135,10 +136,10 @@ def measured(command: str) -> str | None:
     scores = ", ".join(f"{100 * run['test_top1']:.2f}" for run in runs)
     seeds = ", ".join(str(run["seed"]) for run in runs)
     seconds = sorted(round(run["seconds"]) for run in runs)
-    time = f"{seconds[0]} s" if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]} s"
+    time = " to ".join(format_seconds(part) for part in dict.fromkeys((seconds[0], seconds[-1])))
     text = (
         f"Measured (results/training.json; {_threads(runs[0])}): {scores} % of the {runs[0]['test_images']:,} test "
-        f"images with seed{'s' if len(runs) > 1 else ''} {seeds}, in {time}."
+        f"images with seed{'s' if len(runs) > 1 else ''} {seeds}, in {time}; {runs[0]['parameters']:,} parameters."
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
@@ -153,11 +154,12 @@ def training() -> str:
                 f"`{command}`",
                 f"{mean(scores):.2f} %" + (f" ({min(scores):.2f} to {max(scores):.2f})" if len(scores) > 1 else ""),
                 ", ".join(str(run["seed"]) for run in runs),
-                f"{mean(run['seconds'] for run in runs):.0f} s",
+                f"{runs[0]['parameters']:,}",
+                format_seconds(mean(run["seconds"] for run in runs)),
                 _threads(runs[0]),
             ]
         )
-    return report.markdown(["command", "test accuracy", "seeds", "time", "machine"], lines)
+    return report.markdown(["command", "test accuracy", "seeds", "parameters", "time", "machine"], lines)
 
 
 def _models(kind: str) -> list[dict[str, str]]:
@@ -357,7 +359,9 @@ def filled(text: str) -> str:
 
 def filled_recipe(text: str) -> str:
     """The text of a recipe with its measurement made anew; its command is the last indented line of the docstring."""
-    command = [line.strip() for line in text.split('"""')[1].split("\n") if line.startswith("    ")][-1]
+    command = [line.partition(" #")[0].strip() for line in text.split('"""')[1].split("\n") if line.startswith("    ")][
+        -1
+    ]
     paragraph = measured(command)
     return text if paragraph is None else MEASURED.sub(lambda _: paragraph, text, count=1)
 

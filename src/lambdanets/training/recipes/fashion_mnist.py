@@ -3,7 +3,8 @@
     apt-get install dataset-fashion-mnist
     lambdanets train --data fashion-mnist
 
-Measured (results/training.json; AMD EPYC, 1 thread): 93.50 % of the 10,000 test images with seed 0, in 5991 s.
+Measured (results/training.json; AMD EPYC, 1 thread): 93.50 % of the 10,000 test images with seed 0, in 1 h 39 min;
+343,370 parameters.
 """
 
 from lambdanets.training.recipes.recipe import Augmentation, Recipe
