@@ -58,3 +58,20 @@ def test_torchrun_restarts_go_on(colours, tmp_path):
     # are those of the weights in the file.
     assert result["test"]["images"] == 4
     assert evaluate_run(run).scores.to_dict() == pytest.approx(result["test"], abs=1e-6)
+
+
+def test_accelerate_launches_one_training(colours, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    words = ["--image-size", 8, "--workers", 0, "--epochs", 1, "--batch-size", 8, "--output", tmp_path / "run"]
+    done = subprocess.run(
+        [*launch, "--main_process_port", "0", "-m", "lambdanets", "train", "--data", str(colours), *map(str, words)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["processes"]) == ("finished", 2)

@@ -21,7 +21,9 @@ from lambdanets.files import read_csv
 from lambdanets.training import Run, TrainingDivergedError, evaluate_run, resume, train
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine import fit as fit_module
 from lambdanets.training.engine import model as model_module
+from lambdanets.training.engine.checkpoint import list_checkpoints
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.update import Update
 
@@ -212,6 +214,19 @@ def test_second_interrupt_ends_at_once(monkeypatch, recipe, tmp_path):
         train(recipe, output=tmp_path / "run")
 
 
+def test_a_signal_during_the_final_test_does_not_cut_it_short(monkeypatch, recipe, tmp_path):
+    test = fit_module._test
+
+    def told(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return test(*args)
+
+    monkeypatch.setattr(fit_module, "_test", told)
+    result = train(recipe, output=tmp_path / "run")
+    assert result.stopped_by is None
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]["images"] == result.test.images
+
+
 def test_finished_run_is_not_resumed(trained):
     with pytest.raises(ValueError, match="is finished, there is nothing to resume; try `lambdanets evaluate"):
         resume(trained.run.path)
@@ -243,6 +258,42 @@ def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp
             torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / f"{name}.safetensors").values()
         )
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "diverged"
+
+
+def weights_of_the_last_checkpoint(run):
+    return load_file(list_checkpoints(run)[-1] / "model.safetensors").values()
+
+
+def test_what_was_learnt_before_a_divergence_is_saved(monkeypatch, recipe, tmp_path):
+    nan_in_steps(monkeypatch, 5)
+    with pytest.raises(
+        TrainingDivergedError, match=r"in epoch 3, step 1 of 3 is nan.*checkpoint \S+epoch-00002-batch-0000001 holds"
+    ):
+        train(recipe, output=tmp_path / "run")
+    assert all(tensor.isfinite().all() for tensor in weights_of_the_last_checkpoint(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_weights_that_a_bad_step_has_spoilt_are_no_checkpoint(monkeypatch, recipe, tmp_path, stops):
+    """As on a GPU, where a look at each loss would make the device wait: the step is taken."""
+    nan_in_steps(monkeypatch, 5)
+    init = Update.__init__
+
+    def takes_all(self, *args):
+        init(self, *args)
+        self.skips = False
+
+    monkeypatch.setattr(Update, "__init__", takes_all)
+    if stops:
+        look = Trainer._look
+        monkeypatch.setattr(
+            Trainer, "_look", lambda self, *args: (self.epoch * 3 + self.batch == 6, *look(self, *args)[1:])
+        )
+        train(recipe, output=tmp_path / "run", checkpoint_every="1")
+    else:
+        with pytest.raises(TrainingDivergedError, match=r"is nan.* of the last good step that was saved"):
+            train(recipe, output=tmp_path / "run", checkpoint_every="1")
+    assert all(tensor.isfinite().all() for tensor in weights_of_the_last_checkpoint(tmp_path / "run"))
 
 
 def test_steps_with_nan_are_left_out(monkeypatch, recipe, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,8 +23,10 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
         measuring: True computes in fp32 where the device does not have the recipe's precision.
 
     Raises:
-        ValueError: this machine's device does not have the recipe's precision.
+        ValueError: this machine's device does not have the recipe's precision, or accelerate was asked for several
+            processes and started one.
     """
+    _check_launch()
     # The state outlives an Accelerator and would refuse another precision in the same process.
     AcceleratorState._reset_state()
     precision, device = recipe.precision, torch.accelerator.current_accelerator(check_available=True)
@@ -38,6 +41,16 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
+
+
+def _check_launch() -> None:
+    """Raises a ValueError where ``accelerate launch --num_processes N`` found no GPUs, and started one process."""
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    if {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys() and not any(map(os.environ.get, sizes)):
+        raise ValueError(
+            "accelerate launch was asked for several processes, but starts one alone on a CPU; start them with "
+            "`torchrun --nproc-per-node N -m lambdanets ...`, or with `accelerate launch --multi_gpu --num_processes N`"
+        )
 
 
 @contextmanager

@@ -264,8 +264,11 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     advice = how_to_go_on(run.path, accelerator.num_processes)
     with computing_threads(recipe), told_faults(accelerator.num_processes, advice):
         try:
-            with StopSignal() as stop, progress:
-                finished = trainer.fit(progress, stop)
+            with StopSignal() as stop:
+                with progress:
+                    finished = trainer.fit(progress, stop)
+                # Not cut short by a signal, as a validation is not.
+                test = _test(trainer, data) if finished and data.test is not None else None
         except TrainingDivergedError:
             _write_result(trainer, "diverged", None, time.monotonic() - started)
             raise
@@ -275,7 +278,6 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
             if accelerator.is_main_process and checkpoints:
                 print_notes(console, [f"The last checkpoint is {checkpoints[-1].name}. {advice}"])
             raise
-        test = _test(trainer, data) if finished and data.test is not None else None
         seconds = time.monotonic() - started
         _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
     accelerator.wait_for_everyone()

@@ -28,7 +28,7 @@ from lambdanets.training.data import ImageData
 from lambdanets.training.display.plots import plot_curves
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import state
-from lambdanets.training.engine.checkpoint import Checkpoint, keep_only_until
+from lambdanets.training.engine.checkpoint import Checkpoint, keep_only_until, list_checkpoints
 from lambdanets.training.engine.intervals import Interval
 from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
 from lambdanets.training.engine.memory import peak_memory
@@ -159,9 +159,14 @@ class Trainer:
                 self._save_best()
 
     def save(self) -> None:
-        """Writes a checkpoint; all processes must call it."""
-        state.save(self)
+        """Writes a checkpoint; all processes must call it. Weights that a bad step has spoilt are not kept."""
+        if not self._is_spoilt():
+            state.save(self)
         self.every.restart()
+
+    def _is_spoilt(self) -> bool:
+        """True if a step was taken whose loss or gradient was not finite; the same in all processes."""
+        return not self.update.skips and bool(self.bad[0].item() > 0)
 
     def fit(self, progress: TrainingProgress, stop: StopSignal) -> bool:
         """Trains to the last epoch or until ``stop``.
@@ -177,7 +182,7 @@ class Trainer:
             while self.epoch < self.recipe.epochs:
                 if not self._train_epoch(progress, stop):
                     self.save()
-                    if not self.rows:
+                    if not self.rows and not self._is_spoilt():
                         self.save_weights("best")
                     return False
                 self._finish_epoch(progress)
@@ -255,6 +260,7 @@ class Trainer:
         stopped, save, given_up = (flag > 0 for flag in flags)
         where = f"in epoch {self.epoch + 1}, step {self.batch} of {steps}"
         if given_up or (self.batch == steps and not images):
+            self.save()  # what was learnt before the steps that were left out
             what = "gradient's norm" if math.isfinite(bad_values[0]) else "training loss"
             self._check_finite(next((value for value in bad_values if not math.isfinite(value)), math.nan), what, where)
         self._check_finite(loss, "training loss", where)
@@ -290,6 +296,8 @@ class Trainer:
             kept = f"No epoch was finished; {file} holds the first weights"
             if self.epoch:
                 kept = f"The weights of epoch {self.epoch}, the last finished one, are in {file}"
+            if checkpoints := list_checkpoints(self.run.path):
+                kept += f"; the checkpoint {checkpoints[-1]} holds those of the last good step that was saved"
             bad = int(self.bad[0].item())
             again = f", as in the {bad - 1} before it" if bad > 1 else ""
             raise TrainingDivergedError(

@@ -69,7 +69,7 @@ class Update:
         self.scaled = accelerator.scaler is not None
         self.patience = recipe.nonfinite_steps * (_SCALED_STEPS if self.scaled else 1)
         # The scaler waits for the device at each step anyway.
-        self._looks = self.scaled or accelerator.device.type == "cpu"
+        self.skips = self.scaled or accelerator.device.type == "cpu"
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Adaptive clipping leaves the classifier out, as its authors do.
         self._clipped = list(model_parameters(accelerator.unwrap_model(model), exclude_head=True))
@@ -77,12 +77,12 @@ class Update:
 
     def __call__(self, inputs: torch.Tensor, targets: torch.Tensor) -> Outcome:
         """Take one step on the images of this process."""
-        kept = [buffer.clone() for buffer in self._buffers] if self._looks else []
+        kept = [buffer.clone() for buffer in self._buffers] if self.skips else []
         logits, loss = self._gradients(inputs, targets)
         finite = loss.isfinite()
         self.accelerator.unscale_gradients()
         norm = self._norm_and_clip()
-        used = not self._looks or bool(norm.isfinite().item())
+        used = not self.skips or bool(norm.isfinite().item())
         if not used:
             for buffer, before in zip(self._buffers, kept, strict=True):
                 buffer.copy_(before)
