@@ -53,14 +53,33 @@ def brightness(part):
     return {int(np.asarray(part[index][0])[0, 0, 0]) for index in range(len(part))}
 
 
-def test_parts_of_the_reader(offer):
+def test_a_hugging_face_data_set(tmp_path, monkeypatch):
+    """By timm's own reader, of a folder of parquet files."""
+    datasets = pytest.importorskip("datasets", reason="pip install datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "ant"])})
+    for part, count in (("train", 10), ("test", 4)):
+        pixels = [Image.new("RGB", (4, 4), (10 * index, 0, 0)) for index in range(count)]
+        labels = [index % 2 for index in range(count)]
+        rows = datasets.Dataset.from_dict({"image": pixels, "label": labels}, features=kinds)
+        rows.to_parquet(tmp_path / "data" / f"{part}-00000.parquet")
+    data = load_data(f"hfds/{tmp_path}/data")
+    assert data.class_names == ("zebra", "ant")
+    assert (len(data.train), len(data.validation), len(data.test)) == (9, 1, 4)
+    assert brightness(data.test) == {0, 10, 20, 30}
+    assert [label for _, label in (data.test[index] for index in range(4))] == [0, 1, 0, 1]
+
+
+def test_parts_of_the_reader(offer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     offer(train=Indexed(0, 20), val=Indexed(20, 5), test=Indexed(25, 4))
     data = load_data("hfds/some/name:cache")
     assert brightness(data.train) == set(range(20))
     assert brightness(data.validation) == set(range(20, 25))
     assert brightness(data.test) == set(range(25, 29))
     assert data.class_names == ("zebra", "ant")
-    assert data.spec == "hfds/some/name:cache"
+    assert data.spec == f"hfds/some/name:{tmp_path.resolve() / 'cache'}"  # which is the same from any folder
     assert data.train[0][0].mode == "RGB"
 
 

@@ -25,7 +25,8 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
         spec: see ``lambdanets.training.data``. A path to something that exists is an image folder.
 
     Returns:
-        The kind (``"digits"``, ``"fashion-mnist"``, ``"imagefolder"`` or ``"READER/NAME"``) and the rest.
+        The kind (``"digits"``, ``"fashion-mnist"``, ``"imagefolder"`` or ``"READER/NAME"``) and the rest, of a reader
+        as a whole path.
 
     Raises:
         FileNotFoundError: it looks like a path, and nothing is there.
@@ -39,6 +40,8 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
             raise ValueError(f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'")
         if kind not in NAMES:
             check_reader_name(kind, rest or None)
+            # A run is read from other folders too.
+            rest = rest and str(Path(rest).expanduser().resolve())
         return kind, rest or None
     if Path(spec).exists():
         return "imagefolder", spec

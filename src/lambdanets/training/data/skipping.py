@@ -7,7 +7,6 @@ Each process that meets such an image, data workers too, puts it on the list, wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ except ImportError:  # Windows: two workers may lose each other's lines there
     fcntl = None  # type: ignore[assignment]
 
 FILE = "skipped.csv"
+_LOCK = ".skipped.lock"
 
 
 class SkipList:
@@ -75,13 +75,11 @@ class SkipList:
         if fcntl is None or not self.writable:
             yield
             return
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
+        # A file and not the folder: network file systems lock only what is open for writing.
+        with open(self.folder / _LOCK, "wb") as file:
             with suppress(OSError):  # file systems without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
 
 
 def read_or_next(
