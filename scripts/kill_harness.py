@@ -286,6 +286,9 @@ def kill_trainings(
             tally.kills += 1
             tally.inside_writes += is_writing(run)
             steps = saved_steps(run)
+            if steps is None and (run / "result.json").exists():
+                training.failed = False  # its work was done
+                break
             if steps is None:
                 tally.before_first += 1
                 shutil.rmtree(run, ignore_errors=True)
@@ -365,6 +368,7 @@ def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: 
                 tally.before_first += 1
                 continue
             tally.trainings += 1
+            training.failed = False  # killed: what counts is how it goes on, or that its work was done
             if steps is not None:
                 tally.lost_steps.append(max(0, done - steps))
                 training = Training(_go_on(run, every), 1, log)

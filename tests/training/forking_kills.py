@@ -5,6 +5,7 @@ The short form of ``scripts/kill_harness.py``.
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def harness():
     return load_script("kill_harness")
 
 
-@pytest.mark.parametrize(("workers", "processes", "kills"), [(0, 1, 2), (2, 1, 1), (0, 2, 1)])
+@pytest.mark.parametrize(("workers", "processes", "kills"), [(0, 1, 8), (2, 1, 6), (0, 2, 6)])
 def test_kills(harness, colours, tmp_path, workers, processes, kills):
     recipe = harness.small_recipe(colours, workers, epochs=2)
     tally = harness.kill_trainings(tmp_path, recipe, kills, processes=processes, seed=workers + processes)
@@ -27,6 +28,30 @@ def test_kills(harness, colours, tmp_path, workers, processes, kills):
     assert tally.bit_equal == tally.trainings >= 1
     assert tally.lost_steps
     assert max(tally.lost_steps) <= 3
+
+
+def can_mount(folder):
+    """True if a file can be mounted as a disk, which needs root and a loop device."""
+    (folder / "try").mkdir()
+    image, place = str(folder / "try.img"), str(folder / "try")
+    commands = (
+        ["truncate", "-s", "8M", image],
+        ["mkfs.ext4", "-q", "-F", image],
+        ["mount", "-o", "loop", image, place],
+        ["umount", place],
+    )
+    try:
+        return all(subprocess.run(command, capture_output=True, check=False).returncode == 0 for command in commands)
+    except FileNotFoundError:
+        return False
+
+
+def test_power_cuts_of_a_disk(harness, colours, tmp_path):
+    if not can_mount(tmp_path):
+        pytest.skip("no ext4 image can be mounted here; tests/training/engine/test_power_cut.py has every moment")
+    tally = harness.cut_power(tmp_path, harness.small_recipe(colours, 0, epochs=2), 2)
+    assert tally.differences == []
+    assert tally.bit_equal == tally.trainings == 2
 
 
 def test_a_stopped_process_is_noticed(harness, colours, tmp_path):
