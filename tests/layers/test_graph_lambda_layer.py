@@ -94,7 +94,7 @@ def batch_of_two():
 
 ACROSS = torch.tensor([[0, 1, 5, 4], [1, 0, 4, 3]])
 BAD_INPUTS = {
-    "no tensor": ({"x": [1.0]}, TypeError, r"x must be a torch.Tensor of shape \(nodes, 8\), got list"),
+    "no tensor": ({"x": [1.0]}, TypeError, r"x must be a torch.Tensor, got list"),
     "integer nodes": ({"x": torch.ones(6, 8).long()}, TypeError, r"x must be a floating-point.*int64.*\.float\(\)"),
     "half nodes": ({"x": torch.ones(6, 8).half()}, TypeError, r"x must have the dtype .*float64, got torch.float16"),
     "double edges": (
@@ -148,6 +148,11 @@ BAD_INPUTS = {
     "negative graph": ({"batch": torch.full((6,), -2)}, ValueError, "number the graphs from 0, got values from -2 to"),
     "too few graphs": ({"num_graphs": 1}, ValueError, "0 to 1, got num_graphs=1; 2 or None would do"),
     "negative count": ({"num_graphs": -1}, ValueError, "num_graphs must not be negative, got -1"),
+    "graphs without names": (
+        {"batch": None, "num_graphs": 2},
+        ValueError,
+        "batch must name the graph of each node where num_graphs=2, got None",
+    ),
     "no count": ({"num_graphs": 2.0}, TypeError, "num_graphs must be an int or None, got 2.0"),
     "bool count": ({"num_graphs": True}, TypeError, "num_graphs must be an int or None, got True"),
 }
@@ -293,6 +298,20 @@ def test_compiles_and_exports_for_any_number_of_nodes_edges_and_graphs(compiled,
             for function in (layer, other)
         )
         torch.testing.assert_close(actual, expected)
+
+
+def test_a_number_of_graphs_that_a_tensor_holds_can_be_exported():
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = GraphLambdaLayer(8, dim_edge=3, dtype=torch.float64).eval()
+
+        def forward(self, graphs, **inputs):
+            return self.layer(**inputs, num_graphs=graphs.item())
+
+    model, inputs = Counted(), batch_of_two()
+    program = torch.export.export(model, (torch.tensor(2),), inputs).module()
+    torch.testing.assert_close(program(torch.tensor(4), **inputs), model(torch.tensor(4), **inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

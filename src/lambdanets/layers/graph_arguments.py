@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.modes import is_readable
+from lambdanets.kernels.autograd.modes import is_compiling, is_readable
+from lambdanets.layers.arguments import check_floating
 
 __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_graphs", "may_look"]
 
@@ -21,10 +22,7 @@ def may_look(edge_index: Tensor, num_graphs: int | None) -> bool:
 
 def check_nodes(x: Tensor, dim: int) -> None:
     """Raise unless ``x`` is a floating-point tensor of shape (nodes, dim)."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor of shape (nodes, {dim}), got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}; convert it with .float()")
+    check_floating("x", x)
     if x.ndim == 3:
         raise ValueError(
             f"x must have shape (nodes, {dim}), the nodes of all graphs in one axis, got {tuple(x.shape)}; use "
@@ -39,12 +37,15 @@ def check_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> Non
 
     Raises:
         TypeError: if ``batch`` is not an int64 tensor or ``num_graphs`` not an int.
-        ValueError: if ``batch`` has another length than ``x``, or ``num_graphs`` is negative.
+        ValueError: if ``batch`` has another length than ``x``, or ``num_graphs`` is negative, or above 1 without it.
     """
     if num_graphs is not None and (isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt)):
         raise TypeError(f"num_graphs must be an int or None, got {num_graphs!r}")
-    if num_graphs is not None and num_graphs < 0:
-        raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
+    if num_graphs is not None and not is_compiling():  # where it may be a number that is known later
+        if num_graphs < 0:
+            raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
+        if batch is None and num_graphs > 1 and x.shape[0] > 0:
+            raise ValueError(f"batch must name the graph of each node where num_graphs={num_graphs}, got None")
     if batch is None:
         return
     _check_index("batch", "(nodes,), the graph of each node", batch, x.device)

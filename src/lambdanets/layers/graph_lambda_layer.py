@@ -117,9 +117,10 @@ class GraphLambdaLayer(LambdaModule):
                 Both ends of an edge are in one graph; parallel edges add up.
             edge_attr: (edges, dim_edge); None only if the layer was built without ``dim_edge``.
             batch: (nodes,) int64, the graph of each node, in any order; None (default) for one graph.
-            num_graphs: how many graphs there are, those without nodes included. Default None: as many as ``batch``
-                names. Where it is given, a GPU is not waited for, and so values of indices are not looked at there:
-                one out of range is then a device-side assertion, and an edge across graphs is not noticed.
+            num_graphs: how many graphs there are, those without nodes included; one without ``batch``. Default None: as
+                many as ``batch`` names. Where it is given, a GPU is not waited for, and so values of indices are not
+                looked at there: one out of range is then a device-side assertion, and an edge across graphs is not
+                noticed.
 
         Returns:
             (nodes, dim_out).
