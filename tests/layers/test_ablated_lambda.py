@@ -47,6 +47,18 @@ def test_the_equations(normalise, terms):
     assert layer.positions.requires_grad == (terms != "content")
 
 
+@pytest.mark.parametrize("normalise", ["softmax", "softmax of queries too"])
+def test_a_position_bias_meets_the_query_of_the_position_term(normalise):
+    layer = AblatedLambdaLayer(6, 8, **OPTIONS, normalise=normalise, position_bias=True)
+    x = torch.randn(2, 6, 4, 3, dtype=torch.float64)
+    without = layer(x)
+    torch.nn.init.normal_(layer.position_bias)
+    query = layer.norm_query(layer.qkv(x)[:, :6]).unflatten(1, (2, 3))  # (b, h, k, *grid)
+    query = query if normalise == "softmax" else query.softmax(2)
+    added = torch.einsum("bhkij,k->bhij", query, layer.position_bias).repeat_interleave(4, dim=1)
+    torch.testing.assert_close(layer(x), without + added, rtol=1e-10, atol=1e-10)
+
+
 def test_by_default_it_is_the_layer_itself():
     torch.manual_seed(0)
     plain = LambdaLayer(6, 8, **OPTIONS)
@@ -86,6 +98,8 @@ def test_bad_arguments():
         AblatedLambdaLayer(8, scope=3, ndim=1)
     with pytest.raises(ValueError, match=r"kernel='banded' cannot run here: .* got no positions"):
         AblatedLambdaLayer(8, scope=3, terms="content", kernel="banded")
+    with pytest.raises(ValueError, match="position_bias=True adds to the position term, which terms='content'"):
+        AblatedLambdaLayer(8, scope=3, terms="content", position_bias=True)
     layer = AblatedLambdaLayer(8, scope=3, normalise="none")
     with pytest.raises(ValueError, match="mask must be None with normalise='none'"):
         layer(torch.randn(2, 8, 2, 2), mask=torch.ones(2, 4, dtype=torch.bool))

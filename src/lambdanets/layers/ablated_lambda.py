@@ -57,6 +57,10 @@ class AblatedLambdaLayer(LambdaLayer):
                 f"an ablated layer must be for images and not causal, got ndim={self.ndim} and causal={self.causal}; "
                 "use LambdaLayer"
             )
+        if terms == "content" and self.position_bias is not None:
+            raise ValueError(
+                "position_bias=True adds to the position term, which terms='content' leaves out; leave one of them off"
+            )
         if terms == "content" and self.kernel is not None:
             self._check_kernel(self.kernel, None, None, causal=False)
         self.positions.requires_grad_(terms != "content")
@@ -79,6 +83,19 @@ class AblatedLambdaLayer(LambdaLayer):
                 bound = (self.intra_depth * self.num_context) ** -0.5
                 nn.init.uniform_(self.positions, -bound, bound)
 
+    def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`lambdanets.LambdaLayer.project`, queries behind their softmax where they have one.
+
+        Args:
+            x: (b, dim, *grid), for the queries.
+            context: for keys and values, of the same shape; default ``x``.
+
+        Returns:
+            Queries (b, h, n, k), keys (b, u, m, k) before their normalisation, and values (b, u, m, v).
+        """
+        query, key, value = super().project(x, context)
+        return query.softmax(dim=-1) if self.normalise == "softmax of queries too" else query, key, value
+
     def apply_lambdas(
         self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
     ) -> Tensor:
@@ -97,8 +114,6 @@ class AblatedLambdaLayer(LambdaLayer):
         Raises:
             ValueError: for a mask with keys that pass no softmax.
         """
-        if self.normalise == "softmax of queries too":
-            query = query.softmax(dim=-1)
         table = None if self.terms == "content" else positions
         if self.terms == "position":
             return lambda_apply(query, None, value, table, mask=mask, kernel=self.kernel)
