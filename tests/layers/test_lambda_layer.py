@@ -151,7 +151,9 @@ def test_meta_device_then_load(options):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("options", [{"scope": 3}, {"size": 4}, {"scope": 3, "causal": True}])
+@pytest.mark.parametrize(
+    "options", [{"scope": 3}, {"size": 4}, {"scope": 3, "causal": True}, {"scope": 3, "recompute": True}]
+)
 def test_empty_batch(options, training):
     layer = LambdaLayer(8, **options).train(training)
     x = torch.randn(0, 8, 4, 4, requires_grad=True)

@@ -253,16 +253,15 @@ class LambdaLayer(LambdaModule):
 
         - gradients are recorded, the projection weight's among them, which needs the input in any case;
         - it runs now, on plain tensors: a compiler chooses by itself what is kept, other observers want all operations;
+        - there are examples: no kernel runs on none;
         - neither half precision nor autocast: such a call is several operations with copies of their own;
         - the class's own methods; no context beside ``x``, mask, causal order or bias; a kernel with written gradients;
         - PyTorch's 1x1 convolution and batch-norms, which are functions of their tensors, without hooks, which would
           miss the second call.
         """
-        if (
-            not (self.recompute and torch.is_grad_enabled() and is_eager((x,)))
-            or x.dtype in HALF
-            or is_autocast(x.device.type)
-        ):
+        if not (self.recompute and torch.is_grad_enabled() and is_eager((x,))) or x.shape[0] == 0:
+            return False
+        if x.dtype in HALF or is_autocast(x.device.type):
             return False
         if context is not None or mask is not None or self.causal or self.position_bias is not None:
             return False
