@@ -42,7 +42,7 @@ ALLOWED = {
     ],
     "docs/kernels.md": [
         ("64 MiB", "the limit of the buffer, kernels/autograd/memory.py"),
-        ("2.5 times", "a factor of good_length"),
+        ("2.5 times", "a factor of fft_length"),
     ],
     "docs/models.md": [
         ("6.576 G", "published by d-li14; tests/models/test_cost.py counts it"),

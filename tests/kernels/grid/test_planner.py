@@ -13,7 +13,7 @@ from lambdanets.kernels.grid import costs, planner
 from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.costs import cost_of
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, require, seconds
-from lambdanets.kernels.grid.spectral import good_length
+from lambdanets.kernels.grid.spectral import fft_length
 
 
 def problem(grid, extents=None, *, causal=False, **changes):
@@ -114,7 +114,7 @@ def test_the_package_brings_constants_for_every_kernel_and_names_the_machine():
 
 @pytest.mark.parametrize("least", [1, 7, 11, 13, 27, 45, 67, 111, 121, 729, 3969, 12321])
 def test_good_lengths_have_small_factors_and_are_little_more_than_the_least(least):
-    length = good_length(least)
+    length = fft_length(least)
     assert least <= length < max(least + 2, 1.4 * least)
     for prime in (2, 3, 5, 7):
         while length % prime == 0:
@@ -123,7 +123,7 @@ def test_good_lengths_have_small_factors_and_are_little_more_than_the_least(leas
 
 
 def test_good_lengths_are_even_where_that_is_faster():
-    assert [good_length(least) for least in (27, 63, 729, 3969)] == [32, 64, 768, 4000]
+    assert [fft_length(least) for least in (27, 63, 729, 3969)] == [32, 64, 768, 4000]
 
 
 def test_only_reachable_offsets_are_kept():

@@ -98,7 +98,7 @@ class GridProblem:
             back = min(o, most)
             before.append(back)
             reachable.append(back + 1 + min(extent - 1 - o, most))
-        # A scope of 1 looks like causal order, and loses nothing by it.
+        # An extent of 1 looks like causal order too: values are then compared for the planner where there is no need.
         one_sided = extents[0] == origin[0] + 1
         sizes = (batch, heads, dim_key, dim_value, intra_depth)
         return cls(*sizes, tuple(grid), tuple(reachable), tuple(before), dtype, device, one_sided)

@@ -1,7 +1,8 @@
 """The table of kernels for positions on a grid, and the choice among them.
 
 The table serves the automatic choice, a choice by name, and the explanation of both; by name there are the two of
-``PLAIN`` as well. A new kernel is a file that ends with its ``KERNEL``, and one row here.
+``PLAIN`` as well. A new kernel is a file that ends with its ``KERNEL``, one row here, and its constants in
+``costs.json``.
 """
 
 from __future__ import annotations

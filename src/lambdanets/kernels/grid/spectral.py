@@ -30,7 +30,7 @@ from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.slices import slices
 
-__all__ = ["KERNEL", "good_length"]
+__all__ = ["KERNEL", "fft_length"]
 
 # Elements of padded λp that one chunk of k may have.
 BLOCK_ELEMENTS = 1 << 18
@@ -41,7 +41,7 @@ _COST_BY_TWOS = (2.5, 1.4, 1.25, 1.1)
 
 
 @functools.lru_cache(maxsize=4096)
-def good_length(least: int) -> int:
+def fft_length(least: int) -> int:
     """The length >= ``least`` that is the fastest to transform.
 
     Its prime factors are 2, 3, 5 and 7. Odd lengths take more than twice the time of even ones, so that a few points
@@ -74,8 +74,8 @@ def _reach(problem: GridProblem) -> tuple[int, ...]:
 def _lengths(problem: GridProblem) -> tuple[int, ...]:
     """Points of the transform along each axis, or those of one line: no offset may wrap around into the grid."""
     sizes = [size + reach for size, reach in zip(problem.grid, _reach(problem), strict=True)]
-    line = good_length(_line_points(problem, sizes[1:]))
-    return (line,) if line <= LINE_POINTS else tuple(map(good_length, sizes))
+    line = fft_length(_line_points(problem, sizes[1:]))
+    return (line,) if line <= LINE_POINTS else tuple(map(fft_length, sizes))
 
 
 def _line_points(problem: GridProblem, rows: Sequence[int]) -> int:

@@ -13,7 +13,8 @@ from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 
 __all__ = ["KERNEL"]
 
-# Points of a transform above which its two buffers do not fit a second-level cache of 512 KiB.
+# Points of a transform above which its two buffers, with the vectors of AVX2, do not fit a second-level cache of
+# 512 KiB; those of AVX-512 are twice as large.
 LONG = 4096
 # Cost of a pass over one point by its factor, in the order in which a length is split: ``factor_cost`` of fft.h.
 FACTOR_COSTS = {7: 18, 5: 14, 3: 10, 4: 11, 2: 7}
@@ -22,7 +23,7 @@ FACTOR_COSTS = {7: 18, 5: 14, 3: 10, 4: 11, 2: 7}
 def _work(problem: GridProblem, backward: bool) -> Work:
     """Operations of transforms as multiply-adds; elements of spectra, of λ and of outputs; calls."""
     lengths = [
-        good_length(size + max(origin, extent - 1 - origin)) if size > 1 else 1
+        good_length(size + max(origin, extent - 1 - origin))
         for size, extent, origin in zip(problem.grid, problem.extents, problem.origin, strict=True)
     ]
     height, width = lengths if len(lengths) == 2 else (1, lengths[0])

@@ -1,7 +1,7 @@
 // Fourier transforms of a few dozen to a few thousand points, vectorised over channels: a point is two vectors, real
 // and imaginary parts, and one transform does kLanes complex channels, or twice as many real ones, side by side.
 //
-// Stockham's order, factors 7, 5, 4, 3 and 2: each pass reads one buffer and writes the other, and the result is in
+// Stockham's order, factors 7, 5, 3, 4 and 2: each pass reads one buffer and writes the other, and the result is in
 // order. The inverse, without a factor, is the same with real and imaginary parts swapped.
 #pragma once
 

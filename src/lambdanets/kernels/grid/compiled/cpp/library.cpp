@@ -7,6 +7,7 @@
 #endif
 
 #include "abi.h"
+#include "parallel.h"
 
 namespace lambdanets {
 

@@ -14,6 +14,7 @@
 //     pitch  floats from one head, position or depth of a packed tensor to the next
 //
 // Sums of slots are added in their order, so the bits of the result depend on the number of slots alone.
+#include "parallel.h"
 #include "query_first.h"
 
 namespace lambdanets {

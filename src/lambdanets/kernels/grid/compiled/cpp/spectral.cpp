@@ -20,6 +20,7 @@
 //
 // Sums of the table's gradient are a slot's own and added in the order of the slots, those of the queries' gradient in
 // the order of the groups, so the bits of the result depend on the number of slots alone.
+#include "parallel.h"
 #include "spectral.h"
 
 namespace lambdanets {
