@@ -8,6 +8,8 @@ import torch
 
 from helpers import dense_call, edge_call, grid_call, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
+from lambdanets.kernels.call import Call
+from lambdanets.kernels.reference import reference
 
 
 def entry(positions, n, m):
@@ -60,6 +62,9 @@ CALLS = {
 }
 
 
+CLOSE = {"atol": 1e-12, "rtol": 1e-12}
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
@@ -75,8 +80,12 @@ def test_reference_agrees_with_loops(name, masked, causal):
     if masked:
         call.mask = torch.rand(call.key.shape[0], m) < 0.6
         call.mask[0] = False  # an example that sees nothing
-    actual = lambda_apply(*call.args, **call.kwargs, kernel="reference")
-    torch.testing.assert_close(actual, naive(call), atol=1e-12, rtol=1e-12)
+    expected = naive(call)
+    torch.testing.assert_close(lambda_apply(*call.args, **call.kwargs, kernel="reference"), expected, **CLOSE)
+    if masked:
+        call.key[~call.mask[:, None].expand_as(call.key[..., 0])] = math.nan
+        call.value[~call.mask[:, None].expand_as(call.value[..., 0])] = math.nan
+    torch.testing.assert_close(reference(Call(*call.args, call.mask, causal)), expected, **CLOSE)
 
 
 def test_reference_is_differentiable_twice():

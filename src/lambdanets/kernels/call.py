@@ -53,4 +53,4 @@ class Call:
             return self
         hidden = ~self.mask[:, None, :, None]
         key = None if self.key is None else self.key.masked_fill(hidden, torch.finfo(self.key.dtype).min)
-        return replace(self, key=key, value=self.value.masked_fill(hidden, 0.0))
+        return replace(self, key=key, value=self.value.masked_fill(hidden, 0.0), mask=None)

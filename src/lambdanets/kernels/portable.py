@@ -34,7 +34,6 @@ def portable(call: Call) -> Tensor:
     A causal content term and written-out positions take the reference's operations, which are plain too.
     """
     query, key, value, positions = call.query, call.key, call.value, call.positions
-    call = replace(call, mask=None)
     if key is None:
         content = None
     elif call.causal:
