@@ -58,7 +58,8 @@ def lambda_apply(
 
         A value that is not finite makes those outputs NaN that see it, and no others: the position term sees the
         table's extents around the query, a dense E the whole context, edges their own positions; without a causal
-        order the content term sees the whole context, and its outputs are then NaN or infinite.
+        order the content term sees the whole context, and its outputs are then NaN or infinite. In the table such a
+        number shows with ``"portable"`` also at an offset that no two positions of the grid have.
 
         Derivatives of every order, in reverse and in forward mode; the content term in causal order has first
         derivatives in reverse mode only, but with ``kernel="portable"`` or ``"reference"``.
@@ -134,6 +135,11 @@ def lambda_apply_by_graph(
 
 
 def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The tensors in one dtype: autocast's where it is enabled, else the one that all of them must have.
+
+    Raises:
+        TypeError: if there is none, or one is not a tensor of a dtype that kernels take.
+    """
     named = {"query": query, "value": value} if key is None else {"query": query, "key": key, "value": value}
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):

@@ -134,7 +134,8 @@ class GridPositions:
 
     E[n, m] = table[:, :, m - n] where that offset lies inside the table, else 0 (translation equivariance,
     section 3.2 of the paper). A *global* context on H x W has extents (2H-1, 2W-1), a *local* one of scope r
-    has (r, r): they are the same thing. Offsets that no two positions of the grid have are never read.
+    has (r, r): they are the same thing. Offsets that no two positions of the grid have are never read, but by the
+    kernel ``"portable"``, which multiplies them by zeros.
 
     Args:
         table: (u, k, *extents), every extent odd; the centre is offset 0.

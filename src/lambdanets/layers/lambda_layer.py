@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
@@ -19,7 +20,7 @@ from lambdanets.layers.arguments import check_bool, check_dtype, check_floating,
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
-from lambdanets.layers.projection import FromInput, averaged, projected
+from lambdanets.layers.projection import FromInput, projected
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -75,9 +76,11 @@ class LambdaLayer(LambdaModule):
             no parameter and no name of one.
         recompute: in training keep the input alone for the backward pass, as a convolution does, and project it again
             there: less memory for more time (docs/models.md, "What training keeps", has both). Without effect in half
-            precision and autocast, under a compiler, with a mask, another context, causal order, other norms than
-            batch-norm, and hooks on the projection or the norms. Default False; LambdaResNets but for the tiny one have
-            True.
+            precision and autocast, under compilers, transforms and dispatch modes, for an empty batch, with a mask,
+            another context, causal order, a position bias, the kernels "reference" and "portable", other norms than
+            batch-norm, a projection that is frozen or another than the layer's own, methods of a subclass in place of
+            ``project`` or ``apply_lambdas``, and hooks on the projection or the norms. Default False; LambdaResNets but
+            for the tiny one have True.
         device: where the parameters live.
         dtype: their element type.
 
@@ -214,7 +217,7 @@ class LambdaLayer(LambdaModule):
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
         out = out.reshape(*out.shape[:2], *grid)
         if type(self.pool) is _POOL[self.ndim] and torch.is_grad_enabled() and is_eager((out,)):
-            return averaged(self.pool, out)
+            return _averaged(self.pool, out)
         return self.pool(out)
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -354,3 +357,9 @@ class LambdaLayer(LambdaModule):
         if self.kernel:
             parts.append(f"kernel={self.kernel!r}")
         return ", ".join(parts)
+
+
+def _averaged(pool: nn.Module, x: Tensor) -> Tensor:
+    """``pool(x)`` of an average without keeping ``x``, of which its gradient needs the shape but autograd keeps all."""
+    with saved_tensors_hooks(lambda tensor: tensor.new_empty(1).expand(tensor.shape), lambda shape: shape):
+        return pool(x)

@@ -19,14 +19,13 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_gradients
 from lambdanets.positions import GridPositions
 
-__all__ = ["FromInput", "Projected", "averaged", "projected"]
+__all__ = ["FromInput", "Projected", "projected"]
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -162,9 +161,3 @@ def _norm(
     return partial(
         F.batch_norm, running_mean=mean, running_var=variance, weight=weight, bias=bias, training=mean is None, eps=eps
     )
-
-
-def averaged(pool: Any, x: Tensor) -> Tensor:
-    """``pool(x)`` of an average without keeping ``x``, of which its gradient needs the shape but autograd keeps all."""
-    with saved_tensors_hooks(lambda tensor: tensor.new_empty(1).expand(tensor.shape), lambda shape: shape):
-        return pool(x)

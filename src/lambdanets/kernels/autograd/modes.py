@@ -1,28 +1,22 @@
 """Predicates about PyTorch's modes: which program runs, and which values can be read.
 
-=======================  =========================================  ==================================================
-predicate                asked by                                   since otherwise
-=======================  =========================================  ==================================================
-is_compiling             ``Op``, content term, ``functional``       the kernel for the sizes at hand would be fixed in
-                                                                    the graph, and numbers known later be compared
-is_jit_tracing           ``dispatch``                               the sizes of one example would be recorded; a
-                                                                    trace takes "portable"
-is_scripted_onnx_export  ``dispatch``, ``finite``                   the file would hold an op that no runtime knows,
-                                                                    or sums over one index that are wrong
-is_transformed           ``Op``, ``derivatives``, content term      vmap, grad and jvp would see a call without rules,
-                                                                    or a tensor overwritten that they have wrapped
-is_observed              ``Op``, ``derivatives``, ``_BothTerms``    a counter of operations or a tensor subclass would
-                                                                    miss the call, a meta tensor be read
-is_batched               ``derivatives``, ``_BothTerms``            a kernel would be given many gradients as one
-is_eager                 both terms on a grid, ``finite``,          a short cut for plain tensors would be taken by
-                         ``normalise``                              programs for which one of the above holds
-is_readable              ``functional``, layers                     a check of values would fail where there are none;
-                                                                    transforms without a batch are no hindrance
-is_hooked                layers                                     a hook would miss a call of its module
-is_view                  ``whole``                                  users could not write into an output
-is_autocast              ``functional``, layers                     inputs of several dtypes would be refused where
-                                                                    autocast makes them one
-=======================  =========================================  ==================================================
+=======================  ==============================================================================================
+predicate                since otherwise
+=======================  ==============================================================================================
+is_compiling             the kernel for the sizes at hand would be fixed in the graph, and numbers known later be
+                         compared
+is_jit_tracing           the sizes of one example would be recorded; a trace takes "portable"
+is_scripted_onnx_export  the file would hold an op that no runtime knows, or sums over one index that are wrong
+is_transformed           vmap, grad and jvp would see a call without rules, or a tensor overwritten that they have
+                         wrapped
+is_observed              a counter of operations or a tensor subclass would miss the call, a meta tensor be read
+is_batched               a kernel would be given many gradients as one
+is_eager                 a short cut for plain tensors would be taken by programs for which one of the above holds
+is_readable              a check of values would fail where there are none; transforms without a batch are no hindrance
+is_hooked                a hook would miss a call of its module
+is_view                  users could not write into an output
+is_autocast              inputs of several dtypes would be refused where autocast makes them one
+=======================  ==============================================================================================
 
 The private names of ``torch`` that the kernels need stand here alone:
 
