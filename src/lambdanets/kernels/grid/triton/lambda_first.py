@@ -29,7 +29,6 @@ from lambdanets.kernels.grid.triton.launch import (
     offsets_first,
     run,
     splits,
-    tuned,
 )
 from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
 
@@ -143,6 +142,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
 def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_output_kernel
+    from lambdanets.kernels.grid.triton.tuning import run_best
 
     problem = inputs.problem
     examples = tile(problem, 1).examples
@@ -151,13 +151,14 @@ def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
         q, v = depth_last(inputs.query, examples), depth_last(inputs.value, examples)
         tensors = q, v, offsets_first(inputs.table), out
         launch = functools.partial(_launch, lambda_output_kernel, tensors, problem, _programs_of_queries)
-        tuned("lambda output", problem, candidates(problem), launch)
+        run_best("lambda output", problem, candidates(problem), launch)
         return out
 
 
 def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_query_gradient_kernel, lambda_value_gradient_kernel
+    from lambdanets.kernels.grid.triton.tuning import run_best
 
     problem, configs = inputs.problem, candidates(inputs.problem, for_gradient=True)
     examples = tile(problem, 1).examples
@@ -168,11 +169,11 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
         offsets = offsets_first(inputs.table)
         tensors = g, v, offsets, grad_query
         launch = functools.partial(_launch, lambda_query_gradient_kernel, tensors, problem, _programs_of_queries)
-        tuned("lambda query", problem, candidates(problem), launch)
+        run_best("lambda query", problem, candidates(problem), launch)
         tensors = g, q, offsets, grad_value
         launch = functools.partial(_launch, lambda_value_gradient_kernel, tensors, problem, _programs_of_context)
-        tuned("lambda value", problem, configs, launch)
-        grad_table = tuned("lambda table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
+        run_best("lambda value", problem, configs, launch)
+        grad_table = run_best("lambda table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
         return grad_query, grad_value, grad_table.reshape(inputs.table.shape), None
 
 

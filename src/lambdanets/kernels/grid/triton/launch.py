@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +21,8 @@ __all__ = [
     "offsets_first",
     "run",
     "splits",
-    "tuned",
     "unavailable",
 ]
-
-Result = TypeVar("Result")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Within what a program addresses at once elements are counted in 32 bits.
@@ -137,10 +133,3 @@ def run(
         num_warps=config.warps,
         num_stages=config.stages,
     )
-
-
-def tuned(name: str, problem: GridProblem, candidates: Sequence[Config], launch: Callable[[Config], Result]) -> Result:
-    """``tuning.run_best``, which needs Triton to be imported."""
-    from lambdanets.kernels.grid.triton.tuning import run_best
-
-    return run_best(name, problem, candidates, launch)

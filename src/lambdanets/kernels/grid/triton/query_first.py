@@ -28,7 +28,6 @@ from lambdanets.kernels.grid.triton.launch import (
     offsets_first,
     run,
     splits,
-    tuned,
 )
 from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, candidates, tile
 
@@ -63,19 +62,21 @@ def work(problem: GridProblem, backward: bool) -> Work:
 def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import output_kernel
+    from lambdanets.kernels.grid.triton.tuning import run_best
 
     query, problem = inputs.query, inputs.problem
     out = empty_in_order(query, problem.dim_value)
     with current(query):
         tensors = addressable(query), depth_last(inputs.value), offsets_first(inputs.table), out
         launch = functools.partial(_launch, output_kernel, tensors, problem, _output_programs)
-        tuned("output", problem, candidates(problem), launch)
+        run_best("output", problem, candidates(problem), launch)
     return out
 
 
 def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
     from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel, value_gradient_kernel
+    from lambdanets.kernels.grid.triton.tuning import run_best
 
     query, value, problem = inputs.query, inputs.value, inputs.problem
     grad_query, grad_value = empty_in_order(query, problem.dim_key), empty_in_order(value, problem.dim_value)
@@ -84,11 +85,11 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
         offsets, configs = offsets_first(inputs.table), candidates(problem)
         tensors = g, v, offsets, grad_query
         launch = functools.partial(_launch, query_gradient_kernel, tensors, problem, _query_programs)
-        tuned("query", problem, configs, launch)
+        run_best("query", problem, configs, launch)
         tensors = g, q, offsets, grad_value
         launch = functools.partial(_launch, value_gradient_kernel, tensors, problem, _value_programs)
-        tuned("value", problem, configs, launch)
-        grad_table = tuned("table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
+        run_best("value", problem, configs, launch)
+        grad_table = run_best("table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
         grad_table = grad_table.reshape(inputs.table.shape)
     return grad_query, grad_value, grad_table, None
 
