@@ -19,7 +19,6 @@ from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.slices import slices
 
 __all__ = [
-    "SMALL_PRODUCT",
     "Backward",
     "Forward",
     "Gradients",
@@ -28,9 +27,6 @@ __all__ = [
     "GridProblem",
     "Work",
 ]
-
-# What one small product in a batch of them costs beside its multiply-adds, in moved elements.
-SMALL_PRODUCT = 400
 
 
 @dataclass(frozen=True)

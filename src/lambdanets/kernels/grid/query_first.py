@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,13 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
-from lambdanets.kernels.grid.folding import fold, in_one_row
-from lambdanets.kernels.grid.toeplitz import RowLayout, RowWindow, check_size, elements
+from lambdanets.kernels.grid.folding import Folding, fold, in_one_row
+from lambdanets.kernels.grid.toeplitz import Toeplitz, elements
 
 __all__ = ["KERNEL"]
 
-
+# The operand grows with the square of the positions behind the first axis.
+MAX_ELEMENTS = 1 << 24
 # Elements of the operand up to which a grid goes through as one row, a depth below LEAST_DEPTH counted as that: the
 # operand's index is kept for each shape.
 ONE_ROW_ELEMENTS = 1 << 20
@@ -53,7 +54,10 @@ def _arrange(problem: GridProblem) -> GridProblem:
 
 def check(problem: GridProblem) -> str | None:
     """Return the reason why this kernel cannot run on ``problem``, or None."""
-    return check_size(_arrange(problem))
+    count = elements(_arrange(problem))
+    if count > MAX_ELEMENTS:
+        return f"its Toeplitz operand would have {count:,} elements, more than {MAX_ELEMENTS:,}"
+    return None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -96,13 +100,25 @@ class _QueryFirstStep:
     span: slice
 
 
-class _QueryFirstLayout(RowLayout):
-    """Tensors of one call by row."""
+class _QueryFirstLayout:
+    """Sizes of one call, and its tensors by row."""
 
     def __init__(self, problem: GridProblem):
-        super().__init__(problem, order="xouc", one_row=_fits_one_row(problem))
-        self.steps = tuple(map(self._step, self.toeplitz.windows))
+        self.batch, self.heads = problem.batch, problem.heads
+        self.dim_key, self.dim_value, self.intra_depth = problem.dim_key, problem.dim_value, problem.intra_depth
+        self.folding = Folding(problem, one_row=_fits_one_row(problem))
+        self.toeplitz = Toeplitz(self.folding.image)
+        self.rows, self.row_size = self.folding.image.grid[0], math.prod(self.folding.image.grid[1:])
+        self.steps = tuple(self._steps())
         self.most_context = max(step.context.stop - step.context.start for step in self.steps)
+
+    def operand(self, table: Tensor, workspace: Workspace) -> Tensor:
+        """T of the call's table, (x, y, u, c, k)."""
+        return self.toeplitz.expand(self.folding.table(table), workspace)
+
+    def table_gradient(self, grad: Tensor) -> Tensor:
+        """Undo :meth:`operand`."""
+        return self.folding.table_gradient(self.toeplitz.collect(grad))
 
     def queries_by_place(self, query: Tensor, workspace: Workspace) -> Tensor:
         """(b, h, n, k) -> (y, x, b h, k)."""
@@ -139,14 +155,19 @@ class _QueryFirstLayout(RowLayout):
         """(b, c, n, depth) -> (b, c, y, x, depth)."""
         return self.folding.padded(tensor).unflatten(2, (self.rows, self.row_size))
 
-    def _step(self, window: RowWindow) -> _QueryFirstStep:
-        each, first = self.intra_depth * self.row_size, window.row * self.row_size
-        return _QueryFirstStep(
-            window.row,
-            window.offsets,
-            slice(window.context.start * each, window.context.stop * each),
-            slice(first, min(first + self.row_size, self.folding.positions)),
-        )
+    def _steps(self) -> Iterator[_QueryFirstStep]:
+        """Each row of queries with what it sees."""
+        extent, origin = self.folding.image.extents[0], self.folding.image.origin[0]
+        each = self.intra_depth * self.row_size
+        for row in range(self.rows):
+            low, high = max(0, row - origin), min(self.rows, row + extent - origin)
+            first, start = low - row + origin, row * self.row_size
+            yield _QueryFirstStep(
+                row,
+                offsets=slice(first, first + high - low),
+                context=slice(low * each, high * each),
+                span=slice(start, min(start + self.row_size, self.folding.positions)),
+            )
 
 
 # Geometry alone, so calls of one shape share it.

@@ -9,7 +9,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from lambdanets.kernels.grid.contract import SMALL_PRODUCT, GridProblem, Work
+from lambdanets.kernels.grid.contract import GridProblem, Work
 from lambdanets.kernels.grid.folding import fold
 from lambdanets.kernels.slices import slices
 
@@ -33,6 +33,8 @@ COLUMNS = 128
 TOEPLITZ_ELEMENTS = 1 << 22
 # Rows that a step may have whatever their scope is.
 LEAST_ROWS = 8
+# What one small product in a batch of them costs beside its multiply-adds, in moved elements.
+SMALL_PRODUCT = 400
 # Elements that λ̂ of one row and example, the table in frequencies or the matrix of a transform may have.
 MAX_ELEMENTS = 1 << 26
 

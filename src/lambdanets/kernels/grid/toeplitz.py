@@ -1,4 +1,4 @@
-"""The Toeplitz operand of a grid's rows: E between all places of two rows, for each offset of the rows.
+"""The Toeplitz operand of query first: E between all places of two rows of a grid, for each offset of the rows.
 
 Behind the first axis E[x, c] = table[c - x]. The operand is the table's entries, vectors of depth k, picked by an index
 that depends on the shape alone; the table's gradient adds up what was picked from the same entry.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +19,9 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridProblem
-from lambdanets.kernels.grid.folding import Folding
 
-__all__ = ["MAX_ELEMENTS", "RowLayout", "RowWindow", "Toeplitz", "check_size", "elements"]
+__all__ = ["Toeplitz", "elements"]
 
-# The operand grows with the square of the positions behind the first axis.
-MAX_ELEMENTS = 1 << 24
 # Vectors of an operand up to which its index is kept: 8 MiB for the index and its inverse.
 KEPT_VECTORS = 1 << 20
 
@@ -34,29 +30,6 @@ def elements(problem: GridProblem) -> int:
     """Elements of the operand."""
     rest = math.prod(problem.grid[1:])
     return problem.extents[0] * problem.intra_depth * rest * rest * problem.dim_key
-
-
-def check_size(problem: GridProblem) -> str | None:
-    """Return the reason why a kernel with this operand cannot run on ``problem``, or None."""
-    count = elements(problem)
-    if count > MAX_ELEMENTS:
-        return f"its Toeplitz operand would have {count:,} elements, more than {MAX_ELEMENTS:,}"
-    return None
-
-
-@dataclass(frozen=True)
-class RowWindow:
-    """A row of queries and what it sees.
-
-    Args:
-        row: its number.
-        context: the rows of the context.
-        offsets: their offsets along the first axis, as entries of the table.
-    """
-
-    row: int
-    context: slice
-    offsets: slice
 
 
 @dataclass(frozen=True)
@@ -79,35 +52,20 @@ class Toeplitz:
 
     Args:
         problem: an image's or a volume's.
-        order: the operand's axes in the order wanted, a permutation of ``"uoxc"``; k is the last.
-
-    Attributes:
-        windows: each row of queries with what it sees.
     """
 
-    def __init__(self, problem: GridProblem, order: str):
-        self.rows, self.rest = problem.grid[0], problem.grid[1:]
+    def __init__(self, problem: GridProblem):
+        self.rest = problem.grid[1:]
         self.extents, self.origin = problem.extents, problem.origin
-        self.row_size = math.prod(self.rest)
-        self.order = order
-        sizes = {"u": problem.intra_depth, "o": self.extents[0], "x": self.row_size, "c": self.row_size}
-        self.shape = [sizes[axis] for axis in order]
+        row_size = math.prod(self.rest)
+        self.shape = (row_size, self.extents[0], problem.intra_depth, row_size)
         # The table's shape when it is padded to all offsets that two places of the grid can have.
         self.table_shape = (problem.intra_depth, self.extents[0], *(2 * size - 1 for size in self.rest))
         sides = reversed(list(zip(self.rest, self.extents[1:], self.origin[1:], strict=True)))
         self.pads = [pad for size, extent, o in sides for pad in (size - 1 - o, size + o - extent)]
-        self.windows = tuple(self._windows())
-
-    def _windows(self) -> Iterator[RowWindow]:
-        """Each row of queries with what it sees."""
-        for row in range(self.rows):
-            low = max(0, row - self.origin[0])
-            high = min(self.rows, row + self.extents[0] - self.origin[0])
-            first = low - row + self.origin[0]
-            yield RowWindow(row, slice(low, high), slice(first, first + high - low))
 
     def expand(self, table: Tensor, workspace: Workspace) -> Tensor:
-        """The operand of a table (u, k, o, *extents) in scratch memory: its axes in the order wanted, then k."""
+        """The operand of a table (u, k, o, *extents) in scratch memory, (x, o, u, c, k)."""
         entries = table.movedim(1, -1)
         if any(self.pads):
             entries = F.pad(entries, [0, 0, *self.pads])
@@ -131,17 +89,16 @@ class Toeplitz:
         # On a GPU what is kept would belong to one stream, or to the graph that is being captured.
         is_kept = device.type == "cpu" and math.prod(self.shape) <= KEPT_VECTORS
         make = _entries if is_kept else _entries.__wrapped__
-        return make(self.order, self.table_shape[0], self.extents[0], self.rest, device)
+        return make(self.table_shape[0], self.extents[0], self.rest, device)
 
 
 # Of what the index depends on alone: calls of all batch sizes, widths and dtypes share it.
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(mode=False)
-def _entries(order: str, intra_depth: int, extent: int, rest: tuple[int, ...], device: torch.device) -> _Entries:
+def _entries(intra_depth: int, extent: int, rest: tuple[int, ...], device: torch.device) -> _Entries:
     """The index of an operand, made on its device without waiting for it.
 
     Args:
-        order: of the operand's axes.
         intra_depth: u.
         extent: offsets along the first axis.
         rest: sizes of the grid behind it.
@@ -153,32 +110,7 @@ def _entries(order: str, intra_depth: int, extent: int, rest: tuple[int, ...], d
     for place, size in zip(places, rest, strict=True):
         by_place = by_place * (2 * size - 1) + (place - place[:, None] + size - 1)
     each = math.prod(2 * size - 1 for size in rest)
-    index = (by_row * each + by_place).permute(["uoxc".index(axis) for axis in order]).flatten()
+    index = (by_row * each + by_place).permute(2, 1, 0, 3).flatten()
     ordered, order_of = index.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(intra_depth * extent * each, device=device))
     return _Entries(index.int(), order_of.int(), starts.int())
-
-
-class RowLayout:
-    """Sizes of one call that goes through row by row.
-
-    Args:
-        problem: the call's problem.
-        order: of the axes of the Toeplitz operand.
-        one_row: True if all positions make one row.
-    """
-
-    def __init__(self, problem: GridProblem, order: str, one_row: bool = False):
-        self.batch, self.heads = problem.batch, problem.heads
-        self.dim_key, self.dim_value, self.intra_depth = problem.dim_key, problem.dim_value, problem.intra_depth
-        self.folding = Folding(problem, one_row)
-        self.toeplitz = Toeplitz(self.folding.image, order)
-        self.rows, self.row_size = self.toeplitz.rows, self.toeplitz.row_size
-
-    def operand(self, table: Tensor, workspace: Workspace) -> Tensor:
-        """T of the call's table, in its order."""
-        return self.toeplitz.expand(self.folding.table(table), workspace)
-
-    def table_gradient(self, grad: Tensor) -> Tensor:
-        """Undo :meth:`operand`."""
-        return self.folding.table_gradient(self.toeplitz.collect(grad))
