@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lambdanets.kernels.precision import widened
 from lambdanets.positions import Positions
 
 __all__ = ["Call"]
@@ -40,9 +41,10 @@ class Call:
         return 0 in (*self.query.shape[1:], *self.value.shape[1:])
 
     def widened(self) -> Call:
-        """The call in float32."""
-        key = None if self.key is None else self.key.float()
-        return replace(self, query=self.query.float(), key=key, value=self.value.float())
+        """The call with half precision in float32."""
+        query, value = widened((self.query, self.value))
+        key = None if self.key is None else widened((self.key,))[0]
+        return replace(self, query=query, key=key, value=value)
 
     def masked(self) -> Call:
         """The call with a context that needs no mask any more: masked positions may hold anything, NaN too.

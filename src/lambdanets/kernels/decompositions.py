@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import Op, widened
+from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.autograd.modes import register_in_operations
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.portable import convolved, gathered, summed_by_graph
+from lambdanets.kernels.precision import widened
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.causal_content import CAUSAL_CONTENT_OP
 from lambdanets.kernels.terms.dense import DENSE_OP

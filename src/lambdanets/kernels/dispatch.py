@@ -7,11 +7,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from lambdanets.kernels import decompositions  # noqa: F401  # registers them
-from lambdanets.kernels.autograd.library import HALF, widened
 from lambdanets.kernels.autograd.modes import is_jit_tracing, is_scripted_onnx_export, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid import planner
 from lambdanets.kernels.portable import portable, summed_by_graph
+from lambdanets.kernels.precision import HALF, widened
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import any_content_term
 from lambdanets.kernels.terms.dense import dense_positions_term

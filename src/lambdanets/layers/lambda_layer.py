@@ -13,9 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
-from lambdanets.kernels.autograd.library import HALF
 from lambdanets.kernels.autograd.modes import is_autocast, is_eager, is_hooked, is_observed
 from lambdanets.kernels.grid.planner import PLAIN
+from lambdanets.kernels.precision import HALF
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
@@ -359,7 +359,7 @@ class LambdaLayer(LambdaModule):
         return ", ".join(parts)
 
 
-def _averaged(pool: nn.Module, x: Tensor) -> Tensor:
+def _averaged(pool: Any, x: Tensor) -> Tensor:
     """``pool(x)`` of an average without keeping ``x``, of which its gradient needs the shape but autograd keeps all."""
     with saved_tensors_hooks(lambda tensor: tensor.new_empty(1).expand(tensor.shape), lambda shape: shape):
         return pool(x)

@@ -48,11 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Backward", "Forward"]
 
-NO_SECOND_DERIVATIVE = (
-    "the content term in causal order has first derivatives in reverse mode only; kernel='reference' and "
-    "kernel='portable' have all of them"
-)
-
 
 class Forward(torch.autograd.Function):
     """The output of an op, from (op, *tensors, *statics)."""
@@ -196,8 +191,8 @@ def _sum(total: Tensor | None, part: Tensor) -> Tensor:
 
 
 def _require_linear(op: Op) -> None:
-    if not op.multilinear:
-        raise NotImplementedError(NO_SECOND_DERIVATIVE)
+    if op.nonlinear:
+        raise NotImplementedError(op.nonlinear)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], count: int) -> None:

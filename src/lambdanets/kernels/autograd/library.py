@@ -14,18 +14,17 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.derivatives import Forward, second_gradients
+from lambdanets.kernels.autograd.memory import resolved, whole
 from lambdanets.kernels.autograd.modes import (
     is_compiling,
     is_observed,
     is_transformed,
-    is_view,
     keep_in_inductor,
     without_autocast,
 )
+from lambdanets.kernels.precision import widened
 
-__all__ = ["HALF", "Op", "resolved", "whole", "widened"]
-
-HALF = (torch.float16, torch.bfloat16)
+__all__ = ["Op"]
 
 
 class Op:
@@ -35,21 +34,17 @@ class Op:
         name: of the op.
         forward: (*tensors, *statics) -> output.
         backward: (grad, *tensors, *statics) -> gradient of each tensor that is not in ``constant``.
-        out_shape: (*tensors) -> shape of the output, which has the first tensor's dtype.
-        tensors: names of the tensor arguments; their first axis is the batch unless they are shared.
+        tensors: names of the tensor arguments, the query first, with a "value"; their first axis is the batch unless
+            they are shared. The output (b, h, n, v) has the query's dtype.
         shared: tensors without a batch axis.
         constant: tensors without a gradient (integers); at least two others must remain.
-        multilinear: True if the op is linear in each of the others, which gives it derivatives of every order.
+        nonlinear: empty if the op is linear in each of the others, which gives it derivatives of every order; else the
+            message that there are first ones in reverse mode only.
         widen: True if half precision reaches both functions as float32; else the functions widen it themselves.
         statics: schema of the other arguments, as ``"SymInt[] grid, str kernel"``.
 
     Attributes:
-        name: as given, as are ``out_shape``, ``tensors``, ``shared``, ``multilinear`` and ``widen``.
-        out_shape: the shape of the output, for fake tensors and empty ones.
-        tensors: names of the tensor arguments, which come first.
-        shared: those that all examples share; under vmap the samples become examples unless one of these is batched.
-        multilinear: True if there are derivatives of every order; else first ones in reverse mode only.
-        widen: True if half precision is widened before the functions are called.
+        name: as given, as are ``tensors``, ``shared``, ``nonlinear`` and ``widen``.
         forward_op: the library op.
         backward_op: the library op of its gradients.
         count: number of tensor arguments.
@@ -61,18 +56,16 @@ class Op:
         name: str,
         forward: Callable[..., Tensor],
         backward: Callable[..., Sequence[Tensor]],
-        out_shape: Callable[..., tuple[int, ...]],
         *,
         tensors: Sequence[str],
         shared: Sequence[str] = (),
         constant: Sequence[str] = (),
-        multilinear: bool = True,
+        nonlinear: str = "",
         widen: bool = True,
         statics: str = "",
     ):
-        self.name, self.tensors, self.shared, self.multilinear, self.widen = name, tensors, shared, multilinear, widen
-        self.out_shape = out_shape
-        self.count = len(tensors)
+        self.name, self.tensors, self.shared, self.nonlinear, self.widen = name, tensors, shared, nonlinear, widen
+        self.count, self._value = len(tensors), tensors.index("value")
         self.active = tuple(i for i, tensor in enumerate(tensors) if tensor not in constant)
         self._forward, self._backward = forward, backward
         arguments = ", ".join(f"Tensor {tensor}" for tensor in tensors) + (f", {statics}" if statics else "")
@@ -121,6 +114,10 @@ class Op:
             grads = self._backward(*(widened(given) if self.widen else given), *args[self.count :])
         return tuple(whole(part.to(target.dtype)) for part, target in zip(grads, targets, strict=True))
 
+    def out_shape(self, *tensors: Tensor) -> tuple[int, ...]:
+        """Shape of the output, (b, h, n, v)."""
+        return (*tensors[0].shape[:3], tensors[self._value].shape[3])
+
     def at_arguments(self, grads: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
         """Gradients of the active tensors at the places of their arguments, None at the others.
 
@@ -165,20 +162,3 @@ class Op:
 
     def _registered_second_gradients(self, ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         return second_gradients(self, ctx.saved_tensors, ctx.statics, cotangents)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view, so that users may write into an output."""
-    if not is_view(tensor):
-        return tensor
-    return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def resolved(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors whose memory holds their values: kernels read it, and ``z.conj().imag`` only notes that signs change."""
-    return tuple(t.resolve_neg() for t in tensors)
-
-
-def widened(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors of half precision as float32, others as they are."""
-    return tuple(t.float() if t.dtype in HALF else t for t in tensors)

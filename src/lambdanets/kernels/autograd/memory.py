@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Workspace", "empty_in_order", "front_of", "release"]
+from lambdanets.kernels.autograd.modes import is_view
+
+__all__ = ["Workspace", "empty_in_order", "front_of", "release", "resolved", "whole"]
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
@@ -145,3 +147,15 @@ def empty_in_order(like: Tensor, depth: int) -> Tensor:
 def front_of(buffer: Tensor, shape: Sequence[int]) -> Tensor:
     """The front of a flat buffer in another shape."""
     return buffer[: math.prod(shape)].view(*shape)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The same memory as a tensor that is no view, so that users may write into an output."""
+    if not is_view(tensor):
+        return tensor
+    return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
+def resolved(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors whose memory holds their values: kernels read it, and ``z.conj().imag`` only notes that signs change."""
+    return tuple(t.resolve_neg() for t in tensors)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.precision import widened
 from lambdanets.kernels.slices import slices
 
 __all__ = [
@@ -175,11 +176,9 @@ class GridInputs:
         return out
 
     def widened(self) -> GridInputs:
-        """The inputs in float32."""
-        problem = replace(self.problem, dtype=torch.float32)
-        return replace(
-            self, query=self.query.float(), value=self.value.float(), table=self.table.float(), problem=problem
-        )
+        """The inputs with half precision in float32."""
+        query, value, table = widened((self.query, self.value, self.table))
+        return replace(self, query=query, value=value, table=table, problem=replace(self.problem, dtype=query.dtype))
 
     def parts(self, examples: int) -> Iterator[tuple[slice, GridInputs]]:
         """Slices of ``examples`` examples at most, each with its inputs."""

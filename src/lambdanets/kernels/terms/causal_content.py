@@ -255,9 +255,11 @@ CAUSAL_CONTENT_OP = Op(
     "causal_content_term",
     _forward,
     _backward,
-    lambda query, key, value: (*query.shape[:3], value.shape[3]),
     tensors=("query", "key", "value"),
-    multilinear=False,
+    nonlinear=(
+        "the content term in causal order has first derivatives in reverse mode only; kernel='reference' and "
+        "kernel='portable' have all of them"
+    ),
 )
 
 

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF
 from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transformed
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.causal_content import causal_content_term
 
 __all__ = ["any_content_term", "apply_lambdas", "content_gradients", "content_lambdas", "content_term", "normalise"]

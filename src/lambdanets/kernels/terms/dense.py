@@ -13,12 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, Op
+from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.precision import to_query_dtype
 from lambdanets.kernels.slices import slices
 from lambdanets.positions import DensePositions
 
-__all__ = ["DENSE_OP", "dense_positions_term", "op_dtype"]
+__all__ = ["DENSE_OP", "dense_positions_term"]
 
 # Elements of S and of a block of E.
 BLOCK_ELEMENTS = 1 << 20
@@ -74,7 +75,6 @@ DENSE_OP = Op(
     "dense_term",
     _forward,
     _backward,
-    lambda query, value, embedding: (*query.shape[:3], value.shape[3]),
     tensors=("query", "value", "embedding"),
     shared=("embedding",),
 )
@@ -82,14 +82,9 @@ DENSE_OP = Op(
 
 def dense_positions_term(call: Call, positions: DensePositions) -> Tensor:
     """y[b,h,n] = Σ_mu (q[b,h,n] · E[n,m,:,u]) V[b,u,m]: (b, h, n, v)."""
-    embedding = op_dtype(positions.embedding, call.query.dtype)
+    embedding = to_query_dtype(positions.embedding, call.query.dtype)
     if call.causal:
         n = embedding.shape[0]
         past = torch.ones(n, n, dtype=torch.bool, device=embedding.device).tril()
         embedding = embedding.masked_fill(~past[..., None, None], 0.0)
     return DENSE_OP(call.query, call.value, embedding)
-
-
-def op_dtype(embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    """The embedding in the dtype of the queries; in half precision for float32, which the op widens by itself."""
-    return embedding if embedding.dtype in HALF and dtype == torch.float32 else embedding.to(dtype)

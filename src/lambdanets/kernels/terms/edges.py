@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
+from lambdanets.kernels.precision import to_query_dtype
 from lambdanets.kernels.slices import slices
-from lambdanets.kernels.terms.dense import op_dtype
 from lambdanets.positions import EdgePositions, without_future_edges
 
 __all__ = ["EDGES_OP", "edge_positions_term"]
@@ -65,7 +65,6 @@ EDGES_OP = Op(
     "edges_term",
     _forward,
     _backward,
-    lambda query, value, index, embedding: (*query.shape[:3], value.shape[3]),
     tensors=("query", "value", "index", "embedding"),
     shared=("index", "embedding"),
     constant=("index",),
@@ -74,7 +73,7 @@ EDGES_OP = Op(
 
 def edge_positions_term(call: Call, positions: EdgePositions) -> Tensor:
     """y[b,h,n] = Σ over the edges e = (n, m) and u of (q[b,h,n] · E[e,:,u]) V[b,u,m]: (b, h, n, v)."""
-    embedding = op_dtype(positions.embedding, call.query.dtype)
+    embedding = to_query_dtype(positions.embedding, call.query.dtype)
     if call.causal:
         embedding = without_future_edges(embedding, positions.index)
     return EDGES_OP(call.query, call.value, positions.index, embedding)

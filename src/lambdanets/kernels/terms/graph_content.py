@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, einsum
 
-from lambdanets.kernels.autograd.library import HALF, Op
+from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.slices import slices
 
 __all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
@@ -32,14 +32,13 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     """K̄: the keys' softmax over the nodes of each graph.
 
     Args:
-        key: (b, u, nodes, k).
+        key: (b, u, nodes, k), not in half precision, where the shares of large graphs would lose their digits.
         batch: (nodes,) int64 in [0, num_graphs).
         num_graphs: how many graphs there are.
 
     Returns:
-        (b, u, nodes, k); of half precision in float32, where the shares of large graphs keep their digits.
+        (b, u, nodes, k).
     """
-    key = key.float() if key.dtype in HALF else key
     b, u, _, k = key.shape
     fixed = key.detach()
     largest = fixed.new_full((b, u, num_graphs, k), float("-inf"))
@@ -93,7 +92,6 @@ SEGMENTS_OP = Op(
     "segment_content_term",
     _forward,
     _backward,
-    lambda query, keys, value, batch: (*query.shape[:3], value.shape[3]),
     tensors=("query", "keys", "value", "batch"),
     shared=("batch",),
     constant=("batch",),

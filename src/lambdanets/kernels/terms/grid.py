@@ -19,13 +19,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.library import HALF, Op, resolved, whole
-from lambdanets.kernels.autograd.memory import Workspace
+from lambdanets.kernels.autograd.library import Op
+from lambdanets.kernels.autograd.memory import Workspace, resolved, whole
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
 from lambdanets.kernels.grid.spread import differ_in_size
+from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.causal_content import causal_content_term
 from lambdanets.kernels.terms.content import (
     apply_lambdas,
@@ -158,7 +159,6 @@ GRID_OP = Op(
     "grid_term",
     _forward,
     lambda *args: _gradients(*args)[:3],
-    lambda query, value, table: (*query.shape[:3], value.shape[3]),
     tensors=("query", "value", "table"),
     shared=("table",),
     widen=False,
