@@ -13,15 +13,15 @@ from lambdanets.kernels.grid import planner
 from lambdanets.kernels.portable import portable, summed_by_graph
 from lambdanets.kernels.precision import HALF, widened
 from lambdanets.kernels.reference import reference
-from lambdanets.kernels.terms.content import any_content_term
+from lambdanets.kernels.terms.content import add_content_term
 from lambdanets.kernels.terms.dense import dense_positions_term
 from lambdanets.kernels.terms.edges import edge_positions_term
 from lambdanets.kernels.terms.finite import remove_nonfinite
 from lambdanets.kernels.terms.graph_content import segment_content_term, segment_softmax
-from lambdanets.kernels.terms.grid import grid_gradients, grid_terms
+from lambdanets.kernels.terms.grid import grid_terms
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
-__all__ = ["dispatch", "dispatch_by_graph", "dispatch_gradients"]
+__all__ = ["dispatch", "dispatch_by_graph"]
 
 
 def dispatch(call: Call) -> Tensor:
@@ -42,25 +42,14 @@ def dispatch(call: Call) -> Tensor:
         elif isinstance(call.positions, GridPositions):
             out = grid_terms(call, call.positions)
         elif isinstance(call.positions, DensePositions):
-            out = any_content_term(call, dense_positions_term(call, call.positions))
+            out = add_content_term(call, dense_positions_term(call, call.positions))
         elif isinstance(call.positions, EdgePositions):
-            out = any_content_term(call, edge_positions_term(call, call.positions))
+            out = add_content_term(call, edge_positions_term(call, call.positions))
         else:
-            out = any_content_term(call)
+            out = add_content_term(call)
         if nan_b1nv is not None:
             out = out + nan_b1nv
     return out.to(dtype)
-
-
-def dispatch_gradients(call: Call, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Start the backward pass of a call without its output; see ``grid_gradients``.
-
-    Args:
-        call: with a key and positions on a grid, neither masked nor causal, and not of a plain kernel.
-        grad: (b, h, n, v), gradient of the output.
-    """
-    call, _ = remove_nonfinite(call)
-    return grid_gradients(call, call.positions, grad)  # type: ignore[arg-type]
 
 
 def dispatch_by_graph(

@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanets.kernels.autograd.derivatives import differentiated
 from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
-from lambdanets.kernels.dispatch import dispatch, dispatch_gradients
+from lambdanets.kernels.dispatch import dispatch
+from lambdanets.kernels.terms.grid import grid_gradients
 from lambdanets.positions import GridPositions
 
 __all__ = ["FromInput", "Projected", "projected"]
@@ -108,17 +110,9 @@ class FromInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of the tensors."""
-        needed, further = ctx.needs_input_grad[1:], torch.is_grad_enabled()
-        with without_autocast(grad.device.type), torch.enable_grad():  # autocast of where backward() is called
-            # Other tensors than the saved ones, of which one may stand in several places.
-            tensors = [
-                t if not need else t.view_as(t) if further else t.detach().requires_grad_()
-                for t, need in zip(ctx.saved_tensors, needed, strict=True)
-            ]
-            outs, grads = _outs_and_gradients(grad, further, ctx.layer, *tensors)
-            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-            found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=further))
-        return (None, *(next(found) if need else None for need in needed))
+        compute = partial(_outs_and_gradients, grad, torch.is_grad_enabled(), ctx.layer)
+        with without_autocast(grad.device.type):  # it may be enabled where backward() is called
+            return (None, *differentiated(compute, ctx.saved_tensors, ctx.needs_input_grad[1:]))
 
 
 def _outs_and_gradients(
@@ -149,7 +143,7 @@ def _outs_and_gradients(
     call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=layer.kernel)
     if further or is_transformed() or is_batched(grad) or is_observed((grad,)):
         return [dispatch(call)], [grad]
-    outs, grads = dispatch_gradients(call, grad)
+    outs, grads = grid_gradients(call, grad)
     pairs = [(out, given) for out, given in zip(outs, grads, strict=True) if out.requires_grad]
     return [out for out, _ in pairs], [given for _, given in pairs]
 

@@ -35,7 +35,7 @@ tensor subclasses, dispatch modes    ``Forward``, then the library ops          
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +46,7 @@ from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transf
 if TYPE_CHECKING:
     from lambdanets.kernels.autograd.library import Op
 
-__all__ = ["Backward", "Forward"]
+__all__ = ["Backward", "Forward", "differentiated"]
 
 
 class Forward(torch.autograd.Function):
@@ -179,6 +179,34 @@ def second_gradients(
             if j != i:
                 totals[j] = _sum(totals[j], part)
     return (of_grad, *op.at_arguments(list(totals.values()), len(statics)))
+
+
+def differentiated(
+    compute: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
+    tensors: Sequence[Any],
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Gradients by autograd, themselves differentiable where gradients are recorded.
+
+    Args:
+        compute: returns outputs of the tensors, and the gradient of each output.
+        tensors: its arguments, of which those whose gradient is not wanted may be None.
+        needed: True for each tensor whose gradient is wanted.
+
+    Returns:
+        A gradient for each tensor, None where it is not wanted.
+    """
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Other tensors than the given ones, of which one may stand in several places.
+        own = [
+            t if not need else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t, need in zip(tensors, needed, strict=True)
+        ]
+        outs, grads = compute(*own)
+        wanted = [t for t, need in zip(own, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(outs, wanted, grads, create_graph=further))
+    return tuple(next(found) if need else None for need in needed)
 
 
 def _needs_library_op(args: Sequence[Any]) -> bool:

@@ -15,11 +15,11 @@ from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.causal_content import causal_content_term
 
-__all__ = ["any_content_term", "apply_lambdas", "content_gradients", "content_lambdas", "content_term", "normalise"]
+__all__ = ["add_content_term", "apply_lambdas", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
 
-def any_content_term(call: Call, other: Tensor | None = None) -> Tensor:
-    """Content term of a call without a mask, causal or not, plus ``other``; ``other`` alone where there is no key.
+def add_content_term(call: Call, other: Tensor | None = None) -> Tensor:
+    """The content term of a call without a mask, causal or not, plus ``other``; ``other`` alone where there is no key.
 
     Args:
         call: its query, key, value and order; one of ``call.key`` and ``other`` is given.

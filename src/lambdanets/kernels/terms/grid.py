@@ -13,12 +13,13 @@ Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from lambdanets.kernels.autograd.derivatives import differentiated
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.autograd.memory import Workspace, resolved, whole
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
@@ -27,14 +28,15 @@ from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
 from lambdanets.kernels.grid.spread import differ_in_size
 from lambdanets.kernels.precision import HALF
-from lambdanets.kernels.terms.causal_content import causal_content_term
 from lambdanets.kernels.terms.content import (
+    add_content_term,
     apply_lambdas,
     content_gradients,
     content_lambdas,
     content_term,
     normalise,
 )
+from lambdanets.kernels.terms.finite import remove_nonfinite
 from lambdanets.positions import GridPositions, without_future_offsets
 
 __all__ = ["GRID_OP", "grid_gradients", "grid_terms"]
@@ -45,30 +47,27 @@ def grid_terms(call: Call, positions: GridPositions) -> Tensor:
     query, key, value = call.query, call.key, call.value
     table, origin = _table(positions, query.dtype, call.causal)
     statics = list(positions.grid), origin, call.kernel or ""
-    if key is None:
-        return GRID_OP(query, value, table, *statics)
-    if call.causal:
-        return causal_content_term(query, key, value) + GRID_OP(query, value, table, *statics)
-    keys = normalise(key)
-    tensors = query, keys, value, table
-    if query.dtype in HALF or not is_eager(tensors) or query.shape[0] == 0:
-        return content_term(query, keys, value, GRID_OP(query, value, table, *statics))
+    is_apart = key is None or call.causal or query.dtype in HALF or query.shape[0] == 0
+    if is_apart or not is_eager((query, key, value, table)):
+        return add_content_term(call, GRID_OP(query, value, table, *statics))
+    tensors = query, normalise(cast("Tensor", key)), value, table
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _BothTerms.apply(*tensors, *statics)
     return _both_terms(*tensors, *statics)[0]
 
 
-def grid_gradients(call: Call, positions: GridPositions, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def grid_gradients(call: Call, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Start the backward pass of both terms without their output, for a caller that did not keep their inputs.
 
     Args:
-        call: with a key; not causal.
-        positions: of the call.
+        call: with a key and positions on a grid, neither masked nor causal, and not of a plain kernel.
         grad: (b, h, n, v), gradient of the output.
 
     Returns:
         Query, normalised keys, value and table, from which autograd goes on, and their gradients.
     """
+    call, _ = remove_nonfinite(call)
+    positions = cast("GridPositions", call.positions)
     table, origin = _table(positions, call.query.dtype, causal=False)
     tensors = call.query, normalise(cast("Tensor", call.key)), call.value, table
     with torch.no_grad():
@@ -155,10 +154,15 @@ def _chosen(kernel: str, inputs: GridInputs, grad: Tensor | None = None) -> tupl
     return chosen, inputs.widened() if problem.dtype in HALF and not chosen.half else inputs
 
 
+def _position_gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, value and table in the position term alone."""
+    return _gradients(*args)[:3]
+
+
 GRID_OP = Op(
     "grid_term",
     _forward,
-    lambda *args: _gradients(*args)[:3],
+    _position_gradients,
     tensors=("query", "value", "table"),
     shared=("table",),
     widen=False,
@@ -181,7 +185,8 @@ class _BothTerms(torch.autograd.Function):
         query, keys, value, table, lambdas = ctx.saved_tensors
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
             if torch.is_grad_enabled() or is_transformed() or is_batched(grad) or is_observed((grad,)):
-                grads = _gradients_apart(grad, (query, keys, value, table), ctx.needs_input_grad[:4], ctx.statics)
+                terms = partial(_terms_apart, grad, ctx.statics)
+                grads = differentiated(terms, (query, keys, value, table), ctx.needs_input_grad[:4])
             else:
                 grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
         return (*grads, None, None, None)
@@ -227,19 +232,8 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.baddbmm_(left, right)
 
 
-def _gradients_apart(
-    grad: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], statics: tuple[Any, ...]
-) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again: those of each term."""
-    further = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views, since one tensor may stand in several places.
-        tensors = [
-            t if not need else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
-            for t, need in zip(inputs, needed, strict=True)
-        ]
-        query, keys, value, table = tensors
-        out = content_term(query, keys, value, GRID_OP(query, value, table, *statics))
-        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=further))
-    return tuple(next(found) if need else None for need in needed)
+def _terms_apart(
+    grad: Tensor, statics: tuple[Any, ...], query: Tensor, keys: Tensor, value: Tensor, table: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The sum of the terms, each in operations that can be differentiated again, and its gradient."""
+    return [content_term(query, keys, value, GRID_OP(query, value, table, *statics))], [grad]
