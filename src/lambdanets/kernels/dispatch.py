@@ -9,7 +9,8 @@ from torch import Tensor
 from lambdanets.kernels import decompositions  # noqa: F401  # registers them
 from lambdanets.kernels.autograd.modes import is_jit_tracing, is_scripted_onnx_export, without_autocast
 from lambdanets.kernels.call import Call
-from lambdanets.kernels.grid import planner
+from lambdanets.kernels.grid.planner import takes_half
+from lambdanets.kernels.names import PLAIN, PORTABLE, REFERENCE, require, require_without_grid
 from lambdanets.kernels.portable import portable, summed_by_graph
 from lambdanets.kernels.precision import HALF, widened
 from lambdanets.kernels.reference import reference
@@ -35,9 +36,9 @@ def dispatch(call: Call) -> Tensor:
         if call.has_nothing_to_sum:
             return reference(call).to(dtype)
         call, nan_b1nv = remove_nonfinite(call)
-        if call.kernel == planner.REFERENCE:
+        if call.kernel == REFERENCE:
             out = reference(call)
-        elif call.kernel == planner.PORTABLE:
+        elif call.kernel == PORTABLE:
             out = portable(call)
         elif isinstance(call.positions, GridPositions):
             out = grid_terms(call, call.positions)
@@ -77,23 +78,23 @@ def _resolve_kernel(call: Call) -> Call:
     kernel = call.kernel
     if kernel is not None:
         if isinstance(call.positions, GridPositions):
-            planner.require(kernel)
+            require(kernel)
         else:
             given = "no positions" if call.positions is None else type(call.positions).__name__
-            planner.require_without_grid(kernel, given)
+            require_without_grid(kernel, given)
     if not is_jit_tracing():
         return call
     if isinstance(call.positions, EdgePositions):
         _refuse_scripted_onnx()
-    if kernel in planner.PLAIN:
+    if kernel in PLAIN:
         return call
     # A tracer records operations with the sizes of one example, which only plain ones survive. ONNX has no kernels.
     if kernel is not None and not is_scripted_onnx_export():
         raise ValueError(
             f"kernel={kernel!r} cannot be traced by torch.jit.trace; leave kernel=None, which traces "
-            f"{planner.PORTABLE!r}, or use torch.export or torch.compile"
+            f"{PORTABLE!r}, or use torch.export or torch.compile"
         )
-    return replace(call, kernel=planner.PORTABLE)
+    return replace(call, kernel=PORTABLE)
 
 
 def _refuse_scripted_onnx() -> None:
@@ -107,4 +108,4 @@ def _refuse_scripted_onnx() -> None:
 
 def _takes_half(call: Call) -> bool:
     """True if half precision should reach the kernels as it is."""
-    return isinstance(call.positions, GridPositions) and planner.takes_half(call.kernel, call.query.device.type)
+    return isinstance(call.positions, GridPositions) and takes_half(call.kernel, call.query.device.type)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.kernels.grid.contract import GridProblem
-from lambdanets.kernels.grid.planner import require_on_any, require_without_grid
+from lambdanets.kernels.names import require_on_any, require_without_grid
 from lambdanets.layers.arguments import check_heads, positive_int
 
 __all__ = ["LambdaModule"]

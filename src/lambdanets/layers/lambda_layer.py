@@ -14,7 +14,7 @@ from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
 from lambdanets.kernels.autograd.modes import is_autocast, is_eager, is_hooked, is_observed
-from lambdanets.kernels.grid.planner import PLAIN
+from lambdanets.kernels.names import PLAIN
 from lambdanets.kernels.precision import HALF
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule

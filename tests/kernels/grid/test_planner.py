@@ -12,8 +12,9 @@ from helpers import FOR_CPUS
 from lambdanets.kernels.grid import costs, planner
 from lambdanets.kernels.grid.contract import GridInputs, GridProblem
 from lambdanets.kernels.grid.costs import cost_of
-from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, require, seconds
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain, seconds
 from lambdanets.kernels.grid.spectral import fft_length
+from lambdanets.kernels.names import require
 
 
 def problem(grid, extents=None, *, causal=False, **changes):

@@ -1,16 +1,14 @@
 """The table of kernels for positions on a grid, and the choice among them.
 
-The table serves the automatic choice, a choice by name, and the explanation of both; by name there are the two of
-``PLAIN`` as well. A new kernel is a file that ends with its ``KERNEL``, one row here, and its constants in
-``costs.json``.
+The table serves the automatic choice, a choice by name (``kernels/names.py``), and the explanation of both. A new
+kernel is a file that ends with its ``KERNEL``, one row here, and its constants in ``costs.json``.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -21,23 +19,16 @@ from lambdanets.kernels.grid.contract import GridKernel, GridProblem
 from lambdanets.kernels.grid.costs import calibration, cost_of
 from lambdanets.kernels.grid.triton import lambda_first as lambda_first_triton
 from lambdanets.kernels.grid.triton import query_first as query_first_triton
-from lambdanets.names import nearest_names
 
 __all__ = [
     "GRID_KERNELS",
     "Verdict",
     "choose",
     "explain",
-    "require",
-    "require_on_any",
-    "require_without_grid",
     "seconds",
     "takes_half",
 ]
 
-REFERENCE, PORTABLE = "reference", "portable"
-# In plain operations and for every call: they are chosen by name only, and have no costs.
-PLAIN = (REFERENCE, PORTABLE)
 _EMPTY = "there is nothing to compute for the grid {problem.grid} with batch {problem.batch}"
 
 
@@ -137,51 +128,3 @@ def _cheapest(problem: GridProblem, backward: bool, may_spread: bool, may_mix: b
     # Where there is no other, as for a causal sequence of 100,000, one that spreads errors it is.
     steady = [kernel for kernel in able if may_spread or not kernel.spreads_errors]
     return min(steady or able, key=lambda kernel: seconds(kernel, problem, backward))
-
-
-def require(name: str, problem: GridProblem | None = None) -> None:
-    """Raise unless ``kernel=name`` exists and, where a problem is given, can run on it.
-
-    Raises:
-        ValueError: with the nearest names, or the reason why the kernel cannot run.
-    """
-    names = [*PLAIN, *GRID_KERNELS]
-    if name not in names:
-        near = nearest_names(name, names)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"kernel must be None or one of {names}, got {name!r}; {hint}None picks the fastest")
-    if problem is not None and not problem.is_empty and name not in PLAIN:
-        reason = GRID_KERNELS[name].check(problem)
-        if reason is not None:
-            raise ValueError(f"kernel={name!r} cannot run here: {reason}; kernel=None picks one that can")
-
-
-def require_on_any(name: str, problems: Sequence[GridProblem]) -> None:
-    """Raise unless ``kernel=name`` exists and can run on one of some problems, on its device and in its precisions.
-
-    Raises:
-        ValueError: with the nearest names, or the reason why the kernel cannot run on the last problem.
-    """
-    require(name)
-    if name in PLAIN:
-        return
-    kernel = GRID_KERNELS[name]
-    device, dtypes = kernel.device or "cpu", (torch.bfloat16, torch.float32) if kernel.half else (torch.float32,)
-    reasons = [kernel.check(replace(each, device=device, dtype=dtype)) for each in problems for dtype in dtypes]
-    if all(reasons):
-        raise ValueError(f"kernel={name!r} can run on no input: {reasons[-1]}; kernel=None picks one that can")
-
-
-def require_without_grid(name: str, given: str) -> None:
-    """Raise unless ``kernel=name`` exists and serves positions that are not on a grid.
-
-    Args:
-        name: of the kernel.
-        given: the positions in its place, for the message.
-    """
-    require(name)
-    if name not in PLAIN:
-        raise ValueError(
-            f"kernel={name!r} cannot run here: it is for GridPositions, got {given}, which has one method only; "
-            "leave kernel=None"
-        )

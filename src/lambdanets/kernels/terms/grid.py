@@ -25,8 +25,9 @@ from lambdanets.kernels.autograd.memory import Workspace, resolved, whole
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
-from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, require
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
 from lambdanets.kernels.grid.spread import differ_in_size
+from lambdanets.kernels.names import require
 from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.content import (
     add_content_term,
