@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.modes import is_view
 
-__all__ = ["Workspace", "empty_in_order", "front_of", "release", "resolved", "whole"]
+__all__ = ["Workspace", "depth_before_positions", "empty_in_order", "front_of", "release", "resolved", "whole"]
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
@@ -125,6 +125,11 @@ def release() -> None:
     Workspace.for_thread().release()
 
 
+def depth_before_positions(tensor: Tensor) -> bool:
+    """True if the depth of a tensor (..., n, depth) stands before its positions in memory, as behind a convolution."""
+    return tensor.stride(-1) > tensor.stride(-2)
+
+
 def empty_in_order(like: Tensor, depth: int) -> Tensor:
     """An uninitialised (b, h, n, depth) whose axes follow each other in memory as those of ``like`` do.
 
@@ -136,10 +141,9 @@ def empty_in_order(like: Tensor, depth: int) -> Tensor:
         depth: of the result.
     """
     b, h, n, _ = like.shape
-    _, by_head, by_position, by_depth = like.stride()
-    if by_depth > by_position:
+    if depth_before_positions(like):
         return like.new_empty(b, h, depth, n).transpose(2, 3)
-    if by_position > by_head:
+    if like.stride(2) > like.stride(1):
         return like.new_empty(b, n, h, depth).transpose(1, 2)
     return like.new_empty(b, h, n, depth)
 

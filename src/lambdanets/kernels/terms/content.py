@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from lambdanets.kernels.autograd.memory import depth_before_positions
 from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transformed
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import HALF
@@ -84,7 +85,7 @@ def apply_lambdas(query: Tensor, lambdas: Tensor, other: Tensor | None = None) -
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
     (b, h, n, _), v = query.shape, lambdas.shape[2]
-    if query.stride(3) != 1:
+    if depth_before_positions(query):
         left = lambdas.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
         right, shape, swapped = query.transpose(2, 3).flatten(0, 1), (b, h, v, n), (2, 3)
     else:
@@ -107,6 +108,6 @@ def content_gradients(grad: Tensor, query: Tensor, lambdas: Tensor) -> tuple[Ten
         lambdas: λc, (b, k, v).
     """
     grad_lambdas = (query.transpose(2, 3) @ grad).sum(1)
-    if grad.stride(3) != 1:
+    if depth_before_positions(grad):
         return (lambdas[:, None] @ grad.transpose(2, 3)).transpose(2, 3), grad_lambdas
     return grad @ lambdas[:, None].transpose(2, 3), grad_lambdas

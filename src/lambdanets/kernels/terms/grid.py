@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.derivatives import differentiated
 from lambdanets.kernels.autograd.library import Op
-from lambdanets.kernels.autograd.memory import Workspace, resolved, whole
+from lambdanets.kernels.autograd.memory import Workspace, depth_before_positions, resolved, whole
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
@@ -227,7 +227,7 @@ def _both_gradients(
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """``total += left @ right``, as the transposed product where ``total`` is transposed in memory."""
-    if total.stride(2) > total.stride(1):
+    if depth_before_positions(total):
         total.transpose(1, 2).baddbmm_(right.transpose(1, 2), left.transpose(1, 2))
     else:
         total.baddbmm_(left, right)
