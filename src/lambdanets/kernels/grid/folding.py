@@ -53,7 +53,7 @@ class Folding:
 
     def __init__(self, problem: GridProblem, one_row: bool = False):
         self.image = in_one_row(problem) if one_row else fold(problem)
-        self.positions = problem.num_positions
+        self.num_positions = problem.num_positions
         self.one_row = one_row
         self.is_sequence = len(problem.grid) == 1 and not one_row
         if self.is_sequence:
@@ -65,7 +65,7 @@ class Folding:
 
     def padded(self, tensor: Tensor) -> Tensor:
         """(b, c, n, depth) -> (b, c, all positions, depth)."""
-        pad = self.image.num_positions - self.positions
+        pad = self.image.num_positions - self.num_positions
         return F.pad(tensor, [0, 0, 0, pad]) if pad else tensor
 
     def rows(self, tensor: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Folding:
 
     def cut(self, tensor: Tensor) -> Tensor:
         """(b, c, all positions, depth) -> (b, c, n, depth)."""
-        return tensor[:, :, : self.positions]
+        return tensor[:, :, : self.num_positions]
 
     def table(self, table: Tensor) -> Tensor:
         """The image's table, (u, k, *extents)."""

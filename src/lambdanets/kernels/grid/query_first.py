@@ -166,7 +166,7 @@ class _QueryFirstLayout:
                 row,
                 offsets=slice(first, first + high - low),
                 context=slice(low * each, high * each),
-                span=slice(start, min(start + self.row_size, self.folding.positions)),
+                span=slice(start, min(start + self.row_size, self.folding.num_positions)),
             )
 
 

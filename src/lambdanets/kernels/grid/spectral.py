@@ -188,9 +188,9 @@ class _SpectralLayout:
         """The k that are computed at a time."""
         return slices(self.dim_key, self.chunk)
 
-    def lambdas(self, conjugate_ukf: Tensor, value_buvf: Tensor, keys: slice) -> Tensor:
+    def position_lambdas(self, conjugate_ukf: Tensor, value_buvf: Tensor, depths: slice) -> Tensor:
         """λp for a chunk of k, (b, k, v, n), from the conjugate of the table's spectrum."""
-        return self.back(_sum_over_u(conjugate_ukf[:, keys], value_buvf)).flatten(3)
+        return self.back(_sum_over_u(conjugate_ukf[:, depths], value_buvf)).flatten(3)
 
 
 def _sum_over_u(table_ukf: Tensor, value_buvf: Tensor) -> Tensor:
@@ -209,9 +209,9 @@ def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     query_bhkn = query.transpose(2, 3).contiguous()
     b, h, n = query.shape[:3]
     out_bhvn = query.new_zeros(b, h, value.shape[3], n)
-    for keys in layout.chunks():
-        lambda_bkvn = layout.lambdas(conjugate_ukf, value_buvf, keys)
-        for query_bhn, lambda_bvn in zip(query_bhkn[:, :, keys].unbind(2), lambda_bkvn.unbind(1), strict=True):
+    for depths in layout.chunks():
+        lambda_bkvn = layout.position_lambdas(conjugate_ukf, value_buvf, depths)
+        for query_bhn, lambda_bvn in zip(query_bhkn[:, :, depths].unbind(2), lambda_bkvn.unbind(1), strict=True):
             out_bhvn.addcmul_(query_bhn[:, :, None], lambda_bvn[:, None])
     return out_bhvn.transpose(2, 3)
 
@@ -226,16 +226,16 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
     query_bhkn, grad_bhvn = (t.transpose(2, 3).contiguous() for t in (query, grad))
     grad_query_bhkn = torch.empty_like(query_bhkn)
     grad_value_buvf, grad_table_ukf = torch.zeros_like(value_buvf), torch.zeros_like(table_ukf)
-    for keys in layout.chunks():
-        lambda_bkvn = layout.lambdas(conjugate_ukf, value_buvf, keys)
+    for depths in layout.chunks():
+        lambda_bkvn = layout.position_lambdas(conjugate_ukf, value_buvf, depths)
         grad_lambda_bkvn = torch.empty_like(lambda_bkvn)
-        for i, k in enumerate(range(keys.start, keys.stop)):
+        for i, k in enumerate(range(depths.start, depths.stop)):
             torch.sum(grad_bhvn * lambda_bkvn[:, None, i], dim=2, out=grad_query_bhkn[:, :, k])
             torch.sum(query_bhkn[:, :, k, None] * grad_bhvn, dim=1, out=grad_lambda_bkvn[:, i])
         spectrum_bkvf = layout.transform(grad_lambda_bkvn.unflatten(3, layout.grid))
         for u in range(value.shape[1]):
-            grad_value_buvf[:, u] += (spectrum_bkvf * table_ukf[u, None, keys, None]).sum(1)
-            grad_table_ukf[u, keys] = (spectrum_bkvf * conjugate_buvf[:, None, u]).sum((0, 2))
+            grad_value_buvf[:, u] += (spectrum_bkvf * table_ukf[u, None, depths, None]).sum(1)
+            grad_table_ukf[u, depths] = (spectrum_bkvf * conjugate_buvf[:, None, u]).sum((0, 2))
     grad_value = layout.back(grad_value_buvf).flatten(3).transpose(2, 3)
     grad_table = layout.table_gradient(torch.conj_physical(grad_table_ukf))
     return grad_query_bhkn.transpose(2, 3), grad_value, grad_table, None

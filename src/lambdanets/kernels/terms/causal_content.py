@@ -113,7 +113,7 @@ class _Scan:
     """A call cut into chunks, filled up with positions that no query sees, and the weights between them."""
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor):
-        self.positions = query.shape[2]
+        self.num_positions = query.shape[2]
         hidden = torch.finfo(key.dtype).min
         self.query_bhtnk, self.value_butmv = self.cut(query), self.cut(value)
         self.key_butmk = self.cut(key, hidden)
@@ -127,11 +127,11 @@ class _Scan:
 
     def cut(self, rows: Tensor, fill: float = 0.0) -> Tensor:
         """(b, c, positions, depth) -> (b, c, t, places, depth), the last chunk filled up."""
-        return F.pad(rows, [0, 0, 0, -self.positions % CHUNK], value=fill).unflatten(2, (-1, CHUNK))
+        return F.pad(rows, [0, 0, 0, -self.num_positions % CHUNK], value=fill).unflatten(2, (-1, CHUNK))
 
     def join(self, chunks: Tensor) -> Tensor:
         """Undo :meth:`cut`."""
-        return chunks.flatten(2, 3)[:, :, : self.positions]
+        return chunks.flatten(2, 3)[:, :, : self.num_positions]
 
     def segments(self) -> list[slice]:
         """Chunks that go through together."""
