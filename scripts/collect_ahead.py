@@ -29,13 +29,14 @@ from triton.compiler import ASTSource
 
 from lambdanets.files import write_csv
 from lambdanets.kernels.grid.contract import GridProblem
-from lambdanets.kernels.grid.triton import kernels, lambda_first, lambda_kernels
-from lambdanets.kernels.grid.triton.tiling import Config, as_image, candidates, tile
+from lambdanets.kernels.grid.triton import lambda_first, lambda_kernels, query_kernels
+from lambdanets.kernels.grid.triton.query_first import candidates, tile
+from lambdanets.kernels.grid.triton.tiling import Config, as_image
 from lambdanets.provenance import package_version, source_commit
 
 KERNELS = {
     name.removesuffix("_kernel"): getattr(module, name)
-    for module in (kernels, lambda_kernels)
+    for module in (query_kernels, lambda_kernels)
     for name in module.__all__
 }
 

@@ -25,7 +25,7 @@ def _make_kernels_for_the_interpreter():
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
     try:
-        importlib.import_module("lambdanets.kernels.grid.triton.kernels")
+        importlib.import_module("lambdanets.kernels.grid.triton.query_kernels")
         importlib.import_module("lambdanets.kernels.grid.triton.lambda_kernels")
     finally:
         os.environ.pop("TRITON_INTERPRET")

@@ -113,7 +113,7 @@ def run(
     """Launch a kernel.
 
     Args:
-        kernel: one of ``kernels.py`` or ``lambda_kernels.py``.
+        kernel: one of ``query_kernels.py`` or ``lambda_kernels.py``.
         programs: how many.
         tensors: its first arguments.
         strides: those behind them.

@@ -29,14 +29,126 @@ from lambdanets.kernels.grid.triton.launch import (
     run,
     splits,
 )
-from lambdanets.kernels.grid.triton.tiling import Config, QueryFirstTiling, candidates, tile
+from lambdanets.kernels.grid.triton.tiling import LEAST_BLOCK, LEAST_DEPTH, Config, as_image, power_of_2
 
-__all__ = ["KERNEL"]
+__all__ = ["KERNEL", "QueryFirstTiling", "candidates", "tile"]
+
+# Channels of the values that one program holds at most; deeper values go through in parts.
+MAX_DEPTH = 128
+# Heads in one group of rows.
+MAX_HEADS = 4
 
 # The most bytes of k numbers: a program holds a table's 2B offsets and its queries with the whole depth in shared
 # memory, 640 bytes for each k in float32 where it takes the least (``scripts/collect_ahead.py``), of the 227 KiB that
 # an H100 has.
 KEY_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class QueryFirstTiling:
+    """A problem cut into tiles of one size, each B places of one row of the grid; see ``query_kernels.py``.
+
+    Args:
+        height: rows of the grid; 1 for a sequence.
+        width: places of a row.
+        extents: of the table, (rows, columns).
+        origin: offset 0 in the table.
+        block: places of a tile.
+        heads: heads of one group of rows.
+        rows_paired: True if the two groups of a program are two rows of the grid; else two sets of heads.
+        relative: True if context tiles start at the first offset of a query tile; else they lie on the grid's.
+        key_depth: k, padded.
+        value_depth: channels of the values in a program, padded.
+    """
+
+    height: int
+    width: int
+    extents: tuple[int, int]
+    origin: tuple[int, int]
+    block: int
+    heads: int
+    rows_paired: bool
+    relative: bool
+    key_depth: int
+    value_depth: int
+
+    @property
+    def tiles_x(self) -> int:
+        """Tiles of a row."""
+        return _ceil_div(self.width, self.block)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of queries that one program each takes: a pair of rows is one."""
+        return self.tiles_x * _ceil_div(self.height, 2 if self.rows_paired else 1)
+
+    @property
+    def heads_per_program(self) -> int:
+        """Heads of both groups."""
+        return self.heads if self.rows_paired else 2 * self.heads
+
+    @property
+    def context_start(self) -> int:
+        """Start of the context tiles, counted from a query tile."""
+        return -self.origin[1] if self.relative else 0
+
+    @property
+    def query_start(self) -> int:
+        """Start of the query tiles, counted from a context tile."""
+        return -(self.extents[1] - 1 - self.origin[1]) if self.relative else 0
+
+    @property
+    def first_window(self) -> int:
+        """Smallest distance of a context tile from ``context_start``, in tiles."""
+        return 0 if self.relative else 1 - self.tiles_x
+
+    @property
+    def windows(self) -> int:
+        """Number of such distances."""
+        return _relative_tiles(self.extents[1], self.block) if self.relative else 2 * self.tiles_x - 1
+
+    def constants(self) -> dict[str, Any]:
+        """Compile-time arguments of the kernels."""
+        return {
+            "B": self.block,
+            "HB": self.heads,
+            "KP": self.key_depth,
+            "DP": self.value_depth,
+            "GY": int(self.rows_paired),
+            "GH": 0 if self.rows_paired else self.heads,
+        }
+
+
+def tile(problem: GridProblem, block: int) -> QueryFirstTiling:
+    """Cut a problem of rank 1 or 2 into tiles of ``block`` places."""
+    (height, width), extents, origin = as_image(problem)
+    heads = min(MAX_HEADS, power_of_2(problem.heads))
+    rows_paired = height > 1 and problem.heads <= MAX_HEADS
+    return QueryFirstTiling(
+        height,
+        width,
+        extents,
+        origin,
+        block,
+        heads if rows_paired else max(1, min(MAX_HEADS, power_of_2(problem.heads) // 2)),
+        rows_paired,
+        # Fewer tiles, then, than lie on the whole row.
+        relative=_relative_tiles(extents[1], block) < _ceil_div(width, block),
+        key_depth=max(LEAST_DEPTH, power_of_2(problem.dim_key)),
+        value_depth=min(MAX_DEPTH, max(LEAST_DEPTH, power_of_2(problem.dim_value))),
+    )
+
+
+def candidates(problem: GridProblem) -> tuple[Config, ...]:
+    """Configurations to try for a problem, the most promising first.
+
+    They are the ones that keep (nearly) everything in registers when they are compiled
+    (``scripts/collect_ahead.py``). They have not been timed on a GPU.
+    """
+    if problem.dtype == torch.float32:  # twice the registers and the shared memory
+        return Config(16, 8, 1), Config(16, 4, 2), Config(16, 4, 1)
+    narrow = (Config(16, 4, 3), Config(16, 4, 2), Config(16, 4, 1))
+    return narrow if problem.grid[-1] <= LEAST_BLOCK else (Config(32, 8, 2), Config(32, 4, 2), *narrow)
 
 
 def check(problem: GridProblem) -> str | None:
@@ -61,7 +173,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
 
 def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
     """Forward pass, as in ``contract.py``."""
-    from lambdanets.kernels.grid.triton.kernels import output_kernel
+    from lambdanets.kernels.grid.triton.query_kernels import output_kernel
     from lambdanets.kernels.grid.triton.tuning import run_best
 
     query, problem = inputs.query, inputs.problem
@@ -75,7 +187,7 @@ def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
 
 def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
     """Backward pass, as in ``contract.py``."""
-    from lambdanets.kernels.grid.triton.kernels import query_gradient_kernel, value_gradient_kernel
+    from lambdanets.kernels.grid.triton.query_kernels import query_gradient_kernel, value_gradient_kernel
     from lambdanets.kernels.grid.triton.tuning import run_best
 
     query, value, problem = inputs.query, inputs.value, inputs.problem
@@ -92,6 +204,15 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
         grad_table = run_best("table", problem, configs, functools.partial(_table_gradient, g, q, v, problem))
         grad_table = grad_table.reshape(inputs.table.shape)
     return grad_query, grad_value, grad_table, None
+
+
+def _relative_tiles(extent: int, block: int) -> int:
+    """Context tiles that a query tile sees when they start at its first offset."""
+    return _ceil_div(extent + block - 1, block)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 @dataclass(frozen=True)
@@ -135,7 +256,7 @@ def _launch(
     """Launch the kernel of the output, or of the gradient of queries or values.
 
     Args:
-        kernel: one of ``kernels.py``.
+        kernel: one of ``query_kernels.py``.
         tensors: its two operands, the table with its offsets first, and what it writes.
         problem: the shape of the call.
         programs_of: the programs for a tiling.
@@ -157,7 +278,7 @@ def _launch(
 
 def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridProblem, config: Config) -> Tensor:
     """(u, k, rows, columns) in float32, whose sum over examples has one order."""
-    from lambdanets.kernels.grid.triton.kernels import table_gradient_kernel
+    from lambdanets.kernels.grid.triton.query_kernels import table_gradient_kernel
 
     tiling = tile(problem, config.block)
     heads, depths = _chunks(problem, tiling)

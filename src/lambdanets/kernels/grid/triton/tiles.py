@@ -1,4 +1,4 @@
-"""Shared by the Triton kernels: products, the skew, rows of a tile and of the table.
+"""Parts of the Triton kernels: the skew, rows of a tile and of the table for query first, products for both.
 
 Only operations of ``triton.language`` itself are used, none of its library (``tl.zeros``, ``tl.cdiv``): those are made
 either for the GPU or for the interpreter when Triton is imported, which another package may have done before.
