@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
+from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
@@ -344,7 +345,15 @@ FIGURES: dict[str, Callable[[], str]] = {
     "peers-limit": lambda: f"{LARGEST_TABLE_BYTES / 2**30:g} GiB",
     "llll-multiply-adds": lambda: _count("placement", "LLLL", "multiply_adds", 1e9, 2) + " G",
     "resnet50-activations": lambda: _count("placement", "CCCC", "activations", 1e6, 1) + " M",
+    "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
+    "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
 }
+
+
+def _last_loss(row: str) -> str:
+    """The training loss in the last tenth of the trainings of a row of the study of structure, mean over seeds."""
+    cells, _ = read_cells(COMPARE / "structure")
+    return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
 
 
 def _table(name: str) -> str:
