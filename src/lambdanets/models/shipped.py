@@ -2,7 +2,7 @@
 
 Each is the folder of the training that made them, in ``weights/``: ``config.json`` with the recipe, the seed and the
 input transform, ``best.safetensors``, ``result.json``, a test image in ``samples/`` where the data's licence allows it,
-and a model card, ``README.md``.
+and a model card, ``README.md``, with the command.
 ``scripts/ship_weights.py`` makes such a folder of a run.
 """
 

@@ -7,6 +7,7 @@ import timm
 import torch
 
 import lambdanets  # noqa: F401  # registers the models
+from lambdanets.models.shipped import shipped_folder
 from lambdanets.training import Recipe, Run, publish_run, train
 
 NAME = "lambda_resnet_tiny.digits"
@@ -25,6 +26,10 @@ def test_timm_loads_what_was_published(tmp_path):
     card = (tmp_path / "my-model" / "README.md").read_text(encoding="utf-8")
     assert "# my-model\n" in card
     assert f'timm.create_model("{name}", pretrained=True)' in card
+    own = (shipped_folder(NAME) / "README.md").read_text(encoding="utf-8")
+    assert card.endswith(
+        own.replace(f"# {NAME}", "# my-model").replace(f'"{NAME}"', f'"{name}"')
+    )  # data and licence too
     assert not list((tmp_path / "my-model").glob("*.bin"))  # no pickle
 
 

@@ -9,6 +9,7 @@ takes several batches (gradient accumulation) is one step here, so that no check
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -381,6 +382,7 @@ class Trainer:
                 "model": self.recipe.model,
                 "epoch": self.epoch,
                 "validation_top1": row["validation_top1"],
+                "class_names": json.dumps(self.run.class_names),
             }
             path = self.run.path / f"{name}.safetensors"
             save_weights(path, weights, facts)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
 from lambdanets.files import read_json
+from lambdanets.models.shipped import shipped_folder
+from lambdanets.training.recipes import Recipe, get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
 
 _CARD = """# {name}
@@ -13,6 +20,7 @@ _CARD = """# {name}
 | --- | --- |
 | test accuracy | {accuracy} |
 | trained by | recipe `{recipe}`, {epochs} epochs, seed {seed}, from {start} |
+| command | {command} |
 | versions | {versions} |
 | data | {data} |
 | licence of the data | {licence} |
@@ -55,10 +63,52 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         epochs=recipe.epochs,
         seed=recipe.seed,
         start=run.config["model"].get("weights", "random weights"),
+        command=_command(recipe),
         versions=", ".join(f"{key} {found[key]}" for key in _VERSIONS if found.get(key)),
         data=run.data_spec.partition(":")[0] if data is None else data,
         licence="not stated" if licence is None else licence,
     )
+
+
+def published_card(run: Run, name: str, address: str) -> str:
+    """The card of a run under another name; that of weights of the package states their data and licence itself.
+
+    Args:
+        run: the run.
+        name: the heading.
+        address: the model's name for timm.
+    """
+    file = run.path / "README.md"
+    if shipped_folder(run.path.name) != run.path or not file.is_file():
+        return model_card(run, name, address)
+    text = file.read_text(encoding="utf-8").replace(f"# {run.path.name}\n", f"# {name}\n", 1)
+    return text.replace(f'create_model("{run.path.name}"', f'create_model("{address}"', 1)
+
+
+def _command(recipe: Recipe) -> str:
+    """The command of a training, with what its recipe does not say by itself."""
+    if recipe.name not in list_recipes():
+        return f"`lambdanets train` by a recipe of the user's, {recipe.name}"
+    ours = get_recipe(recipe.name, recipe.model)
+    words = ["lambdanets", "train", "--recipe", recipe.name]
+    for mine, own in ((recipe, ours), (recipe.augmentation, ours.augmentation)):
+        for field in dataclasses.fields(mine):
+            value = getattr(mine, field.name)
+            if field.name not in ("name", "augmentation") and value != getattr(own, field.name):
+                words += _option(field.name, value)
+    return f"`{shlex.join(words)}`"
+
+
+def _option(name: str, value: object) -> list[str]:
+    """The words that set a field of a recipe."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    if name == "data" and Path(str(value)).is_absolute():
+        return ["--data", f"{Path(str(value)).name}/"]
+    if isinstance(value, tuple):
+        return [f"--{option}", ",".join(map(str, value))]
+    return [f"--{option}", "none" if value is None else value if isinstance(value, str) else json.dumps(value)]
 
 
 def _accuracy(test: dict) -> str:

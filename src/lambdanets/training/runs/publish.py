@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 
 from lambdanets.files import check_folder, write_text
 from lambdanets.names import unknown_name
-from lambdanets.training.runs.card import model_card
+from lambdanets.training.runs.card import published_card
 from lambdanets.training.runs.folder import Run
 
 _FORMS = "hf-hub:USER/NAME or local-dir:FOLDER"
@@ -48,7 +48,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         if target.is_dir() and any(target.iterdir()):
             raise ValueError(f"to is {to!r}, and the folder {target} is not empty; give a new one")
     run = Run.open_trained(path)
-    card = model_card(run, place.rsplit("/", 1)[-1], to)
+    card = published_card(run, place.rsplit("/", 1)[-1], to)
     if kind == "local-dir":
         _write(run, checkpoint, card, target)
         return to
