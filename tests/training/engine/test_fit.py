@@ -68,6 +68,7 @@ def test_result_says_what_came_out(trained):
 def test_best_weights_are_those_of_the_best_epoch(trained):
     with safe_open(trained.run.path / "best.safetensors", "pt") as file:
         facts = file.metadata()
+    assert json.loads(facts["class_names"]) == list(trained.run.class_names)
     assert int(facts["epoch"]) == trained.best_epoch
     assert float(facts["validation_top1"]) == trained.validation_top1
 
