@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 import lambdanets
 from explanation_layers import LAYERS, layer_and_input
 from helpers import random_norms
+from lambdanets.explanation.explanation import PARTS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE = 360
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
 
@@ -37,7 +40,8 @@ def open_page(browser, tmp_path):
     def open_it(explanation, width=1100, scheme="light", **options):
         path = tmp_path / "page.html"
         explanation.save_html(path, **options)
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        size = {"width": width, "height": 800}
+        context = browser.new_context(viewport=size, color_scheme=scheme, has_touch=width == PHONE)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -65,8 +69,29 @@ def hover(page, row, column, rows=16, columns=16, selector="#query"):
     return x, y
 
 
+def tap(page, row, column, rows, columns, selector="#query"):
+    page.locator(selector).scroll_into_view_if_needed()
+    box = page.locator(selector).bounding_box()
+    x, y = box["x"] + (column + 0.5) * box["width"] / columns, box["y"] + (row + 0.5) * box["height"] / rows
+    page.touchscreen.tap(x, y)
+
+
 def place(page):
-    return page.locator("#place").inner_text()
+    """Where the query is, and that it is pinned."""
+    name = page.locator("#place").inner_text()
+    return name + {"Query": "", "Pinned": ", pinned"}[page.locator("#query-caption b").inner_text()]
+
+
+def readout(page):
+    """The position whose weights are read, and the weights."""
+    found = re.fullmatch(r"From (.*): content (\S+), position (\S+), sum (\S+)", page.locator("#readout").inner_text())
+    return found[1], [float(number.replace("−", "-")) for number in found.groups()[1:]]
+
+
+def weights_at(explanation, query, context, weighted=False):
+    """What the first head of the first layer has there, by part."""
+    layer = explanation.layers[0]
+    return [explanation.maps(layer, query, 0, part, weighted=weighted)[context] for part in PARTS]
 
 
 def numbers(page, query):
@@ -123,6 +148,17 @@ def test_pointing_changes_the_map_and_a_click_pins_it(open_page, explanation):
     page.keyboard.press("Escape")
     hover(page, 2, 3)
     assert pixels(page) == before
+    # Nothing moves under the pointer, so that a second click on the same point lets go.
+    for width in (1000, 800):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(100)
+        box = page.locator("#query").bounding_box()
+        point = hover(page, 13, 14)
+        page.mouse.click(*point)
+        assert page.locator("#query").bounding_box() == box
+        assert place(page) == "row 13, column 14, pinned"
+        page.mouse.click(*point)
+        assert place(page) == "row 13, column 14"
 
 
 def test_keyboard(open_page, explanation):
@@ -173,15 +209,38 @@ def test_menus_change_what_is_shown(open_page, explanation):
 
 def test_pointing_at_a_map_reads_a_weight(open_page, explanation):
     page = open_page(explanation)
+
+    def check(query, weighted=False):
+        name, found = readout(page)
+        assert name == "row 0, column 5"
+        np.testing.assert_allclose(found, weights_at(explanation, query, (0, 5), weighted), rtol=2e-2, atol=1e-4)
+
     hover(page, 2, 3)
     hover(page, 0, 5, selector="[data-part=content]")
-    text = page.locator("#readout").inner_text()
-    content, position = (
-        explanation.maps(explanation.layers[0], (2, 3), 0, part)[0, 5] for part in ("content", "position")
-    )
-    found = [float(number.replace("−", "-")) for number in text.replace(",", "").split() if number[0] in "+−"]
-    assert text.startswith("From row 0, column 5: content ")
-    np.testing.assert_allclose(found[:2], [content, position], rtol=2e-2, atol=1e-4)
+    check((2, 3))
+    # The pointer rests, and what is shown changes otherwise.
+    page.focus("#query")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    check((3, 4))
+    page.focus("#weighted")
+    page.keyboard.press("Space")
+    check((3, 4), weighted=True)
+    page.focus("#layer")
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#readout").inner_text().strip() == ""
+    # By the keyboard alone.
+    page.keyboard.press("ArrowUp")
+    page.focus("[data-part=position]")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowLeft")
+    assert readout(page)[0] == "row 8, column 7"
+    # Escape lets go wherever the focus is.
+    page.mouse.click(*hover(page, 2, 3))
+    page.focus("#head")
+    page.keyboard.press("Escape")
+    assert page.locator("#readout").inner_text().strip() == ""
+    assert place(page) == "row 2, column 3"
 
 
 def test_prefix_tokens_are_queries_of_their_own(open_page):
@@ -227,11 +286,19 @@ def test_a_phone_does_not_scroll_sideways(open_page, classifier, kind, scheme):
         explanation = lambdanets.explain(
             model.eval(), torch.randn(1, 3, 16, 16), class_names=[LONG + str(n) for n in range(4)]
         )
-        page = open_page(explanation, 360, scheme, title=LONG, notes=[LONG])
+        page = open_page(explanation, PHONE, scheme, title=LONG, notes=[LONG])
     else:
-        page = open_page(lambdanets.explain(*layer_and_input(kind)), 360, scheme)
-    page.mouse.click(*hover(page, 0, 0))
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        explanation = lambdanets.explain(*layer_and_input(kind))
+        page = open_page(explanation, PHONE, scheme)
+    _, rows, columns = page.evaluate("grid()")
+    tap(page, 0, columns - 1, rows, columns)
+    assert place(page).endswith(f"{columns - 1}, pinned")
+    # A tap reads a weight, which stays when the finger is lifted.
+    tap(page, 0, 0, rows, columns, "[data-part=sum]")
+    query = explanation.terms[explanation.layers[0]].prefix + page.evaluate("state.slice * grid()[1]") * columns
+    expected = [part[page.evaluate("state.cursor")] for part in numbers(page, query + columns - 1)]
+    np.testing.assert_allclose(readout(page)[1], [*expected, sum(expected)], rtol=1e-2, atol=1e-4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
     wide = page.evaluate(
         "[...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > 360.5)"
         ".map((one) => one.outerHTML.slice(0, 80))"

@@ -195,9 +195,13 @@ function draw() {
     if (layer().prefix) paint(fit(tokens, 0, 16), chosen[part].subarray(0, layer().prefix), 1, layer().prefix, limit);
   }
   drawHeads();
-  byId("place").textContent = placeName(state.query, grid(), layer().grid.length) + (state.pinned ? ", pinned" : "");
+  const place = byId("place"), caption = byId("query-caption");
+  place.textContent = place.title = placeName(state.query, grid(), layer().grid.length);
+  caption.classList.toggle("pinned", state.pinned);
+  caption.firstElementChild.textContent = state.pinned ? "Pinned" : "Query";
   describe(chosen.sum);
   for (const button of byId("tokens").children) button.setAttribute("aria-pressed", String(Number(button.value) === state.query));
+  readOut();
 }
 
 function drawHeads() {
@@ -217,7 +221,7 @@ function describe(sum) {
     const name = placeName(state.query, grid(), layer().grid.length);
     const order = [...sum.keys()].sort((a, b) => Math.abs(sum[b]) - Math.abs(sum[a])).slice(0, 3);
     const list = order.map((at) => `${signed(sum[at])} from ${placeName(at, contextGrid(), layer().contextGrid.length)}`);
-    byId("status").textContent = `Query at ${name}. Largest sums of head ${state.head + 1}: ${list.join("; ")}.`;
+    byId("status").textContent = `Query at ${name}${state.pinned ? ", pinned" : ""}. Largest sums of head ${state.head + 1}: ${list.join("; ")}.`;
   }, 120);
 }
 
@@ -288,23 +292,34 @@ function pin(pinned) {
   draw();
 }
 
-function onKey(event) {
-  const [D, H, W] = grid(), p = layer().prefix;
-  const [z, y, x] = state.query < p ? [state.slice, H >> 1, W >> 1] : coordinates(state.query - p, grid());
-  const steps = { ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0], PageUp: [-1, 0, 0], PageDown: [1, 0, 0] };
-  if (event.key === "Escape") return pin(false);
+const STEPS = { ArrowLeft: [0, 0, -1], ArrowRight: [0, 0, 1], ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0], PageUp: [-1, 0, 0], PageDown: [1, 0, 0] };
+
+/** Where a key leads from a position of a grid, prefix tokens counted first; null for other keys. */
+function moved(event, from, shape) {
+  const [D, H, W] = shape, p = layer().prefix, middle = [state.slice, H >> 1, W >> 1];
+  const step = D === 1 && event.key.startsWith("Page") ? undefined : STEPS[event.key];
+  if (!step && event.key !== "Home") return null;
+  event.preventDefault();
+  const place = from === null || from < p ? middle : coordinates(from - p, shape);
+  const to = step ? place.map((at, axis) => Math.max(0, Math.min(shape[axis] - 1, at + step[axis]))) : [D >> 1, H >> 1, W >> 1];
+  return p + (to[0] * H + to[1]) * W + to[2];
+}
+
+function onQueryKey(event) {
   if (event.key === "Enter" || event.key === " ") {
     event.preventDefault();
     return pin(!state.pinned);
   }
-  const middle = [D >> 1, H >> 1, W >> 1];
-  const step = steps[event.key];
-  if (!step && event.key !== "Home") return undefined;
-  if (D === 1 && event.key.startsWith("Page")) return undefined;
-  event.preventDefault();
-  const clamp = (at, size) => Math.max(0, Math.min(size - 1, at));
-  const [a, b, c] = step ? [clamp(z + step[0], D), clamp(y + step[1], H), clamp(x + step[2], W)] : middle;
-  return select(p + (a * H + b) * W + c);
+  const to = moved(event, state.query, grid());
+  return to === null ? undefined : select(to);
+}
+
+function onMapKey(event) {
+  const to = moved(event, state.cursor, contextGrid());
+  if (to === null) return;
+  state.slice = coordinates(to - layer().prefix, contextGrid())[0];
+  showSlice();
+  point(to, true);
 }
 
 function setLayer(index) {
@@ -361,22 +376,26 @@ function listen() {
     state.pinned = !(state.pinned && at === state.query);
     select(at);
   });
-  query.addEventListener("keydown", onKey);
+  query.addEventListener("keydown", onQueryKey);
   for (const canvas of document.querySelectorAll("[data-part]")) {
-    canvas.addEventListener("pointermove", (event) => { point(under(event, contextGrid())); });
-    canvas.addEventListener("pointerleave", () => point(null));
+    // A tap sends no pointermove, and what it reads stays when the finger is lifted.
+    for (const type of ["pointerdown", "pointermove"]) canvas.addEventListener(type, (event) => point(under(event, contextGrid())));
+    canvas.addEventListener("pointerleave", (event) => event.pointerType === "touch" || point(null));
+    canvas.addEventListener("keydown", onMapKey);
   }
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") { state.cursor = null; pin(false); } });
   let waiting = 0;
   const redraw = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { readPalette(); draw(); drawTable(); drawDecision(); }); };
   window.addEventListener("resize", redraw);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
 
-function point(at) {
+/** Read the weights of a context position; read aloud where a key chose it, not for every cell that a pointer crosses. */
+function point(at, aloud = false) {
+  byId("readout").setAttribute("aria-live", aloud ? "polite" : "off");
   if (at === state.cursor) return;
   state.cursor = at;
   draw();
-  readOut();
 }
 
 function start() {
