@@ -25,7 +25,8 @@ def explain(
         str | None,
         typer.Argument(
             metavar="RUN_OR_MODEL",
-            help="A folder that `lambdanets train` wrote, or a model of timm's registry.  "
+            help="A folder that `lambdanets train` wrote, weights that come with the package, as "
+            "lambda_resnet_tiny.digits, or a model of timm's registry.  "
             "\\[default: weights that come with the package]",
         ),
     ] = None,
@@ -127,6 +128,7 @@ def _from_registry(
 
     from lambdanets import adopt
     from lambdanets.explanation.capture import LAYERS
+    from lambdanets.models.shipped import shipped_cfgs
     from lambdanets.training.data.transforms import InputTransform
     from lambdanets.training.engine.model import check_model_name
 
@@ -136,7 +138,11 @@ def _from_registry(
         )
     check_model_name(name)
     if image is None:
-        raise ValueError(f"IMAGE is missing: {name} is no run, which would have test images; name an image file")
+        ours = list(shipped_cfgs(name))
+        remedy = f", or give {' or '.join(map(repr, ours))}, weights that come with images" if ours else ""
+        raise ValueError(
+            f"IMAGE is missing: {name} is no run, which would have test images; name an image file{remedy}"
+        )
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     # What is no name of the registry is an address of weights.
     pretrained = not random_weights and (not timm.is_model(name) or (config is not None and config.has_weights))

@@ -222,6 +222,7 @@ class TestOutput:
             "own.pth --from timm:lambda_resnet26",
             "unknown model 'lambda_resnet26' of timm; did you mean 'lambda_resnet26t",
         ),
+        ("own.pth --from timm:lambda_resnet26t.c1_in1", "Did you mean 'lambda_resnet26t.c1_in1k'?"),
         ("own.pth --from hub:thing", "must be timm:NAME (as timm:lambda_resnet26t) or python:MODULE:FUNCTION"),
         ("own.pth --from timm:resnet18", "the weights of another model than this ResNet"),
         ("own.pth --from python:no_such:thing", "python:no_such:thing cannot be imported"),

@@ -143,7 +143,12 @@ def test_published_weights_that_cannot_be_had(run, tmp_path, monkeypatch):
     [
         (["lambda_resnet_tny", "x.png"], "unknown model 'lambda_resnet_tny'. Did you mean 'lambda_resnet_tiny'"),
         (["runs/nothing", "x.png"], "the run folder runs/nothing does not exist"),
-        (["lambda_resnet_tiny"], "IMAGE is missing: lambda_resnet_tiny is no run"),
+        (
+            ["lambda_resnet_tiny"],
+            "or give 'lambda_resnet_tiny.digits' or 'lambda_resnet_tiny.fashion_mnist', weights",
+        ),
+        (["lambda_resnet_tiny.fashion_mist", "x.png"], "Did you mean 'lambda_resnet_tiny.fashion_mnist'"),
+        (["lambda_resnet50.nosuch", "x.png"], "unknown weights 'lambda_resnet50.nosuch'"),
         (
             ["resnet18", "x.png", "--random-weights"],
             "model has no lambda layer to explain, got ResNet; lambda layers of",

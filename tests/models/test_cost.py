@@ -121,3 +121,7 @@ def test_refuses():
 def test_unknown_models_give_the_nearest_name():
     with pytest.raises(ValueError, match=r"got 'lambda_resnet51'; did you mean 'lambda_resnet\d+'\?"):
         model_cost("lambda_resnet51")
+    with pytest.raises(
+        ValueError, match=r"unknown weights 'lambda_resnet50\.nosuch'\. .*name alone is 'lambda_resnet50'"
+    ):
+        model_cost("lambda_resnet50.nosuch", 32)

@@ -47,7 +47,7 @@ def choose(layers: dict[str, nn.Module], names: Sequence[str] | None) -> dict[st
         raise TypeError(f"layers must be a sequence of names, got the text {names!r}; use layers=[{names!r}]")
     for name in names:
         if name not in layers:
-            raise unknown_name("layer", name, list(layers), "Explanation.layers and str(model) show all names.")
+            raise unknown_name("layer", name, list(layers))
     return {name: layers[name] for name in layers if name in names}
 
 

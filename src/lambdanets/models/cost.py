@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
+from lambdanets.models.shipped import check_tag
 from lambdanets.names import did_you_mean
 
 __all__ = ["ModelCost", "PartCost", "model_cost"]
@@ -95,6 +96,7 @@ def model_cost(
         raise ValueError(
             f"name must be a model of timm's registry, got {name!r}; {did_you_mean(name, timm.list_models())}"
         )
+    check_tag(name)
     if image_size is not None:
         image_size = _image_size(image_size)
         if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):

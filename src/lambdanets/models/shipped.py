@@ -12,7 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULT", "shipped_arguments", "shipped_cfgs", "shipped_folder", "shipped_names"]
+from lambdanets.names import unknown_name
+
+__all__ = ["DEFAULT", "check_tag", "shipped_arguments", "shipped_cfgs", "shipped_folder", "shipped_names"]
 
 FOLDER = Path(__file__).parent / "weights"
 # What a model's name alone loads, and `lambdanets explain` shows.
@@ -28,6 +30,16 @@ def shipped_names() -> list[str]:
 def shipped_folder(name: str) -> Path | None:
     """The folder of the weights with this name, or None if there are none."""
     return FOLDER / name if name in shipped_names() else None
+
+
+def check_tag(name: str) -> None:
+    """Raise a ValueError with the nearest names if timm knows the model ``MODEL.TAG``, but no weights of that tag."""
+    import timm
+
+    model = name.partition(".")[0]
+    known = list(timm.models.get_arch_pretrained_cfgs(model))
+    if model != name and known and name not in known:
+        raise unknown_name("weights", name, known, f"The model's name alone is {model!r}.")
 
 
 def shipped_cfgs(model: str) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from lambdanets.interop.adopt.adopt import Adoption, adopt
 from lambdanets.interop.adopt.checkpoints import read_checkpoint
 from lambdanets.interop.adopt.weights import LoadedWeights, copy_weights, load_weights
 from lambdanets.layers import LambdaLayer
+from lambdanets.models.shipped import check_tag
 from lambdanets.names import did_you_mean
 
 __all__ = ["Comparison", "Migration", "build_origin", "migrate"]
@@ -168,6 +169,7 @@ def _from_timm(name: str, num_classes: int | None, pretrained: bool) -> nn.Modul
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models(), "timm.list_models() lists them", count=3)
         raise ValueError(f"unknown model {name!r} of timm; {hint}")
+    check_tag(name)
     published = timm.get_pretrained_cfg(name)
     if pretrained and not (published and published.has_weights):
         raise ValueError(f"the model {name!r} of timm has no published weights; give a checkpoint")

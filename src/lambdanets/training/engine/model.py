@@ -16,6 +16,7 @@ from torch import nn
 import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.console import one_line
 from lambdanets.files import naming_failed_writes, replacing
+from lambdanets.models.shipped import check_tag
 from lambdanets.names import unknown_name
 from lambdanets.training.engine.sharding import load_state
 
@@ -28,10 +29,12 @@ def names_weights(name: str) -> bool:
 
 
 def check_model_name(name: str) -> None:
-    """Raises a ValueError with the nearest names if timm's registry does not have the model."""
+    """Raises a ValueError with the nearest names if timm's registry does not have the model, or not its weights."""
     if not timm.is_model(name) and not names_weights(name):
         ours = timm.list_models(module="lambda_resnet")
         raise unknown_name("model", name, timm.list_models(), "timm.list_models() lists them all.", examples=ours)
+    if not names_weights(name):
+        check_tag(name)
 
 
 def build_model(
