@@ -128,9 +128,10 @@ def _from_registry(
 
     from lambdanets import adopt
     from lambdanets.explanation.capture import LAYERS
-    from lambdanets.models.shipped import shipped_cfgs
+    from lambdanets.models.shipped import shipped_names
     from lambdanets.training.data.transforms import InputTransform
     from lambdanets.training.engine.model import check_model_name
+    from lambdanets.training.runs.folder import Run
 
     if "/" in name and ":" not in name:
         raise FileNotFoundError(
@@ -138,7 +139,7 @@ def _from_registry(
         )
     check_model_name(name)
     if image is None:
-        ours = list(shipped_cfgs(name))
+        ours = [one for one in shipped_names() if one.startswith(f"{name}.") and Run.open_trained(one).samples]
         remedy = f", or give {' or '.join(map(repr, ours))}, weights that come with images" if ours else ""
         raise ValueError(
             f"IMAGE is missing: {name} is no run, which would have test images; name an image file{remedy}"
