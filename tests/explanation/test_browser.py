@@ -176,7 +176,7 @@ def test_keyboard(open_page, explanation):
     assert place(page) == "row 7, column 0"
     page.keyboard.press("Enter")
     assert place(page) == "row 7, column 0, pinned"
-    page.locator("#status").get_by_text("Query at row 7, column 0. Largest sums of head 1: ").wait_for()
+    page.locator("#status").get_by_text("Query at row 7, column 0, pinned. Largest sums of head 1: ").wait_for()
     # Everything else is reached with the tabulator.
     reached = set()
     page.evaluate("document.activeElement.blur()")

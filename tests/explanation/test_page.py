@@ -10,8 +10,8 @@ import torch
 
 import lambdanets
 from explanation_layers import layer_and_input
-from lambdanets.explanation import page
-from lambdanets.explanation.packing import packed_size
+from lambdanets import LambdaLayer
+from lambdanets.explanation import Ablation, page
 
 
 def data_of(path):
@@ -108,7 +108,7 @@ def test_pages_of_photographs_stay_below_3_mb(name, tmp_path):
 
 
 def test_layers_that_fit(explanation):
-    sizes = {name: packed_size(terms) for name, terms in explanation.terms.items()}
+    sizes = {name: page.layer_size(terms) for name, terms in explanation.terms.items()}
     first, second, third = sizes
     choose = page.choose_layers
     assert choose(explanation.terms, None, sum(sizes.values())) == [first, second, third]
@@ -124,11 +124,25 @@ def test_layers_that_fit(explanation):
         choose(explanation.terms, ["layer2"], 10)
 
 
-def test_sizes_are_those_in_the_page(explanation, tmp_path):
+def test_the_limit_counts_all_of_a_page(tmp_path, monkeypatch):
+    layers = [LambdaLayer(8, num_heads=2, dim_key=2, scope=3) for _ in range(91)]
+    model = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    explanation = lambdanets.explain(model, torch.randn(1, 8, 3, 3))
+    target = explanation.target()
+    made = [
+        Ablation(name, part, -1.5, -0.5) for name in explanation.layers for part in ("content", "position", "layer")
+    ]
+    monkeypatch.setattr(explanation, "_ablations", {target: tuple(made)})
+    monkeypatch.setattr(explanation, "_maps", {(name, target): np.ones((3, 3)) for name in ("occlusion", "grad-cam")})
     explanation.save_html(tmp_path / "page.html")
-    for layer in data_of(tmp_path / "page.html")["layers"]:
-        packed = sum(len(array["data"]) for array in layer["arrays"].values())
-        assert packed == packed_size(explanation.terms[layer["name"]])
+    whole = (tmp_path / "page.html").stat().st_size
+    listed = len(", ".join(explanation.layers)) + 200  # the note on layers without maps
+    for limit, missing in ((whole + listed, 0), (whole, 1), (whole - 5 * page.layer_size(explanation.terms["0"]), 6)):
+        monkeypatch.setattr(page, "MAX_BYTES", limit)
+        assert len(explanation.save_html(tmp_path / "page.html")) == missing
+        assert (tmp_path / "page.html").stat().st_size < limit
+    with pytest.raises(ValueError, match=r"the page takes 4\.\d MB and is to stay below .* a smaller picture"):
+        explanation.save_html(tmp_path / "page.html", notes=["long" * 1_000_000])
 
 
 def test_maps_are_thinned():

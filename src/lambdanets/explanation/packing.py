@@ -11,7 +11,7 @@ import numpy as np
 
 from lambdanets.explanation.terms import Array, LayerTerms
 
-__all__ = ["Packed", "pack", "packed_size", "round_trip", "rounded"]
+__all__ = ["Packed", "pack", "round_trip", "rounded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +61,6 @@ def packed_arrays(terms: LayerTerms) -> dict[str, Packed]:
     exponents: Sequence[str] = ("key", "logsumexp") if terms.logsumexp is not None else ()
     arrays = {**terms.arrays(), "value_norms": terms.value_norms}
     return {name: pack(array, name in exponents) for name, array in arrays.items()}
-
-
-def packed_size(terms: LayerTerms) -> int:
-    """Bytes that the arrays of a layer take in a page."""
-    return sum(-(-packed.data.nbytes // 3) * 4 for packed in packed_arrays(terms).values())
 
 
 def rounded(terms: LayerTerms) -> LayerTerms:

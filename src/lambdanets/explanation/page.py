@@ -14,7 +14,7 @@ from PIL import Image
 
 from lambdanets.explanation.checks import TOLERANCE
 from lambdanets.explanation.decision import has_grad_cam
-from lambdanets.explanation.packing import pack, packed_arrays, packed_size
+from lambdanets.explanation.packing import pack, packed_arrays
 from lambdanets.explanation.pictures import Pixels
 from lambdanets.explanation.terms import Array, LayerTerms
 from lambdanets.files import write_text
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "write_page"]
 
 MAX_BYTES = 3_000_000
-# What the page is without the layers and the picture: scripts, styles, tables.
-ROOM_FOR_THE_REST = 150_000
 SIDE = 64
 
 
@@ -40,19 +38,28 @@ def write_page(
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     """See ``Explanation.save_html``."""
-    picture = None if explanation.picture is None else _picture(explanation.picture)
-    room = MAX_BYTES - ROOM_FOR_THE_REST - len(picture["src"] if picture else "")
-    shown = choose_layers(explanation.terms, layers, room)
-    missing = tuple(name for name in explanation.terms if name not in shown) if layers is None else ()
-    data = {
-        "picture": picture,
-        "layers": [_layer(explanation.terms[name]) for name in shown],
+    data: dict[str, Any] = {
+        "picture": None if explanation.picture is None else _picture(explanation.picture),
+        "layers": [],
         "decision": _maps(explanation) if decision and explanation.has_scores else [],
     }
-    # A file's name that is not UTF-8 has characters that no encoding can write.
-    text = _render(explanation, data, decision, title, notes, missing)
-    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    # What the page is without its layers, with the longest list of those that it lacks.
+    rest = len(_checked(_render(explanation, data, decision, title, notes, list(explanation.terms))))
+    shown = choose_layers(explanation.terms, layers, MAX_BYTES - 1 - rest)
+    missing = tuple(name for name in explanation.terms if name not in shown) if layers is None else ()
+    data["layers"] = [_layer(explanation.terms[name]) for name in shown]
+    write_text(path, _checked(_render(explanation, data, decision, title, notes, missing)).decode("utf-8"))
     return missing
+
+
+def _checked(page: bytes) -> bytes:
+    if len(page) >= MAX_BYTES:
+        raise ValueError(
+            f"the page takes {len(page) / 1e6:.1f} MB and is to stay below {MAX_BYTES / 1e6:g} MB: give a "
+            "smaller picture, shorter names and notes, decision=False (--no-decision), or "
+            "take single queries with Explanation.maps"
+        )
+    return page
 
 
 def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, room: int) -> list[str]:
@@ -65,20 +72,27 @@ def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, roo
         if name not in terms:
             raise unknown_name("layer", name, list(terms))
     chosen = [name for name in terms if names is None or name in names]
-    sizes = {name: packed_size(terms[name]) for name in chosen}
+    sizes = {name: layer_size(terms[name]) for name in chosen}
+    # Bytes of the text differ between equal layers, by the digits of their scales.
+    numbers = {name: sum(array.size for array in terms[name].arrays().values()) for name in chosen}
     while sum(sizes[name] for name in chosen) > room:
-        largest = max(sizes[name] for name in chosen)
-        last = [name for name in chosen if sizes[name] == largest][-1]
+        largest = max(numbers[name] for name in chosen)
+        last = [name for name in chosen if numbers[name] == largest][-1]
         if names is not None or len(chosen) == 1:
             size = " x ".join(map(str, terms[last].grid))
             raise ValueError(
-                f"layer {last!r} has a grid of {size}, whose numbers take {largest / 1e6:.1f} MB of a page"
+                f"layer {last!r} has a grid of {size}, whose numbers take {sizes[last] / 1e6:.1f} MB of a page"
                 + (f" and the {len(chosen)} layers named {sum(sizes.values()) / 1e6:.1f} MB" if len(chosen) > 1 else "")
                 + f"; a page is to stay below {MAX_BYTES / 1e6:g} MB: choose fewer or deeper layers, give a smaller "
                 "image, or take single queries with Explanation.maps and .figure"
             )
         chosen.remove(last)
     return chosen
+
+
+def layer_size(terms: LayerTerms) -> int:
+    """Bytes that a layer takes in a page, with the comma behind it."""
+    return len(_script_json(_layer(terms))) + 1
 
 
 def _render(
@@ -88,11 +102,11 @@ def _render(
     title: str,
     notes: Sequence[str],
     missing: Sequence[str],
-) -> str:
+) -> bytes:
     from lambdanets.pages import render_page  # jinja2 is needed for a page alone
 
     target = explanation.target() if data["decision"] or (decision and explanation.has_scores) else None
-    return render_page(
+    text = render_page(
         "lambdanets.explanation",
         ("page.css", "weights.js", "view.js"),
         title=title or type(explanation.model).__name__,
@@ -109,6 +123,8 @@ def _render(
         has_grad_cam=has_grad_cam(),
         data=_script_json(data),
     )
+    # A file's name that is not UTF-8 has characters that no encoding can write.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _script_json(data: Any) -> str:
