@@ -15,6 +15,7 @@ import lambdanets
 from explanation_layers import LAYERS, layer_and_input
 from helpers import random_norms
 from lambdanets.explanation.explanation import PARTS
+from lambdanets.explanation.page import _thinned
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -128,6 +129,10 @@ def test_the_map_that_is_drawn_has_the_numbers_of_maps(open_page, explanation):
     colours = [drawn.getpixel(((column + 0.5) * cell, (row + 0.5) * cell)) for row, column in strongest]
     assert colours[0][0] > colours[0][2]
     assert colours[1][2] > colours[1][0]
+    low, high = page.locator("#decision .legend").first.locator("span").all_inner_texts()
+    largest = np.abs(_thinned(explanation.occlusion())).max()
+    assert (low, high) == (f"−{float(low[1:-6])} falls", f"+{float(low[1:-6])} rises")
+    assert float(low[1:-6]) == pytest.approx(largest, rel=1e-2)
 
 
 def test_pointing_changes_the_map_and_a_click_pins_it(open_page, explanation):

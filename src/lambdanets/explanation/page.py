@@ -222,10 +222,10 @@ def _maps(explanation: Explanation) -> list[dict[str, Any]]:
     image = explanation.inputs[0] if len(explanation.inputs) == 1 else None
     if image is None or image.ndim != 4:
         return []
-    made = [("Occlusion", explanation.occlusion())]
+    made = [("Occlusion", ("falls", "rises"), explanation.occlusion())]
     if has_grad_cam() and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
-        made.append(("Grad-CAM", explanation.grad_cam()))
-    return [{"name": name, "map": pack(_thinned(values)[None]).to_dict()} for name, values in made]
+        made.append(("Grad-CAM", ("against", "for"), explanation.grad_cam()))
+    return [{"name": name, "ends": ends, "map": pack(_thinned(values)[None]).to_dict()} for name, ends, values in made]
 
 
 def _thinned(values: Array) -> Array:

@@ -188,8 +188,7 @@ function draw() {
   for (const part of PARTS) {
     const limit = own ? limits[part] : common;
     drawMap(document.querySelector(`[data-part="${part}"]`), chosen[part], limit, strip ? 36 : 0);
-    const [, low, high] = document.querySelector(`[data-limit="${part}"]`).children;
-    [low.textContent, high.textContent] = [`−${short(limit)}`, `+${short(limit)}`];
+    showScale(document.querySelector(`[data-limit="${part}"]`), limit);
     const tokens = document.querySelector(`[data-strip="${part}"]`);
     tokens.hidden = layer().prefix === 0;
     if (layer().prefix) paint(fit(tokens, 0, 16), chosen[part].subarray(0, layer().prefix), 1, layer().prefix, limit);
@@ -202,6 +201,12 @@ function draw() {
   describe(chosen.sum);
   for (const button of byId("tokens").children) button.setAttribute("aria-pressed", String(Number(button.value) === state.query));
   readOut();
+}
+
+/** The numbers under a scale; what its ends mean is said where the sign alone does not. */
+function showScale(legend, limit, [below, above] = ["", ""]) {
+  const [, low, high] = legend.children, text = (sign, words) => `${sign}${short(limit)}${words && ` ${words}`}`;
+  [low.textContent, high.textContent] = limit === 0 ? ["0 everywhere", ""] : [text("−", below), text("+", above)];
 }
 
 function drawHeads() {
@@ -256,9 +261,10 @@ function drawTable() {
 }
 
 function drawDecision() {
-  for (const [at, { map }] of data.decision.entries()) {
-    const values = unpack(map), [, rows, columns] = map.shape;
-    const context = fit(byId("decision").children[at].querySelector("canvas"), rows / columns);
+  for (const [at, { map, ends }] of data.decision.entries()) {
+    const values = unpack(map), [, rows, columns] = map.shape, figure = byId("decision").children[at];
+    const context = fit(figure.querySelector("canvas"), rows / columns);
+    showScale(figure.querySelector(".legend"), largest(values), ends);
     paintBackground(context, 0, 1, true);
     context.imageSmoothingEnabled = true;
     paint(context, values, rows, columns, largest(values), true);
@@ -402,7 +408,8 @@ function start() {
   readPalette();
   byId("layer").replaceChildren(...data.layers.map((one, at) => element("option", { value: String(at), textContent: `${one.name} (${one.grid.join(" x ")})` })));
   for (const { name } of data.decision) {
-    byId("decision").append(element("figure", {}, element("figcaption", {}, element("b", { textContent: name })), element("canvas")));
+    byId("decision").append(element("figure", {}, element("figcaption", {}, element("b", { textContent: name })), element("canvas"),
+      element("div", { className: "legend" }, element("i", { className: "scale" }), element("span"), element("span"))));
   }
   const [D, H, W] = grid();
   state.query = layer().prefix + ((D >> 1) * H + (H >> 1)) * W + (W >> 1);
