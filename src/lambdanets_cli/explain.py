@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lambdanets.explanation import Explanation
+    from lambdanets.training.data.transforms import InputTransform
 
 __all__ = ["explain"]
 
@@ -33,7 +34,9 @@ def explain(
     image: Annotated[
         Path | None,
         typer.Argument(
-            metavar="IMAGE", help="An image file of any size.  \\[default: a test image stored with the run]"
+            metavar="IMAGE",
+            help="An image file of any size; without one the page has what the layers have learnt alone.  "
+            "\\[default: a test image stored with the run, if there is one]",
         ),
     ] = None,
     layer: Annotated[
@@ -64,6 +67,8 @@ def explain(
       lambdanets explain runs/my-run photo.jpg --layer layer3.0.conv2 --output layer3.html
 
       lambdanets explain lambda_resnet26t photo.jpg
+
+      lambdanets explain lambda_resnet26t
     """
     from lambdanets import explain as explain_model
     from lambdanets.console import make_console, one_line, print_whole
@@ -74,10 +79,14 @@ def explain(
     check_file(output, "--output")
     model = DEFAULT if model is None else model
     notes: list[str] = []
-    module, tensor, picture, names, image = _prepare(model, image, checkpoint, random_weights, notes)
-    explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
+    module, transform, names, image = _prepare(model, image, checkpoint, random_weights, notes)
     for note in notes:
         print_whole(console, one_line(note), style="bold yellow")
+    if image is None:
+        _explain_alone(console, module, layer, output, model, notes)
+        return
+    tensor, picture = _read(image, transform)
+    explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
     _print(console, explanation)
     if decision and explanation.has_scores:
         print_whole(console, "Taking out layers and covering parts of the image ...")
@@ -87,24 +96,68 @@ def explain(
     if missing:
         listed = ", ".join(missing)
         print_whole(console, f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.")
-    size = output.stat().st_size / 1e6
-    print_whole(console, f"Wrote {one_line(output)} ({size:.1f} MB)")
+    _print_written(console, output)
+
+
+def _print_written(console: Console, output: Path) -> None:
+    from lambdanets.console import one_line, print_whole
+
+    print_whole(console, f"Wrote {one_line(output)} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def _explain_alone(
+    console: Console, module: nn.Module, names: list[str] | None, output: Path, model: str, notes: list[str]
+) -> None:
+    """The page of what layers have learnt, without an image."""
+    from rich.table import Table
+
+    from lambdanets.console import one_line, print_whole
+    from lambdanets.explanation import learnt
+    from lambdanets.explanation.capture import choose, lambda_layers
+    from lambdanets.explanation.page import write_learnt_page
+    from lambdanets.models.shipped import shipped_names
+    from lambdanets.training.runs.folder import Run
+
+    chosen = choose(lambda_layers(module), names)
+    found = [one for one in learnt(module) if one.layer in chosen]
+    if not found:
+        raise ValueError(
+            "IMAGE is missing: without one there are tables of positions to show, which these layers do not have; "
+            "name an image file"
+        )
+    table = Table()
+    for heading in ("layer", "offsets", "looks", "even table"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for one in found:
+        extents = "x".join(map(str, one.table.shape[2:]))
+        table.add_row(one_line(one.layer), extents, f"{one.distance:.2f}", f"{one.uniform:.2f}")
+    console.print(table)
+    print_whole(console, "looks: mean distance in positions, weighted by |E|.", style="dim")
+    write_learnt_page(found, output, Path(model).name, notes)
+    ours = [one for one in shipped_names() if one.startswith(f"{model}.") and Run.open_trained(one).samples]
+    remedy = f", or give {' or '.join(map(repr, ours))}, weights that come with images" if ours else ""
+    print_whole(
+        console,
+        "There is no image: the page has what the layers have learnt about positions. For the maps of a query name an "
+        f"image file{remedy}",
+    )
+    _print_written(console, output)
 
 
 def _prepare(
     name: str, image: Path | None, checkpoint: str, random_weights: bool, notes: list[str]
-) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
-    """Model, its input, the input as a picture, names of the classes and the image's file."""
+) -> tuple[nn.Module, InputTransform, tuple[str, ...] | None, Path | None]:
+    """Model, what makes its input, names of the classes and the image's file, if there is one."""
     from lambdanets.models.shipped import shipped_folder
 
     if Path(name).is_dir() or shipped_folder(name) is not None:
         return _from_run(name, image, checkpoint, random_weights)
-    return _from_registry(name, image, random_weights, notes)
+    return *_from_registry(name, random_weights, notes), image
 
 
 def _from_run(
     path: str, image: Path | None, checkpoint: str, random_weights: bool
-) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
+) -> tuple[nn.Module, InputTransform, tuple[str, ...] | None, Path | None]:
     from lambdanets.training.runs.folder import Run
 
     if random_weights:
@@ -112,45 +165,34 @@ def _from_run(
             "--random-weights is for models of timm's registry; a run has weights of its own, leave it out"
         )
     run = Run.open_trained(path)
-    if image is None:
-        if not run.samples:
-            raise ValueError(f"the run {path} has no test images stored with it; name an image file")
+    if image is None and run.samples:
         image = run.samples[0]
-    tensor, picture = _read(image, run.transform)
-    return run.load_model(checkpoint), tensor, picture, run.class_names, image
+    return run.load_model(checkpoint), run.transform, run.class_names, image
 
 
 def _from_registry(
-    name: str, image: Path | None, random_weights: bool, notes: list[str]
-) -> tuple[nn.Module, Tensor, Image.Image, tuple[str, ...] | None, Path]:
+    name: str, random_weights: bool, notes: list[str]
+) -> tuple[nn.Module, InputTransform, tuple[str, ...] | None]:
     import timm
     from timm.data import resolve_model_data_config
 
     from lambdanets import adopt
     from lambdanets.explanation.capture import LAYERS
-    from lambdanets.models.shipped import shipped_names
     from lambdanets.training.data.transforms import InputTransform
     from lambdanets.training.engine.model import check_model_name
-    from lambdanets.training.runs.folder import Run
 
     if "/" in name and ":" not in name:
         raise FileNotFoundError(
             f"the run folder {name} does not exist; give one, or the name of a model of timm's registry"
         )
     check_model_name(name)
-    if image is None:
-        ours = [one for one in shipped_names() if one.startswith(f"{name}.") and Run.open_trained(one).samples]
-        remedy = f", or give {' or '.join(map(repr, ours))}, weights that come with images" if ours else ""
-        raise ValueError(
-            f"IMAGE is missing: {name} is no run, which would have test images; name an image file{remedy}"
-        )
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     # What is no name of the registry is an address of weights.
     pretrained = not random_weights and (not timm.is_model(name) or (config is not None and config.has_weights))
     module = _create(name, pretrained).eval()
     if not pretrained:
         why = "as asked for" if random_weights else "none are published with its name"
-        notes.append(f"RANDOM WEIGHTS ({why}): the maps show how the layers start, not what they have learnt.")
+        notes.append(f"RANDOM WEIGHTS ({why}): what is shown is how the layers start, not what they have learnt.")
     if not any(isinstance(part, LAYERS) for part in module.modules()):
         with suppress(ValueError):  # there are none of others either, which explain will say
             module = adopt(module).model.eval()
@@ -164,8 +206,7 @@ def _from_registry(
         interpolation=wanted["interpolation"],
         crop_pct=wanted["crop_pct"],
     )
-    tensor, picture = _read(image, transform)
-    return module, tensor, picture, _label_names(module, pretrained), image
+    return module, transform, _label_names(module, pretrained)
 
 
 def _create(name: str, pretrained: bool) -> nn.Module:
@@ -196,7 +237,7 @@ def _label_names(module: Any, pretrained: bool) -> tuple[str, ...] | None:
     return tuple(info.index_to_description(index) for index in range(1000))
 
 
-def _read(image: Path, transform: Any) -> tuple[Tensor, Image.Image]:
+def _read(image: Path, transform: InputTransform) -> tuple[Tensor, Image.Image]:
     """The model's input, and what it shows."""
     import torch
     from torchvision.transforms.functional import to_pil_image

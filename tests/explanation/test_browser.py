@@ -15,7 +15,7 @@ import lambdanets
 from explanation_layers import LAYERS, layer_and_input
 from helpers import random_norms
 from lambdanets.explanation.explanation import PARTS
-from lambdanets.explanation.page import _thinned
+from lambdanets.explanation.page import _thinned, write_learnt_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -104,6 +104,8 @@ def numbers(page, query):
 def test_numbers_are_those_of_python(kind, open_page):
     explanation = lambdanets.explain(*layer_and_input(kind))
     page = open_page(explanation)
+    if kind == "graph":
+        assert place(page) == "node 2"  # the middle, node 3, has no edges to it
     terms = explanation.terms["(model)"]
     for query in {0, 1, terms.num_queries // 2, terms.num_queries - 1}:
         for part, found in zip(("content", "position"), numbers(page, query), strict=True):
@@ -191,7 +193,7 @@ def test_keyboard(open_page, explanation):
     assert {"layer", "head", "own", "weighted", "overlay", "query", "head 1", "head 4"} <= reached
 
 
-def test_menus_change_what_is_shown(open_page, explanation):
+def test_menus_change_what_is_shown(open_page, explanation, tmp_path):
     page = open_page(explanation)
     hover(page, 2, 3)
     seen = [pixels(page)]
@@ -210,6 +212,21 @@ def test_menus_change_what_is_shown(open_page, explanation):
     content = pixels(page, "content")
     page.select_option("#own", value="")
     assert pixels(page, "content") != content
+    # The table is that of the layer shown, or of any other, one without maps included.
+    tables = page.locator("#table-note")
+    assert tables.inner_text().startswith(f"E of {explanation.layers[2]}: one picture for each of the 16 channels")
+    page.select_option("#table-layer", index=0)
+    assert tables.inner_text().startswith(f"E of {explanation.layers[0]}: ")
+    assert page.input_value("#layer") == "2"
+    write_learnt_page(explanation.learnt, tmp_path / "page.html", "learnt alone", ["a note"])
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    page.select_option("#table-layer", index=1)
+    assert tables.inner_text().startswith(f"E of {explanation.layers[1]}: ")
+    assert (
+        len(set(page.evaluate("[...document.querySelectorAll('#table canvas')].map((one) => one.toDataURL())"))) == 16
+    )
+    assert "Maps of one query" not in page.locator("body").inner_text()
 
 
 def test_pointing_at_a_map_reads_a_weight(open_page, explanation):

@@ -70,7 +70,7 @@ def test_names_are_text(classifier, tmp_path):
     evil = "</title><script>alert(2)</script>"
     explanation.save_html(tmp_path / "page.html", title=evil, notes=[evil])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert text.count("<script") == 3
+    assert text.count("<script") == 4
     assert "<img src=x" not in text
     assert (
         "49" not in re.sub(r"<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL).split("{{ 7")[0][-3:]
@@ -135,12 +135,20 @@ def test_the_limit_counts_all_of_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(explanation, "_ablations", {target: tuple(made)})
     monkeypatch.setattr(explanation, "_maps", {(name, target): np.ones((3, 3)) for name in ("occlusion", "grad-cam")})
     explanation.save_html(tmp_path / "page.html")
+    assert data_of(tmp_path / "page.html")["tables"] == []
     whole = (tmp_path / "page.html").stat().st_size
-    listed = len(", ".join(explanation.layers)) + 200  # the note on layers without maps
-    for limit, missing in ((whole + listed, 0), (whole, 1), (whole - 5 * page.layer_size(explanation.terms["0"]), 6)):
+    listed = 2 * len(", ".join(explanation.layers)) + 300  # the notes on layers without maps
+    size = page.layer_size(explanation.terms["0"])
+    for least in (0, 1, 6):
+        limit = whole + listed - least * size
         monkeypatch.setattr(page, "MAX_BYTES", limit)
-        assert len(explanation.save_html(tmp_path / "page.html")) == missing
-        assert (tmp_path / "page.html").stat().st_size < limit
+        missing = len(explanation.save_html(tmp_path / "page.html"))
+        assert least <= missing <= least + (least > 0)
+        assert limit - 2 * size - listed < (tmp_path / "page.html").stat().st_size < limit
+        # Layers without maps keep the picture of their table, or a note says that they do not.
+        tables = [table["name"] for table in data_of(tmp_path / "page.html")["tables"]]
+        text = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert (len(tables) < missing) == ("Without a picture of the table" in text)
     with pytest.raises(ValueError, match=r"the page takes 4\.\d MB and is to stay below .* a smaller picture"):
         explanation.save_html(tmp_path / "page.html", notes=["long" * 1_000_000])
 

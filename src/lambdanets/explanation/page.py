@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from lambdanets.explanation.checks import TOLERANCE
 from lambdanets.explanation.decision import has_grad_cam
+from lambdanets.explanation.distances import Learnt
 from lambdanets.explanation.packing import pack, packed_arrays
 from lambdanets.explanation.pictures import Pixels
 from lambdanets.explanation.terms import Array, LayerTerms
@@ -23,7 +25,7 @@ from lambdanets.names import unknown_name
 if TYPE_CHECKING:
     from lambdanets.explanation.explanation import Explanation
 
-__all__ = ["MAX_BYTES", "write_page"]
+__all__ = ["MAX_BYTES", "write_learnt_page", "write_page"]
 
 MAX_BYTES = 3_000_000
 SIDE = 64
@@ -41,15 +43,60 @@ def write_page(
     data: dict[str, Any] = {
         "picture": None if explanation.picture is None else _picture(explanation.picture),
         "layers": [],
+        "tables": [],
         "decision": _maps(explanation) if decision and explanation.has_scores else [],
     }
-    # What the page is without its layers, with the longest list of those that it lacks.
-    rest = len(_checked(_render(explanation, data, decision, title, notes, list(explanation.terms))))
-    shown = choose_layers(explanation.terms, layers, MAX_BYTES - 1 - rest)
-    missing = tuple(name for name in explanation.terms if name not in shown) if layers is None else ()
+    # What the page is without its layers, with the longest lists of those that it lacks.
+    names = list(explanation.terms)
+    room = MAX_BYTES - 1 - len(_checked(_render(explanation, data, decision, title, notes, names, names)))
+    shown = choose_layers(explanation.terms, layers, room)
+    missing = tuple(name for name in names if name not in shown) if layers is None else ()
     data["layers"] = [_layer(explanation.terms[name]) for name in shown]
-    write_text(path, _checked(_render(explanation, data, decision, title, notes, missing)).decode("utf-8"))
+    room -= sum(layer_size(explanation.terms[name]) for name in shown)
+    data["tables"], untabled = _tables([found for found in explanation.learnt if found.layer in missing], room)
+    write_text(path, _checked(_render(explanation, data, decision, title, notes, missing, untabled)).decode("utf-8"))
     return missing
+
+
+def write_learnt_page(learnt: Sequence[Learnt], path: Path, title: str, notes: Sequence[str]) -> None:
+    """Write a page of what layers have learnt about positions, for which no image is needed.
+
+    Raises:
+        ValueError: if the page would be too large.
+    """
+    rows = [
+        {
+            "name": found.layer,
+            "context": f"offsets of {' x '.join(map(str, found.table.shape[2:]))}",
+            "distance": found.distance,
+            "uniform": found.uniform,
+            "pixels": None,
+        }
+        for found in learnt
+    ]
+    data: dict[str, Any] = {"picture": None, "layers": [], "tables": [], "decision": []}
+    names = [found.layer for found in learnt]
+    room = MAX_BYTES - 1 - len(_checked(_page(data, title, notes, rows, alone=True, untabled=names)))
+    data["tables"], untabled = _tables(learnt, room)
+    write_text(path, _checked(_page(data, title, notes, rows, alone=True, untabled=untabled)).decode("utf-8"))
+
+
+def _tables(learnt: Sequence[Learnt], room: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The tables that fit into so many bytes, the small ones first, and the names of the layers whose do not."""
+    made = {found.layer: _table(found) for found in learnt}
+    kept = set()
+    for name in sorted(made, key=lambda name: len(_script_json(made[name]))):
+        room -= len(_script_json(made[name])) + 1
+        if room < 0:
+            break
+        kept.add(name)
+    return [made[name] for name in made if name in kept], [name for name in made if name not in kept]
+
+
+def _table(found: Learnt) -> dict[str, Any]:
+    depth, key, *extents = found.table.shape
+    arrays = {"table": pack(found.table).to_dict()}
+    return {"name": found.layer, "extents": extents, "depth": depth, "key": key, "arrays": arrays}
 
 
 def _checked(page: bytes) -> bytes:
@@ -102,23 +149,56 @@ def _render(
     title: str,
     notes: Sequence[str],
     missing: Sequence[str],
+    untabled: Sequence[str],
 ) -> bytes:
-    from lambdanets.pages import render_page  # jinja2 is needed for a page alone
-
     target = explanation.target() if data["decision"] or (decision and explanation.has_scores) else None
-    text = render_page(
-        "lambdanets.explanation",
-        ("page.css", "weights.js", "view.js"),
-        title=title or type(explanation.model).__name__,
-        notes=list(notes),
-        missing=list(missing),
+    return _page(
+        data,
+        title or type(explanation.model).__name__,
+        notes,
+        _rows(explanation),
+        missing=missing,
+        untabled=untabled,
         left_out=explanation.left_out,
         predictions=explanation.predictions,
-        layers=_rows(explanation),
-        farthest=max((max(found.distance, found.uniform) for found in explanation.learnt), default=0.0) or 1.0,
-        tolerance=TOLERANCE,
         target=None if target is None else explanation.class_name(target),
-        ablations=_ablation_rows(explanation) if target is not None else [],
+        ablations=_ablation_rows(explanation) if target is not None else (),
+    )
+
+
+def _page(
+    data: dict[str, Any],
+    title: str,
+    notes: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    *,
+    alone: bool = False,
+    missing: Sequence[str] = (),
+    untabled: Sequence[str] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
+    predictions: Sequence[tuple[str, float]] = (),
+    target: str | None = None,
+    ablations: Sequence[dict[str, Any]] = (),
+) -> bytes:
+    """The text of a page; ``alone``: of what layers have learnt, without an input."""
+    from lambdanets.pages import render_page  # jinja2 is needed for a page alone
+
+    distances = [distance for row in rows for distance in (row["distance"], row["uniform"]) if distance is not None]
+    text = render_page(
+        "lambdanets.explanation",
+        ("page.css", "weights.js", "tables.js", "view.js"),
+        title=title,
+        notes=notes,
+        alone=alone,
+        missing=missing,
+        untabled=untabled,
+        left_out=left_out,
+        predictions=predictions,
+        layers=rows,
+        farthest=max(distances, default=0.0) or 1.0,
+        tolerance=TOLERANCE,
+        target=target,
+        ablations=ablations,
         maps=[shown["name"] for shown in data["decision"]],
         has_grad_cam=has_grad_cam(),
         data=_script_json(data),
@@ -178,8 +258,9 @@ def _rows(explanation: Explanation) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "grid": " x ".join(map(str, terms.grid)) + (f" + {terms.prefix}" if terms.prefix else ""),
-                "context": context,
+                "context": f"grid {' x '.join(map(str, terms.grid))}"
+                + (f" + {terms.prefix}" if terms.prefix else "")
+                + f", {context}",
                 "content": made.content,
                 "position": made.position,
                 "error": made.error,

@@ -238,39 +238,6 @@ function readOut() {
   byId("readout").textContent = `From ${from}: content ${content}, position ${position}, sum ${sum}`;
 }
 
-// --- the table of positions --------------------------------------------------------------------------------------
-
-function drawTable() {
-  const { extents, depth: u, key: k } = layer(), box = byId("table");
-  byId("table-section").hidden = extents === null;
-  box.replaceChildren();
-  if (extents === null) return;
-  const [D, H, W] = threeAxes(extents), table = arraysOf(layer()).table, size = D * H * W;
-  const part = table.subarray(state.depth * k * size, (state.depth + 1) * k * size), limit = largest(part);
-  byId("table-note").textContent = `E of ${layer().name}${u > 1 ? `, u = ${state.depth + 1}` : ""}: one picture for each of ` +
-    `the ${k} channels of a query, offsets of ${extents.join(" x ")} positions with offset 0 in the middle` +
-    `${D > 1 ? " (its middle slice)" : ""}; colours from −${short(limit)} to +${short(limit)}. ` +
-    "It is the same for every input.";
-  box.classList.toggle("strips", isStrip([D, H, W]));
-  for (let channel = 0; channel < k; channel++) {
-    const canvas = element("canvas");
-    box.append(element("figure", {}, element("figcaption", { textContent: `channel ${channel + 1}` }), canvas));
-    const start = channel * size + (D >> 1) * H * W;
-    paint(fit(canvas, isStrip([D, H, W]) ? 0 : H / W, isStrip([D, H, W]) ? 14 : 0), part.subarray(start, start + H * W), H, W, limit);
-  }
-}
-
-function drawDecision() {
-  for (const [at, { map, ends }] of data.decision.entries()) {
-    const values = unpack(map), [, rows, columns] = map.shape, figure = byId("decision").children[at];
-    const context = fit(figure.querySelector("canvas"), rows / columns);
-    showScale(figure.querySelector(".legend"), largest(values), ends);
-    paintBackground(context, 0, 1, true);
-    context.imageSmoothingEnabled = true;
-    paint(context, values, rows, columns, largest(values), true);
-  }
-}
-
 // --- what the reader does ----------------------------------------------------------------------------------------
 
 function select(query) {
@@ -357,7 +324,7 @@ function setLayer(index) {
   byId("layer-note").textContent = (layer().local ? "Dashed: the scope, outside of which there is no position weight. " : "") +
     (layer().depth > 1 ? `This layer has u = ${layer().depth} values for each position, each with weights of its own.` : "");
   select(state.query);
-  drawTable();
+  showTable(layer());
 }
 
 function setHead(head) {
@@ -369,7 +336,7 @@ function setHead(head) {
 function listen() {
   byId("layer").addEventListener("change", (event) => setLayer(Number(event.target.value)));
   byId("head").addEventListener("change", (event) => setHead(Number(event.target.value)));
-  byId("depth").addEventListener("change", (event) => { state.depth = Number(event.target.value); draw(); drawTable(); });
+  byId("depth").addEventListener("change", (event) => { state.depth = Number(event.target.value); draw(); });
   byId("slice").addEventListener("input", (event) => { state.slice = Number(event.target.value); showSlice(); draw(); });
   for (const id of ["own", "weighted", "overlay"]) byId(id).addEventListener("change", draw);
   const query = byId("query");
@@ -390,10 +357,6 @@ function listen() {
     canvas.addEventListener("keydown", onMapKey);
   }
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") { state.cursor = null; pin(false); } });
-  let waiting = 0;
-  const redraw = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { readPalette(); draw(); drawTable(); drawDecision(); }); };
-  window.addEventListener("resize", redraw);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
 
 /** Read the weights of a context position; read aloud where a key chose it, not for every cell that a pointer crosses. */
@@ -404,18 +367,24 @@ function point(at, aloud = false) {
   draw();
 }
 
-function start() {
-  readPalette();
+/** The maps of one query, from the middle of the grid; of a graph, from a node with edges to it. */
+function startMaps() {
   byId("layer").replaceChildren(...data.layers.map((one, at) => element("option", { value: String(at), textContent: `${one.name} (${one.grid.join(" x ")})` })));
-  for (const { name } of data.decision) {
-    byId("decision").append(element("figure", {}, element("figcaption", {}, element("b", { textContent: name })), element("canvas"),
-      element("div", { className: "legend" }, element("i", { className: "scale" }), element("span"), element("span"))));
-  }
-  const [D, H, W] = grid();
-  state.query = layer().prefix + ((D >> 1) * H + (H >> 1)) * W + (W >> 1);
+  const [D, H, W] = grid(), middle = layer().prefix + ((D >> 1) * H + (H >> 1)) * W + (W >> 1);
+  const targets = layer().edges ? layer().edges[0] : [];
+  state.query = targets.reduce((best, at) => (best === null || Math.abs(at - middle) < Math.abs(best - middle) ? at : best), null) ?? middle;
   listen();
   setLayer(0);
-  drawDecision();
+}
+
+function start() {
+  readPalette();
+  startTables();
+  if (data.layers.length) startMaps();
+  let waiting = 0;
+  const redraw = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { readPalette(); if (shown) draw(); drawTable(); drawDecision(); }); };
+  window.addEventListener("resize", redraw);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   document.documentElement.dataset.ready = "true";
 }
 
