@@ -1,7 +1,6 @@
 """The README's picture of a page that ``lambdanets explain`` wrote, by a headless Chromium.
 
-lambdanets train --data fashion-mnist --epochs 3 --output fashion
-lambdanets explain fashion fashion/samples/ankle-boot-00000.png
+lambdanets explain lambda_resnet_tiny.fashion_mnist
 python scripts/picture_of_page.py explain.html docs/images/explain.png
 """
 

@@ -267,8 +267,8 @@ def _print(console: Console, explanation: Explanation) -> None:
             one_line(name),
             "x".join(map(str, terms.grid)) + (f"+{terms.prefix}" if terms.prefix else ""),
             str(terms.heads),
-            f"{made.content:.0%}",
-            f"{made.position:.0%}",
+            f"{round(100 * made.content)}%",
+            f"{round(100 * made.position)}%",
             looks.get(name, ""),
             f"{made.error:.1e}",
         )

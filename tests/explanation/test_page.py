@@ -11,7 +11,7 @@ import torch
 import lambdanets
 from explanation_layers import layer_and_input
 from lambdanets import LambdaLayer
-from lambdanets.explanation import Ablation, page
+from lambdanets.explanation import Ablation, Check, page
 
 
 def data_of(path):
@@ -34,14 +34,21 @@ def test_tables_carry_the_numbers_of_the_explanation(explanation, tmp_path):
     for name, made in explanation.checks.items():
         assert name in text
         assert f"{made.error:.1e}" in text
-        assert f"content {100 * made.content:.0f} %".replace("-", "−") in text
+        assert f"content {round(100 * made.content)} %".replace("-", "−") in text
     for found in explanation.learnt:
         pixels = found.distance * 16 / explanation.terms[found.layer].grid[0]
-        assert f"{found.distance:.2f}, {pixels:.1f} pixels; even table {found.uniform:.2f}" in text
+        assert f"{found.distance:.2f}, {pixels:.1f} pixels</small><small>even table {found.uniform:.2f}" in text
     for made in explanation.ablations():
         assert f"{made.change:+.3f}".replace("-", "−") in text
     for name, probability in explanation.predictions:
         assert re.search(rf"{name}</span> <b>{100 * probability:.1f} %", text)
+
+
+def test_shares_that_oppose_and_none_of_minus_0():
+    found = page._shares(Check("a", 1e-4, 9, content=-0.004, position=1.004))
+    assert [(share["percent"], str(share["percent"])) for share in found] == [(0, "0"), (100, "100")]
+    found = page._shares(Check("a", 1e-4, 9, content=-0.5, position=1.5))
+    assert [(share["percent"], share["width"]) for share in found] == [(-50, 25), (150, 75)]
 
 
 def test_without_what_matters_for_the_class(explanation, tmp_path, monkeypatch):

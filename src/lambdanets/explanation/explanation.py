@@ -386,8 +386,8 @@ class Explanation:
         for name, terms in self.terms.items():
             made = self.checks[name]
             lines.append(
-                f"  {name}: grid {' x '.join(map(str, terms.grid))}, {terms.heads} heads, content {made.content:.0%} "
-                f"of the output, error {made.error:.1e}"
+                f"  {name}: grid {' x '.join(map(str, terms.grid))}, {terms.heads} heads, content "
+                f"{round(100 * made.content)}% of the output, error {made.error:.1e}"
             )
         lines += [f"  {name}: left out, {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)

@@ -46,6 +46,7 @@ def draw(
     for row, name in enumerate(rows):
         if shown:
             _picture(axes[row, 0], picture, grid, query)
+            axes[row, 0].set_title("query" if row == 0 else "")
         for column, (part, values) in enumerate(maps.items(), start=int(shown)):
             at = axes[row, column]
             plane = _plane(values[row], query)
@@ -74,7 +75,6 @@ def _plane(values: Array, query: tuple[int, ...] | None) -> Array:
 def _picture(at: Any, picture: Any, grid: tuple[int, ...], query: tuple[int, ...] | None) -> None:
     rows, columns = ((1, 1), grid)[len(grid) > 1][-2:] if len(grid) > 1 else (1, grid[0])
     at.imshow(picture, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5), aspect="auto" if rows == 1 else "equal")
-    at.set_title("query")
     _mark(at, grid, query, None)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from lambdanets.explanation.checks import TOLERANCE
+from lambdanets.explanation.checks import TOLERANCE, Check
 from lambdanets.explanation.decision import has_grad_cam
 from lambdanets.explanation.distances import Learnt
 from lambdanets.explanation.packing import pack, packed_arrays
@@ -261,8 +261,7 @@ def _rows(explanation: Explanation) -> list[dict[str, Any]]:
                 "context": f"grid {' x '.join(map(str, terms.grid))}"
                 + (f" + {terms.prefix}" if terms.prefix else "")
                 + f", {context}",
-                "content": made.content,
-                "position": made.position,
+                "shares": _shares(made),
                 "error": made.error,
                 "queries": made.queries,
                 "bias": terms.bias is not None,
@@ -273,6 +272,16 @@ def _rows(explanation: Explanation) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _shares(made: Check) -> list[dict[str, Any]]:
+    """Parts of the output in whole percent, and how much of a bar each takes by its size."""
+    shares = {"content": made.content, "position": made.position}
+    total = sum(map(abs, shares.values())) or 1.0
+    return [
+        {"part": part, "percent": round(100 * share), "width": 100 * abs(share) / total}
+        for part, share in shares.items()
+    ]
 
 
 def _pixels(explanation: Explanation, terms: LayerTerms, distance: float) -> float | None:
@@ -290,7 +299,7 @@ def _ablation_rows(explanation: Explanation) -> list[dict[str, Any]]:
     for made in ablations:
         width = 50 * abs(made.change) / largest
         rows.setdefault(made.layer, {})[made.part] = {
-            "change": made.change,
+            "change": round(made.change, 3) + 0.0,  # no -0
             "probability": float(np.exp(made.score)),
             "left": 50 - width if made.change < 0 else 50,
             "width": width,
