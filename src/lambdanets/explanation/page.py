@@ -312,9 +312,9 @@ def _maps(explanation: Explanation) -> list[dict[str, Any]]:
     image = explanation.inputs[0] if len(explanation.inputs) == 1 else None
     if image is None or image.ndim != 4:
         return []
-    made = [("Occlusion", ("falls", "rises"), explanation.occlusion())]
+    made: list[tuple[str, tuple[str | None, str], Array]] = [("Occlusion", ("falls", "rises"), explanation.occlusion())]
     if has_grad_cam() and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
-        made.append(("Grad-CAM", ("against", "for"), explanation.grad_cam()))
+        made.append(("Grad-CAM", (None, "for"), explanation.grad_cam()))
     return [{"name": name, "ends": ends, "map": pack(_thinned(values)[None]).to_dict()} for name, ends, values in made]
 
 

@@ -203,10 +203,11 @@ function draw() {
   readOut();
 }
 
-/** The numbers under a scale; what its ends mean is said where the sign alone does not. */
+/** The numbers under a scale, from 0 where nothing is below; what its ends mean is said where the sign alone does not. */
 function showScale(legend, limit, [below, above] = ["", ""]) {
   const [, low, high] = legend.children, text = (sign, words) => `${sign}${short(limit)}${words && ` ${words}`}`;
-  [low.textContent, high.textContent] = limit === 0 ? ["0 everywhere", ""] : [text("−", below), text("+", above)];
+  legend.classList.toggle("positive", below === null);
+  [low.textContent, high.textContent] = limit === 0 ? ["0 everywhere", ""] : [below === null ? "0" : text("−", below), text("+", above)];
 }
 
 function drawHeads() {
