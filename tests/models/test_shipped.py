@@ -6,6 +6,7 @@ import os
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import lambdanets  # noqa: F401  # registers the models
@@ -33,6 +34,8 @@ def test_timm_makes_the_model_with_its_weights(name):
     assert all(torch.equal(value, weights[key]) for key, value in state.items())
     config = model.pretrained_cfg
     assert len(config["label_names"]) == model.num_classes
+    with safe_open(FOLDER / name / "best.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["class_names"]) == list(config["label_names"])
     assert config["input_size"][0] == model.in_chans
     assert model.eval()(torch.zeros(1, *config["input_size"])).shape == (1, model.num_classes)
 

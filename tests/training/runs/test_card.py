@@ -1,34 +1,85 @@
+"""The model card: the command of the training."""
+
 import json
+import re
+import shlex
 
 import pytest
 
-from lambdanets.training import Run
+from lambdanets.models.shipped import FOLDER, shipped_names
+from lambdanets.training import Run, plan_recipe
 from lambdanets.training.runs.card import model_card
+from lambdanets_cli.recipe_options import recipe_fields
+
+DIGITS = "lambda_resnet_tiny.digits"
+
+
+def altered(folder, changes, augmentation=None, spec="digits"):
+    """The run of the shipped digits, with other choices."""
+    config = json.loads((FOLDER / DIGITS / "config.json").read_text())
+    config["recipe"] |= changes
+    config["recipe"]["augmentation"] |= augmentation or {}
+    config["data"]["spec"] = spec
+    (folder / "config.json").write_text(json.dumps(config))
+    return Run.open(folder)
+
+
+def command(run):
+    """The command that the card states."""
+    return re.search(r"^\| command \| `(.*)` \|$", model_card(run, "name", "address"), re.MULTILINE)[1]
+
+
+def read(words):
+    """The recipe of a command's words."""
+    kinds, given, words = {field.option: field for field in recipe_fields()}, {}, words[4:]
+    while words:
+        word = words.pop(0)
+        name = word.replace("--no-", "--")
+        given[kinds[name].name] = name == word if kinds[name].kind == "bool" else words.pop(0)
+    return plan_recipe("digits", given)
 
 
 @pytest.mark.parametrize(
-    ("changes", "command"),
+    ("changes", "augmentation", "expected"),
     [
-        ({}, "lambdanets train --recipe digits"),
+        ({}, {}, "lambdanets train --recipe digits"),
+        ({"epochs": 3, "cpu_threads": None}, {}, "lambdanets train --recipe digits --epochs 3 --cpu-threads none"),
         (
-            {
-                "cpu_threads": 2,
-                "clip_grad": 0.5,
-                "model_kwargs": {"stages": "LLLL"},
-                "channels_last": True,
-                "ema_decay": None,
-            },
-            """lambdanets train --recipe digits --model-kwargs '{"stages": "LLLL"}' --clip-grad 0.5 --ema-decay none"""
-            " --channels-last --cpu-threads 2",
+            {"model_kwargs": {"stages": "LLLL"}, "channels_last": True, "lr": 1e-5},
+            {"scale": [0.5, 1.0], "auto_augment": "rand-m9|x"},
+            'lambdanets train --recipe digits --model-kwargs \'{"stages": "LLLL"}\' --lr 1e-05 --channels-last'
+            r" --scale 0.5,1.0 --auto-augment 'rand-m9\|x'",
         ),
-        ({"data": "/my/photos", "augmentation": {"scale": [0.5, 1.0]}}, "--data photos/ --scale 0.5,1.0"),
-        ({"name": "mine"}, "by a recipe of the user's, mine"),
+        ({"model": "lambda_resnet50"}, {}, "lambdanets train --recipe digits --model lambda_resnet50"),
     ],
 )
-def test_the_command_has_what_the_recipe_does_not_say(tmp_path, changes, command):
-    run = Run.open_trained("lambda_resnet_tiny.digits")
-    config = json.loads(json.dumps(run.config))
-    nested = {"augmentation": {**config["recipe"]["augmentation"], **changes.get("augmentation", {})}}
-    config["recipe"] |= changes | nested
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert command in model_card(Run.open(tmp_path), "name", "address")
+def test_the_command_has_what_the_recipe_does_not_say(tmp_path, changes, augmentation, expected):
+    run = altered(tmp_path, changes, augmentation)
+    assert command(run) == expected
+    assert read(shlex.split(expected.replace(r"\|", "|"))) == run.recipe
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ("imagefolder:/home/me/my photos", "'my photos/'"),
+        ("fashion-mnist:/home/me/data", "fashion-mnist"),
+        ("wds/:/home/me/shards", "wds/:shards/"),
+        ("hfds/mnist", "hfds/mnist"),
+    ],
+)
+def test_folders_of_the_user_are_named_by_their_last_part(tmp_path, spec, word):
+    run = altered(tmp_path, {"data": "/home/me/x"}, spec=spec)
+    assert command(run) == f"lambdanets train --recipe digits --data {word}"
+
+
+def test_a_recipe_of_the_user_has_no_command(tmp_path):
+    card = model_card(altered(tmp_path, {"name": "mine"}), "name", "address")
+    assert "| command | `lambdanets train` by a recipe of the user's, mine |" in card
+
+
+def test_shipped_cards_are_what_their_runs_say():
+    for name in shipped_names():
+        card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+        data, licence = re.findall(r"^\| (?:data|licence of the data) \| (.*) \|$", card, re.MULTILINE)
+        assert card == model_card(Run.open_trained(name), name, name, data, licence)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lambdanets.files import read_json
 from lambdanets.models.shipped import shipped_folder
-from lambdanets.training.recipes import Recipe, get_recipe, list_recipes
+from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
 
 _CARD = """# {name}
@@ -63,7 +63,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         epochs=recipe.epochs,
         seed=recipe.seed,
         start=run.config["model"].get("weights", "random weights"),
-        command=_command(recipe),
+        command=_command(run),
         versions=", ".join(f"{key} {found[key]}" for key in _VERSIONS if found.get(key)),
         data=run.data_spec.partition(":")[0] if data is None else data,
         licence="not stated" if licence is None else licence,
@@ -78,25 +78,37 @@ def published_card(run: Run, name: str, address: str) -> str:
         name: the heading.
         address: the model's name for timm.
     """
-    file = run.path / "README.md"
-    if shipped_folder(run.path.name) != run.path or not file.is_file():
+    folder = shipped_folder(run.path.resolve().name)
+    if folder is None or folder.resolve() != run.path.resolve():
         return model_card(run, name, address)
-    text = file.read_text(encoding="utf-8").replace(f"# {run.path.name}\n", f"# {name}\n", 1)
-    return text.replace(f'create_model("{run.path.name}"', f'create_model("{address}"', 1)
+    text = (folder / "README.md").read_text(encoding="utf-8").replace(f"# {folder.name}\n", f"# {name}\n", 1)
+    return text.replace(f'create_model("{folder.name}"', f'create_model("{address}"', 1)
 
 
-def _command(recipe: Recipe) -> str:
-    """The command of a training, with what its recipe does not say by itself."""
+def _command(run: Run) -> str:
+    """The command of a training, with what its recipe does not say by itself; folders by their last part."""
+    recipe = dataclasses.replace(run.recipe, data=_data(run.data_spec))
     if recipe.name not in list_recipes():
         return f"`lambdanets train` by a recipe of the user's, {recipe.name}"
     ours = get_recipe(recipe.name, recipe.model)
     words = ["lambdanets", "train", "--recipe", recipe.name]
+    if recipe.model != get_recipe(recipe.name).model:
+        words += _option("model", recipe.model)
     for mine, own in ((recipe, ours), (recipe.augmentation, ours.augmentation)):
         for field in dataclasses.fields(mine):
             value = getattr(mine, field.name)
             if field.name not in ("name", "augmentation") and value != getattr(own, field.name):
                 words += _option(field.name, value)
-    return f"`{shlex.join(words)}`"
+    # A bar would end the cell of the table.
+    return f"`{shlex.join(words)}`".replace("|", r"\|")
+
+
+def _data(spec: str) -> str:
+    kind, _, folder = spec.partition(":")
+    name = Path(folder).name
+    if kind == "imagefolder":
+        return f"{name}/"
+    return f"{kind}:{name}/" if folder and "/" in kind else kind
 
 
 def _option(name: str, value: object) -> list[str]:
@@ -104,11 +116,11 @@ def _option(name: str, value: object) -> list[str]:
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
-    if name == "data" and Path(str(value)).is_absolute():
-        return ["--data", f"{Path(str(value)).name}/"]
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [f"--{option}", ",".join(map(str, value))]
-    return [f"--{option}", "none" if value is None else value if isinstance(value, str) else json.dumps(value)]
+    if isinstance(value, str):
+        return [f"--{option}", Path(value).name if Path(value).is_absolute() else value]
+    return [f"--{option}", "none" if value is None else json.dumps(value)]
 
 
 def _accuracy(test: dict) -> str:
