@@ -74,9 +74,12 @@ def explain(
     from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.files import check_file
     from lambdanets.models.shipped import DEFAULT
+    from lambdanets.training.data.transforms import read_image
 
     console = make_console()
     check_file(output, "--output")
+    if image is not None:
+        read_image(image, "RGB")  # what is wrong with it is said before a model is loaded
     model = DEFAULT if model is None else model
     notes: list[str] = []
     module, transform, names, image = _prepare(model, image, checkpoint, random_weights, notes)

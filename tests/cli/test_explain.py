@@ -99,6 +99,13 @@ def test_what_is_wrong_is_said(run, run_folder, tmp_path, words, message):
     assert not (tmp_path / "explain.html").exists()
 
 
+def test_an_image_is_read_before_a_model_is_loaded(run, monkeypatch):
+    monkeypatch.setattr("lambdanets_cli.explain._create", lambda *_: pytest.fail("the model was made"))
+    code, _, error = run("explain", "lambda_resnet26t", "nothing.png")
+    assert code == 2
+    assert error.startswith("Error: the image nothing.png does not exist")
+
+
 def test_models_of_the_registry_say_that_their_weights_are_random(run, tmp_path):
     Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "red.png")
     code, out, error = run("explain", "lambda_resnet_tiny.untrained", "red.png", "--no-decision")
