@@ -169,8 +169,8 @@ def test_it_runs(packages, tmp_path, monkeypatch):
     assert scores["graph: lambda, no edge labels"].startswith("50.00")
     assert [len(plot.series) for plot in outcome.plots] == [4, 4, 4, 4]
     assert all("x)" in line[-1] for table in outcome.tables for line in table.rows)
-    claim = next(claim for claim in outcome.claims if "of graph: lambda, no edge labels" in claim.text)
-    assert claim.text.startswith("graph: lambda: accuracy +50.00")
+    claim = next(claim for claim in outcome.claims if "against graph: lambda, no edge labels" in claim.text)
+    assert claim.text.startswith("graph: lambda: +50.00")
 
 
 def cell(row, seed, top1=None, **result):
