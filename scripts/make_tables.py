@@ -368,10 +368,8 @@ def filled(text: str) -> str:
 
 def filled_recipe(text: str) -> str:
     """The text of a recipe with its measurement made anew; its command is the last indented line of the docstring."""
-    command = [line.partition(" #")[0].strip() for line in text.split('"""')[1].split("\n") if line.startswith("    ")][
-        -1
-    ]
-    paragraph = measured(command)
+    lines = [line for line in text.split('"""')[1].split("\n") if line.startswith("    ")]
+    paragraph = measured(lines[-1].partition(" #")[0].strip())
     return text if paragraph is None else MEASURED.sub(lambda _: paragraph, text, count=1)
 
 

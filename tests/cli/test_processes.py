@@ -28,18 +28,11 @@ main()
 """
 
 
-def test_torchrun_restarts_go_on(colours, tmp_path):
-    """Two processes are one training, without any setting of accelerate's, on a machine without a GPU.
-
-    One of them dies; torchrun starts both again, and they go on with the run, though its name was made from the time.
-    They share the weights, which one process reads at the end.
-    """
-    (tmp_path / "program.py").write_text(PROGRAM)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
-    words = ["--shard", "--image-size", 8, "--workers", 0, "--epochs", 2, "--batch-size", 8, "--checkpoint-every", 2]
+def launched(folder, *words):
+    """What a launcher of processes prints, which must end well."""
     done = subprocess.run(
-        [*launch, "--nproc-per-node", "2", "program.py", "train", "--data", str(colours), *map(str, words)],
-        cwd=tmp_path,
+        [sys.executable, "-m", *map(str, words)],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -47,12 +40,25 @@ def test_torchrun_restarts_go_on(colours, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_torchrun_restarts_go_on(colours, tmp_path):
+    """Two processes are one training, without any setting of accelerate's, on a machine without a GPU.
+
+    One of them dies; torchrun starts both again, and they go on with the run, though its name was made from the time.
+    They share the weights, which one process reads at the end.
+    """
+    (tmp_path / "program.py").write_text(PROGRAM)
+    launch = ["torch.distributed.run", "--standalone", "--max-restarts", 3, "--nproc-per-node", 2, "program.py"]
+    words = ["--shard", "--image-size", 8, "--workers", 0, "--epochs", 2, "--batch-size", 8, "--checkpoint-every", 2]
+    printed = launched(tmp_path, *launch, "train", "--data", colours, *words)
     (run,) = (tmp_path / "runs").iterdir()
     result = json.loads((run / "result.json").read_text())
     assert (result["status"], result["processes"], result["epochs"]) == ("finished", 2, 2)
-    assert "Goes on in epoch 1, after 2 of 4 steps" in done.stdout
+    assert "Goes on in epoch 1, after 2 of 4 steps" in printed
     for line in ("epoch 1/2", "epoch 2/2", "Test accuracy"):
-        assert done.stdout.count(line) == 1
+        assert printed.count(line) == 1
     assert len(read_csv(run / "metrics.csv")) == 2
     # Every test image is counted once, though four are not a multiple of what the two processes take, and the scores
     # are those of the weights in the file.
@@ -61,17 +67,8 @@ def test_torchrun_restarts_go_on(colours, tmp_path):
 
 
 def test_accelerate_launches_one_training(colours, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0]
     words = ["--image-size", 8, "--workers", 0, "--epochs", 1, "--batch-size", 8, "--output", tmp_path / "run"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", "0", "-m", "lambdanets", "train", "--data", str(colours), *map(str, words)],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    launched(tmp_path, *launch, "-m", "lambdanets", "train", "--data", colours, *words)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["status"], result["processes"]) == ("finished", 2)

@@ -140,7 +140,7 @@ def _own_images(run: Run) -> Exam:
         data = stored_data(run, (part,))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error} {run.path} was trained on these data; name where they are with --data."
+            f"{str(error).rstrip('.')}. {run.path} was trained on these data; name where they are with --data."
         ) from None
     skip_bad_images(data, run.path, run.recipe.skip_bad_images, writable=False)
     part, images = data.held_out
