@@ -1,7 +1,6 @@
 """A query sees its scope and nothing else: numbers that are not finite, and very large ones, in every kernel."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch
 from helpers import EVERYWHERE, PRESENT, dense_call, edge_call, grid_call, kernel_cases
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid import planner, spread
+from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.terms import grid as terms
@@ -233,65 +233,83 @@ def test_values_of_one_size_leave_the_choice_alone(cheapest):
     assert [kernel.spreads_errors for kernel in cheapest] == [True, True]
 
 
-def problem(grid, extents, origin):
-    return GridProblem(2, 3, 4, 5, 1, grid, extents, origin)
+@pytest.fixture(params=["compiled", "by operations"])
+def differ(request, monkeypatch):
+    """differ_in_size of tensors on a grid, in the compiled library or in PyTorch's operations."""
+    if request.param == "by operations":
+        monkeypatch.setattr(binding, "check", lambda problem: "left out")
+    elif binding.library() is None:
+        pytest.skip(f"without compiled kernels: {binding.absence()}")
+
+    def look(grid, extents, query, value, grad=None, channels=False):
+        origin = [extent // 2 for extent in extents]
+        one_sided = extents[0] % 2 == 0  # as problems are in causal order
+        if one_sided:
+            origin[0] = extents[0] - 1
+        (b, h, _, k), (_, u, _, v) = query.shape, value.shape
+        problem = GridProblem(b, h, k, v, u, grid, extents, tuple(origin), one_sided=one_sided)
+        return spread.differ_in_size(problem, query, value, grad, channels=channels)
+
+    return look
 
 
-def test_what_counts_as_one_size():
-    local = problem((12, 12), (5, 5), (2, 2))
+GRID, LOCAL, WHOLE = (12, 12), (5, 5), (23, 23)
+
+
+def test_what_counts_as_one_size(differ):
     query, value = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5)
-    assert not spread.differ_in_size(local, query, value)
-    assert not spread.differ_in_size(local, query, value * 1e30)
-    assert not spread.differ_in_size(local, query, torch.zeros_like(value))
+    assert not differ(GRID, LOCAL, query, value)
+    assert not differ(GRID, LOCAL, query, value * 1e30)
+    assert not differ(GRID, LOCAL, query, torch.zeros_like(value))
     value[1, 0, 77, 3] = spread.RATIO
-    assert not spread.differ_in_size(local, query, value)
+    assert not differ(GRID, LOCAL, query, value)
     value[1, 0, 77, 3] = -spread.RATIO * 1.01
-    assert spread.differ_in_size(local, query, value)
-    assert not spread.differ_in_size(problem((12, 12), (23, 23), (11, 11)), query, value)
-    assert spread.differ_in_size(problem((12, 12), (12, 23), (11, 11)), query, value)
-    assert spread.differ_in_size(local, query, torch.full_like(value, float("nan")))
-    quiet = torch.ones_like(value).unflatten(2, (12, 12))
+    assert differ(GRID, LOCAL, query, value)
+    assert not differ(GRID, WHOLE, query, value)
+    assert differ(GRID, (12, 23), query, value)
+    assert differ(GRID, LOCAL, query, torch.full_like(value, float("nan")))
+    quiet = torch.ones_like(value).unflatten(2, GRID)
     quiet[0, 0, 6:9, 6:9, 2] = 0  # a block of three rows and columns
-    assert spread.differ_in_size(local, query, quiet.flatten(2, 3))
+    assert differ(GRID, LOCAL, query, quiet.flatten(2, 3))
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("size", "scope"), [(56, 9), (28, 9), (56, 23), (57, 23), (31, 15), (17, 31)])
-def test_numbers_of_one_distribution_are_of_one_size(size, scope, causal):
+def test_numbers_of_one_distribution_are_of_one_size(differ, size, scope, causal):
     """At the end of an axis too, where blocks that do not divide it leave a rest."""
     torch.manual_seed(0)
-    extent, origin = scope // 2 + 1 if causal else scope, scope // 2
-    each = replace(problem((size, size), (extent, scope), (origin, origin)), one_sided=causal)
-    query, value, grad = (torch.randn(2, heads, size**2, 16) for heads in (4, 4, 4))
+    extents = (scope // 2 + 1 if causal else scope, scope)
+    query, value, grad = torch.randn(2, 4, size**2, 16), torch.randn(2, 2, size**2, 16), torch.randn(2, 4, size**2, 16)
     for channels in (False, True):
-        assert not spread.differ_in_size(each, query, value, grad, channels=channels)
+        assert not differ((size, size), extents, query, value, grad, channels=channels)
 
 
-def test_what_counts_as_one_size_among_channels():
-    everywhere = problem((12, 12), (23, 23), (11, 11))
-    for each in (everywhere, problem((12, 12), (5, 5), (2, 2))):
-        query, value = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5)
-        assert not spread.differ_in_size(each, query, value, channels=True)
-        value[1, ..., 3] = spread.RATIO
-        assert not spread.differ_in_size(each, query, value, channels=True)
-        value[1, ..., 3] = -spread.RATIO * 1.01
-        assert spread.differ_in_size(each, query, value, channels=True)
-        assert not spread.differ_in_size(each, query, value)
-        value[0] = value[1]  # each example by itself
-        value[0] *= 1e9
-        value[1] = 1
-        assert spread.differ_in_size(each, query, value[:1], channels=True)
-        grad = torch.ones(2, 3, 144, 5)
-        assert not spread.differ_in_size(each, query, torch.ones_like(value), grad, channels=True)
-        grad[0, ..., 2] = 100
-        assert spread.differ_in_size(each, query, torch.ones_like(value), grad, channels=True)
-        for bad in (float("nan"), float("inf")):
-            assert spread.differ_in_size(each, query, torch.full_like(value, bad), channels=True)
+@pytest.mark.parametrize("extents", [WHOLE, LOCAL])
+def test_what_counts_as_one_size_among_channels(differ, extents):
+    query, value = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5)
+    assert not differ(GRID, extents, query, value, channels=True)
+    value[1, ..., 3] = spread.RATIO
+    assert not differ(GRID, extents, query, value, channels=True)
+    value[1, ..., 3] = -spread.RATIO * 1.01
+    assert differ(GRID, extents, query, value, channels=True)
+    assert not differ(GRID, extents, query, value)
+    value[0], value[1] = 1e9 * value[1], 1  # each example by itself
+    assert differ(GRID, extents, query, value, channels=True)
+    grad = torch.ones(2, 3, 144, 5)
+    assert not differ(GRID, extents, query, torch.ones_like(value), grad, channels=True)
+    grad[0, ..., 2] = 100
+    assert differ(GRID, extents, query, torch.ones_like(value), grad, channels=True)
+    for bad in (float("nan"), float("inf")):
+        assert differ(GRID, extents, query, torch.full_like(value, bad), channels=True)
+
+
+def test_every_query_of_a_global_context_sees_the_large_values(differ):
     quiet = torch.ones(2, 1, 144, 5)
-    quiet[:, :, 5:] = 0  # every query sees the others
-    assert not spread.differ_in_size(everywhere, query, quiet, channels=True)
+    quiet[:, :, 5:] = 0
+    assert not differ(GRID, WHOLE, torch.ones(2, 3, 144, 4), quiet, channels=True)
 
 
 def test_on_a_gpu_no_value_is_read():
     value = torch.empty(2, 1, 144, 5, device="meta")
-    assert spread.differ_in_size(replace(problem((12, 12), (5, 5), (2, 2)), device="cuda"), value, value)
+    problem = GridProblem(2, 1, 5, 5, 1, GRID, LOCAL, (2, 2), device="cuda")
+    assert spread.differ_in_size(problem, value, value)

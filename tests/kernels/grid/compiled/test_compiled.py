@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from helpers import grid_call
 from lambdanets import GridPositions, lambda_apply
+from lambdanets.kernels.grid import spread
 from lambdanets.kernels.grid.compiled import binding, spectral
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
 from lambdanets.kernels.grid.contract import GridInputs
@@ -472,3 +474,33 @@ def test_processes_of_a_data_loader():
     loader = torch.utils.data.DataLoader(Examples(), batch_size=None, num_workers=2)
     for index, out in enumerate(loader):
         assert torch.equal(out, run("spectral", inputs((8, 8), (15, 15), seed=index))[0])
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_look_at_sizes_is_that_of_pytorchs_operations(data):
+    """Every instruction set, any grid, strides, with and without a gradient; numbers of one size and others."""
+    grid = tuple(data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=2)))
+    if len(grid) == 1 and data.draw(st.booleans()):
+        grid = (grid[0] + 500,)  # longer than what is read at once
+    extents = tuple(2 * data.draw(st.integers(0, size)) + 1 for size in grid)
+    b, h, k, v, u = (data.draw(st.integers(1, most)) for most in (2, 3, 3, 33, 2))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    n, spread_of_sizes = math.prod(grid), data.draw(st.sampled_from([1.0, 3.0, 10.0]))
+
+    def numbers(*shape):
+        tensor = torch.randn(shape) * torch.rand(shape).pow(spread_of_sizes)
+        return tensor.transpose(2, 3).contiguous().transpose(2, 3) if data.draw(st.booleans()) else tensor
+
+    query, value = numbers(b, h, n, k), numbers(b, u, n, v)
+    grad = numbers(b, h, n, v) if data.draw(st.booleans()) else None
+    cut = GridInputs.of(query, value, torch.ones(u, k, *extents), grid, [extent // 2 for extent in extents])
+    channels = data.draw(st.booleans())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(binding, "check", lambda problem: "left out")
+        expected = spread.differ_in_size(cut.problem, query, value, grad, channels=channels)
+    for library in [dataclasses.replace(LIBRARY, name=name) for name in LEVELS]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(binding, "_load", functools.partial(lambda found: found, library))
+            patch.setattr(binding, "SLOT_SIZES", 64)
+            assert spread.differ_in_size(cut.problem, query, value, grad, channels=channels) == expected

@@ -30,6 +30,7 @@ __all__ = [
     "absence",
     "backward",
     "check",
+    "differ_in_size",
     "forward",
     "lanes",
     "library",
@@ -43,16 +44,19 @@ QUERY_FIRST, SPECTRAL = 0, 1
 SLOT_MULTIPLY_ADDS = 1 << 18
 # Floats of scratch memory above which a call is cut into fewer parts, each of which has sums of its own.
 SCRATCH_FLOATS = 1 << 27
+# Numbers whose sizes are compared from which another thread is worth its start.
+SLOT_SIZES = 1 << 16
 
-_VERSION = 1
+_VERSION = 2
 _REMEDY = (
     "for the compiled ones, install GCC 12 or Clang 15 or newer and then, in the source folder of lambdanets, run "
     "pip install --force-reinstall --no-deps ."
 )
 
 
-# ``Problem`` of abi.h; ``KernelCall``: a problem, a pointer and four strides of each of nine tensors, scratch, slots.
-_PROBLEM, _CALL = struct.Struct("11q"), struct.Struct("11q 45q 2q")
+# ``Problem`` of abi.h; ``KernelCall``: a problem, a pointer and four strides of each of nine tensors, scratch, slots;
+# ``SizesCall`` of sizes.h: a problem, three tensors, scratch, slots, a block, whether channels mix, a ratio.
+_PROBLEM, _CALL, _SIZES = struct.Struct("11q"), struct.Struct("11q 45q 2q"), struct.Struct("11q 15q 5q d")
 _NULL = (0, 0, 0, 0, 0)
 _INT, _BOOL = ctypes.c_int64, ctypes.c_bool
 _FUNCTIONS = (
@@ -64,6 +68,8 @@ _FUNCTIONS = (
     ("lambdanets_scratch", _INT, _INT, _INT, ctypes.c_char_p, _INT, _BOOL, _BOOL),
     ("lambdanets_forward", None, _INT, _INT, ctypes.c_char_p),
     ("lambdanets_backward", None, _INT, _INT, ctypes.c_char_p),
+    ("lambdanets_sizes_scratch", _INT, _INT, ctypes.c_char_p),
+    ("lambdanets_sizes_differ", _BOOL, _INT, ctypes.c_char_p),
 )
 
 
@@ -183,18 +189,24 @@ def check(problem: GridProblem) -> str | None:
     return absence()
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(
-    found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
-) -> tuple[tuple[int, ...], int, int]:
-    """The sizes of ``Problem``, the number of slots to cut it into, and the floats of scratch memory that it needs."""
+def _sizes(problem: GridProblem) -> tuple[int, ...]:
+    """The numbers of ``Problem``; a sequence is an image of one row."""
     grid, extents, origin = (
         (before,) * (2 - len(sizes)) + sizes
         for before, sizes in ((1, problem.grid), (1, problem.extents), (0, problem.origin))
     )
     sizes = (problem.batch, problem.heads, problem.dim_key, problem.dim_value, problem.intra_depth)
-    given = (*sizes, *grid, *extents, *origin)
-    seen = problem.intra_depth * min(extents[0], grid[0]) * min(extents[1], grid[1])
+    return (*sizes, *grid, *extents, *origin)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
+) -> tuple[tuple[int, ...], int, int]:
+    """The sizes of ``Problem``, the number of slots to cut it into, and the floats of scratch memory that it needs."""
+    given = _sizes(problem)
+    *_, rows, columns, extent_rows, extent_columns, _, _ = given
+    seen = problem.intra_depth * min(extent_rows, rows) * min(extent_columns, columns)
     products = problem.batch * problem.heads * problem.num_positions * seen * (problem.dim_key + problem.dim_value)
     slots = max(1, min(threads, products // SLOT_MULTIPLY_ADDS))
     while True:
@@ -273,3 +285,36 @@ def backward(kernel: int, grad: Tensor, inputs: GridInputs, workspace: Workspace
     )
     _call(kernel, inputs, workspace, True, grad, grads)
     return grads
+
+
+def differ_in_size(
+    problem: GridProblem,
+    query: Tensor,
+    value: Tensor,
+    grad: Tensor | None,
+    block: Sequence[int],
+    channels: bool,
+    ratio: float,
+) -> bool:
+    """True if values, or what a value's gradient sums, differ in size by more than a ratio; ``spread.py`` says how.
+
+    Args:
+        problem: that :func:`check` has nothing against; the tensors are in float32.
+        query: (b, h, n, k).
+        value: (b, u, n, v).
+        grad: (b, h, n, v), gradient of the output; None in the forward pass.
+        block: positions of a block along each axis.
+        channels: True if a block is compared with the largest size of all channels.
+        ratio: the largest size over that of a block.
+    """
+    found = _load()
+    if not isinstance(found, Library):
+        raise RuntimeError(found)
+    numbers = value.numel() + (0 if grad is None else grad.numel() + query.numel())
+    slots = max(1, min(torch.get_num_threads(), numbers // SLOT_SIZES))
+    tensors = *_numbers(query), *_numbers(value), *_numbers(grad)
+    rest = slots, *(1,) * (2 - len(block)), *block, channels, ratio
+    given = _sizes(problem)
+    count = found.handle.lambdanets_sizes_scratch(found.level, _SIZES.pack(*given, *tensors, 0, *rest))
+    scratch = value.new_empty(count)  # held until the call ends
+    return found.handle.lambdanets_sizes_differ(found.level, _SIZES.pack(*given, *tensors, scratch.data_ptr(), *rest))

@@ -28,7 +28,8 @@ def _work(problem: GridProblem, backward: bool) -> Work:
     ]
     height, width = lengths if len(lengths) == 2 else (1, lengths[0])
     rows = problem.grid[0] if len(lengths) == 2 else 1
-    channels = 2 * binding.lanes()
+    # A point: two vectors; ``kernel_at`` of library.cpp leaves no vector of AVX-512 half empty.
+    channels = 16 if problem.dim_value <= 16 else 2 * binding.lanes()
     values = problem.batch * -(-problem.dim_value // channels) * channels
     transform = width * _passes(height) * height + rows * _passes(width) * width
     pointwise = height * width * problem.intra_depth + problem.num_positions * problem.heads

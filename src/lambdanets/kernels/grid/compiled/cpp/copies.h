@@ -68,7 +68,7 @@ INLINE Matrix matrix(const Tensor& tensor, int64_t i, int64_t j, int64_t row, in
 }
 
 // Copies `from` into rows that start `pitch` floats apart, with zeros behind the columns up to `width`.
-static void pack(float* to, int64_t pitch, int64_t width, Matrix from, int64_t rows, int64_t columns) {
+[[maybe_unused]] static void pack(float* to, int64_t pitch, int64_t width, Matrix from, int64_t rows, int64_t columns) {
   if (width > columns)
     for (int64_t i = 0; i < rows; i++) clear(to + i * pitch + columns, width - columns);
   copy({to, pitch, 1}, from, rows, columns);

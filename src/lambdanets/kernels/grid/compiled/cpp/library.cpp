@@ -8,12 +8,14 @@
 
 #include "abi.h"
 #include "parallel.h"
+#include "sizes.h"
 
 namespace lambdanets {
 
 #define LAMBDANETS_DECLARE(isa) \
   namespace isa {               \
   extern const Kernel kQueryFirst, kSpectral; \
+  extern const Sizes kSizes;    \
   }
 LAMBDANETS_DECLARE(portable)
 #if defined(LAMBDANETS_X86)
@@ -27,6 +29,7 @@ struct Level {
   const char* name;
   bool (*runs)();
   const Kernel* kernels[2];
+  const Sizes* sizes;
 };
 
 // From the best to the one that every machine can run.
@@ -36,14 +39,25 @@ const Level kLevels[] = {
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
      },
-     {&avx512::kQueryFirst, &avx512::kSpectral}},
+     {&avx512::kQueryFirst, &avx512::kSpectral},
+     &avx512::kSizes},
     {"avx2",
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     {&avx2::kQueryFirst, &avx2::kSpectral}},
+     {&avx2::kQueryFirst, &avx2::kSpectral},
+     &avx2::kSizes},
 #endif
-    {"portable", [] { return true; }, {&portable::kQueryFirst, &portable::kSpectral}},
+    {"portable", [] { return true; }, {&portable::kQueryFirst, &portable::kSpectral}, &portable::kSizes},
 };
 const int64_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
+
+// The kernel at a level, or at the next one where its vectors would be half empty: a point of the spectral kernel has two
+// of them, 32 channels with AVX-512.
+const Kernel& kernel_at(int64_t level, int64_t kernel, const Problem& problem) {
+#if defined(LAMBDANETS_X86)
+  if (level == 0 && kernel == 1 && problem.dim_value <= 16) level = 1;
+#endif
+  return *kLevels[level].kernels[kernel];
+}
 
 typedef int32_t (*ParallelFor)(int64_t begin, int64_t end, int64_t grain, void (*body)(int64_t, int64_t, void*),
                                void* context);
@@ -76,7 +90,7 @@ using lambdanets::kLevels;
 using lambdanets::kNumLevels;
 
 // Number of the version of this interface; binding.py refuses another.
-LAMBDANETS_EXPORT int64_t lambdanets_version() { return 1; }
+LAMBDANETS_EXPORT int64_t lambdanets_version() { return 2; }
 
 LAMBDANETS_EXPORT int64_t lambdanets_num_levels() { return kNumLevels; }
 
@@ -96,13 +110,21 @@ LAMBDANETS_EXPORT void lambdanets_use_threads(void* function) {
 
 LAMBDANETS_EXPORT int64_t lambdanets_scratch(int64_t level, int64_t kernel, const lambdanets::Problem* problem,
                                              int64_t slots, bool has_content, bool backward) {
-  return kLevels[level].kernels[kernel]->scratch(*problem, slots, has_content, backward);
+  return lambdanets::kernel_at(level, kernel, *problem).scratch(*problem, slots, has_content, backward);
 }
 
 LAMBDANETS_EXPORT void lambdanets_forward(int64_t level, int64_t kernel, const KernelCall* call) {
-  kLevels[level].kernels[kernel]->forward(*call);
+  lambdanets::kernel_at(level, kernel, call->problem).forward(*call);
 }
 
 LAMBDANETS_EXPORT void lambdanets_backward(int64_t level, int64_t kernel, const KernelCall* call) {
-  kLevels[level].kernels[kernel]->backward(*call);
+  lambdanets::kernel_at(level, kernel, call->problem).backward(*call);
+}
+
+LAMBDANETS_EXPORT int64_t lambdanets_sizes_scratch(int64_t level, const lambdanets::SizesCall* call) {
+  return kLevels[level].sizes->scratch(*call);
+}
+
+LAMBDANETS_EXPORT bool lambdanets_sizes_differ(int64_t level, const lambdanets::SizesCall* call) {
+  return kLevels[level].sizes->differ(*call);
 }

@@ -170,7 +170,7 @@ static void columns_backward(const Run& run, const Room& room, int64_t key) {
   const Plan& plan = run.plan;
   if (plan.height == 1) return multiply_backward(run, room, key, 0, plan.width, room.lambda);
   for (int64_t x = 0; x < plan.width; x++) {
-    copy_points(room.buffer_a, 1, room.lambda + x * kPoint, plan.width, plan.p.rows);
+    copy_points(room.buffer_a, 1, room.lambda + x * kPoint, plan.pitch, plan.p.rows);
     clear(room.buffer_a + plan.p.rows * kPoint, (plan.height - plan.p.rows) * kPoint);
     const float* grad = transform<false>(run.along_y, room.buffer_a, room.buffer_b);
     multiply_backward(run, room, key, x * plan.height, plan.height, grad);
@@ -199,7 +199,7 @@ static void task_backward(const Run& run, const Room& room, const Task& task) {
       float* grad = row_backward(run, room, y, key, lambda_row(run, room, y), grad_queries);
       float* other = grad == room.buffer_a ? room.buffer_b : room.buffer_a;
       const float* result = transform<false>(run.along_x, grad, other);
-      copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
+      copy_points(room.lambda + y * plan.pitch * kPoint, 1, result, 1, plan.width);
     }
     columns_backward(run, room, key);
   }
@@ -210,7 +210,7 @@ static void task_backward(const Run& run, const Room& room, const Task& task) {
       copy_points(room.buffer_a, 1, room.grad_values + (depth * plan.points + x * plan.height) * kPoint, 1,
                   plan.height);
       const float* result = transform<true>(run.along_y, room.buffer_a, room.buffer_b);
-      copy_points(room.lambda + x * kPoint, plan.width, result, 1, p.rows);
+      copy_points(room.lambda + x * kPoint, plan.pitch, result, 1, p.rows);
     }
     for (int64_t y = 0; y < p.rows; y++)
       copy_points(sums + (depth * plan.positions + y * p.columns) * kPoint, 1, lambda_row(run, room, y), 1, p.columns);
@@ -257,13 +257,13 @@ static void table_gradient(const Run& run, int64_t item, const Room& room) {
     }
     const float* result = transform<false>(run.along_y, room.buffer_a, room.buffer_b);
     for (int64_t y = 0; y < p.extent_rows; y++)
-      copy_points(room.lambda + (y * plan.width + x) * kPoint, 1,
+      copy_points(room.lambda + (y * plan.pitch + x) * kPoint, 1,
                   result + (y - p.origin_row + plan.height) % plan.height * kPoint, 1, 1);
   }
   const Tensor& table = run.call.grad_table;
   const float scale = 1.0f / static_cast<float>(plan.points);
   for (int64_t y = 0; y < p.extent_rows; y++) {
-    copy_points(room.buffer_a, 1, room.lambda + y * plan.width * kPoint, 1, plan.width);
+    copy_points(room.buffer_a, 1, room.lambda + y * plan.pitch * kPoint, 1, plan.width);
     const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
     for (int64_t lane = 0; lane < some; lane++) {
       const int64_t pair = item * kLanes + lane;

@@ -16,6 +16,7 @@ struct Plan {
   Problem p;
   int64_t positions, heads, pairs;      // heads: padded; pairs of u and k
   int64_t height, width, points;        // lengths of the transforms along y and x, and their product
+  int64_t pitch;                        // points from a row of λ to the next
   int64_t groups, parts, tasks, slots;  // groups of channels, parts of k
 
   Plan(const Problem& problem, int64_t slots_wanted) : p(problem) {
@@ -25,6 +26,8 @@ struct Plan {
     height = length_for(p.rows, p.extent_rows, p.origin_row);
     width = length_for(p.columns, p.extent_columns, p.origin_column);
     points = height * width;
+    // Odd: columns of λ are read and written too, and with a power of two they would share few places of the cache.
+    pitch = width | 1;
     groups = ceil_div(p.dim_value, kPoint);
     parts = least(p.dim_key, ceil_div(slots_wanted, p.batch * groups));
     tasks = p.batch * groups * parts;
@@ -82,7 +85,7 @@ struct Room {
     buffer_a = arena.take(longest);
     buffer_b = arena.take(longest);
     values = arena.take(p.intra_depth * plan.points * kPoint);
-    lambda = arena.take(most(p.rows, p.extent_rows) * plan.width * kPoint);
+    lambda = arena.take(most(p.rows, p.extent_rows) * plan.pitch * kPoint);
     queries = arena.take(plan.queries_size());
     outputs = arena.take(plan.outputs_size());
     content = arena.take(p.dim_key * kPoint);
@@ -167,7 +170,7 @@ static void finish_forward(const Run& run, const Room& room, const float* lambda
     clear(room.buffer_a, plan.height * kPoint);
     for (int64_t y = 0; y < rows; y++)
       copy_points(room.buffer_a + (y + first + plan.height) % plan.height * kPoint, 1,
-                  lambda + (y * plan.width + x) * kPoint, 1, 1);
+                  lambda + (y * plan.pitch + x) * kPoint, 1, 1);
     const float* result = transform<false>(run.along_y, room.buffer_a, room.buffer_b);
     copy_points(to + x * plan.height * kPoint, 1, result, 1, plan.height);
   }
@@ -189,7 +192,7 @@ static void transform_table(const Run& run, const Room& room, int64_t item) {
         room.buffer_a[(x - p.origin_column + plan.width) % plan.width * kPoint + lane] = from[x * table.stride[3]];
     }
     const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
-    copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
+    copy_points(room.lambda + y * plan.pitch * kPoint, 1, result, 1, plan.width);
   }
   finish_forward(run, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
   const float scale = 1.0f / static_cast<float>(plan.points);
@@ -238,7 +241,7 @@ static void transform_values(const Run& run, const Room& room, const Task& task)
            task.count);
       clear(room.buffer_a + p.columns * kPoint, (plan.width - p.columns) * kPoint);
       const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
-      copy_points(room.lambda + y * plan.width * kPoint, 1, result, 1, plan.width);
+      copy_points(room.lambda + y * plan.pitch * kPoint, 1, result, 1, plan.width);
     }
     finish_forward(run, room, room.lambda, p.rows, 0, room.values + depth * plan.points * kPoint);
   }
@@ -292,13 +295,13 @@ static void lambda_rows(const Run& run, const Room& room, int64_t key) {
   for (int64_t x = 0; x < plan.width; x++) {
     multiply(run, room, key, x * plan.height, plan.height, room.buffer_a);
     const float* result = transform<true>(run.along_y, room.buffer_a, room.buffer_b);
-    copy_points(room.lambda + x * kPoint, plan.width, result, 1, plan.p.rows);
+    copy_points(room.lambda + x * kPoint, plan.pitch, result, 1, plan.p.rows);
   }
 }
 
 // λ_k of one row; in one of the two buffers, which the next call overwrites.
 static const float* lambda_row(const Run& run, const Room& room, int64_t row) {
-  copy_points(room.buffer_a, 1, room.lambda + row * run.plan.width * kPoint, 1, run.plan.width);
+  copy_points(room.buffer_a, 1, room.lambda + row * run.plan.pitch * kPoint, 1, run.plan.width);
   return transform<true>(run.along_x, room.buffer_a, room.buffer_b);
 }
 
