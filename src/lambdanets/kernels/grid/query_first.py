@@ -212,18 +212,21 @@ class _ContentGradients:
     """
 
     def __init__(self, layout: _QueryFirstLayout, query: Tensor, content: Tensor | None, workspace: Workspace):
-        self.lambdas = content
-        self.queries = self.content = None
+        self.content = content
+        self.grad_queries = self.grad_content = None
         if content is not None:
             self.given = layout.queries_by_example(query, workspace)
-            self.queries, self.content = workspace.scratch(query, *self.given.shape), torch.zeros_like(content)
+            self.grad_queries, self.grad_content = (
+                workspace.scratch(query, *self.given.shape),
+                torch.zeros_like(content),
+            )
 
     def add(self, row: int, grad_bav: Tensor) -> None:
         """Add the gradients of a row."""
-        if self.lambdas is None or self.queries is None or self.content is None:
+        if self.content is None or self.grad_queries is None or self.grad_content is None:
             return
-        torch.bmm(grad_bav, self.lambdas.transpose(1, 2), out=self.queries[row])
-        self.content.baddbmm_(self.given[row].transpose(1, 2), grad_bav)
+        torch.bmm(grad_bav, self.content.transpose(1, 2), out=self.grad_queries[row])
+        self.grad_content.baddbmm_(self.given[row].transpose(1, 2), grad_bav)
 
 
 def forward(inputs: GridInputs, workspace: Workspace) -> Tensor:
@@ -297,10 +300,10 @@ def _gradients(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradie
         torch.bmm(grad_xac, operand_xck, out=grad_by_place[y])
         grad_operand[:, step.offsets].flatten(1, 3).baddbmm_(grad_xac.transpose(1, 2), by_place[y])
     return (
-        layout.queries_gradient(grad_by_place, of_content.queries, query),
+        layout.queries_gradient(grad_by_place, of_content.grad_queries, query),
         layout.values_gradient(grad_values),
         layout.table_gradient(grad_operand),
-        of_content.content,
+        of_content.grad_content,
     )
 
 

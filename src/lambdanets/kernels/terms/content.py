@@ -16,7 +16,7 @@ from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.causal_content import causal_content_term
 
-__all__ = ["add_content_term", "apply_lambdas", "content_gradients", "content_lambdas", "content_term", "normalise"]
+__all__ = ["add_content_term", "apply_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
 
 def add_content_term(call: Call, other: Tensor | None = None) -> Tensor:
@@ -30,8 +30,8 @@ def add_content_term(call: Call, other: Tensor | None = None) -> Tensor:
         return other  # type: ignore[return-value]
     if not call.causal:
         return content_term(call.query, normalise(call.key), call.value, other)
-    content = causal_content_term(call.query, call.key, call.value)
-    return content if other is None else content + other
+    term = causal_content_term(call.query, call.key, call.value)
+    return term if other is None else term + other
 
 
 def normalise(key: Tensor) -> Tensor:
@@ -63,33 +63,33 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
         value: (b, u, m, v); zero where masked.
         other: (b, h, n, v), which may be overwritten; default None.
     """
-    return apply_lambdas(query, content_lambdas(keys, value), other)
+    return apply_content(query, content_lambdas(keys, value), other)
 
 
 def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
     """λc, (b, k, v), from keys (b, u, k, m), behind :func:`normalise`, and value (b, u, m, v)."""
     wide = value.to(keys.dtype)
-    lambdas = torch.bmm(keys[:, 0], wide[:, 0]) if keys.shape[1] == 1 else (keys @ wide).sum(1)
-    return lambdas.to(value.dtype)
+    content = torch.bmm(keys[:, 0], wide[:, 0]) if keys.shape[1] == 1 else (keys @ wide).sum(1)
+    return content.to(value.dtype)
 
 
-def apply_lambdas(query: Tensor, lambdas: Tensor, other: Tensor | None = None) -> Tensor:
+def apply_content(query: Tensor, content: Tensor, other: Tensor | None = None) -> Tensor:
     """q·λc, plus ``other``.
 
     Args:
         query: (b, h, n, k).
-        lambdas: λc, (b, k, v).
+        content: λc, (b, k, v).
         other: (b, h, n, v), which may be overwritten; default None.
 
     Returns:
         (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
     """
-    (b, h, n, _), v = query.shape, lambdas.shape[2]
+    (b, h, n, _), v = query.shape, content.shape[2]
     if depth_before_positions(query):
-        left = lambdas.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
+        left = content.transpose(1, 2)[:, None].expand(-1, h, -1, -1).flatten(0, 1)
         right, shape, swapped = query.transpose(2, 3).flatten(0, 1), (b, h, v, n), (2, 3)
     else:
-        left, right, shape, swapped = query.transpose(1, 2).flatten(1, 2), lambdas, (b, n, h, v), (1, 2)
+        left, right, shape, swapped = query.transpose(1, 2).flatten(1, 2), content, (b, n, h, v), (1, 2)
     if other is None:
         out = torch.bmm(left, right)
     else:
@@ -99,15 +99,15 @@ def apply_lambdas(query: Tensor, lambdas: Tensor, other: Tensor | None = None) -
     return out.view(shape).transpose(*swapped)
 
 
-def content_gradients(grad: Tensor, query: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+def content_gradients(grad: Tensor, query: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of query and λc in q·λc.
 
     Args:
         grad: (b, h, n, v).
         query: (b, h, n, k).
-        lambdas: λc, (b, k, v).
+        content: λc, (b, k, v).
     """
-    grad_lambdas = (query.transpose(2, 3) @ grad).sum(1)
+    grad_content = (query.transpose(2, 3) @ grad).sum(1)
     if depth_before_positions(grad):
-        return (lambdas[:, None] @ grad.transpose(2, 3)).transpose(2, 3), grad_lambdas
-    return grad @ lambdas[:, None].transpose(2, 3), grad_lambdas
+        return (content[:, None] @ grad.transpose(2, 3)).transpose(2, 3), grad_content
+    return grad @ content[:, None].transpose(2, 3), grad_content

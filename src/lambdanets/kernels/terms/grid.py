@@ -31,7 +31,7 @@ from lambdanets.kernels.names import require
 from lambdanets.kernels.precision import HALF
 from lambdanets.kernels.terms.content import (
     add_content_term,
-    apply_lambdas,
+    apply_content,
     content_gradients,
     content_lambdas,
     content_term,
@@ -72,8 +72,8 @@ def grid_gradients(call: Call, grad: Tensor) -> tuple[tuple[Tensor, ...], tuple[
     table, origin = _table(positions, call.query.dtype, causal=False)
     tensors = call.query, normalise(cast("Tensor", call.key)), call.value, table
     with torch.no_grad():
-        lambdas = content_lambdas(tensors[1], call.value)
-        return tensors, _both_gradients(grad, *tensors, lambdas, list(positions.grid), origin, call.kernel or "")
+        content = content_lambdas(tensors[1], call.value)
+        return tensors, _both_gradients(grad, *tensors, content, list(positions.grid), origin, call.kernel or "")
 
 
 def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[Tensor, list[int]]:
@@ -98,13 +98,13 @@ def _forward(
     grid: list[int],
     origin: list[int],
     kernel: str,
-    lambdas: Tensor | None = None,
+    content: Tensor | None = None,
 ) -> Tensor:
     """The position term, plus q·λc where λc is given."""
-    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, lambdas))
+    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content))
     with Workspace.for_thread() as workspace:
         out = chosen.forward(inputs, workspace)
-    return out if lambdas is None or chosen.adds_content else apply_lambdas(query, lambdas, out)
+    return out if content is None or chosen.adds_content else apply_content(query, content, out)
 
 
 def _gradients(
@@ -115,19 +115,19 @@ def _gradients(
     grid: list[int],
     origin: list[int],
     kernel: str,
-    lambdas: Tensor | None = None,
+    content: Tensor | None = None,
 ) -> Gradients:
     """Gradients of query, value and table, and of λc where it is given."""
-    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, lambdas), grad)
+    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content), grad)
     with Workspace.for_thread() as workspace:
-        grad_query, grad_value, grad_table, grad_lambdas = chosen.backward(
+        grad_query, grad_value, grad_table, grad_content = chosen.backward(
             grad.to(inputs.query.dtype), inputs, workspace
         )
     grad_table = inputs.whole_table(grad_table, table, origin)
-    if lambdas is not None and grad_lambdas is None:
-        part, grad_lambdas = content_gradients(grad, query, lambdas)
+    if content is not None and grad_content is None:
+        part, grad_content = content_gradients(grad, query, content)
         grad_query = grad_query.add_(part)
-    return grad_query, grad_value, grad_table, grad_lambdas
+    return grad_query, grad_value, grad_table, grad_content
 
 
 def _chosen(kernel: str, inputs: GridInputs, grad: Tensor | None = None) -> tuple[GridKernel, GridInputs]:
@@ -176,20 +176,20 @@ class _BothTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # type: ignore[override]
-        out, lambdas = _both_terms(*args)
-        ctx.save_for_backward(*args[:4], lambdas)
+        out, content = _both_terms(*args)
+        ctx.save_for_backward(*args[:4], content)
         ctx.statics = args[4:]
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, keys, value, table, lambdas = ctx.saved_tensors
+        query, keys, value, table, content = ctx.saved_tensors
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
             if torch.is_grad_enabled() or is_transformed() or is_batched(grad) or is_observed((grad,)):
                 terms = partial(_terms_apart, grad, ctx.statics)
                 grads = differentiated(terms, (query, keys, value, table), ctx.needs_input_grad[:4])
             else:
-                grads = _both_gradients(grad, query, keys, value, table, lambdas, *ctx.statics)
+                grads = _both_gradients(grad, query, keys, value, table, content, *ctx.statics)
         return (*grads, None, None, None)
 
 
@@ -198,8 +198,8 @@ def _both_terms(
 ) -> tuple[Tensor, Tensor]:
     """The output and λc."""
     query, keys, value, table = resolved((query, keys, value, table))
-    lambdas = content_lambdas(keys, value)
-    return whole(_forward(query, value, table, grid, origin, kernel, lambdas)), lambdas
+    content = content_lambdas(keys, value)
+    return whole(_forward(query, value, table, grid, origin, kernel, content)), content
 
 
 def _both_gradients(
@@ -208,20 +208,20 @@ def _both_gradients(
     keys: Tensor,
     value: Tensor,
     table: Tensor,
-    lambdas: Tensor,
+    content: Tensor,
     grid: list[int],
     origin: list[int],
     kernel: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, keys, value and table."""
     grad, query, keys, value, table = resolved((grad, query, keys, value, table))
-    grad_query, grad_value, grad_table, grad_lambdas = _gradients(
-        grad, query, value, table, grid, origin, kernel, lambdas
+    grad_query, grad_value, grad_table, grad_content = _gradients(
+        grad, query, value, table, grid, origin, kernel, content
     )
-    grad_lambdas = cast("Tensor", grad_lambdas)
-    grad_keys = grad_lambdas[:, None] @ value.transpose(2, 3)
+    grad_content = cast("Tensor", grad_content)
+    grad_keys = grad_content[:, None] @ value.transpose(2, 3)
     for u in range(value.shape[1]):
-        _add_product(grad_value[:, u], keys[:, u].transpose(1, 2), grad_lambdas)
+        _add_product(grad_value[:, u], keys[:, u].transpose(1, 2), grad_content)
     return grad_query, grad_keys, grad_value, grad_table
 
 
