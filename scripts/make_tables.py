@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
+from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.experiments.report import goals, report
@@ -97,6 +98,19 @@ def bench_memory() -> str:
             cells.append(f"{int(row['saved_bytes']) / 1e6:.1f} / {int(row['peak_bytes']) / 1e6:.1f}" if row else "")
         lines.append([f"`{case}`", *cells])
     return report.markdown(["case", *(report.LABELS.get(name, name) for name in names)], lines)
+
+
+def rates() -> str:
+    """Images a second of whole networks beside ResNet-50's."""
+    rows = read_rows(RESULTS / "rates.csv")
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        line = lines.setdefault(row["network"], [f"`{row['network']}`", row["image_size"]])
+        ratio, low, high = (float(row[name]) for name in ("ratio", "low", "high"))
+        line += [f"{float(row['images_per_second']):.1f}", f"{ratio:.2f}x ({low:.2f} to {high:.2f})"]
+    columns = ["network", "image size"]
+    columns += [f"{way}, {what}" for way in PASSES for what in ("images/s", "of ResNet-50's")]
+    return f"{report.markdown(columns, list(lines.values()))}\n\n{report.environment_line(rows)}."
 
 
 def growth() -> str:
@@ -304,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "models": models,
     "placement": placement,
+    "rates": rates,
     "kept": kept,
     "start": start,
     "training": training,

@@ -26,12 +26,14 @@ def test_the_fastest_other_of_the_furthest_case_counts():
     rows = [row(near, "lucidrains", ratio=12), row(near, "timm", ratio=30), row(far, "timm", ratio=9)]
     assert table(*rows) == [
         "| global, n 784 to 1024, beside lambda layers | forward | at least 10x | `global-32x32-d128-b4` | "
-        "9.00x (8.90 to 9.10) timm | **no** |"
+        "9.00x (8.90 to 9.10) timm | **no** |  |"
     ]
     rows[2]["ratio_median"] = 10.0
     (line,) = table(*rows)
     assert "`global-32x32-d128-b4` | 10.00x" in line
-    assert line.endswith("| yes |")
+    assert line.endswith("| yes |  |")
+    rows += [row(far, "lambdanets", ms=5), row(far, "op:lambdanets", ms=3)]
+    assert "| yes | 25.00x |" in table(*rows)[0]
 
 
 def test_without_a_case_of_a_goal_there_is_no_table():
@@ -52,10 +54,10 @@ def test_ratios_to_the_floor_and_to_one_depth_have_an_upper_bound():
     name = "global-28x28-d128-b4"
     floors = [row(name, "op:lambdanets", ms=3, floor=2), row("global-32x32-d128-b4", "op:lambdanets", ms=5, floor=2)]
     (line,) = table(*floors)
-    assert line.endswith("| at most 2x | `global-32x32-d128-b4` | 2.50x | **no** |")
+    assert line.endswith("| at most 2x | `global-32x32-d128-b4` | 2.50x | **no** |  |")
     depths = [
         row(name, "lambdanets", "forward+backward", ms=4),
         row(f"{name}-u4", "lambdanets", "forward+backward", ms=6),
     ]
     (line,) = table(*depths)
-    assert line.endswith(f"| forward+backward | at most 1.5x | `{name}-u4` | 1.50x | yes |")
+    assert line.endswith(f"| forward+backward | at most 1.5x | `{name}-u4` | 1.50x | yes |  |")

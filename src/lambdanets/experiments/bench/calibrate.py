@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 
-__all__ = ["CALIBRATION_CASES", "calibrate", "fit"]
+__all__ = ["CALIBRATION_CASES", "KernelTime", "calibrate", "fit", "time_kernels"]
 
 # Beside the benchmark's: few and many heads, shallow and deep, so that the constants do not fit one ratio only.
 CALIBRATION_CASES: tuple[Case, ...] = (
@@ -39,8 +39,26 @@ CALIBRATION_CASES: tuple[Case, ...] = (
     Case(1, (8, 8, 8), 64),
     Case(1, (12, 12, 12), 32, 3),
 )
+
 # A kernel that takes longer than this on a problem is never chosen for it, and is not timed further.
 LONGEST_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What one pass of a kernel took.
+
+    Args:
+        kernel: its name.
+        direction: "forward" or "backward".
+        work: multiply-adds, moved elements, calls.
+        seconds: median of the turns.
+    """
+
+    kernel: str
+    direction: str
+    work: tuple[float, float, float]
+    seconds: float
 
 
 def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -81,8 +99,8 @@ def calibrate(
     """
     samples: dict[tuple[str, str], list[tuple[tuple[float, float, float], float]]] = {}
     for case in cases:
-        for name, direction, work, median in _measure(case, seconds, max_seconds):
-            samples.setdefault((name, direction), []).append((work, median))
+        for time in time_kernels(case, seconds, max_seconds):
+            samples.setdefault((time.kernel, time.direction), []).append((time.work, time.seconds))
         if report is not None:
             report(case)
     kernels: dict[str, dict[str, list[float]]] = {}
@@ -92,13 +110,16 @@ def calibrate(
     return {"measured_on": environment(), "devices": {"cpu": kernels}}
 
 
-def _measure(
-    case: Case, seconds: float, max_seconds: float
-) -> list[tuple[str, str, tuple[float, float, float], float]]:
-    """Return (kernel, direction, work, median seconds) of the kernels that can run a case.
+def time_kernels(case: Case, seconds: float, max_seconds: float) -> list[KernelTime]:
+    """Time both passes of every kernel that can run a case, turn by turn.
 
     Inputs and outputs have the layout of a layer's projection, depth in front of the positions: the times include the
     transpositions that a kernel needs.
+
+    Args:
+        case: the problem.
+        seconds: least time for the turns.
+        max_seconds: most time for them.
     """
     inputs = grid_inputs(case)
     inputs = replace(inputs, query=_depth_first(inputs.query), value=_depth_first(inputs.value))
@@ -119,7 +140,7 @@ def _measure(
                 calls.append(call)
     turns = Turns(calls)
     turns.take(seconds, max_seconds)
-    return [(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
+    return [KernelTime(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
 
 
 def _forward(kernel: GridKernel, inputs: GridInputs) -> Tensor:
