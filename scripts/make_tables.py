@@ -113,6 +113,22 @@ def rates() -> str:
     return f"{report.markdown(columns, list(lines.values()))}\n\n{report.environment_line(rows)}."
 
 
+def planner() -> str:
+    """How near the planner's choices are to the fastest kernel, by instruction set."""
+    rows = read_rows(RESULTS / "planner.csv")
+    lines = []
+    for level in dict.fromkeys(row["instruction_set"] for row in rows):
+        own = [row for row in rows if row["instruction_set"] == level]
+        ratios = [float(row["ratio"]) for row in own]
+        worst = max(own, key=lambda row: float(row["ratio"]))
+        counts = [f"{sum(ratio <= most for ratio in ratios)} of {len(ratios)}" for most in (1.1, 1.25)]
+        lost = f"{mean(ratios) - 1:.1%}"
+        where = f"{float(worst['ratio']):.2f}x, `{worst['case']}` {worst['direction']}"
+        lines.append([level, *counts, lost, where])
+    columns = ["instruction set", "within 1.1x of the fastest", "within 1.25x", "time lost, mean", "furthest"]
+    return f"{report.markdown(columns, lines)}\n\n{report.environment_line(rows)}."
+
+
 def growth() -> str:
     """Time against n."""
     rows = _published("growth")
@@ -318,6 +334,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": growth,
     "models": models,
     "placement": placement,
+    "planner": planner,
     "rates": rates,
     "kept": kept,
     "start": start,

@@ -2,6 +2,9 @@
 
     python scripts/measure_rates.py [SECONDS]            # at the most, for the turns of each pass; default 300
 
+The last two rows are ResNet-50 with 3x3 convolutions left out, of all stages and of the last two: the limit of what any layer
+in their place could reach, since the rest of the network takes as long as before.
+
 A row holds, for one pass of one network, its images a second and how many times those of ResNet-50 at 224 pixels that
 are: the median of the ratios of the turns, with its 95 % bootstrap interval. Training is a forward and a backward pass.
 """
@@ -15,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from lambdanets import adopt, replace_convs
 from lambdanets.experiments.bench.bench import environment
@@ -33,6 +36,25 @@ def _adopted() -> nn.Module:
     return adopt(timm.create_model("lambda_resnet26t")).model
 
 
+class _LeftOut(nn.Module):
+    """Takes every ``stride``-th position, and nothing else."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride].contiguous()
+
+
+def _without(*stages: str) -> nn.Module:
+    model = timm.create_model("resnet50")
+    for name in stages:
+        for block in getattr(model, name):
+            block.conv2 = _LeftOut(block.conv2.stride[0])
+    return model
+
+
 # Name -> side of its images in pixels, and the network. The first is what the others are compared with.
 NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "resnet50": (224, partial(timm.create_model, "resnet50")),
@@ -45,6 +67,8 @@ NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "resnet50 with CCLL swapped in": (224, _swapped),
     "lambda_resnet26t": (256, partial(timm.create_model, "lambda_resnet26t")),
     "lambda_resnet26t, adopted": (256, _adopted),
+    "resnet50 without 3x3": (224, partial(_without, "layer1", "layer2", "layer3", "layer4")),
+    "resnet50 without 3x3 in stages 3 and 4": (224, partial(_without, "layer3", "layer4")),
 }
 
 
