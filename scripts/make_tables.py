@@ -52,6 +52,12 @@ README_CASES = (
 )
 
 
+def _rows(name: str) -> list[dict[str, str]]:
+    """The rows of a result file of a script."""
+    with open(RESULTS / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _published(name: str) -> list[dict]:
     """The rows of a result file, none of them noisy.
 
@@ -102,7 +108,7 @@ def bench_memory() -> str:
 
 def rates() -> str:
     """Images a second of whole networks beside ResNet-50's."""
-    rows = read_rows(RESULTS / "rates.csv")
+    rows = _rows("rates")
     lines: dict[str, list[str]] = {}
     for row in rows:
         line = lines.setdefault(row["network"], [f"`{row['network']}`", row["image_size"]])
@@ -115,7 +121,7 @@ def rates() -> str:
 
 def planner() -> str:
     """How near the planner's choices are to the fastest kernel, by instruction set."""
-    rows = read_rows(RESULTS / "planner.csv")
+    rows = _rows("planner")
     lines = []
     for level in dict.fromkeys(row["instruction_set"] for row in rows):
         own = [row for row in rows if row["instruction_set"] == level]
@@ -351,8 +357,7 @@ def _count(table: str, model: str, column: str, unit: float, digits: int) -> str
 
 def _trees() -> str:
     """What the comparison of two trees found, in words."""
-    with open(RESULTS / "trees.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows("trees")
     counts = ", ".join(
         f"{sum(row['verdict'] == word for row in rows)} {word}" for word in ("not slower", "slower", "undecided")
     )
@@ -362,8 +367,7 @@ def _trees() -> str:
 
 def _projected_again() -> str:
     """How many times longer a training step of a layer takes where it projects again, from the least to the most."""
-    with open(RESULTS / "projection.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["pass"] == "forward+backward"]
+    rows = [row for row in _rows("projection") if row["pass"] == "forward+backward"]
     forms = [[float(row["ratio"]) for row in rows if row["form"] == form] for form in ("recompute", "channels_inner")]
     ratios = [again / once for again, once in zip(*forms, strict=True)]
     return f"{min(ratios):.2f} to {max(ratios):.2f}"

@@ -2,8 +2,8 @@
 
     python scripts/measure_rates.py [SECONDS]            # at the most, for the turns of each pass; default 300
 
-The last two rows are ResNet-50 with 3x3 convolutions left out, of all stages and of the last two: the limit of what any layer
-in their place could reach, since the rest of the network takes as long as before.
+The last two rows are ResNet-50 with 3x3 convolutions left out, of all stages and of the last two: the limit of what any
+layer in their place could reach, since the rest of the network takes as long as before.
 
 A row holds, for one pass of one network, its images a second and how many times those of ResNet-50 at 224 pixels that
 are: the median of the ratios of the turns, with its 95 % bootstrap interval. Training is a forward and a backward pass.

@@ -149,8 +149,8 @@ def goals_table(rows: Sequence[Row]) -> str:
 
     Goals without a case among the rows are left out; without any goal the table is "".
 
-    A ratio to another contender has its interval; the other ratios are of medians of one run. The last column says
-    where the time goes: what the ratio would be with an op that took no time.
+    A ratio to another contender has its interval; the other ratios are of medians of one run. Where a goal is
+    not reached, the last column says where the time goes: what the ratio would be with an op that took no time.
     """
     found = {(str(row["case"]), str(row["contender"]), str(row["pass"])): row for row in rows}
     lines = []
@@ -162,10 +162,11 @@ def goals_table(rows: Sequence[Row]) -> str:
                 continue
             furthest = (min if goal.at_least else max)(there, key=lambda name: there[name].value)
             ratio = there[furthest]
-            held = "yes" if goal.reached(ratio.value, bound) else "**no**"
+            is_held = goal.reached(ratio.value, bound)
+            held = "yes" if is_held else "**no**"
             sign = "at least" if goal.at_least else "at most"
             measured = f"{ratio.text} {ratio.contender}".rstrip()
-            most = "" if ratio.most is None else f"{ratio.most:.2f}x"
+            most = "" if is_held or ratio.most is None else f"{ratio.most:.2f}x"
             lines.append([goal.text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held, most])
     if not lines:
         return ""
