@@ -462,6 +462,22 @@ def test_the_work_counts_the_transforms_that_run(size):
     assert counted == pytest.approx(lengths, abs=0.5)
 
 
+def test_the_work_counts_the_channels_of_whole_points(level):
+    """Scratch memory grows with the number of channels where the counted ones do, and nowhere else."""
+
+    def scratch(dim_value):
+        of_sizes = binding._PROBLEM.pack(1, 1, 1, dim_value, 1, 1, 8, 1, 15, 0, 7)
+        return LIBRARY.handle.lambdanets_scratch(dict(LIBRARY.levels)[level], SPECTRAL, of_sizes, 1, False, True)
+
+    depths = range(1, 71)
+    counted, needed = ([f(v) for v in depths] for f in (spectral.padded_channels, scratch))
+    for values in (counted, needed):
+        assert values == sorted(values)
+    assert [v for v in depths[1:] if counted[v - 1] > counted[v - 2]] == [
+        v for v in depths[1:] if needed[v - 1] > needed[v - 2]
+    ]
+
+
 class Examples(torch.utils.data.Dataset):
     def __len__(self):
         return 2

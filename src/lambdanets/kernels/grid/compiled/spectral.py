@@ -28,9 +28,7 @@ def _work(problem: GridProblem, backward: bool) -> Work:
     ]
     height, width = lengths if len(lengths) == 2 else (1, lengths[0])
     rows = problem.grid[0] if len(lengths) == 2 else 1
-    # A point: two vectors; ``kernel_at`` of library.cpp leaves no vector of AVX-512 half empty.
-    channels = 16 if problem.dim_value <= 16 else 2 * binding.lanes()
-    values = problem.batch * -(-problem.dim_value // channels) * channels
+    values = problem.batch * padded_channels(problem.dim_value)
     transform = width * _passes(height) * height + rows * _passes(width) * width
     pointwise = height * width * problem.intra_depth + problem.num_positions * problem.heads
     tables = problem.intra_depth * problem.dim_key * height * width * (_passes(height) + _passes(width))
@@ -40,6 +38,14 @@ def _work(problem: GridProblem, backward: bool) -> Work:
         values * problem.dim_key * pointwise * times,
         3 if backward else 2,
     )
+
+
+def padded_channels(dim_value: int) -> int:
+    """Channels of whole points: of two vectors; ``kernel_at`` of library.cpp leaves none of AVX-512 half empty."""
+    channels = 2 * binding.lanes()
+    if dim_value <= 16:
+        channels = min(channels, 16)
+    return -(-dim_value // channels) * channels
 
 
 @functools.lru_cache(maxsize=4096)
