@@ -131,7 +131,13 @@ def planner() -> str:
         lost = f"{mean(ratios) - 1:.1%}"
         where = f"{float(worst['ratio']):.2f}x, `{worst['case']}` {worst['direction']}"
         lines.append([level, *counts, lost, where])
-    columns = ["instruction set", "within 1.1x of the fastest", "within 1.25x", "time lost, mean", "furthest"]
+    columns = [
+        "instruction set",
+        "within 1.1x of the fastest",
+        "within 1.25x",
+        "slower than the fastest, mean",
+        "furthest",
+    ]
     return f"{report.markdown(columns, lines)}\n\n{report.environment_line(rows)}."
 
 

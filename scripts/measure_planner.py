@@ -5,7 +5,8 @@
 Every kernel takes turns on every shape of the calibration, at each instruction set that the machine can run: that of
 the compiled kernels, of PyTorch's own loops and of its convolutions. The planner has the constants that come with the
 package, which are of one of them. A row holds a shape and direction: the kernel that the planner chooses, the fastest
-one, and the ratio of their median times. The planner chooses by shape alone, so its choice is the same in every run.
+one, and the ratio of their median times. The choice hangs on the shape and the width of vectors, so it is the same in
+every run; what the planner does with values of very different sizes is left out here.
 """
 
 from __future__ import annotations

@@ -301,6 +301,10 @@ def test_what_counts_as_one_size_among_channels(differ, extents):
     assert differ(GRID, extents, query, torch.ones_like(value), grad, channels=True)
     for bad in (float("nan"), float("inf")):
         assert differ(GRID, extents, query, torch.full_like(value, bad), channels=True)
+        for tensor in (query, grad):
+            given = [query.clone(), torch.ones_like(value), torch.ones_like(grad)]
+            given[0 if tensor is query else 2][1, 2, 143, 3] = bad
+            assert differ(GRID, extents, *given, channels=True)
 
 
 def test_every_query_of_a_global_context_sees_the_large_values(differ):

@@ -14,12 +14,12 @@ nothing has to be compared.
 In a kernel that mixes channels the error is in proportion to the largest number of all channels, so there the block's
 largest value of each channel is compared with the largest value of all channels of the example, in every context.
 
-The compiled library, where there is one, looks at all of it in one pass over memory: operation by operation the look
-takes a tenth of a layer's time (``scripts/compare_trees.py``).
+The compiled library, where there is one, looks at all of it in one pass over memory.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -54,7 +54,8 @@ def differ_in_size(
         return False
     if problem.device != "cpu":  # reading a value would wait for all that runs there
         return True
-    if value.dtype == torch.float32 and binding.check(problem) is None:
+    tensors = (query, value) if grad is None else (query, value, grad)
+    if all(tensor.dtype == torch.float32 for tensor in tensors) and binding.check(problem) is None:
         return binding.differ_in_size(problem, query, value, grad, _block(problem), channels, RATIO)
     if _differ(problem, value.abs(), channels):
         return True
@@ -90,6 +91,7 @@ def _blocks(problem: GridProblem, planes: Tensor) -> Tensor:
     return images.flatten(planes.ndim - 1)
 
 
+@functools.lru_cache(maxsize=1024)
 def _block(problem: GridProblem) -> list[int]:
     """Positions of a block along each axis."""
     if problem.sees_everything:

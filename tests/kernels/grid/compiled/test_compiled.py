@@ -168,18 +168,35 @@ SHAPES = [
 ]
 
 
+# Channels in a point of AVX2, and those that need one of AVX-512.
+FEW, MANY = 5, 17
+
+
+@pytest.mark.parametrize("v", [FEW, MANY])
 @pytest.mark.parametrize("content", [False, True])
 @pytest.mark.parametrize(("grid", "extents", "origin"), SHAPES)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_exact(kernel, grid, extents, origin, content, level):
-    assert_near(kernel, inputs(grid, extents, origin, u=2, content=content))
+def test_exact(kernel, grid, extents, origin, content, v, level):
+    assert_near(kernel, inputs(grid, extents, origin, u=2, v=v, content=content))
 
 
 @pytest.mark.parametrize("width", range(1, 41))
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_width(kernel, width):
-    assert_near(kernel, inputs((3, width), (3, 2 * width - 1)))
-    assert_near(kernel, inputs((3, width), (5, 5), (2, 2)))
+    assert_near(kernel, inputs((3, width), (3, 2 * width - 1), v=FEW))
+    assert_near(kernel, inputs((3, width), (5, 5), (2, 2), v=MANY))
+
+
+@pytest.mark.skipif("avx512" not in LEVELS, reason="no AVX-512")
+def test_few_channels_go_through_avx2(monkeypatch):
+    for v in (16, 17):
+        given, results = inputs((5, 6), (9, 11), v=v), []
+        for name in ("avx512", "avx2"):
+            found = dataclasses.replace(LIBRARY, name=name)
+            monkeypatch.setattr(binding, "_load", functools.partial(lambda library: library, found))
+            results.append(run("spectral", given))
+        same = all(torch.equal(wide, narrow) for wide, narrow in zip(*results, strict=True))
+        assert same == (v == 16)
 
 
 @pytest.mark.parametrize("h", [1, 2, 3, 4, 5, 8, 9])
@@ -497,8 +514,8 @@ def test_processes_of_a_data_loader():
 def test_the_look_at_sizes_is_that_of_pytorchs_operations(data):
     """Every instruction set, any grid, strides, with and without a gradient; numbers of one size and others."""
     grid = tuple(data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=2)))
-    if len(grid) == 1 and data.draw(st.booleans()):
-        grid = (grid[0] + 500,)  # longer than what is read at once
+    if data.draw(st.booleans()):
+        grid = (*grid[:-1], grid[-1] + 500)  # wider than what is read at once
     extents = tuple(2 * data.draw(st.integers(0, size)) + 1 for size in grid)
     b, h, k, v, u = (data.draw(st.integers(1, most)) for most in (2, 3, 3, 33, 2))
     torch.manual_seed(data.draw(st.integers(0, 1000)))
@@ -510,6 +527,11 @@ def test_the_look_at_sizes_is_that_of_pytorchs_operations(data):
 
     query, value = numbers(b, h, n, k), numbers(b, u, n, v)
     grad = numbers(b, h, n, v) if data.draw(st.booleans()) else None
+    if grad is not None and data.draw(st.booleans()):
+        grad = grad[:, :1].expand(b, h, n, v)
+    if data.draw(st.integers(0, 3)) == 0:
+        which = data.draw(st.sampled_from([query, value]))
+        which[-1, -1, data.draw(st.integers(0, n - 1)), -1] = data.draw(st.sampled_from([math.nan, math.inf, 0.0]))
     cut = GridInputs.of(query, value, torch.ones(u, k, *extents), grid, [extent // 2 for extent in extents])
     channels = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patch:

@@ -189,6 +189,7 @@ def check(problem: GridProblem) -> str | None:
     return absence()
 
 
+@functools.lru_cache(maxsize=1024)
 def _sizes(problem: GridProblem) -> tuple[int, ...]:
     """The numbers of ``Problem``; a sequence is an image of one row."""
     grid, extents, origin = (
@@ -297,6 +298,8 @@ def differ_in_size(
     ratio: float,
 ) -> bool:
     """True if values, or what a value's gradient sums, differ in size by more than a ratio; ``spread.py`` says how.
+
+    Also true if one is not finite.
 
     Args:
         problem: that :func:`check` has nothing against; the tensors are in float32.

@@ -41,7 +41,7 @@ def _work(problem: GridProblem, backward: bool) -> Work:
 
 
 def padded_channels(dim_value: int) -> int:
-    """Channels of whole points: of two vectors; ``kernel_at`` of library.cpp leaves none of AVX-512 half empty."""
+    """Channels of whole points, of two vectors each: AVX2's at AVX-512 too where these hold them (``kernel_at``)."""
     channels = 2 * binding.lanes()
     if dim_value <= 16:
         channels = min(channels, 16)

@@ -50,11 +50,12 @@ const Level kLevels[] = {
 };
 const int64_t kNumLevels = sizeof(kLevels) / sizeof(kLevels[0]);
 
-// The kernel at a level, or at the next one where its vectors would be half empty: a point of the spectral kernel has two
-// of them, 32 channels with AVX-512.
+// The kernel at a level. A point of the spectral kernel has two vectors: of AVX-512 the second one would be empty for as
+// many channels as a point of AVX2 holds, so that these go to AVX2.
 const Kernel& kernel_at(int64_t level, int64_t kernel, const Problem& problem) {
 #if defined(LAMBDANETS_X86)
-  if (level == 0 && kernel == 1 && problem.dim_value <= 16) level = 1;
+  constexpr int64_t kAvx512 = 0, kAvx2 = 1, kSpectralKernel = 1, kAvx2Channels = 16;
+  if (level == kAvx512 && kernel == kSpectralKernel && problem.dim_value <= kAvx2Channels) level = kAvx2;
 #endif
   return *kLevels[level].kernels[kernel];
 }

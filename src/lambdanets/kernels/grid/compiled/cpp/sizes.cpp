@@ -1,5 +1,5 @@
-// Whether numbers of a context differ so much in size that rounding errors which spread over it would show; the rule and
-// its reason are in spread.py, whose function for any device this one agrees with.
+// Whether numbers of a context differ so much in size that rounding errors which spread over it would show. The rule and
+// its reason are in spread.py, which looks at other tensors by PyTorch's operations.
 //
 // Sizes are compared as the integers that their bits are: for numbers without a sign the order is the same, infinity is
 // above all numbers and NaN above infinity, so that neither is missed.
@@ -36,8 +36,8 @@ struct Run {
   const int64_t positions, planes, per_example, chunks;  // planes: of values, then of the gradient's channels
   Arena arena;
   float* queries;       // (example, position): the largest size of all heads and k
-  int32_t* smallest;    // (example, plane): the largest of that block where it is smallest
-  int32_t* largest;     // (example, plane)
+  int32_t* smallest;    // (example, plane, channel): the smallest of the blocks' largest sizes
+  int32_t* largest;     // (example, plane, channel): the largest of them
   const int64_t room_size;
 
   explicit Run(const SizesCall& c)
@@ -73,7 +73,7 @@ static void queries_of(int64_t example, void* context) {
 struct Lines {
   const Run& run;
   int64_t example, plane, first, count;  // channels
-  float *line, *sizes;                   // (channel, column): one head's, and of all heads
+  float *line, *sizes;                   // (channel, column): of one head's gradient, and the result
 
   // The sizes of `width` positions from `at` on into `sizes`; numbers whose sign does not count.
   void read(int64_t at, int64_t width) const {
