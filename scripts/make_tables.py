@@ -7,7 +7,6 @@ paragraph that begins with "Measured". A table with a row that is marked as nois
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+from lambdanets import files
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import read_cells
@@ -50,12 +50,6 @@ README_CASES = (
     "global-14x14-d256-b8-u4",
     "scope7-28x28-d128-b4-u4",
 )
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    """The rows of a result file of a script."""
-    with open(RESULTS / f"{name}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _published(name: str) -> list[dict]:
@@ -108,7 +102,7 @@ def bench_memory() -> str:
 
 def rates() -> str:
     """Images a second of whole networks beside ResNet-50's."""
-    rows = _rows("rates")
+    rows = files.read_rows(RESULTS / "rates.csv")
     lines: dict[str, list[str]] = {}
     for row in rows:
         line = lines.setdefault(row["network"], [f"`{row['network']}`", row["image_size"]])
@@ -121,7 +115,7 @@ def rates() -> str:
 
 def planner() -> str:
     """How near the planner's choices are to the fastest kernel, by instruction set."""
-    rows = _rows("planner")
+    rows = files.read_rows(RESULTS / "planner.csv")
     lines = []
     for level in dict.fromkeys(row["instruction_set"] for row in rows):
         own = [row for row in rows if row["instruction_set"] == level]
@@ -206,8 +200,7 @@ def training() -> str:
 
 
 def _models(kind: str) -> list[dict[str, str]]:
-    with open(RESULTS / "models.csv", encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["table"] == kind]
+    return [row for row in files.read_rows(RESULTS / "models.csv") if row["table"] == kind]
 
 
 def _millions(row: dict[str, str]) -> tuple[str, str]:
@@ -256,8 +249,7 @@ def kept() -> str:
 
 
 def _ahead() -> list[dict[str, str]]:
-    with open(RESULTS / "ahead.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return files.read_rows(RESULTS / "ahead.csv")
 
 
 def _compiled(depth: int, lambda_first: bool) -> str:
@@ -290,8 +282,7 @@ def clocks() -> str:
 
 def start() -> str:
     """The variance that a layer's output starts with, by size."""
-    with open(RESULTS / "start.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = files.read_rows(RESULTS / "start.csv")
     sizes = ("1x1", "3x3", "4x4", "7x7", "14x14", "28x28")
     found = {(row["context"], row["u"], row["size"]): row["output"] for row in rows}
     layers = dict.fromkeys((row["context"], row["u"]) for row in rows)
@@ -363,7 +354,7 @@ def _count(table: str, model: str, column: str, unit: float, digits: int) -> str
 
 def _trees() -> str:
     """What the comparison of two trees found, in words."""
-    rows = _rows("trees")
+    rows = files.read_rows(RESULTS / "trees.csv")
     counts = ", ".join(
         f"{sum(row['verdict'] == word for row in rows)} {word}" for word in ("not slower", "slower", "undecided")
     )
@@ -373,7 +364,7 @@ def _trees() -> str:
 
 def _projected_again() -> str:
     """How many times longer a training step of a layer takes where it projects again, from the least to the most."""
-    rows = [row for row in _rows("projection") if row["pass"] == "forward+backward"]
+    rows = [row for row in files.read_rows(RESULTS / "projection.csv") if row["pass"] == "forward+backward"]
     forms = [[float(row["ratio"]) for row in rows if row["form"] == form] for form in ("recompute", "channels_inner")]
     ratios = [again / once for again, once in zip(*forms, strict=True)]
     return f"{min(ratios):.2f} to {max(ratios):.2f}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.calibrate import CALIBRATION_CASES, time_kernels
 from lambdanets.experiments.bench.contenders import grid_problem
+from lambdanets.files import write_table
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.costs import cache_file
 from lambdanets.kernels.grid.planner import choose
@@ -33,10 +34,7 @@ OTHERS = {"avx512": ("avx512", "AVX512_CORE"), "avx2": ("avx2", "AVX2"), "portab
 
 def measure() -> None:
     """Print the rows of this process's instruction set as CSV."""
-    found = binding.library()
-    if found is None:
-        sys.exit(f"the compiled kernels are absent: {binding.absence()}")
-    where, writer = environment(), csv.writer(sys.stdout, lineterminator="\n")
+    level, where, writer = os.environ[binding.LEVEL_VARIABLE], environment(), csv.writer(sys.stdout)
     for case in CALIBRATION_CASES:
         times: dict[str, dict[str, float]] = defaultdict(dict)
         for time in time_kernels(case, SECONDS, MOST):
@@ -47,7 +45,7 @@ def measure() -> None:
             pair = seconds.get(chosen, float("inf")), seconds[fastest]
             row = [f"{1e3 * value:.4f}" for value in pair] + [f"{pair[0] / pair[1]:.3f}"]
             heads = f"{case.name}-h{case.num_heads}-k{case.dim_key}"
-            writer.writerow([found.name, heads, direction, chosen, fastest, *row, *where.values()])
+            writer.writerow([level, heads, direction, chosen, fastest, *row, *where.values()])
         sys.stdout.flush()
 
 
@@ -58,7 +56,7 @@ def main() -> None:
         sys.exit(f"the compiled kernels are absent: {binding.absence()}")
     if cache_file().exists():
         sys.exit(f"the planner would take this machine's own constants; move {cache_file()} away first")
-    rows: list[str] = []
+    rows: list[list[str]] = []
     for level, _ in found.levels:
         loops, convolutions = OTHERS[level]
         variables = {
@@ -68,11 +66,11 @@ def main() -> None:
         }
         command = [sys.executable, __file__, "--here"]
         done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True)
-        rows += done.stdout.splitlines()
-        ratios = [float(row.split(",")[COLUMNS.index("ratio")]) for row in done.stdout.splitlines()]
+        own = list(csv.reader(done.stdout.splitlines()))
+        rows += own
+        ratios = [float(row[COLUMNS.index("ratio")]) for row in own]
         print(f"{level}: {sum(ratio <= 1.1 for ratio in ratios)} of {len(ratios)} choices within 1.1 of the fastest")
-    text = "\n".join([",".join([*COLUMNS, *environment()]), *rows, ""])
-    (Path(__file__).parents[1] / "results/planner.csv").write_text(text, encoding="utf-8")
+    write_table(Path(__file__).parents[1] / "results" / "planner.csv", [*COLUMNS, *environment()], rows)
 
 
 if __name__ == "__main__":

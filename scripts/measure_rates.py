@@ -11,7 +11,6 @@ are: the median of the ratios of the turns, with its 95 % bootstrap interval. Tr
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from lambdanets import adopt, replace_convs
 from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.compare.measured import images, measure_speed
+from lambdanets.files import write_csv
 
 BATCH = 4
 SECONDS = 300.0
@@ -86,10 +86,7 @@ def main(seconds: float) -> None:
             row |= {"images_per_second": speed["images_per_second"][0], "ratio": ratio, "low": low, "high": high}
             rows.append({**row, "turns": speed["turns"], **where})
             print({column: rows[-1][column] for column in (*row, "turns")}, flush=True)
-    with (Path(__file__).parents[1] / "results/rates.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(Path(__file__).parents[1] / "results" / "rates.csv", rows)
 
 
 if __name__ == "__main__":

@@ -123,8 +123,6 @@ class PeerWatch:
     def __enter__(self) -> PeerWatch:
         store = open_store(self.timeout) if self.processes > 1 else None
         if store is not None:
-            # At once: one that is stopped in its first moments can be named too.
-            store.set(self._key(self.rank), f"{_who_i_am()} 0")
             self._thread = threading.Thread(target=self._watch, args=(store,), daemon=True)
             self._thread.start()
         return self
@@ -142,11 +140,12 @@ class PeerWatch:
     def _watch(self, store: torch.distributed.TCPStore) -> None:
         others = [rank for rank in range(self.processes) if rank != self.rank]
         silence, beat = Silence(others, self.timeout), 0
-        while not self._done.wait(min(5.0, self.timeout / 6)):
+        who = f"on {socket.gethostname()}, process id {os.getpid()}"
+        while True:  # the first beat at once: a process that is stopped in its first moments can be named too
             beat += 1
             news = {}
             try:
-                store.set(self._key(self.rank), f"{_who_i_am()} {beat}")
+                store.set(self._key(self.rank), f"{who} {beat}")
                 for rank in others:
                     if store.check([self._key(rank)]):
                         news[rank] = store.get(self._key(rank))
@@ -155,6 +154,8 @@ class PeerWatch:
             silent = silence.hear(news)
             if silent:
                 self._give_up(silent, news)
+            if self._done.wait(min(5.0, self.timeout / 6)):
+                break
         with suppress(RuntimeError):
             store.set(self._key(self.rank), _END.decode())
 
@@ -169,10 +170,6 @@ class PeerWatch:
             os.write(2, text.encode())
         # The main thread waits for the silent process inside of a call that nothing interrupts.
         os._exit(_ENDS_WITH)
-
-
-def _who_i_am() -> str:
-    return f"on {socket.gethostname()}, process id {os.getpid()}"
 
 
 def _who(said: bytes | None) -> str:

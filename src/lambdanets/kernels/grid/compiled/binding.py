@@ -68,7 +68,7 @@ _FUNCTIONS = (
     ("lambdanets_scratch", _INT, _INT, _INT, ctypes.c_char_p, _INT, _BOOL, _BOOL),
     ("lambdanets_forward", None, _INT, _INT, ctypes.c_char_p),
     ("lambdanets_backward", None, _INT, _INT, ctypes.c_char_p),
-    ("lambdanets_sizes_scratch", _INT, _INT, ctypes.c_char_p),
+    ("lambdanets_sizes_scratch", _INT, _INT, ctypes.c_char_p, _INT, _BOOL),
     ("lambdanets_sizes_differ", _BOOL, _INT, ctypes.c_char_p),
 )
 
@@ -190,7 +190,7 @@ def check(problem: GridProblem) -> str | None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _sizes(problem: GridProblem) -> tuple[int, ...]:
+def _problem_numbers(problem: GridProblem) -> tuple[int, ...]:
     """The numbers of ``Problem``; a sequence is an image of one row."""
     grid, extents, origin = (
         (before,) * (2 - len(sizes)) + sizes
@@ -205,7 +205,7 @@ def _plan(
     found: Library, kernel: int, problem: GridProblem, threads: int, has_content: bool, backward: bool
 ) -> tuple[tuple[int, ...], int, int]:
     """The sizes of ``Problem``, the number of slots to cut it into, and the floats of scratch memory that it needs."""
-    given = _sizes(problem)
+    given = _problem_numbers(problem)
     *_, rows, columns, extent_rows, extent_columns, _, _ = given
     seen = problem.intra_depth * min(extent_rows, rows) * min(extent_columns, columns)
     products = problem.batch * problem.heads * problem.num_positions * seen * (problem.dim_key + problem.dim_value)
@@ -315,9 +315,24 @@ def differ_in_size(
         raise RuntimeError(found)
     numbers = value.numel() + (0 if grad is None else grad.numel() + query.numel())
     slots = max(1, min(torch.get_num_threads(), numbers // SLOT_SIZES))
-    tensors = *_numbers(query), *_numbers(value), *_numbers(grad)
-    rest = slots, *(1,) * (2 - len(block)), *block, channels, ratio
-    given = _sizes(problem)
-    count = found.handle.lambdanets_sizes_scratch(found.level, _SIZES.pack(*given, *tensors, 0, *rest))
-    scratch = value.new_empty(count)  # held until the call ends
-    return found.handle.lambdanets_sizes_differ(found.level, _SIZES.pack(*given, *tensors, scratch.data_ptr(), *rest))
+    scratch = value.new_empty(_sizes_scratch(found, problem, slots, grad is not None))  # held until the call ends
+    call = _SIZES.pack(
+        *_problem_numbers(problem),
+        *_numbers(query),
+        *_numbers(value),
+        *_numbers(grad),
+        scratch.data_ptr(),
+        slots,
+        *(1,) * (2 - len(block)),
+        *block,
+        channels,
+        ratio,
+    )
+    return found.handle.lambdanets_sizes_differ(found.level, call)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sizes_scratch(found: Library, problem: GridProblem, slots: int, backward: bool) -> int:
+    """Floats of scratch memory that a look at sizes needs."""
+    of_problem = _PROBLEM.pack(*_problem_numbers(problem))
+    return found.handle.lambdanets_sizes_scratch(found.level, of_problem, slots, backward)

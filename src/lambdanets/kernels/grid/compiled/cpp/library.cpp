@@ -122,8 +122,9 @@ LAMBDANETS_EXPORT void lambdanets_backward(int64_t level, int64_t kernel, const 
   lambdanets::kernel_at(level, kernel, call->problem).backward(*call);
 }
 
-LAMBDANETS_EXPORT int64_t lambdanets_sizes_scratch(int64_t level, const lambdanets::SizesCall* call) {
-  return kLevels[level].sizes->scratch(*call);
+LAMBDANETS_EXPORT int64_t lambdanets_sizes_scratch(int64_t level, const lambdanets::Problem* problem, int64_t slots,
+                                                   bool backward) {
+  return kLevels[level].sizes->scratch(*problem, slots, backward);
 }
 
 LAMBDANETS_EXPORT bool lambdanets_sizes_differ(int64_t level, const lambdanets::SizesCall* call) {

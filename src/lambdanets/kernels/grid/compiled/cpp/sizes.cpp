@@ -2,7 +2,8 @@
 // its reason are in spread.py, which looks at other tensors by PyTorch's operations.
 //
 // Sizes are compared as the integers that their bits are: for numbers without a sign the order is the same, infinity is
-// above all numbers and NaN above infinity, so that neither is missed.
+// above all numbers and NaN above infinity, so that neither is missed. Running maxima stay integers, which compilers
+// vectorise where a comparison of floats that keeps NaN would be a loop over single numbers.
 #include "copies.h"
 #include "parallel.h"
 #include "sizes.h"
@@ -30,6 +31,13 @@ INLINE float size_of(int32_t bits) {
 }
 
 INLINE void raise(int32_t* most_of, int32_t bits) { *most_of = *most_of < bits ? bits : *most_of; }
+
+// The larger of two sizes; NaN if one of them is.
+INLINE float larger(float a, float b) {
+  int32_t bits = bits_of(a);
+  raise(&bits, bits_of(b));
+  return size_of(bits);
+}
 
 struct Run {
   const SizesCall& call;
@@ -62,10 +70,7 @@ static void queries_of(int64_t example, void* context) {
   for (int64_t head = 0; head < p.heads; head++)
     for (int64_t key = 0; key < p.dim_key; key++) {
       const Matrix from = matrix(run.call.query, example, head, 0, key);
-      for (int64_t n = 0; n < run.positions; n++) {
-        const int32_t bits = bits_of(from.data[n * from.row]), before = bits_of(to[n]);
-        to[n] = size_of(before < bits ? bits : before);
-      }
+      for (int64_t n = 0; n < run.positions; n++) to[n] = larger(to[n], from.data[n * from.row]);
     }
 }
 
@@ -85,10 +90,7 @@ struct Lines {
     clear(sizes, count * width);
     for (int64_t head = 0; head < p.heads; head++) {
       copy({line, width, 1}, transposed(matrix(run.call.grad, example, head, at, first)), count, width);
-      for (int64_t i = 0; i < count * width; i++) {
-        const int32_t bits = bits_of(line[i]), before = bits_of(sizes[i]);
-        sizes[i] = size_of(before < bits ? bits : before);
-      }
+      for (int64_t i = 0; i < count * width; i++) sizes[i] = larger(sizes[i], line[i]);
     }
     const float* queries = run.queries + example * run.positions + at;
     for (int64_t channel = 0; channel < count; channel++)
@@ -135,9 +137,13 @@ static void slot_of(int64_t slot, void* context) {
   for (int64_t item = slot * items / slots; item < (slot + 1) * items / slots; item++) look_at(run, item, room);
 }
 
-int64_t scratch(const SizesCall& call) {
+int64_t scratch(const Problem& problem, int64_t slots, bool backward) {
+  SizesCall call{};
+  float any;
+  call.problem = problem;
+  call.grad.data = backward ? &any : nullptr;
   const Run run(call);
-  return run.arena.used + call.slots * run.room_size;
+  return run.arena.used + slots * run.room_size;
 }
 
 bool differ(const SizesCall& call) {

@@ -19,7 +19,7 @@ struct SizesCall {
 };
 
 struct Sizes {
-  int64_t (*scratch)(const SizesCall&);  // number of floats
+  int64_t (*scratch)(const Problem&, int64_t slots, bool backward);  // number of floats
   bool (*differ)(const SizesCall&);
 };
 
