@@ -12,10 +12,12 @@ from lambdanets_cli.options import Debug, quiet_profiler
 
 __all__ = ["compare"]
 
+SEEDS = 3
+
 
 def compare(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope, memory or family.")
+        str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope, memory, family or structure.")
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two CPU cores instead of hours.")] = False,
     data: Annotated[
@@ -25,7 +27,7 @@ def compare(
             "family: none]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each row.", min=1)] = 3,
+    seeds: Annotated[int | None, typer.Option(help=f"Trainings of each row.  \\[default: {SEEDS}]", min=1)] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ROW", help="Only this row of the study, and the first one; may be given several times."),
@@ -50,7 +52,12 @@ def compare(
         "compare-results"
     ),
     report: Annotated[
-        bool, typer.Option("--report", help="Run nothing, only write the report of the cells that are there.")
+        bool,
+        typer.Option(
+            "--report",
+            help="Run nothing, only write the report of the cells that are there: of one size, data set and number of "
+            "epochs, those of --quick, --data and --epochs where given.",
+        ),
     ] = False,
     debug: Debug = False,
 ) -> None:
@@ -69,7 +76,7 @@ def compare(
     import torch
 
     from lambdanets.console import make_console, one_line, print_whole
-    from lambdanets.experiments.compare.cell import coherent, read_cells
+    from lambdanets.experiments.compare.cell import Wanted, coherent, read_cells
     from lambdanets.experiments.compare.grid import run_cells
     from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
     from lambdanets.experiments.compare.workers import Cluster
@@ -85,16 +92,15 @@ def compare(
     if job and cluster is None:
         raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
     parameters = dict(_parameter(word) for word in job or ())
+    given = {"--seeds": seeds, "--only": only, "--jobs": jobs, "--cluster": cluster}
+    useless = [f"{name} is {value!r}" for name, value in given.items() if value is not None]
+    if report and useless:
+        raise ValueError(f"{useless[0]}, and --report runs nothing; leave one of them out")
     folder = output / study
+    facts = inspect(spec) if (spec := data or (None if report else chosen.default_data)) else None
     done = []
     if not report:
-        options = Options(
-            quick=quick,
-            seeds=seeds,
-            only=tuple(only or ()),
-            data=inspect(spec) if (spec := data or chosen.default_data) else None,
-            epochs=epochs,
-        )
+        options = Options(quick=quick, seeds=seeds or SEEDS, only=tuple(only or ()), data=facts, epochs=epochs)
         choose_rows(chosen, options)
         jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
         to = None if cluster is None else Cluster(cluster, parameters)
@@ -105,9 +111,11 @@ def compare(
     cells, damaged = read_cells(folder)
     for message in damaged:
         print_whole(console, one_line(f"{message}; left out"))
-    cells, others = coherent(cells, done)
+    wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs) if report else Wanted()
+    cells, others = coherent(cells, done, wanted)
     if not cells:
-        raise ValueError(f"{folder} has no cells of the study {study}; run it without --report")
+        what = "such cells" if others else "cells"
+        raise ValueError(f"{folder} has no {what} of the study {study}; run it without --report")
     warnings = []
     if others:
         warnings.append(

@@ -40,6 +40,9 @@ def test_it_runs_reports_and_goes_on(toy, tmp_path):
     assert f"{damaged} is damaged" in result.output
     assert "as expected: 6 cells" in result.output
     assert "1 damaged file" in (out / "toy" / "report.html").read_text()
+    # Cells of another size are there too: those that the report was asked for.
+    assert "as expected: 4 cells" in run("toy", "--jobs", 1, "--seeds", 1, "--output", out).output
+    assert "as expected: 6 cells" in run("toy", "--report", "--quick", "--output", out).output
     toy.stop = "a"
     damaged.unlink()
     run("toy", "--jobs", 1, "--output", out)
@@ -56,6 +59,8 @@ def test_it_runs_reports_and_goes_on(toy, tmp_path):
         ),
         (("layers", "--data", "digts"), "unknown data 'digts'. Did you mean 'digits'"),
         (("layers", "--report"), "has no cells of the study layers"),
+        (("layers", "--report", "--only", "lambda"), "--only is ['lambda'], and --report runs nothing"),
+        (("layers", "--report", "--data", "digts"), "unknown data 'digts'. Did you mean 'digits'"),
         (("memory", "--epochs", 3), "--epochs is 3, and the study memory trains on no images"),
         (("family", "--epochs", 3), "--epochs is 3, and the study family trains nothing without --data"),
         (("memory", "--data", "digits"), "--data is 'digits', and the study memory has no data"),
@@ -68,3 +73,8 @@ def test_refuses(words, message, tmp_path):
     assert result.exit_code != 0
     assert message in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_names_every_study():
+    text = run("--help").output
+    assert all(name in text for name in studies.list_studies())

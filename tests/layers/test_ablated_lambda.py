@@ -47,6 +47,25 @@ def test_the_equations(normalise, terms):
     assert layer.positions.requires_grad == (terms != "content")
 
 
+@pytest.mark.parametrize("norms", ["queries", "values"])
+def test_one_norm_alone(norms):
+    layer = AblatedLambdaLayer(6, 8, **OPTIONS, norms=norms)
+    x = torch.randn(2, 6, 4, 3, dtype=torch.float64)
+    names = {"queries": "norm_query", "values": "norm_value"}
+    has = {kind: isinstance(getattr(layer, name), torch.nn.BatchNorm2d) for kind, name in names.items()}
+    assert has == {kind: kind == norms for kind in names}
+    query, _, value = layer.project(x)
+    # What has no norm is the projection itself, which starts as in a layer without norms.
+    torch.testing.assert_close(layer(x), expected(layer, x, "softmax", "both"), rtol=1e-10, atol=1e-10)
+    raw = layer.qkv(x)
+    plain = raw[:, :6].unflatten(1, (2, 3)) if norms == "values" else raw[:, 12:].unflatten(1, (2, 4))
+    got = query if norms == "values" else value
+    torch.testing.assert_close(got, plain.flatten(3).transpose(2, 3), rtol=1e-12, atol=1e-12)
+    without = LambdaLayer(6, 8, **{**OPTIONS, "dtype": torch.float32}, norm_layer="none")
+    part = slice(0, 6) if norms == "values" else slice(12, 20)
+    assert layer.qkv.weight[part].std().item() == pytest.approx(without.qkv.weight[part].std().item(), rel=0.6)
+
+
 @pytest.mark.parametrize("normalise", ["softmax", "softmax of queries too"])
 def test_a_position_bias_meets_the_query_of_the_position_term(normalise):
     layer = AblatedLambdaLayer(6, 8, **OPTIONS, normalise=normalise, position_bias=True)

@@ -77,6 +77,8 @@ def test_options_are_checked():
         ValueError, match=r"layer_args must be by the letters \[.*'T'.*\], got 'L'; those of L are lambda_args"
     ):
         build(layer_args={"L": {"scope": 7}})
+    with pytest.raises(ValueError, match="layer_args has arguments for 'T', which the stages CCLL have nowhere"):
+        build(stages="CCLL", layer_args={"T": {"width": 5}})
     with pytest.raises(TypeError, match=r"layer_args must be a mapping .* got 5"):
         build(layer_args=5)
     with pytest.raises(ValueError, match="img_size must be given where a toy layer must know the size of its map"):
@@ -125,8 +127,11 @@ def test_a_resnet_50_has_the_papers_parameters(stages, millions):
 
 def test_products_that_pytorch_does_not_count():
     """The local attention with stored maps multiplies element by element: 7x7 products of each query and value."""
-    costs = {letter: model_cost("lambda_resnet50", (64, 48), **NARROW, stages=f"C{letter}CC", se_ratio=0,
-                                layer_args={"W": {"num_heads": 4}}, img_size=(64, 48)) for letter in "CW"}  # fmt: skip
+    narrow = {**NARROW, "se_ratio": 0, "img_size": (64, 48)}
+    costs = {
+        "C": model_cost("lambda_resnet50", (64, 48), **narrow, stages="CCCC"),
+        "W": model_cost("lambda_resnet50", (64, 48), **narrow, stages="CWCC", layer_args={"W": {"num_heads": 4}}),
+    }
     convs = 9 * 32 * 32 * (8 * 6 + 8 * 6)
     projections, positions = 32 * 96 * (16 * 12 + 8 * 6), 32 * 14 * (16 * 12 + 8 * 6)
     products = 49 * (32 + 32) * (16 * 12 + 8 * 6)

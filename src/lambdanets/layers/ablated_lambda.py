@@ -14,15 +14,16 @@ from lambdanets.layers.lambda_layer import LambdaLayer
 from lambdanets.names import unknown_name
 from lambdanets.positions import GridPositions
 
-__all__ = ["NORMALISATIONS", "STARTS", "TERMS", "AblatedLambdaLayer"]
+__all__ = ["NORMALISATIONS", "NORMS", "STARTS", "TERMS", "AblatedLambdaLayer"]
 
 NORMALISATIONS = ("softmax", "softmax of queries too", "l2", "none")
 TERMS = ("both", "content", "position")
+NORMS = ("both", "queries", "values")
 STARTS = ("default", "balanced", "unit positions", "convolution")
 
 
 class AblatedLambdaLayer(LambdaLayer):
-    """A :class:`lambdanets.LambdaLayer` for images whose normalisation, terms or start can be changed.
+    """A :class:`lambdanets.LambdaLayer` for images whose normalisations, terms or start can be changed.
 
     Args:
         *args: as for :class:`lambdanets.LambdaLayer`.
@@ -30,6 +31,7 @@ class AblatedLambdaLayer(LambdaLayer):
             of queries too", over the channels of each query; "l2", divided by their norm over the context positions;
             "none".
         terms: "both" (the default), "content" or "position". Without the position term the table is frozen.
+        norms: what passes the norm of ``norm_layer``: "both" queries and values (the default), or one of them.
         start: "default" as :meth:`lambdanets.LambdaLayer.reset_parameters`; "balanced", the same with queries scaled so
             that both terms together have variance 1 on the map of a global layer or the full square of a local one;
             "unit positions", position embeddings N(0, 1); "convolution", PyTorch's start of convolutions for the
@@ -41,11 +43,18 @@ class AblatedLambdaLayer(LambdaLayer):
     """
 
     def __init__(
-        self, *args: Any, normalise: str = "softmax", terms: str = "both", start: str = "default", **kwargs: Any
+        self,
+        *args: Any,
+        normalise: str = "softmax",
+        terms: str = "both",
+        norms: str = "both",
+        start: str = "default",
+        **kwargs: Any,
     ) -> None:
         for name, given, known in (
             ("normalise", normalise, NORMALISATIONS),
             ("terms", terms, TERMS),
+            ("norms", norms, NORMS),
             ("start", start, STARTS),
         ):
             if given not in known:
@@ -64,6 +73,9 @@ class AblatedLambdaLayer(LambdaLayer):
         if terms == "content" and self.kernel is not None:
             self._check_kernel(self.kernel, None, None, causal=False)
         self.positions.requires_grad_(terms != "content")
+        if norms != "both":
+            setattr(self, "norm_query" if norms == "values" else "norm_value", nn.Identity())
+            self.reset_parameters()  # the projection of what has no norm starts otherwise
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

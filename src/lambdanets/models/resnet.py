@@ -190,7 +190,7 @@ class LambdaResNet(ResNet):
         size = _image_size(img_size)
         blocks = _Blocks(
             words,
-            _layer_args_by_stage(lambda_args, layer_args),
+            _layer_args_by_stage(lambda_args, layer_args, words),
             {"attn_layer": partial(SEModule, rd_ratio=se_ratio)} if se_ratio else {},
             size,
             stem_stride or 4,
@@ -246,7 +246,9 @@ _KNOWN = {
 
 
 def _layer_args_by_stage(
-    given: LambdaArgs | Sequence[LambdaArgs | None] | None, others: Mapping[str, LambdaArgs] | None
+    given: LambdaArgs | Sequence[LambdaArgs | None] | None,
+    others: Mapping[str, LambdaArgs] | None,
+    words: Sequence[str],
 ) -> list[dict[str, LambdaArgs]]:
     """Keyword arguments of each stage's layers, by letter."""
     by_stage = [given] * 4 if given is None or isinstance(given, Mapping) else list(given)
@@ -262,6 +264,11 @@ def _layer_args_by_stage(
         if letter not in known:
             raise ValueError(
                 f"layer_args must be by the letters {sorted(known)}, got {letter!r}; those of L are lambda_args"
+            )
+        if not any(letter in word for word in words):
+            raise ValueError(
+                f"layer_args has arguments for {letter!r}, which the stages {format_placement(words)} have nowhere; "
+                "leave them out, or place the letter"
             )
     checked = {
         letter: _with_defaults(

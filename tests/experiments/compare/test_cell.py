@@ -7,6 +7,8 @@ import pytest
 
 from lambdanets.experiments.compare.cell import (
     Done,
+    Wanted,
+    best_rate,
     cell_file,
     cell_key,
     coherent,
@@ -87,6 +89,26 @@ def test_cells_of_one_report():
     assert coherent(cells) == (full, [quick, other, longer])
     assert coherent(cells, [quick]) == ([quick], [other, longer, *full])
     assert coherent([]) == ([], [])
+
+
+def test_cells_that_a_report_was_asked_for():
+    full, quick = [made(seed=seed, epochs=3) for seed in range(3)], made(scale="quick", epochs=3)
+    other, longer = made(data="d2", epochs=3), made(seed=0, epochs=9)
+    cells = [*full, quick, other, longer]
+    assert coherent(cells, wanted=Wanted()) == coherent(cells)
+    assert coherent(cells, wanted=Wanted(scale="quick"))[0] == [quick]
+    assert coherent(cells, wanted=Wanted(fingerprint="d2"))[0] == [other]
+    assert coherent(cells, wanted=Wanted(epochs=9)) == ([longer], [*full, quick, other])
+    assert coherent(cells, wanted=Wanted(epochs=5)) == ([], cells)
+
+
+def test_the_rate_of_a_search_is_best_in_the_mean_over_its_seeds():
+    def search(lr, *accuracies):
+        return [replace(made("a", "search", lr=lr), result={"validation_top1": one}) for one in accuracies]
+
+    # By one seed the other is best, and of equal means the lowest.
+    assert best_rate([*search(0.3, 0.9, 0.1), *search(0.1, 0.6, 0.6)]) == 0.1
+    assert best_rate([*search(0.3, 0.6), *search(0.1, 0.6), *search(0.2, 0.6)]) == 0.1
 
 
 def test_trainings_with_a_rate_that_a_longer_search_no_longer_chooses_are_left_out():

@@ -1,10 +1,12 @@
 """What the tables and plots of a study of trained models say, from cells whose numbers are known."""
 
+import numpy as np
 import pytest
 
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.summary import at_least, summaries
+from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of
+from lambdanets.experiments.compare.summary import told_p
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
 
 ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
@@ -29,6 +31,7 @@ def cells():
     times = {
         "convolution": {"images_per_second": [1000, 990, 1010], "ratio": [1, 1, 1]},
         "lambda": {"images_per_second": [1500, 1400, 1600], "ratio": [1.5, 1.4, 1.6]},
+        "worse": {"images_per_second": [500, 400, 600], "ratio": [0.5, 0.4, 0.6]},
     }
     return [*found, done("convolution", "speed", dict.fromkeys(PASSES, times))]
 
@@ -45,13 +48,14 @@ def test_tables():
     assert better["difference to convolution (95 %)"].startswith("+2.00 (1.")
     assert worse["difference to convolution (95 %)"].startswith("-2.00 (-")
     # Of three pairs all signs alike: 2 of 2^3.
-    assert (better["p"], better["seeds"], better["learning rate"]) == ("0.25", "3", "0.1")
+    assert (better["p"], better["seeds"], better["learning rate"]) == ("0.250", "3", "0.1")
     # The row that is below the first one with its whole interval.
     assert accuracy.bad == {2}
     assert [row[1:] for row in costs.rows] == [
         ["10.0", "1,000 (1.00x)", "1,000 (1.00x)", "4.00", "10.00"],
         ["10.0", "1,500 (1.50x)", "1,500 (1.50x)", "1.00", "10.00"],
-        ["10.0", "", "", "8.00", "10.00"],
+        # What is above the first row's cost is marked, a ratio where its whole interval is.
+        ["10.0", "500 (0.50x ▼)", "500 (0.50x ▼)", "8.00 ▼", "10.00"],
     ]
 
 
@@ -59,7 +63,7 @@ def test_plots():
     plots = {plot.name: plot for plot in STUDY.outcome(cells()).plots}
     found = {name: [(p.x, p.y) for s in plot.series for p in s.points] for name, plot in plots.items()}
     accuracies = [80, 82, 78]
-    for name, xs in (("parameters", [4, 1, 8]), ("memory", [4, 1, 8]), ("time", [1, 1 / 1.5])):
+    for name, xs in (("parameters", [4, 1, 8]), ("memory", [4, 1, 8]), ("time", [1, 1 / 1.5, 2])):
         assert found[name] == [pytest.approx(pair) for pair in zip(xs, accuracies, strict=False)]
 
 
@@ -68,10 +72,28 @@ def test_notes_count_cells_and_hours():
     assert notes[-1] == "13 cells, 6.50 hours of computing in all (full size)."
 
 
-@pytest.mark.parametrize(("above", "expected"), [(1, True), (-1, False), (None, None)])
-def test_at_least(above, expected):
-    """None where 0 is inside of the interval."""
-    tops = [0.9, 0.7, 0.8] if above is None else [0.8 + above * (seed + 1) / 100 for seed in range(3)]
-    found = [done("convolution", "train", {"test_top1": 0.8}, seed=seed, lr=0.1) for seed in range(3)]
-    found += [done("lambda", "train", {"test_top1": top}, seed=seed, lr=0.1) for seed, top in enumerate(tops)]
-    assert at_least(summaries(STUDY, found)["lambda"].difference) is expected
+def test_rows_that_are_not_trained_yet_are_named():
+    found = [cell for cell in cells() if cell.row != "worse" or cell.kind != "train"]
+    assert STUDY.outcome(found).notes[0] == "Not trained yet: worse."
+
+
+def test_another_form_of_a_row_has_costs_alone():
+    forms = {**ROWS, "worse": Row("VVVV", trains=False)}
+    study = TrainedStudy("toy", "Toy", "Which?", forms, lambda rows: [])
+    outcome = study.outcome([cell for cell in cells() if cell.row != "worse" or cell.kind != "train"])
+    accuracy, costs = outcome.tables
+    assert [row[0] for row in accuracy.rows] == ["convolution", "lambda"]
+    assert [row[0] for row in costs.rows] == ["convolution", "lambda", "worse"]
+    assert not any(note.startswith("Not trained") for note in outcome.notes)
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.25, "0.250"), (2 / 1024, "0.002"), (1e-4, "< 0.001"), (None, "")])
+def test_a_small_p_is_not_zero(p, text):
+    assert told_p(Paired(Mean(1.0, 0.0, 2.0, 3), p)) == text
+
+
+def test_what_is_said_of_intervals_of_three_seeds():
+    """They cover the mean in about 70 of 100 cases: 300 samples, four standard errors."""
+    samples = np.random.default_rng(0).normal(size=(300, 3))
+    means = [mean_of(sample.tolist()) for sample in samples]
+    assert np.mean([mean.low <= 0 <= mean.high for mean in means]) == pytest.approx(0.70, abs=0.10)

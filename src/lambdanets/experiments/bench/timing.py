@@ -139,6 +139,10 @@ class Turns:
         """Return what all turns so far tell of each call."""
         return [self._timing(index) for index in range(len(self._calls))]
 
+    def seconds(self, index: int) -> list[float | None]:
+        """Return the seconds of a call in each turn, None where it did not take part."""
+        return [None if math.isnan(row[index]) else row[index] for row in self._rows]
+
     def _turn(self, taking_part: Sequence[int]) -> None:
         due = [index for index in taking_part if len(self._rows) % self._period(index) == 0]
         whole = sum(self._least[index] for index in due)

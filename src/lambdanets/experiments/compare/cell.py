@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ __all__ = [
     "Cell",
     "Config",
     "Done",
-    "best_search",
+    "Wanted",
+    "best_rate",
     "cell_file",
     "cell_key",
     "coherent",
@@ -155,12 +157,37 @@ def read_cells(folder: Path) -> tuple[list[Done], list[str]]:
     return cells, damaged
 
 
-def best_search(searches: Sequence[Done]) -> Done:
-    """Return the training of a search with the best validation accuracy, that of the lowest learning rate of equals."""
-    return max(searches, key=lambda done: (done.result["validation_top1"], -done.config["lr"]))
+def best_rate(searches: Sequence[Done]) -> float:
+    """Return the learning rate with the best mean validation accuracy over the seeds of a search.
+
+    Of equals the lowest. One whose training diverged counts with an accuracy of 0.
+    """
+    scores: dict[float, list[float]] = {}
+    for done in searches:
+        scores.setdefault(done.config["lr"], []).append(done.result["validation_top1"])
+    return max(scores, key=lambda rate: (statistics.fmean(scores[rate]), -rate))
 
 
-def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Done], list[Done]]:
+@dataclass(frozen=True)
+class Wanted:
+    """What the cells of a report shall have: a scale, a fingerprint of the data, epochs; None for any."""
+
+    scale: str | None = None
+    fingerprint: str | None = None
+    epochs: int | None = None
+
+    def has(self, done: Done) -> bool:
+        """Return True if a cell may be in the report."""
+        return (
+            self.scale in (None, done.config["scale"])
+            and self.fingerprint in (None, done.data.get("fingerprint", ""))
+            and self.epochs in (None, done.config.get("epochs", self.epochs))
+        )
+
+
+def coherent(
+    cells: Sequence[Done], like: Sequence[Done] = (), wanted: Wanted | None = None
+) -> tuple[list[Done], list[Done]]:
     """Part cells into those that may stand in one report, and the others.
 
     They are of one scale, one data set, one version, as long trainings, and a row's are with one learning rate, that of
@@ -169,6 +196,7 @@ def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Don
     Args:
         cells: of a study.
         like: the report is of their kind. Default: of the kind of which there are most.
+        wanted: what else they shall have. Default: nothing.
 
     Returns:
         Those of the report, and the others.
@@ -181,8 +209,9 @@ def coherent(cells: Sequence[Done], like: Sequence[Done] = ()) -> tuple[list[Don
     def most(found: Sequence[Any]) -> Any:
         return max(sorted(set(found)), key=found.count, default=None)
 
-    kinds = most([kind(done) for done in like or cells])
-    own = [done for done in cells if kind(done) == kinds]
+    allowed = [done for done in cells if wanted is None or wanted.has(done)]
+    kinds = most([kind(done) for done in like or allowed])
+    own = [done for done in allowed if kind(done) == kinds]
     epochs = most([done.config["epochs"] for done in like or own if done.kind == "train" and "epochs" in done.config])
     trained = [done for done in own if done.kind == "train" and done.config.get("epochs") == epochs]
     rates = _rates(trained, own) | {done.config["row"]: done.config.get("lr") for done in like if done.kind == "train"}
@@ -200,4 +229,4 @@ def _rates(trained: Sequence[Done], cells: Sequence[Done]) -> dict[str, float]:
     for done in cells:
         if done.kind == "search" and "lr" in done.config and (done.config["row"], done.config["lr"]) in tried:
             searches.setdefault(done.config["row"], []).append(done)
-    return {row: best_search(found).config["lr"] for row, found in searches.items()}
+    return {row: best_rate(found) for row, found in searches.items()}

@@ -81,7 +81,8 @@ def measure_speed(models: Mapping[str, tuple[nn.Module, Tensor]], seconds: float
 
     Returns:
         For each pass, for each model: images a second (median, low, high) and ``ratio``, how many times as many images
-        a second as the first (median, low, high), from the ratios of the turns.
+        a second as the first (median, low, high), from the ratios of the turns, and ``seconds``, an image's in each
+        turn, None where the model did not take part.
     """
     calls = {name: passes(*model) for name, model in models.items()}
     sizes = [len(x) for _, x in models.values()]
@@ -94,8 +95,9 @@ def measure_speed(models: Mapping[str, tuple[nn.Module, Tensor]], seconds: float
                 "images_per_second": _per(size, timing.seconds),
                 "ratio": _per(size / sizes[0], timing.ratio),
                 "turns": timing.turns,
+                "seconds": [None if value is None else float(f"{value / size:.5g}") for value in turns.seconds(index)],
             }
-            for name, size, timing in zip(calls, sizes, turns.timings(), strict=True)
+            for index, (name, size, timing) in enumerate(zip(calls, sizes, turns.timings(), strict=True))
         }
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.bench.timing import Estimate, bootstrap_median
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Axis, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
@@ -15,19 +16,29 @@ if TYPE_CHECKING:
     from lambdanets.experiments.compare.trained import TrainedStudy
 
 __all__ = [
+    "INFERENCE",
+    "SMALL_SAMPLES",
+    "TRAINING",
     "Summary",
     "accuracies",
-    "at_least",
     "is_marked",
     "machine_line",
     "signed",
     "summaries",
     "summarise",
+    "times_as_fast",
     "told_accuracy",
+    "told_p",
     "with_interval",
 ]
 
 INFERENCE, TRAINING = PASSES
+SMALL_SAMPLES = (
+    "Of few seeds such an interval is too narrow: with normal errors it covers the true mean in about 70 of 100 cases "
+    "with 3 seeds, in 85 with 5, in 91 with 10. What 3 seeds tell is a hint."
+)
+# Behind a cost that is above the first row's.
+LOST = "▼"
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Summary:
 
     Args:
         name: of the row.
+        trains: False if only its costs are measured.
         parameters: their number.
         multiply_adds: of one image.
         saved_bytes: kept between the forward and the backward pass, an image.
@@ -45,12 +57,14 @@ class Summary:
         difference: to the baseline's, paired by seed, in points of percent.
         rate: images a second (median, low, high) by pass.
         ratio: how many times as many as the baseline (median, low, high) by pass.
+        speed: the run in which that was measured, together with other rows.
         lr: the learning rate that was chosen.
         diverged: seeds whose training diverged.
         paper: the paper's figures.
     """
 
     name: str
+    trains: bool
     parameters: int | None
     multiply_adds: int | None
     saved_bytes: int | None
@@ -60,6 +74,7 @@ class Summary:
     difference: Paired | None
     rate: Mapping[str, Sequence[float]]
     ratio: Mapping[str, Sequence[float]]
+    speed: Done | None
     lr: float | None
     diverged: Sequence[int]
     paper: Mapping[str, float]
@@ -68,7 +83,7 @@ class Summary:
 def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row that has a cell, in the study's order."""
     base = accuracies(cells, study.baseline)
-    speed = [done for done in cells if done.kind == "speed"]
+    runs = sorted((done for done in cells if done.kind == "speed"), key=lambda done: done.environment.get("date", ""))
     found = {}
     for name, row in study.rows.items():
         own = [done for done in cells if done.row == name]
@@ -76,12 +91,12 @@ def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
             continue
         trained = [done for done in own if done.kind == "train"]
         memory: Mapping[str, Any] = next((done.result for done in own if done.kind == "memory"), {})
-        times = next(
-            ({way: done.result[way][name] for way in PASSES} for done in speed if name in done.result[TRAINING]), {}
-        )
+        speed = next((done for done in reversed(runs) if name in done.result[TRAINING]), None)
+        times = {way: speed.result[way][name] for way in PASSES} if speed else {}
         scores = accuracies(cells, name)
         found[name] = Summary(
             name=name,
+            trains=row.trains,
             parameters=memory.get("parameters"),
             multiply_adds=memory.get("multiply_adds"),
             saved_bytes=memory.get("saved_bytes"),
@@ -91,6 +106,7 @@ def summaries(study: TrainedStudy, cells: Sequence[Done]) -> dict[str, Summary]:
             difference=None if name == study.baseline else paired_difference(scores, base),
             rate={way: time["images_per_second"] for way, time in times.items()},
             ratio={way: time["ratio"] for way, time in times.items()},
+            speed=speed,
             lr=trained[0].config["lr"] if trained else None,
             diverged=[done.config["seed"] for done in trained if done.result.get("diverged")],
             paper=row.paper,
@@ -118,7 +134,7 @@ def summarise(study: TrainedStudy, cells: Sequence[Done]) -> Outcome:
         claims=study.judge(rows),
         tables=_tables(study.baseline, rows),
         plots=_plots(rows),
-        notes=_notes(study.baseline, cells),
+        notes=_notes(rows, cells),
         environment=machine_line(cells),
     )
 
@@ -139,16 +155,34 @@ def signed(difference: Paired | None) -> str:
     return ("+" if difference.difference.mean >= 0 else "") + text
 
 
-def at_least(difference: Paired | None) -> bool | None:
-    """Return True if the interval of a difference is at or above 0, False if it is below, None if 0 is inside."""
-    mean = difference.difference if difference else None
-    if mean is None or mean.low is None or mean.high is None:
+def told_p(difference: Paired | None) -> str:
+    """The p-value of a difference, "" for none."""
+    p = None if difference is None else difference.p
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estimate | None:
+    """Return how many times as many images a second a row computes as another, from the ratios of their turns.
+
+    Args:
+        row: a row.
+        other: another.
+        way: the pass.
+
+    Returns:
+        The median ratio with its interval; None if the two were not timed in one run.
+    """
+    if row is None or other is None or row.speed is None or row.speed is not other.speed:
         return None
-    return True if mean.low >= 0 else False if mean.high < 0 else None
+    own, theirs = (row.speed.result[way][one.name]["seconds"] for one in (row, other))
+    return bootstrap_median([b / a for a, b in zip(own, theirs, strict=True) if a is not None and b is not None])
 
 
 def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
-    return "" if not rate or not ratio else f"{rate[0]:,.0f} ({ratio[0]:.2f}x)"
+    if not rate or not ratio:
+        return ""
+    median, _, high = ratio
+    return f"{rate[0]:,.0f} ({median:.2f}x{f' {LOST}' if high < 1 else ''})"
 
 
 def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
@@ -174,15 +208,23 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
     ]
     accuracy_notes = [
         "Means over seeds with BCa bootstrap intervals; differences are paired by seed, p is a permutation test's and "
-        "of n seeds at least 2^(1 − n). Marked rows are below the first one with their whole interval, or diverged."
+        "of n seeds at least 2^(1 − n). Marked rows are below the first one with their whole interval, or diverged.",
+        SMALL_SAMPLES,
     ]
     cost_notes = [
         "Medians over turns of all models in one process; in brackets the median ratio of a turn. Training is a "
-        "forward and a backward pass."
+        "forward and a backward pass. Measured on the CPU, whatever the trainings ran on. Costs above the first row's "
+        f"are marked {LOST}."
     ]
-    lines = [_accuracy_line(row, rows.get(baseline)) for row in rows.values()]
-    bad = frozenset(number for number, row in enumerate(rows.values()) if is_marked(row.difference, row.diverged))
-    costs = [_cost_line(row) for row in rows.values()]
+    trained = [row for row in rows.values() if row.trains]
+    base = rows.get(baseline)
+    lines = [_accuracy_line(row, base) for row in trained]
+    bad = frozenset(number for number, row in enumerate(trained) if is_marked(row.difference, row.diverged))
+    costs = [_cost_line(row, base) for row in rows.values()]
+    if any("rate" in row.paper for row in rows.values()):
+        cost_columns.append("paper: ResNet-50, images/s")
+        for line, row in zip(costs, rows.values(), strict=True):
+            line.append(f"{row.paper['rate']:,}" if "rate" in row.paper else "")
     return [
         Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, bad),
         Table("costs", "Time and memory", cost_columns, costs, cost_notes),
@@ -191,7 +233,8 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
 
 def is_marked(difference: Paired | None, diverged: Sequence[int]) -> bool:
     """Return True if a training diverged or the row is below the first one with its whole interval."""
-    return bool(diverged) or at_least(difference) is False
+    high = None if difference is None else difference.difference.high
+    return bool(diverged) or (high is not None and high < 0)
 
 
 def told_accuracy(accuracy: Mean | None, diverged: Sequence[int], unit: str = "seed") -> str:
@@ -208,19 +251,25 @@ def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
         "" if share is None else f"{share:.2f}",
         told_accuracy(row.accuracy, row.diverged),
         signed(row.difference),
-        "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.2f}",
+        told_p(row.difference),
         str(len(row.accuracies)),
         "" if row.lr is None else f"{row.lr:g}",
         *(f"{row.paper[name]:g}" if name in row.paper else "" for name in ("params", "top1")),
     ]
 
 
-def _cost_line(row: Summary) -> list[str]:
+def _cost_line(row: Summary, base: Summary | None) -> list[str]:
+    def millions(name: str, digits: int) -> str:
+        value, first = getattr(row, name), getattr(base, name, None)
+        lost = f" {LOST}" if value is not None and first is not None and value > first else ""
+        return "" if value is None else f"{value / 1e6:.{digits}f}{lost}"
+
     return [
         row.name,
-        "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
+        millions("multiply_adds", 1),
         *(_times(row.rate.get(way), row.ratio.get(way)) for way in (TRAINING, INFERENCE)),
-        *("" if value is None else f"{value / 1e6:.2f}" for value in (row.saved_bytes, row.peak_bytes)),
+        millions("saved_bytes", 2),
+        millions("peak_bytes", 2),
     ]
 
 
@@ -246,22 +295,25 @@ def _plots(rows: Mapping[str, Summary]) -> list[Plot]:
     ]
 
 
-def _notes(baseline: str, cells: Sequence[Done]) -> list[str]:
+def _notes(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
+    waiting = [name for name, row in rows.items() if row.trains and not row.accuracies and not row.diverged]
+    missing = [f"Not trained yet: {', '.join(waiting)}."] if waiting else []
     trained = [done for done in cells if done.kind == "train"]
     if not trained:
-        return []
+        return missing
     done, data = trained[0], trained[0].data
     config = done.config
     rates = sorted({cell.config["lr"] for cell in cells if cell.kind == "search"})
     hours = sum(cell.seconds for cell in cells) / 3600
     training, validation, test = data["images"]
     return [
+        *missing,
         f"Data: {data['spec']}, {training:,} training, {validation:,} validation and {test:,} test images in "
         f"{data['classes']} classes, {data['image_size']}x{data['image_size']} pixels.",
         f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is the one of {', '.join(f'{rate:g}' for rate in rates)} with the highest "
-        "validation accuracy in a training of another seed. Tested are the weights of the epoch with the highest "
+        "mean validation accuracy in trainings of other seeds. Tested are the weights of the epoch with the highest "
         "validation accuracy.",
         f"{len(cells)} cells, {hours:.2f} hours of computing in all ({config['scale']} size).",
     ]

@@ -5,13 +5,14 @@ The learning rate of each row is chosen by the validation images in trainings of
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambdanets.experiments.compare.cell import Cell, Config, Done, best_search
+from lambdanets.experiments.compare.cell import Cell, Config, Done, best_rate
 from lambdanets.experiments.compare.measured import build, images, measure_memory, measure_speed, step_bytes
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
@@ -24,8 +25,8 @@ __all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 MODEL = "lambda_resnet_tiny"
 # Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4
-# Of the search for the learning rate, which no row is judged by.
-SEARCH_SEED = 1000
+# Seeds of the search for the learning rate, by which no row is judged, and how many of the comparison's need one more.
+SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
 # A file and a checkpoint of a run, beside three copies of the weights.
 RUN_BYTES = 100 << 20
 
@@ -38,13 +39,17 @@ class Row:
         stages: letters of the model's stages.
         lambda_args: arguments of its lambda layers.
         layer_args: arguments of its other layers, by letter.
-        paper: the paper's figures for it: "params" in millions, "top1" in percent.
+        paper: the paper's figures for it: "params" in millions, "top1" in percent, "rate" of
+            training in images a second.
+        trains: False for another form of a row that computes the same numbers: its costs alone are measured.
+            Default True.
     """
 
     stages: str
     lambda_args: Mapping[str, Any] = field(default_factory=dict)
     layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
+    trains: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class Scale:
 
 # Trainings of the search are as long as the others: shorter ones prefer rates that are too high for the others.
 SCALES = {
-    "full": Scale((1, 1, 1, 1), 100_000, (3e-3, 1e-2), 64, 20.0, 60.0),
-    "quick": Scale((1, 1, 1, 1), 5_000, (3e-3, 1e-2), 32, 4.0, 8.0),
+    "full": Scale((1, 1, 1, 1), 100_000, (3e-3, 1e-2, 3e-2), 64, 20.0, 60.0),
+    "quick": Scale((1, 1, 1, 1), 5_000, (3e-3, 1e-2, 3e-2), 32, 4.0, 8.0),
 }
 
 
@@ -126,8 +131,14 @@ class TrainedStudy(Study):
         for name, model in models.items():
             own = {**common, "row": name, **model, "batch": scale.batch}
             found.append(Cell({**own, "kind": "memory"}, weight=epochs / 20, alone=True))
-            search = {**own, "kind": "search", "epochs": epochs, "seed": SEARCH_SEED}
-            searches = tuple(Cell({**search, "lr": rate}, weight=epochs) for rate in scale.rates)
+            if not self.rows[name].trains:
+                continue
+            search = {**own, "kind": "search", "epochs": epochs}
+            searches = tuple(
+                Cell({**search, "seed": SEARCH_SEED + number, "lr": rate}, weight=epochs)
+                for number in range(math.ceil(options.seeds / SEEDS_OF_A_SEARCH))
+                for rate in scale.rates
+            )
             found += [
                 Cell({**own, "kind": "train", "epochs": epochs, "seed": seed}, searches, _with_best_rate, epochs)
                 for seed in range(options.seeds)
@@ -186,7 +197,7 @@ def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
 
 def _with_best_rate(config: Config, searches: Sequence[Done]) -> Config:
     """The configuration of a training with the learning rate of the best search."""
-    return {**config, "lr": best_search(searches).config["lr"]}
+    return {**config, "lr": best_rate(searches)}
 
 
 def recipe_of(config: Config, data: str | None) -> Recipe:

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lambdanets.experiments.compare.claims import accuracy_claim, first_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.summary import Summary, at_least, signed
+from lambdanets.experiments.compare.statistics import paired_difference
+from lambdanets.experiments.compare.summary import Summary
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
 
 BASE = "k 16, h 4, u 1"
+DEEP, _DEEP = "u 4, scope 7", {"intra_depth": 4, "scope": 7}
 WORSE = ("content only", "keys as they are", "no batch-norm")
 STARTS = ("start: balanced", "start: unit positions", "start: convolution")
 
 
 def _changed(top1: float | None = None, **changes: Any) -> Row:
     """Global lambda layers in all stages with one choice made otherwise."""
-    return Row("VVVV", layer_args={"V": {"scope": None, **changes}}, paper={} if top1 is None else {"top1": top1})
+    return Row("VVVV", layer_args={"V": {"scope": None} | changes}, paper={} if top1 is None else {"top1": top1})
 
 
 ROWS: dict[str, Row] = {
@@ -36,22 +39,28 @@ ROWS: dict[str, Row] = {
     "keys by L2": _changed(78.0, normalise="l2"),
     "keys as they are": _changed(70.0, normalise="none"),
     "no batch-norm": _changed(76.2, norm_layer="none"),
+    "no batch-norm of queries": _changed(norms="values"),
+    "no batch-norm of values": _changed(norms="queries"),
     "start: balanced": _changed(start="balanced"),
     "start: unit positions": _changed(start="unit positions"),
     "start: convolution": _changed(start="convolution"),
+    # Where the content term starts with the largest variance: intra-depth, small maps.
+    DEEP: _changed(**_DEEP),
+    f"{DEEP}, start: balanced": _changed(**_DEEP, start="balanced"),
+    f"{DEEP}, start: unit positions": _changed(**_DEEP, start="unit positions"),
+    f"{DEEP}, start: convolution": _changed(**_DEEP, start="convolution"),
 }
 
 
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
-    claims = []
-    for name in (*WORSE, *STARTS):
-        difference = rows[name].difference if name in rows else None
-        if difference is not None:
-            better = at_least(difference)
-            expected = "less than 0" if name in WORSE else "0 or less"
-            text = f"{name}: {signed(difference)} points of accuracy against {BASE}; expected is {expected}."
-            claims.append(Claim(text, None if better is None else not better))
+    claims = [claim for name in WORSE for claim in first_claim(rows, name, BASE, "less than 0")]
+    claims += [claim for name in STARTS for claim in first_claim(rows, name, BASE, "0 or less")]
+    for name in (f"{DEEP}, {start}" for start in STARTS):
+        if name in rows and DEEP in rows:
+            difference = paired_difference(rows[name].accuracies, rows[DEEP].accuracies)
+            diverged = [f"{row} with seed {seed}" for row in (name, DEEP) for seed in rows[row].diverged]
+            claims.append(accuracy_claim(name, difference, DEEP, "0 or less", diverged))
     return claims
 
 

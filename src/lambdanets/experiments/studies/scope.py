@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lambdanets.experiments.compare.claims import first_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.summary import Summary, at_least, signed
+from lambdanets.experiments.compare.summary import Summary
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
 
 # Accuracy of the paper's ResNet-50 on ImageNet, at 224 pixels.
@@ -21,11 +22,7 @@ ROWS = {
 
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
-    row = rows.get("global")
-    if row is None or row.difference is None:
-        return []
-    text = f"global: {signed(row.difference)} points of accuracy against scope 3; expected is more than 0 (paper: 0.8)."
-    return [Claim(text, at_least(row.difference))]
+    return first_claim(rows, "global", "scope 3", "more than 0", paper="0.8")
 
 
 STUDY = TrainedStudy(

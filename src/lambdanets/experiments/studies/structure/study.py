@@ -18,17 +18,19 @@ from torch import nn
 
 from lambdanets.experiments.bench.timing import Turns
 from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.claims import accuracy_claim, verdict
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.summary import (
+    SMALL_SAMPLES,
     accuracies,
-    at_least,
     is_marked,
     machine_line,
     signed,
     told_accuracy,
+    told_p,
 )
 from lambdanets.experiments.studies.structure.data import Graphs, Sequences, load_leaves, load_molecules
 from lambdanets.experiments.studies.structure.networks import (
@@ -242,7 +244,7 @@ class Summary:
         accuracy: their mean.
         difference: to the baseline's, paired by seed or fold, in points of percent.
         choices: the norms and learning rates that were chosen, and how often each.
-        milliseconds: of a training step.
+        milliseconds: of a training step (median, low, high).
         ratio: how many times those of the baseline (median, low, high).
         diverged: seeds or folds whose training diverged.
     """
@@ -252,7 +254,7 @@ class Summary:
     accuracy: Mean | None
     difference: Paired | None
     choices: Mapping[str, int]
-    milliseconds: float | None
+    milliseconds: Sequence[float] | None
     ratio: Sequence[float] | None
     diverged: Sequence[int]
 
@@ -274,7 +276,7 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
             accuracy=mean_of(list(scores.values())) if scores else None,
             difference=None if name == baseline(structure) else paired_difference(scores, base),
             choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
-            milliseconds=times[name]["milliseconds"][0] if name in times else None,
+            milliseconds=times[name]["milliseconds"] if name in times else None,
             ratio=times[name]["ratio"] if name in times else None,
             diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
         )
@@ -283,20 +285,24 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
 
 def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
     """What the paper's text leads to expect, and what was found."""
-    claims = []
+    unit, claims = STRUCTURES[structure].unit, []
     pairs = [(name, other) for name in rows if "lambda" in name for other in rows if "lambda" not in other]
     if structure == "graph":
         pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
     for name, other in pairs:
         if name in rows and other in rows:
             difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
-            if difference is not None:
-                text = f"{name}: {signed(difference)} points of accuracy against {other}; expected is 0 or more."
-                claims.append(Claim(text, at_least(difference)))
+            diverged = [
+                f"{one} with {unit} {', '.join(map(str, rows[one].diverged))}"
+                for one in (name, other)
+                if rows[one].diverged
+            ]
+            claims.append(accuracy_claim(name, difference, other, "0 or more", diverged))
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
     if ours and attention and ours.milliseconds and attention.milliseconds:
-        times = attention.milliseconds / ours.milliseconds
-        claims.append(Claim(f"sequence: attention takes {times:.2f} times the time of lambda.", times > 1))
+        (own, least, most), (theirs, low, high) = ours.milliseconds, attention.milliseconds
+        text = f"sequence: attention takes {theirs / own:.2f} times the time of lambda; expected are more than 1."
+        claims.append(Claim(text, verdict(low / most - 1, high / least - 1, "more than 0")))
     return claims
 
 
@@ -311,10 +317,10 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
                 f"{row.parameters:,}",
                 told_accuracy(row.accuracy, row.diverged, unit),
                 signed(row.difference),
-                "" if row.difference is None or row.difference.p is None else f"{row.difference.p:.3f}",
+                told_p(row.difference),
                 str(len(row.accuracies)),
                 ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
-                "" if not row.ratio else f"{row.milliseconds:.1f} ({row.ratio[0]:.2f}x)",
+                f"{row.milliseconds[0]:.1f} ({row.ratio[0]:.2f}x)" if row.milliseconds and row.ratio else "",
             ]
         )
     columns = [
@@ -330,7 +336,8 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
     notes = [
         f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}, p is a permutation test's "
         f"and of n {unit}s at least 2^(1 − n). Marked rows are below the first one with their whole interval, or "
-        f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows."
+        f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows.",
+        SMALL_SAMPLES,
     ]
     return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad)
 
@@ -345,9 +352,10 @@ def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
         title = f"{structure.capitalize()}s: {name} and accuracy"
         return Plot(f"{structure}-{name}", title, Axis(label, log=True), Axis("test accuracy, %"), series, front="low")
 
+    times = {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()}
     return [
         plot("parameters", "parameters", {name: float(row.parameters) for name, row in rows.items()}),
-        plot("time", "training step, ms", {name: row.milliseconds for name, row in rows.items()}),
+        plot("time", "training step, ms", times),
     ]
 
 

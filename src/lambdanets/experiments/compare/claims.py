@@ -1,0 +1,106 @@
+"""What a study of trained models expected, and what its rows say of it: a sentence with a verdict each.
+
+A verdict is given by a whole interval: where what was expected is neither true nor false in all of it, there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lambdanets.experiments.compare.outcome import Claim
+from lambdanets.experiments.compare.statistics import Paired
+from lambdanets.experiments.compare.summary import INFERENCE, Summary, signed, times_as_fast
+
+__all__ = ["Expected", "accuracy_claim", "first_claim", "memory_claim", "rate_claim", "verdict"]
+
+Expected = Literal["more than 0", "0 or more", "0 or less", "less than 0"]
+
+
+def verdict(low: float, high: float, expected: Expected) -> bool | None:
+    """Return True if all values of an interval are as expected, False if none is, else None."""
+    true = {"more than 0": low > 0, "0 or more": low >= 0, "0 or less": high <= 0, "less than 0": high < 0}
+    false = {"more than 0": high <= 0, "0 or more": high < 0, "0 or less": low > 0, "less than 0": low >= 0}
+    return True if true[expected] else False if false[expected] else None
+
+
+def accuracy_claim(
+    name: str, difference: Paired | None, base: str, expected: Expected, diverged: Sequence[str] = (), paper: str = ""
+) -> Claim:
+    """Say how a row's accuracy differs from another's.
+
+    Args:
+        name: of the row.
+        difference: of their accuracies; None where they have no seed in common.
+        base: name of the other.
+        expected: of the difference.
+        diverged: trainings of the two that diverged, in words: then there is no verdict.
+        paper: what the paper has, to be added.
+    """
+    told = f"expected is {expected}{f' (paper: {paper})' if paper else ''}."
+    if difference is None:
+        why = f"diverged: {'; '.join(diverged)}" if diverged else "not trained yet"
+        return Claim(f"{name}: points of accuracy against {base}: {why}; {told}", None)
+    text = f"{name}: {signed(difference)} points of accuracy against {base}"
+    if diverged:
+        return Claim(f"{text} without those that diverged ({'; '.join(diverged)}); {told}", None)
+    low, high = difference.difference.low, difference.difference.high
+    return Claim(f"{text}; {told}", None if low is None or high is None else verdict(low, high, expected))
+
+
+def first_claim(rows: Mapping[str, Summary], name: str, base: str, expected: Expected, paper: str = "") -> list[Claim]:
+    """Say how the accuracy of a row differs from the first row's; [] where one of them has no cell."""
+    row, first = rows.get(name), rows.get(base)
+    if row is None or first is None:
+        return []
+    diverged = [f"{one.name} with seed {', '.join(map(str, one.diverged))}" for one in (row, first) if one.diverged]
+    return [accuracy_claim(name, row.difference, base, expected, diverged, paper)]
+
+
+def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str, paper: str = "") -> list[Claim]:
+    """Say how many times as many images a second a row computes as another; expected are more than 1.
+
+    Args:
+        rows: of the study.
+        name: of the row.
+        others: forms of the other row, of which the fastest is taken.
+        way: the pass.
+        paper: what the paper has, to be added.
+
+    Returns:
+        The claim; [] if they were not measured in one run.
+    """
+    timed = [other for other in others if other in rows and way in rows[other].rate]
+    if not timed:
+        return []
+    other = max(timed, key=lambda form: rows[form].rate[way][0])
+    ratio = times_as_fast(rows.get(name), rows[other], way)
+    if ratio is None:
+        return []
+    does = "infers" if way == INFERENCE else "trains"
+    text = (
+        f"{name} {does} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as many images a second as "
+        f"{other}; expected are more than 1{f' (paper: {paper})' if paper else ''}."
+    )
+    return [Claim(text, verdict(ratio.low - 1, ratio.high - 1, "more than 0"))]
+
+
+def memory_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str]) -> list[Claim]:
+    """Say how much of the memory for backward that another row keeps a row keeps; expected is less.
+
+    Args:
+        rows: of the study.
+        name: of the row.
+        others: forms of the other row, of which the one that keeps least is taken.
+
+    Returns:
+        The claim; [] if one was not measured.
+    """
+    row, measured = rows.get(name), [other for other in others if other in rows and rows[other].saved_bytes]
+    if row is None or not row.saved_bytes or not measured:
+        return []
+    other = min(measured, key=lambda form: rows[form].saved_bytes or 0)
+    share = row.saved_bytes / (rows[other].saved_bytes or 1)
+    return [
+        Claim(f"{name} keeps {share:.2f} of the memory for backward that {other} keeps; expected is less.", share < 1)
+    ]
