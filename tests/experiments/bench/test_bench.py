@@ -1,5 +1,7 @@
 """The benchmark's parts: what it compares, what it measures, what it refuses."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,19 @@ def test_saved_bytes_counts_storages_once_and_neither_inputs_nor_parameters():
 
     assert saved_bytes(Square(), torch.ones(10, 10)) == 400
     assert saved_bytes(nn.Linear(10, 10), torch.ones(10, 10)) == 0
+
+
+def test_saved_bytes_keeps_nothing_itself():
+    outputs = []
+
+    class Exp(nn.Module):
+        def forward(self, x):
+            y = x.exp()  # whose backward pass takes its output
+            outputs.append(weakref.ref(y))
+            return y
+
+    assert saved_bytes(Exp(), torch.ones(10, 10)) == 400
+    assert outputs[0]() is None
 
 
 def test_peak_bytes_sees_what_is_freed_again():

@@ -55,11 +55,17 @@ def test_the_name_depends_on_configuration_data_and_version():
     ("change", "message"),
     [
         (lambda cell: cell.pop("result"), "a cell has the fields"),
-        (lambda cell: cell.update(format=9), "has the format 9"),
+        (lambda cell: cell.pop("digest"), "a cell has the fields"),
+        (lambda cell: cell.update(format=1), "has the format 1 of a cell.* reads 2; move the file away"),
         (lambda cell: cell.update(result=[]), "result is no object"),
         (lambda cell: cell.update(seconds=True), "seconds is True"),
         (lambda cell: cell["config"].update(seed=2), "its content belongs to"),
         (lambda cell: cell["data"].update(fingerprint="d2"), "its content belongs to"),
+        (lambda cell: cell.update(result={}), "not what was written"),
+        (lambda cell: cell["result"].update(test_top1=97.0), "not what was written"),
+        (lambda cell: cell["environment"].update(machine="n"), "not what was written"),
+        (lambda cell: cell.update(seconds=2.5), "not what was written"),
+        (lambda cell: cell.update(digest=None), "not what was written"),
     ],
 )
 def test_damage_is_named(tmp_path, change, message):
@@ -73,6 +79,22 @@ def test_damage_is_named(tmp_path, change, message):
     cells, damaged = read_cells(tmp_path)
     assert cells == [read_cell(whole)]
     assert len(damaged) == 1
+
+
+def test_results_come_back_as_json_has_them_and_nan_is_refused(tmp_path):
+    """As JSON has them they have a digest: it does not tell a tuple from a list."""
+    done = replace(made(), result={"turns": (1, 2.5), 10: None, 9: "\udcff"})
+    assert read_cell(written(tmp_path, done)).result == {"turns": [1, 2.5], "10": None, "9": "\udcff"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        written(tmp_path / "nan", replace(made(), result={"test_top1": float("nan")}))
+    assert not (tmp_path / "nan").exists()
+
+
+def test_a_number_too_large_is_damage(tmp_path):
+    file = written(tmp_path, made())
+    file.write_text(file.read_text().replace(": 0.5", ": 1e999"))
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged: .*not JSON compliant"):
+        read_cell(file)
 
 
 def test_half_a_file_is_damaged(tmp_path):

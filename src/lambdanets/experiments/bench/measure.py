@@ -48,7 +48,7 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that is saved would hold itself, and never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = module(leaf)

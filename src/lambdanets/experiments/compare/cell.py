@@ -18,6 +18,7 @@ __all__ = [
     "Cell",
     "Config",
     "Done",
+    "OtherFormatError",
     "Wanted",
     "best_rate",
     "cell_file",
@@ -29,8 +30,8 @@ __all__ = [
     "write_cell",
 ]
 
-FORMAT = 1
-_FIELDS = {"format", "key", "config", "data", "version", "result", "environment", "seconds"}
+FORMAT = 2
+_FIELDS = {"format", "key", "config", "data", "version", "result", "environment", "seconds", "digest"}
 
 Config = Mapping[str, Any]
 
@@ -94,6 +95,10 @@ class Done:
         return self.config["kind"]
 
 
+class OtherFormatError(ValueError):
+    """The file of a cell has a format that this version does not read, and may be whole."""
+
+
 def study_version(number: int) -> dict[str, Any]:
     """Return the version that a cell depends on: this package's, and the study's own number."""
     return {"lambdanets": package_version("lambdanets"), "study": number}
@@ -101,8 +106,12 @@ def study_version(number: int) -> dict[str, Any]:
 
 def cell_key(config: Config, fingerprint: str, version: Mapping[str, Any]) -> str:
     """Return the name of a cell's file: a digest of its configuration, the data's fingerprint and the version."""
-    depends_on = {"config": config, "data": fingerprint, "version": version}
-    text = json.dumps(depends_on, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return _digest({"config": config, "data": fingerprint, "version": version})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return a digest of values of JSON."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
@@ -112,10 +121,18 @@ def cell_file(folder: Path, key: str) -> Path:
 
 
 def write_cell(folder: Path, key: str, done: Done) -> None:
-    """Write a cell, whole or not at all."""
+    """Write a cell, whole or not at all, with a digest of its content.
+
+    Raises:
+        TypeError: if the result holds what JSON has no value for.
+        ValueError: if it holds NaN or infinity.
+    """
     file = cell_file(folder, key)
+    # As it will be read: JSON turns tuples into lists, and numbers that are keys of objects into text.
+    content = json.loads(json.dumps({"format": FORMAT, "key": key, **vars(done)}))
+    digest = _digest(content)
     make_folder(file.parent)
-    write_json(file, {"format": FORMAT, "key": key, **vars(done)})
+    write_json(file, {**content, "digest": digest})
 
 
 def read_cell(file: Path) -> Done:
@@ -123,23 +140,33 @@ def read_cell(file: Path) -> Done:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, written by another version of this format, or not what its name says.
+        OtherFormatError: if another version wrote it, in another format.
+        ValueError: if it is damaged: not what was written, or not what its name says.
     """
     content = read_json(file)
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        raise OtherFormatError(
+            f"{file} has the format {content['format']!r} of a cell, and this version reads {FORMAT}; move the file "
+            "away to have its cell run again, or use the version that wrote it"
+        )
     if not isinstance(content, dict) or set(content) != _FIELDS:
         raise ValueError(f"{file} is damaged: a cell has the fields {', '.join(sorted(_FIELDS))}")
-    if content["format"] != FORMAT:
-        raise ValueError(f"{file} has the format {content['format']!r} of a cell; this version reads {FORMAT}")
     for name in ("config", "data", "version", "result", "environment"):
         if not isinstance(content[name], dict):
             raise ValueError(f"{file} is damaged: {name} is no object")
     seconds = content["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise ValueError(f"{file} is damaged: seconds is {seconds!r}, which is no number")
-    key = cell_key(content["config"], content["data"].get("fingerprint", ""), content["version"])
+    try:
+        key = cell_key(content["config"], content["data"].get("fingerprint", ""), content["version"])
+        digest = _digest({name: content[name] for name in _FIELDS - {"digest"}})
+    except ValueError as error:  # 1e999 is read as infinity
+        raise ValueError(f"{file} is damaged: {error}") from error
     if not content["key"] == key == file.stem:
         raise ValueError(f"{file} is damaged: its content belongs to {key}.json")
-    return Done(**{name: content[name] for name in _FIELDS - {"format", "key"}})
+    if content["digest"] != digest:
+        raise ValueError(f"{file} is damaged: its content is not what was written, by its digest")
+    return Done(**{name: content[name] for name in _FIELDS - {"format", "key", "digest"}})
 
 
 def read_cells(folder: Path) -> tuple[list[Done], list[str]]:

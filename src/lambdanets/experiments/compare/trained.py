@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.compare.cell import Cell, Config, Done, best_rate
-from lambdanets.experiments.compare.measured import build, images, measure_memory, measure_speed, step_bytes
+from lambdanets.experiments.compare.measured import (
+    build,
+    images,
+    measure_memory,
+    measure_speed,
+    step_bytes,
+    turns_bytes,
+)
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
@@ -160,9 +167,10 @@ class TrainedStudy(Study):
 
     def needs(self, config: Config) -> Needs:
         """See the interface."""
-        if config["kind"] in ("speed", "memory"):
-            return Needs()
         shape = {name: config[name] for name in ("image_size", "channels", "classes")}
+        if config["kind"] in ("speed", "memory"):
+            models = config["models"] if config["kind"] == "speed" else {config["row"]: config}
+            return Needs(memory=turns_bytes(models, shape, config["batch"]))
         memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
         return Needs(memory=memory, disk=RUN_BYTES)
 
