@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -103,8 +105,38 @@ def test_tables_as_text():
         r"row & 50 \% \& more \\",
         r"\midrule",
         r"a\_1 & 2\textasciicircum{}3 \\",
-        r"<b> & $-$1 \\",
+        r"\textless{}b\textgreater{} $\bigtriangledown$ & $-$1 \\",
     ]
+    assert latex(TABLE).splitlines()[-1] == r"\par\smallskip{\footnotesize A note.\par}"
+
+
+CELLS = Table(
+    "cells", "Cells", ["row", "MB", "why"], [["a", "1", "as it is"], ["b", "2", ""]], ["Marked: ≥ 2 %."],
+    text=frozenset({2}), marked=frozenset({(1, 1)}),
+)  # fmt: skip
+
+
+def test_single_cells_are_marked(tmp_path):
+    assert "| b | 2 ▼ |  |\n\nMarked" in table_text(CELLS)
+    lines = latex(CELLS).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrp{16em}}"
+    assert lines[4:6] == [r"a & 1 & as it is \\", r"b & 2 $\bigtriangledown$ &  \\"]
+    assert lines[-1] == r"\par\smallskip{\footnotesize Marked: $\ge$ 2 \%.\par}"
+    page = write_report(replace(OUTCOME, tables=[CELLS]), tmp_path).read_text()
+    assert '<tr><th scope="row">b</th><td class="lost">2</td><td class="text"></td></tr>' in page
+    assert page.count('class="lost"') == 1
+
+
+def test_latex_compiles(tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex: apt-get install texlive-latex-recommended")
+    tables = "\n".join(map(latex, (TABLE, CELLS)))
+    (tmp_path / "t.tex").write_text(
+        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{tables}\n\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
 
 
 def test_in_a_browser(tmp_path):
