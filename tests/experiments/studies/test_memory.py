@@ -1,5 +1,7 @@
 """The study of memory: formulas agree with what is measured, rows end, cells are merged, claims follow intervals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -175,9 +177,41 @@ def test_what_lambda_rows_lose_is_marked():
     # The interval against local attention contains 1, and the convolution is level with axial attention.
     assert tables["training"].marked == {(2, 1)}
     assert (
-        tables["training"].notes[-1].endswith("by its whole interval; the least: lambda than axial attention at 14x14.")
+        tables["training"]
+        .notes[-1]
+        .endswith("by its whole interval or as timed once; the least: lambda than axial attention at 14x14.")
     )
     assert tables["parameters"].marked == frozenset()
+
+
+def once(cell, name, seconds, ended=False):
+    """The cell with a row that was timed once, or ended by that time."""
+    row = {"predicted_bytes": 1, "ended": "time", "seconds": seconds}
+    if not ended:
+        row = {**cell.result["rows"][name], "milliseconds": {way: [1e3 * seconds] for way in PASSES}, "ratio": {}}
+    return replace(cell, result={"rows": {**cell.result["rows"], name: row}})
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_was_timed_once_is_marked_and_makes_a_claim_doubtful(ended):
+    name = "local attention"
+    cells = [done(side, {"lambda": (100, 2.0, OWN), name: (900, 4.0, [2.0, 1.9, 2.1])}) for side in (14, 28)]
+    (claim,) = (claim for claim in memory.STUDY.outcome(cells).claims if "the time of" in claim.text)
+    assert claim.held
+    cells[1] = once(cells[1], "lambda", 3.0, ended)
+    cells[1].result["rows"][name]["ratio"] = {}
+    outcome = memory.STUDY.outcome(cells)
+    (claim,) = (claim for claim in outcome.claims if "the time of" in claim.text)
+    assert claim.held is None
+    assert "about 0.00133 (timed once) at 28x28" in claim.text
+    training = next(table for table in outcome.tables if table.name == "training")
+    assert training.rows[1][:3] == ["lambda", "2.0", "3,000.0"]
+    assert training.marked == {(1, 2)}
+    # Not of another cell.
+    cells[1] = once(done(28, {"lambda": (100, 2.0, OWN), "global attention": (900, 4.0, OWN)}), "lambda", 3.0, ended)
+    cells.append(done(28, {name: (900, 1.0, [0.5, 0.4, 0.6])}))
+    outcome = memory.STUDY.outcome(cells)
+    assert "global attention at 28x28" in next(table for table in outcome.tables if table.name == "training").notes[-2]
 
 
 def test_the_papers_figures_stand_beside():

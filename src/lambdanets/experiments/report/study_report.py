@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambdanets.experiments.compare.outcome import Outcome, Table
-from lambdanets.experiments.report.chart import COLOURS, draw_svg, save_plot
+from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import make_folder, write_text
 from lambdanets.pages import render_page
@@ -39,7 +39,7 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         ("page.css", "page.js"),
         outcome=outcome,
         warnings=list(warnings),
-        plots=[(plot, draw_svg(plot)) for plot in plots],
+        plots=[(plot, [draw_svg(plot, frame) for frame in (LARGE, SMALL)]) for plot in plots],
         colours=len(COLOURS),
     )
     write_text(page, text)
@@ -90,5 +90,5 @@ def latex(table: Table) -> str:
     # Text may be as long as sentences, in which lines break.
     columns = "l" + "".join("p{16em}" if i in table.text else "r" for i in range(1, len(table.columns)))
     top = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
-    notes = [rf"\par\smallskip{{\footnotesize {escaped(note)}\par}}" for note in table.notes]
+    notes = [rf"\par\smallskip\noindent{{\footnotesize {escaped(note)}\par}}" for note in table.notes]
     return "\n".join([*top, *map(line, _marked(table)), r"\bottomrule", r"\end{tabular}", *notes, ""])
