@@ -12,16 +12,16 @@ from lambdanets.experiments.studies.family import REFERENCE, ROWS, STUDY, Networ
 INFERENCE, TRAINING = PASSES
 
 
-def done(row, ratio, reference=10.0, kind="speed", **config):
+def done(row, ratio, reference=10.0, kind="speed", width=1.01, peak=10**8, **config):
     config = {"study": "family", "scale": "full", "kind": kind, "row": row, "batch": 4, **config}
     result = {
         "parameters": 10**6,
         "multiply_adds": 10**9,
-        "peak_bytes": 10**8,
+        "peak_bytes": peak,
         "speed": {
             way: {
                 "reference": reference,
-                "ratio": [ratio * (1 + (way == INFERENCE))] * 3,
+                "ratio": [ratio * (1 + (way == INFERENCE)) * factor for factor in (1, 1 / width, width)],
                 "images_per_second": [1.0] * 3,
             }
             for way in PASSES
@@ -57,15 +57,47 @@ def test_rates_are_those_of_one_reference():
     (claim,) = outcome.claims
     assert claim.held
     assert claim.text.startswith(
-        "LambdaResNet-152 (84.0 %) trains 2.50 times as many images a second as EfficientNet-B6 (84.1 %)"
+        "LambdaResNet-152 (84.0 %) trains 2.50 (2.45 to 2.55) times as many images a second as EfficientNet-B6 (84.1 %)"
     )
     training, inference = outcome.plots
     assert [series.name for series in training.series] == ["LambdaResNet", "ResNet", "EfficientNet"]
     assert training.series[0].points[0].x == pytest.approx(5)
     assert inference.series[0].points[0].x == pytest.approx(10)
     networks, sources = outcome.tables
-    assert networks.rows[0] == ["LambdaResNet-152", "256", "1.0", "1.00", "100", "84.00", "5.00", "10.0"]
+    assert networks.rows[0] == [
+        *("LambdaResNet-152", "256", "1.0", "1.00", "100", "84.00", "5.00 (0.50x)", "10.0 (1.00x)", "35", "")
+    ]
+    assert networks.rows[1][-2:] == ["25.6", "7,240 (1.00x)"]
+    assert networks.columns[-1] == "paper: training, images/s (of ResNet-50)"
+    assert networks.marked == frozenset()
     assert sources.rows[0][2] == ROWS["LambdaResNet-152"].source
+
+
+@pytest.mark.parametrize(("ratio", "width", "held"), [(2.0, 1.05, True), (1.2, 1.2, None), (0.5, 1.05, False)])
+def test_claims_are_judged_by_the_intervals(ratio, width, held):
+    """Each ratio to the reference is within its width: that of both is within its square."""
+    cells = [
+        done(REFERENCE, 1.0),
+        done("LambdaResNet-152", ratio, width=width),
+        done("EfficientNet-B6", 1, width=width),
+    ]
+    (claim,) = STUDY.outcome(cells).claims
+    assert claim.held is held
+    assert f"trains {ratio:.2f} ({ratio / width**2:.2f} to {ratio * width**2:.2f}) times" in claim.text
+
+
+def test_what_lambda_networks_lose_is_marked():
+    cells = [
+        done(REFERENCE, 1.0),  # faster and smaller than all, less accurate
+        done("LambdaResNet-152", 0.5, peak=5 * 10**8),
+        done("LambdaResNet-200", 0.3, peak=9 * 10**8),
+        done("EfficientNet-B6", 0.6, peak=4 * 10**8),  # at least as accurate as the first of the two
+        done("ResNet-RS-350", 0.301, peak=10**9),  # as fast as the second
+    ]
+    (table, _) = STUDY.outcome(cells).tables
+    assert [row[0] for row in table.rows[:2]] == ["LambdaResNet-152", "LambdaResNet-200"]
+    assert table.marked == {(0, 4), (0, 6), (0, 7)}
+    assert "is slower by its whole interval" in table.notes[-1]
 
 
 def test_measured_accuracies_replace_published_ones():

@@ -34,6 +34,7 @@ class Table:
         notes: sentences below it.
         bad: numbers of the rows that lost, which are shown as such.
         text: numbers of the further columns that are text; the others are numbers.
+        marked: cells that lost in a row that did not as a whole, as numbers of their row and column.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Table:
     notes: Sequence[str] = ()
     bad: frozenset[int] = frozenset()
     text: frozenset[int] = frozenset()
+    marked: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)

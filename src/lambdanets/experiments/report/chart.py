@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,12 +12,11 @@ from typing import Any
 
 from lambdanets.experiments.compare.outcome import Axis, Plot, Point
 from lambdanets.experiments.compare.statistics import pareto_front
+from lambdanets.experiments.report.labels import LETTER, RADIUS, Mark, before_label, far_away, place_labels
 from lambdanets.files import replacing
 
-__all__ = ["COLOURS", "draw_svg", "save_plot"]
+__all__ = ["COLOURS", "LARGE", "SMALL", "Frame", "draw_svg", "save_plot"]
 
-WIDTH, HEIGHT = 680, 400
-LEFT, RIGHT, TOP, BOTTOM = 62, 18, 14, 50
 # Of the series in their order; styles of the page repeat them, with others for dark mode.
 COLOURS = (
     "#2759b8",
@@ -30,6 +30,41 @@ COLOURS = (
     "#d0408c",
     "#4c6b1f",
 )
+# Of the series of each round of colours, in matplotlib's letters; the page has the same ones.
+SHAPES = ("o", "s", "D", "^")
+TICKS, LINE_HEIGHT = 8, 16
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a drawing, its margins, how many ticks an axis has at most and how many letters a line.
+
+    The left margin is as wide as the numbers in it.
+
+    Args:
+        name: a class of the drawing, by which the page's styles choose.
+        width: of the whole drawing.
+        height: of the whole drawing.
+        right: margin.
+        top: margin.
+        bottom: margin, with one line of text below the axis.
+        ticks: of an axis.
+        letters: of a line of the horizontal axis' label.
+    """
+
+    name: str
+    width: int
+    height: int
+    right: int
+    top: int
+    bottom: int
+    ticks: int
+    letters: int
+
+
+LARGE = Frame("large", 680, 400, 18, 14, 50, TICKS, 90)
+# As wide as a phone's screen, so that its letters are as large as those of the page.
+SMALL = Frame("small", 330, 300, 8, 10, 50, 6, 34)
 
 
 @dataclass(frozen=True)
@@ -57,64 +92,100 @@ def _limits(values: Sequence[float], log: bool) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _ticks(low: float, high: float, log: bool) -> list[float]:
-    """Round numbers inside of a range."""
+def _ticks(low: float, high: float, log: bool, most: int = TICKS) -> list[float]:
+    """Round numbers inside of a range, at least two."""
     if not log or high / low < 3:
-        step = 10 ** math.floor(math.log10((high - low) / 2))
-        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 7)
+        step = 10 ** math.floor(math.log10((high - low) / most))
+        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= most)
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 3, 4, 5, 6, 8) if high / low < 10 else (1, 2, 5) if high / low < 1000 else (1,)
-    return [value for e in exponents for f in factors if low <= (value := f * 10.0**e) <= high]
+    found: list[float] = []
+    for every, factors in ((1, (1, 2, 3, 4, 5, 6, 8)), (1, (1, 2, 5)), (1, (1, 3)), (1, (1,)), (2, (1,)), (3, (1,))):
+        values = (factor * 10.0**e for e in exponents if e % every == 0 for factor in factors)
+        inside = [value for value in values if low <= value <= high]
+        if len(inside) >= 2:
+            found = inside
+        if len(found) <= most:
+            break
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,.6g}"
 
 
 def _points(plot: Plot) -> list[Point]:
     return [point for series in plot.series for point in series.points]
 
 
-def draw_svg(plot: Plot) -> str:
+def _ranges(plot: Plot) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The ranges of the two axes."""
+    points = _points(plot)
+    heights = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
+    return _limits([point.x for point in points], plot.x.log), _limits(heights, plot.y.log)
+
+
+def _labels(plot: Plot) -> dict[int, str]:
+    """The number of each series, by the number of the point beside which it stands: of connected points the last."""
+    found, count = {}, 0
+    for number, series in enumerate(plot.series, start=1):
+        own = range(count, count + len(series.points))
+        count += len(own)
+        found.update(dict.fromkeys(own[-1:] if plot.lines else own, str(number)))
+    return found
+
+
+def draw_svg(plot: Plot, frame: Frame = LARGE) -> str:
     """Return a plot as an SVG element: points with their intervals, lines, and the Pareto front.
 
     Each point has the class "mark", the number of its series and its text, which the page's script shows.
     """
     points = _points(plot)
-    x_range = _limits([point.x for point in points], plot.x.log)
-    heights = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
-    y_range = _limits(heights, plot.y.log)
-    x = _Scale(*x_range, LEFT, WIDTH - RIGHT, plot.x.log)
-    y = _Scale(*y_range, HEIGHT - BOTTOM, TOP, plot.y.log)
-    parts = [*_axes(plot, x, y)]
+    x_range, y_range = _ranges(plot)
+    x_label = textwrap.wrap(_label(plot.x), frame.letters)
+    bottom = frame.height - frame.bottom - LINE_HEIGHT * (len(x_label) - 1)
+    left = 34 + LETTER * max(len(_number(value)) for value in _ticks(*y_range, plot.y.log, frame.ticks))
+    x = _Scale(*x_range, left, frame.width - frame.right, plot.x.log)
+    y = _Scale(*y_range, bottom, frame.top, plot.y.log)
+    parts = _axes(x, y, x_label, _label(plot.y), frame)
     if plot.front is not None:
         front = pareto_front([(point.x, point.y) for point in points], plot.front)
         parts.append(_line([points[i] for i in front], x, y, "front"))
+    marks = [
+        Mark(x(p.x), y(p.y), y(p.y if p.low is None else p.low), y(p.y if p.high is None else p.high)) for p in points
+    ]
+    labels = _labels(plot)
+    places = place_labels(marks, labels, (left, 0, frame.width, bottom))
+    count = 0
     for number, series in enumerate(plot.series):
         if plot.lines:
-            parts.append(_line(series.points, x, y, f"line s{number % len(COLOURS)}{' dashed' * series.dashed}"))
+            parts.append(_line(series.points, x, y, f"line {_colour(number)}{' dashed' * series.dashed}"))
         for point in series.points:
-            parts.append(_mark(point, number, series.name, x, y))
+            parts.append(_mark(point, number, series.name, marks[count], places.get(count)))
+            count += 1
     title = escape(f"{plot.title}: {plot.y.label} against {plot.x.label}")
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="group" aria-label="{title}" class="chart">'
-        + "".join(parts)
-        + "</svg>"
+        f'<svg viewBox="0 0 {frame.width} {frame.height}" role="group" aria-label="{title}" '
+        f'class="chart {frame.name}">' + "".join(parts) + "</svg>"
     )
 
 
-def _axes(plot: Plot, x: _Scale, y: _Scale) -> list[str]:
+def _axes(x: _Scale, y: _Scale, x_label: Sequence[str], y_label: str, frame: Frame) -> list[str]:
     parts = []
-    for value in _ticks(x.low, x.high, x.log):
+    left, right, bottom, top = x.start, x.stop, y.start, y.stop
+    for value in _ticks(x.low, x.high, x.log, frame.ticks):
         place = f"{x(value):.1f}"
-        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{place}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:,.6g}</text>')
-    for value in _ticks(y.low, y.high, y.log):
+        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{top:g}" y2="{bottom:g}"/>')
+        parts.append(f'<text x="{place}" y="{bottom + 18:g}" text-anchor="middle">{_number(value)}</text>')
+    for value in _ticks(y.low, y.high, y.log, frame.ticks):
         place = f"{y(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place}" y2="{place}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{place}" dy="4" text-anchor="end">{value:,.6g}</text>')
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">')
-    parts.append(f"{escape(_label(plot.x))}</text>")
-    parts.append(f'<text class="axis" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">')
-    parts.append(f"{escape(_label(plot.y))}</text>")
+        parts.append(f'<line class="grid" x1="{left:g}" x2="{right:g}" y1="{place}" y2="{place}"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{place}" dy="4" text-anchor="end">{_number(value)}</text>')
+    for number, line in enumerate(x_label):
+        place = f'x="{(left + right) / 2:g}" y="{bottom + 38 + LINE_HEIGHT * number:g}"'
+        parts.append(f'<text class="axis" {place} text-anchor="middle">{escape(line)}</text>')
+    parts.append(f'<text class="axis" transform="translate(14 {(top + bottom) / 2:g}) rotate(-90)" ')
+    parts.append(f'text-anchor="middle">{escape(y_label)}</text>')
     return parts
 
 
@@ -127,21 +198,47 @@ def _line(points: Sequence[Point], x: _Scale, y: _Scale, kind: str) -> str:
     return f'<polyline class="{kind}" points="{path}"/>'
 
 
-def _mark(point: Point, number: int, name: str, x: _Scale, y: _Scale) -> str:
-    place, height = x(point.x), y(point.y)
-    interval = ""
+def _colour(number: int) -> str:
+    """The class of a series' colour."""
+    return f"s{number % len(COLOURS)}"
+
+
+def _shape(number: int) -> int:
+    """The number of a series' shape: another one for each round of the colours."""
+    return number // len(COLOURS) % len(SHAPES)
+
+
+def _dot(number: int, x: float, y: float) -> str:
+    r, d = RADIUS, RADIUS + 1
+    if _shape(number) == 0:
+        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r:g}"/>'
+    # From the middle: a square, a diamond, a triangle.
+    path = (
+        f"m{1 - r:g} {1 - r:g}h{2 * r - 2:g}v{2 * r - 2:g}h{2 - 2 * r:g}z",
+        f"m0 {-d:g}l{d:g} {d:g}l{-d:g} {d:g}l{-d:g} {-d:g}z",
+        f"m0 {-d:g}l{d:g} {2 * r:g}h{-2 * d:g}z",
+    )[_shape(number) - 1]
+    return f'<path class="dot" d="M{x:.1f} {y:.1f}{path}"/>'
+
+
+def _mark(point: Point, number: int, name: str, mark: Mark, place: tuple[float, float] | None) -> str:
+    parts = []
     text = f"{name}: {point.y:.4g}"
     if point.low is not None and point.high is not None:
-        interval = (
-            f'<line class="interval" x1="{place:.1f}" x2="{place:.1f}" y1="{y(point.low):.1f}" '
-            f'y2="{y(point.high):.1f}"/>'
+        parts.append(
+            f'<line class="interval" x1="{mark.x:.1f}" x2="{mark.x:.1f}" y1="{mark.low:.1f}" y2="{mark.high:.1f}"/>'
         )
         text += f" ({point.low:.4g} to {point.high:.4g})"
     text += f"; {point.text}" if point.text else ""
+    parts.append(_dot(number, mark.x, mark.y))
+    if place is not None:
+        if far_away(mark, place):
+            x, y = before_label(mark, place)
+            parts.append(f'<line class="leader" x1="{mark.x:.1f}" y1="{mark.y:.1f}" x2="{x:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{place[0]:.1f}" y="{place[1]:.1f}" dy="4" text-anchor="middle">{number + 1}</text>')
     return (
-        f'<g class="mark s{number % len(COLOURS)}" tabindex="0" role="img" aria-label="{escape(text)}" '
-        f'data-series="{number}">{interval}<circle cx="{place:.1f}" cy="{height:.1f}" r="5"/>'
-        f'<text x="{place + 8:.1f}" y="{height - 7:.1f}">{number + 1}</text></g>'
+        f'<g class="mark {_colour(number)}" tabindex="0" role="img" aria-label="{escape(text)}" '
+        f'data-series="{number}">{"".join(parts)}</g>'
     )
 
 
@@ -154,22 +251,34 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
     figure = Figure(figsize=(7.6, 4.6))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    for axis, scale, limits, ticks, named in (
+        (plot.x, axes.set_xscale, axes.set_xlim, axes.set_xticks, axes.set_xlabel),
+        (plot.y, axes.set_yscale, axes.set_ylim, axes.set_yticks, axes.set_ylabel),
+    ):
+        low, high = _ranges(plot)[axis is plot.y]
+        scale("log" if axis.log else "linear")
+        limits(low, high)
+        values = _ticks(low, high, axis.log)
+        ticks(values, labels=[_number(value) for value in values])
+        named(_label(axis))
+    axes.minorticks_off()
     for number, series in enumerate(plot.series):
         colour = COLOURS[number % len(COLOURS)]
         xs, ys = [point.x for point in series.points], [point.y for point in series.points]
-        style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 5, "label": series.name}
+        style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)], "markersize": 6.5}
         style["linestyle"] = "" if not plot.lines else "--" if series.dashed else "-"
-        axes.plot(xs, ys, **style)
+        axes.plot(xs, ys, **style, label=f"{number + 1}  {series.name}", markeredgecolor="white", markeredgewidth=0.7)
         for point in series.points:
             if point.low is not None and point.high is not None:
-                axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1)
+                axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1, alpha=0.6, zorder=1.5)
     points = _points(plot)
     if plot.front is not None:
         front = [points[i] for i in pareto_front([(point.x, point.y) for point in points], plot.front)]
-        axes.plot([p.x for p in front], [p.y for p in front], color="#9aa0a6", linestyle=":", zorder=0, label="front")
-    axes.set(xscale=_scale(plot.x), xlabel=_label(plot.x), yscale=_scale(plot.y), ylabel=_label(plot.y))
+        style = {"color": "#9aa0a6", "linestyle": ":", "zorder": 0, "label": "Pareto front"}
+        axes.plot([p.x for p in front], [p.y for p in front], **style)
+    _number_marks(plot, axes)
     axes.set_title(plot.title)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with rc_context({"svg.hashsalt": plot.name}):  # the same file for the same cells
         for path in paths:
@@ -178,5 +287,34 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
                 figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata=metadata)
 
 
-def _scale(axis: Axis) -> str:
-    return "log" if axis.log else "linear"
+def _number_marks(plot: Plot, axes: Any) -> None:
+    """Write the numbers of the series beside their marks."""
+    points, labels = _points(plot), _labels(plot)
+
+    def screen(x: float, y: float) -> tuple[float, float]:
+        across, along = axes.transData.transform((x, y))
+        return across, -along
+
+    marks = []
+    for p in points:
+        (x, y), low, high = (screen(p.x, p.y if end is None else end) for end in (p.y, p.low, p.high))
+        marks.append(Mark(x, y, low[1], high[1]))
+    box = axes.bbox
+    places = place_labels(marks, labels, (box.x0, -box.y1, box.x1, -box.y0))
+    colours = [COLOURS[number % len(COLOURS)] for number, series in enumerate(plot.series) for _ in series.points]
+    to_points = 72 / axes.figure.dpi
+    for number, (x, y) in places.items():
+        mark = marks[number]
+        line = {"arrowstyle": "-", "color": colours[number], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate(
+            labels[number],
+            (points[number].x, points[number].y),
+            ((x - mark.x) * to_points, (mark.y - y) * to_points),
+            textcoords="offset points",
+            color=colours[number],
+            fontsize=8,
+            fontweight="bold",
+            ha="center",
+            va="center_baseline",
+            arrowprops=line if far_away(mark, (x, y)) else None,
+        )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambdanets.experiments.compare.outcome import Outcome, Table
-from lambdanets.experiments.report.chart import COLOURS, draw_svg, save_plot
+from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import make_folder, write_text
 from lambdanets.pages import render_page
@@ -39,17 +39,28 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         ("page.css", "page.js"),
         outcome=outcome,
         warnings=list(warnings),
-        plots=[(plot, draw_svg(plot)) for plot in plots],
+        plots=[(plot, [draw_svg(plot, frame) for frame in (LARGE, SMALL)]) for plot in plots],
         colours=len(COLOURS),
     )
     write_text(page, text)
     return page
 
 
+# Behind the name of a row that lost, and behind a cell that lost.
+MARK = "▼"
+
+
+def _marked(table: Table) -> list[list[str]]:
+    """The rows of a table with the marks of those that lost."""
+    lost = {(number, 0) for number in table.bad} | table.marked
+    return [
+        [f"{cell} {MARK}" if (i, j) in lost else cell for j, cell in enumerate(row)] for i, row in enumerate(table.rows)
+    ]
+
+
 def table_text(table: Table) -> str:
-    """Return a table in Markdown, with its notes; rows that lost are marked."""
-    rows = [[f"{row[0]} ▼" if i in table.bad else row[0], *row[1:]] for i, row in enumerate(table.rows)]
-    return "\n\n".join([markdown(table.columns, rows), *table.notes])
+    """Return a table in Markdown, with its notes; rows and cells that lost are marked."""
+    return "\n\n".join([markdown(table.columns, _marked(table)), *table.notes])
 
 
 _LATEX = {
@@ -57,18 +68,27 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "−": "$-$",
     "×": r"$\times$",
+    "≥": r"$\ge$",
+    "≤": r"$\le$",
+    MARK: r"$\bigtriangledown$",
 }
 
 
 def latex(table: Table) -> str:
-    """Return a table in LaTeX, for the package booktabs."""
+    """Return a table in LaTeX, for the package booktabs, with its notes; rows and cells that lost are marked."""
+
+    def escaped(text: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in text)
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
+        return " & ".join(map(escaped, cells)) + r" \\"
 
-    body = [line(row) for row in table.rows]
-    columns = "l" + "r" * (len(table.columns) - 1)
+    # Text may be as long as sentences, in which lines break.
+    columns = "l" + "".join("p{16em}" if i in table.text else "r" for i in range(1, len(table.columns)))
     top = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
-    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])
+    notes = [rf"\par\smallskip\noindent{{\footnotesize {escaped(note)}\par}}" for note in table.notes]
+    return "\n".join([*top, *map(line, _marked(table)), r"\bottomrule", r"\end{tabular}", *notes, ""])

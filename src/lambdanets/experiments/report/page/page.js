@@ -1,12 +1,13 @@
 "use strict";
 // Pointing at a mark or at a name of the legend shows the text of the mark and fades the other series.
 for (const figure of document.querySelectorAll("figure")) {
-  const chart = figure.querySelector(".chart");
+  // Drawn twice, for large and for small screens; one of them is shown.
+  const charts = [...figure.querySelectorAll(".chart")];
   const readout = figure.querySelector(".readout");
   const hint = readout.textContent;
-  const parts = [...chart.querySelectorAll(".mark")];
+  const parts = [...figure.querySelectorAll(".mark")];
   const show = (series, text) => {
-    chart.classList.toggle("chosen", series !== undefined);
+    for (const chart of charts) chart.classList.toggle("chosen", series !== undefined);
     for (const mark of parts) mark.classList.toggle("on", mark.dataset.series === series);
     readout.textContent = text;
   };
@@ -23,8 +24,9 @@ for (const figure of document.querySelectorAll("figure")) {
     mark.addEventListener("blur", () => show(undefined, hint));
   }
   for (const name of figure.querySelectorAll(".legend li")) {
-    const own = parts.filter((mark) => mark.dataset.series === name.dataset.series);
-    name.addEventListener("pointerenter", () => show(name.dataset.series, own.map((mark) => mark.getAttribute("aria-label")).join("; ")));
+    const own = [...charts[0].querySelectorAll(`.mark[data-series="${name.dataset.series}"]`)];
+    const text = own.map((mark) => mark.getAttribute("aria-label")).join("; ");
+    for (const event of ["pointerenter", "click"]) name.addEventListener(event, () => show(name.dataset.series, text));
     name.addEventListener("pointerleave", rest);
   }
 }
