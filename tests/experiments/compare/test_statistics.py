@@ -37,3 +37,5 @@ def test_the_pareto_front():
     assert pareto_front(points, "low") == [0, 1, 3]
     assert pareto_front(points, "high") == [3]
     assert pareto_front([(1, 4), (2, 3), (3, 2)], "high") == [0, 1, 2]
+    # Means of the same accuracies that differ by rounding are equal.
+    assert pareto_front([(1, 86.2), (2, 86.2 + 1e-13)], "low") == [0]

@@ -12,6 +12,8 @@ from scipy import stats
 __all__ = ["Mean", "Paired", "mean_of", "paired_difference", "pareto_front"]
 
 CONFIDENCE = 0.95
+# Values that differ by less are equal: means of the same accuracies in another order.
+TIE = 1e-9
 _RESAMPLES = 9999
 
 
@@ -94,6 +96,6 @@ def pareto_front(points: Sequence[tuple[float, float]], x_is: str) -> list[int]:
     order = sorted(range(len(points)), key=lambda i: (sign * points[i][0], -points[i][1]))
     front: list[int] = []
     for i in order:
-        if not front or points[i][1] > points[front[-1]][1]:
+        if not front or points[i][1] > points[front[-1]][1] + TIE:
             front.append(i)
     return front if x_is == "low" else front[::-1]

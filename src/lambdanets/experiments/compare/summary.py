@@ -37,8 +37,6 @@ SMALL_SAMPLES = (
     "Of few seeds such an interval is too narrow: with normal errors it covers the true mean in about 70 of 100 cases "
     "with 3 seeds, in 85 with 5, in 91 with 10. What 3 seeds tell is a hint."
 )
-# Behind a cost that is above the first row's.
-LOST = "▼"
 
 
 @dataclass(frozen=True)
@@ -179,10 +177,7 @@ def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estim
 
 
 def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
-    if not rate or not ratio:
-        return ""
-    median, _, high = ratio
-    return f"{rate[0]:,.0f} ({median:.2f}x{f' {LOST}' if high < 1 else ''})"
+    return "" if not rate or not ratio else f"{rate[0]:,.0f} ({ratio[0]:.2f}x)"
 
 
 def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
@@ -214,20 +209,21 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
     cost_notes = [
         "Medians over turns of all models in one process; in brackets the median ratio of a turn. Training is a "
         "forward and a backward pass. Measured on the CPU, whatever the trainings ran on. Costs above the first row's "
-        f"are marked {LOST}."
+        "are marked."
     ]
     trained = [row for row in rows.values() if row.trains]
     base = rows.get(baseline)
     lines = [_accuracy_line(row, base) for row in trained]
     bad = frozenset(number for number, row in enumerate(trained) if is_marked(row.difference, row.diverged))
-    costs = [_cost_line(row, base) for row in rows.values()]
+    costs = [_cost_line(row) for row in rows.values()]
+    dearer = [(number, column) for number, row in enumerate(rows.values()) for column in _dearer(row, base)]
     if any("rate" in row.paper for row in rows.values()):
         cost_columns.append("paper: ResNet-50, images/s")
         for line, row in zip(costs, rows.values(), strict=True):
             line.append(f"{row.paper['rate']:,}" if "rate" in row.paper else "")
     return [
         Table("accuracy", "Parameters and accuracy", accuracy_columns, lines, accuracy_notes, bad),
-        Table("costs", "Time and memory", cost_columns, costs, cost_notes),
+        Table("costs", "Time and memory", cost_columns, costs, cost_notes, marked=frozenset(dearer)),
     ]
 
 
@@ -258,19 +254,25 @@ def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
     ]
 
 
-def _cost_line(row: Summary, base: Summary | None) -> list[str]:
-    def millions(name: str, digits: int) -> str:
-        value, first = getattr(row, name), getattr(base, name, None)
-        lost = f" {LOST}" if value is not None and first is not None and value > first else ""
-        return "" if value is None else f"{value / 1e6:.{digits}f}{lost}"
-
+def _cost_line(row: Summary) -> list[str]:
     return [
         row.name,
-        millions("multiply_adds", 1),
+        "" if row.multiply_adds is None else f"{row.multiply_adds / 1e6:.1f}",
         *(_times(row.rate.get(way), row.ratio.get(way)) for way in (TRAINING, INFERENCE)),
-        millions("saved_bytes", 2),
-        millions("peak_bytes", 2),
+        *("" if value is None else f"{value / 1e6:.2f}" for value in (row.saved_bytes, row.peak_bytes)),
     ]
+
+
+def _dearer(row: Summary, base: Summary | None) -> list[int]:
+    """The columns of the table of costs in which a row is above the first one; a time by its whole interval."""
+    above = [
+        value is not None and first is not None and value > first
+        for value, first in (
+            (getattr(row, name), getattr(base, name, None)) for name in ("multiply_adds", "saved_bytes", "peak_bytes")
+        )
+    ]
+    slower = [way in row.ratio and row.ratio[way][2] < 1 for way in (TRAINING, INFERENCE)]
+    return [column for column, is_above in enumerate([above[0], *slower, *above[1:]], start=1) if is_above]
 
 
 def _plots(rows: Mapping[str, Summary]) -> list[Plot]:

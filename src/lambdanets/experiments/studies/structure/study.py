@@ -339,7 +339,7 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
         f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows.",
         SMALL_SAMPLES,
     ]
-    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad)
+    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad, text=frozenset({6}))
 
 
 def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
