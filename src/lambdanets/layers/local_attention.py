@@ -13,7 +13,7 @@ from torch.fx import Proxy
 
 from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import attention_sizes, check_map, pooling
+from lambdanets.layers.maps import attention_sizes, by_heads, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["LocalAttention"]
@@ -97,7 +97,7 @@ class LocalAttention(nn.Module):
             return leaf(self, x)
         check_map(self, x, self.dim, self.qkv)
         # (b, h · d, y, x) -> (b, h, d, y, x)
-        parts = (part.unflatten(1, (self.num_heads, -1)) for part in self.qkv(x).split(self.widths, dim=1))
+        parts = (by_heads(part, self.num_heads) for part in self.qkv(x).split(self.widths, dim=1))
         attend = self._fused if self.fused else self._stored
         # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
         # (docs/pytorch-batchnorm-fault.md).
@@ -110,7 +110,7 @@ class LocalAttention(nn.Module):
         keys, values = (F.pad(part, (reach,) * 4) for part in (key, value))
         scaled = query * self.scale
         products = [(scaled * keys[..., y : y + height, x : x + width]).sum(2) for y, x in corners]
-        logits = torch.stack(products, dim=2).unflatten(2, (s, s))  # (b, h, s, s, y, x)
+        logits = torch.stack(products, dim=2).reshape(*query.shape[:2], s, s, height, width)
         logits += torch.einsum("bhdyx,sd->bhsyx", query, self.height_rel)[:, :, :, None]
         logits += torch.einsum("bhdyx,sd->bhsyx", query, self.width_rel)[:, :, None]
         weights = logits.flatten(2, 3).softmax(dim=2)
