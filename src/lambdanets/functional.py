@@ -49,8 +49,10 @@ def lambda_apply(
             softmax included. Needs n = m. Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
             give the same numbers; in float32 the errors of ``"spectral"`` and ``"row_spectral"`` are in proportion
-            to the largest value of the channel, those of ``"spectral_compiled"`` to the largest of all channels. So
-            None takes another one where values of a local or causal context differ in size, or channels of any.
+            to the largest value of the channel, those of ``"spectral_compiled"`` to the largest of all channels, and
+            those of all three to the largest entry of the table. So on CPUs None takes another one where values of a
+            local or causal context differ in size, channels of any, or entries of the table that queries see; on
+            other devices for every local or causal context.
 
     Returns:
         (b, h, n, v), of the dtype of ``query``, under autocast of autocast's. In half precision the sums accumulate in
@@ -58,8 +60,11 @@ def lambda_apply(
 
         A value that is not finite makes those outputs NaN that see it, and no others: the position term sees the
         table's extents around the query, a dense E the whole context, edges their own positions; without a causal
-        order the content term sees the whole context, and its outputs are then NaN or infinite. In the table such a
-        number shows with ``"portable"`` also at an offset that no two positions of the grid have.
+        order the content term sees the whole context, and its outputs are then NaN or infinite. An entry of the
+        table that is not finite is seen by the queries that have a position at its offset, masked or not. Two
+        programs do not keep to this: in an ONNX file of ``dynamo=False`` such numbers show in outputs that do not see
+        them, and so do entries of the table where ``"portable"`` is traced or exported, or with
+        ``"query_first_triton"``.
 
         Derivatives of every order, in reverse and in forward mode; the content term in causal order has first
         derivatives in reverse mode only, but with ``kernel="portable"`` or ``"reference"``.

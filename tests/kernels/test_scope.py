@@ -1,11 +1,12 @@
 """A query sees its scope and nothing else: numbers that are not finite, and very large ones, in every kernel."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from helpers import EVERYWHERE, PRESENT, dense_call, edge_call, grid_call, kernel_cases
+from helpers import EVERYWHERE, PRESENT, dense_call, edge_call, grid_call, kernel_cases, refuses
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid import planner, spread
 from lambdanets.kernels.grid.compiled import binding
@@ -57,6 +58,46 @@ def test_what_is_not_finite_is_seen_within_its_scope(kernel, grid, extents, caus
     # And so are the gradients of the outputs that do not see it.
     grads = torch.autograd.grad(out[~is_seen].square().sum(), tensors)
     assert all(grad.isfinite().all() for grad in grads)
+
+
+def with_offset(grid, extents, offset, causal):
+    """(n, m), True where query n has position m at an entry of the table."""
+    table = torch.zeros(1, 1, *extents)
+    table[(0, 0, *offset)] = 1
+    has = GridPositions(table, grid).dense()[:, :, 0, 0] > 0
+    return has & torch.ones_like(has).tril() if causal else has
+
+
+@BAD
+@pytest.mark.parametrize("causal", [False, True])
+@CASES
+@pytest.mark.parametrize("has_key", [False, True])
+def test_an_entry_that_is_not_finite_is_seen_by_queries_of_its_offset(kernel, grid, extents, has_key, causal, bad):
+    call = grid_call(grid, extents, u=2, **sizes_for(kernel))
+    query, key, value, positions = call.args
+    key = key if has_key else None
+    bound = 1e-10 if query.dtype == torch.float64 else 3e-5
+    offset = (0,) * len(grid)
+    expected = lambda_apply(query, key, value, positions, causal=causal, kernel="reference")
+    positions.table[(1, 2, *offset)] = bad
+    tensors = [t.requires_grad_() for t in (query, positions.table)]
+    out = lambda_apply(query, key, value, positions, causal=causal, kernel=kernel)
+    is_seen = torch.zeros_like(out, dtype=torch.bool)
+    is_seen[:, :, with_offset(grid, extents, offset, causal).any(1)] = True
+    assert 0 < is_seen.sum() < is_seen.numel()
+    assert torch.equal(~out.isfinite(), is_seen)
+    torch.testing.assert_close(out[~is_seen], expected[~is_seen], atol=bound, rtol=bound)
+    query_grad, table_grad = torch.autograd.grad(out[~is_seen].square().sum(), tensors)
+    assert query_grad[:, :, ~is_seen[0, 0, :, 0]].isfinite().all()
+    assert table_grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", [*PRESENT, *PLAIN, None])
+def test_an_entry_that_no_query_sees_may_be_anything(kernel):
+    call = grid_call((5, 6), (9, 13), **sizes_for(kernel))
+    if not refuses(kernel, (5, 6), (9, 13)):
+        call.positions.table[:, :, 0, 0] = float("nan")
+        assert lambda_apply(*call.args, kernel=kernel).isfinite().all()
 
 
 @BAD
@@ -195,6 +236,56 @@ def test_nor_in_a_kernel_by_name(kernel, grid, extents, causal):
     assert max(far_apart(grid, extents, causal, kernel)) == 0
 
 
+@pytest.mark.parametrize(
+    ("cheapest", "grid", "extents", "causal"),
+    [
+        (*case, causal)
+        for *shape, causal in [*LOCAL, ((16, 20), (31, 39), False), ((96,), (191,), False)]
+        for case in kernel_cases(SPREADING, [shape])
+    ],
+    indirect=["cheapest"],
+)
+def test_a_large_entry_does_not_show_in_queries_without_its_offset(cheapest, grid, extents, causal):
+    call = grid_call(grid, extents, u=2, dtype=torch.float32)
+    query, _, value, positions = call.args
+    has = with_offset(grid, extents, (0,) * len(grid), causal)
+    grad = torch.randn(*query.shape[:3], value.shape[3])
+    results = []
+    for size in (None, 1e6):
+        table = positions.table.clone()
+        if size is not None:
+            table[(1, 2, *(0,) * len(grid))] = size
+        leaf = value.clone().requires_grad_()
+        out = lambda_apply(query, None, leaf, GridPositions(table, grid), causal=causal)
+        (value_grad,) = torch.autograd.grad(out, leaf, grad)
+        results.append((out.detach()[:, :, ~has.any(1)], value_grad[:, :, ~has.any(0)]))
+    changes = [(a - b).abs().max().item() for a, b in zip(*results, strict=True)]
+    assert max(changes) < 1e-3  # two kernels' errors of sums of 2000 products
+    assert {kernel.spreads_errors for kernel in cheapest} == {True, False}
+
+
+@pytest.mark.parametrize("cheapest", SPREADING, indirect=True)
+@pytest.mark.parametrize("which", ["query", "value", "grad"])
+@pytest.mark.parametrize(("grid", "extents"), [((16, 20), (31, 39)), ((96,), (191,))])
+def test_a_large_number_does_not_show_in_offsets_that_its_position_has_not(cheapest, grid, extents, which):
+    """In a global context too, where all outputs and all gradients of values see every position."""
+    query, _, value, positions = grid_call(grid, extents, dtype=torch.float32).args
+    tensors = {"query": query, "value": value, "grad": torch.randn(*query.shape[:3], value.shape[3])}
+    gradients = []
+    for size in (None, 1e6):
+        given = {name: tensor.clone() for name, tensor in tensors.items()}
+        if size is not None:
+            given[which][0, 0, 0, 1] = size
+        table = positions.table.clone().requires_grad_()
+        out = lambda_apply(given["query"], None, given["value"], GridPositions(table, grid))
+        gradients.append(torch.autograd.grad(out, table, given["grad"])[0])
+    # The first query has no position before it; the first value is in front of no query.
+    unseen = tuple(slice(0, size // 2) if which != "value" else slice(size, None) for size in grid)
+    a, b = (gradient[(..., *unseen)] for gradient in gradients)
+    assert (a - b).abs().max() < 1e-3 * a.abs().max()
+    assert {kernel.spreads_errors for kernel in cheapest} == {True, False}
+
+
 @pytest.mark.parametrize("grid", [(16, 20), (96,)])
 @pytest.mark.parametrize("kernel", SPREADING)
 def test_a_kernel_by_name_is_obeyed_and_errors_follow_the_largest_value(kernel, grid):
@@ -241,14 +332,15 @@ def differ(request, monkeypatch):
     elif binding.library() is None:
         pytest.skip(f"without compiled kernels: {binding.absence()}")
 
-    def look(grid, extents, query, value, grad=None, channels=False):
+    def look(grid, extents, query, value, grad=None, channels=False, table=None):
         origin = [extent // 2 for extent in extents]
         one_sided = extents[0] % 2 == 0  # as problems are in causal order
         if one_sided:
             origin[0] = extents[0] - 1
         (b, h, _, k), (_, u, _, v) = query.shape, value.shape
         problem = GridProblem(b, h, k, v, u, grid, extents, tuple(origin), one_sided=one_sided)
-        return spread.differ_in_size(problem, query, value, grad, channels=channels)
+        table = torch.ones(u, k, *extents) if table is None else table
+        return spread.differ_in_size(problem, query, value, table, grad, channels=channels)
 
     return look
 
@@ -316,4 +408,50 @@ def test_every_query_of_a_global_context_sees_the_large_values(differ):
 def test_on_a_gpu_no_value_is_read():
     value = torch.empty(2, 1, 144, 5, device="meta")
     problem = GridProblem(2, 1, 5, 5, 1, GRID, LOCAL, (2, 2), device="cuda")
-    assert spread.differ_in_size(problem, value, value)
+    assert spread.differ_in_size(problem, value, value, value)
+    everything = dataclasses.replace(problem, extents=WHOLE, origin=(11, 11))
+    assert not spread.differ_in_size(everything, value, value, value)
+    assert spread.differ_in_size(everything, value, value, value, channels=True)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_what_counts_as_one_size_in_a_table(differ, channels):
+    query, value = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5)
+    for extents in (WHOLE, LOCAL, (12, 23)):
+
+        def differs(table, extents=extents):
+            return differ(GRID, extents, query, value, channels=channels, table=table)
+
+        table = torch.ones(1, 4, *extents)
+        assert not differs(table)
+        assert not differs(0 * table)
+        table[:, 3] = 0  # all keys are one sum
+        table[0, 1, 0, 0] = -spread.RATIO
+        assert not differs(table)
+        table[0, 1, 0, 0] = -spread.RATIO * 1.01
+        assert differs(table)
+        table[:, :, 0, :] = -spread.RATIO * 1.01
+        table[:, :, extents[0] // 2 if extents[0] % 2 else -1] = 99  # the row of offset 0, which every query sees
+        assert not differs(table)
+        for bad in (float("nan"), float("inf")):
+            table[0, 1, 0, 2] = bad
+            assert differs(table)
+
+
+def test_the_largest_entry_that_each_query_sees():
+    for grid, extents in [*SHAPES, ((3, 4), (1, 9)), ((6,), (3,)), ((1, 3), (1, 5))]:
+        table = torch.randn(2, 3, *extents)
+        dense = GridPositions(table.abs().amax((0, 1))[None, None], grid).dense()
+        found = spread.largest_seen(table, grid, [extent // 2 for extent in extents])
+        assert torch.equal(found.flatten(), dense.amax((1, 2, 3)))
+
+
+def test_in_backward_a_global_context_is_compared_too(differ):
+    query, value, grad = torch.ones(2, 3, 144, 4), torch.ones(2, 1, 144, 5), torch.ones(2, 3, 144, 5)
+    assert not differ(GRID, WHOLE, query, value, grad)
+    for tensor in (query, value, grad):
+        tensor[1, 0, 70, 2] = spread.RATIO * 1.01
+        assert differ(GRID, WHOLE, query, value, grad)
+        tensor[1, 0, 70, 2] = 1
+    value[1, 0, 70, 2] = spread.RATIO * 1.01
+    assert not differ(GRID, WHOLE, query, value)

@@ -152,7 +152,9 @@ def test_the_sum_by_loops(name):
         close(layer(x), LOOPS[name](layer, x))
 
 
-@pytest.mark.parametrize(("name", "size"), [*((name, SIZE) for name in FUSED), ("local", (9, 17))])
+@pytest.mark.parametrize(
+    ("name", "size"), [*((name, SIZE) for name in FUSED), *(("local", size) for size in ((9, 17), (3, 12), (1, 1)))]
+)
 def test_fused_attention_computes_the_same(name, size):
     stored, x = build(name), image(size)
     fused = build(name, fused=True)
@@ -165,6 +167,20 @@ def test_fused_attention_computes_the_same(name, size):
         results.append([out, *torch.autograd.grad(out, [leaf, *layer.parameters()], direction)])
     for one, other in zip(*results, strict=True):
         close(one, other)
+
+
+@pytest.mark.parametrize("size", [(5, 3), (9, 4), (8, 8)])
+def test_blocks_of_local_attention_are_no_larger_than_the_map(monkeypatch, size):
+    sides, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, *args, **kwargs):
+        sides.append((query.shape[2], key.shape[2]))
+        return attend(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    build("local", scope=3, fused=True)(image(size))
+    height, width = (min(8, side) for side in size)
+    assert sides == [(height * width, (height + 2) * (width + 2))]
 
 
 def test_fused_attention_stores_no_maps():

@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambdanets.kernels.autograd.modes import is_compiling, is_jit_tracing
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import content_term, normalise
+from lambdanets.kernels.terms.finite import remove_nonfinite_entries
 from lambdanets.positions import EdgePositions, GridPositions, without_future_edges, without_future_offsets
 
 __all__ = ["convolved", "gathered", "portable", "summed_by_graph"]
@@ -59,7 +61,11 @@ def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: b
     table = positions.table.to(query.dtype)
     if causal:
         table = without_future_offsets(table, centre)
-    return convolved(query, value, table, positions.grid, centre)
+    if is_compiling() or is_jit_tracing():
+        return convolved(query, value, table, positions.grid, centre)
+    table, sees_bad = remove_nonfinite_entries(table, positions.grid, centre)
+    out = convolved(query, value, table, positions.grid, centre)
+    return out if sees_bad is None else out.masked_fill(sees_bad[:, None], float("nan"))
 
 
 def convolved(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.fx import Proxy
 
 from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import attention_sizes, check_map, pooling
+from lambdanets.layers.maps import attention_sizes, by_heads, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention
 
 __all__ = ["AxialAttention", "AxisAttention"]
@@ -64,7 +64,7 @@ class AxisAttention(nn.Module):
         lines = x.transpose(2, 3) if self.vertical else x
         # (b, h · depth, lines, length) -> (b · lines, h, length, depth)
         query, key, value = (
-            part.unflatten(1, (self.num_heads, -1)).permute(0, 3, 1, 4, 2).flatten(0, 1)
+            by_heads(part, self.num_heads).permute(0, 3, 1, 4, 2).flatten(0, 1)
             for part in self.qkv(lines).split(self.widths, dim=1)
         )
         positions = by_position(query @ self.relative.T, self.length, self.length - 1)
@@ -74,7 +74,7 @@ class AxisAttention(nn.Module):
             out = fused_attention(query, key, value, positions, which)
         else:
             out = (query @ key.transpose(2, 3)).add_(positions).softmax(dim=-1) @ value
-        out = out.unflatten(0, (len(x), -1)).permute(0, 2, 4, 1, 3).flatten(1, 2)
+        out = out.reshape(x.shape[0], lines.shape[2], *out.shape[1:]).permute(0, 2, 4, 1, 3).flatten(1, 2)
         return out.transpose(2, 3) if self.vertical else out
 
 

@@ -11,7 +11,7 @@ from torch.fx import Proxy
 
 from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import attention_sizes, check_map, pooling
+from lambdanets.layers.maps import attention_sizes, by_heads, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["GlobalAttention"]
@@ -91,7 +91,7 @@ class GlobalAttention(BottleneckAttn):
         widths = [self.dim_out_qk, self.dim_out_qk, self.dim_out_v]
         # (b, h · depth, height, width) -> (b, h, height, width, depth)
         query, key, value = (
-            part.unflatten(1, (self.num_heads, -1)).movedim(2, -1) for part in self.qkv(x).split(widths, dim=1)
+            by_heads(part, self.num_heads).permute(0, 1, 3, 4, 2) for part in self.qkv(x).split(widths, dim=1)
         )
         column_logits = query @ self.pos_embed.width_rel.T
         row_logits = query.transpose(2, 3) @ self.pos_embed.height_rel.T
@@ -106,7 +106,7 @@ class GlobalAttention(BottleneckAttn):
             logits = logits * self.scale
         query, key, value, logits = (part.flatten(2, 3) for part in (query * self.scale, key, value, logits))
         out = fused_attention(query, key, value, logits, one_hot(height, width, key))
-        return out.transpose(2, 3).reshape(len(x), self.dim_out, height, width)
+        return out.transpose(2, 3).reshape(x.shape[0], self.dim_out, height, width)
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show."""

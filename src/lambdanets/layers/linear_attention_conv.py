@@ -10,7 +10,7 @@ from torch.fx import Proxy
 
 from lambdanets.layers.arguments import positive_int
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import attention_sizes, check_map
+from lambdanets.layers.maps import attention_sizes, by_heads, check_map
 
 __all__ = ["LinearAttentionConv"]
 
@@ -75,8 +75,8 @@ class LinearAttentionConv(nn.Module):
         z = self.conv(x)
         # (b, h · depth, y, x) -> (b, h, depth, n)
         query, key, value = (
-            part.flatten(2).unflatten(1, (self.num_heads, -1)) for part in self.qkv(z).split(self.widths, dim=1)
+            by_heads(part, self.num_heads).flatten(3) for part in self.qkv(z).split(self.widths, dim=1)
         )
         summary = value @ key.softmax(dim=3).transpose(2, 3)  # (b, h, v, d)
         attended = summary @ query.softmax(dim=2)
-        return z + self.proj(attended.flatten(1, 2).unflatten(2, z.shape[2:]))
+        return z + self.proj(attended.reshape(z.shape))

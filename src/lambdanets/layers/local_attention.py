@@ -1,6 +1,7 @@
 """Local self-attention with relative positions: every position attends to a square around it.
 
-Axes: b batch, h heads, d depth, y rows, x columns, s the scope, e the side of a block of queries, w that of its window.
+Axes: b batch, h heads, d depth, y rows, x columns, s the scope, e the sides of a block of queries, w those of its
+window.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from torch.fx import Proxy
 
 from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.maps import attention_sizes, check_map, pooling
+from lambdanets.layers.maps import attention_sizes, by_heads, check_map, pooling
 from lambdanets.layers.relative import by_position, fused_attention, one_hot
 
 __all__ = ["LocalAttention"]
 
-# Side of the blocks of queries that the fused attention takes at once.
+# Side of the blocks of queries that the fused attention takes at once, on maps that are not smaller.
 BLOCK = 8
 
 
@@ -97,7 +98,7 @@ class LocalAttention(nn.Module):
             return leaf(self, x)
         check_map(self, x, self.dim, self.qkv)
         # (b, h · d, y, x) -> (b, h, d, y, x)
-        parts = (part.unflatten(1, (self.num_heads, -1)) for part in self.qkv(x).split(self.widths, dim=1))
+        parts = (by_heads(part, self.num_heads) for part in self.qkv(x).split(self.widths, dim=1))
         attend = self._fused if self.fused else self._stored
         # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
         # (docs/pytorch-batchnorm-fault.md).
@@ -110,7 +111,7 @@ class LocalAttention(nn.Module):
         keys, values = (F.pad(part, (reach,) * 4) for part in (key, value))
         scaled = query * self.scale
         products = [(scaled * keys[..., y : y + height, x : x + width]).sum(2) for y, x in corners]
-        logits = torch.stack(products, dim=2).unflatten(2, (s, s))  # (b, h, s, s, y, x)
+        logits = torch.stack(products, dim=2).reshape(*query.shape[:2], s, s, height, width)
         logits += torch.einsum("bhdyx,sd->bhsyx", query, self.height_rel)[:, :, :, None]
         logits += torch.einsum("bhdyx,sd->bhsyx", query, self.width_rel)[:, :, None]
         weights = logits.flatten(2, 3).softmax(dim=2)
@@ -121,33 +122,42 @@ class LocalAttention(nn.Module):
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         b, h, _, height, width = query.shape
-        reach, e = self.scope // 2, BLOCK
-        w = e + 2 * reach
-        below, right = -height % e, -width % e
+        reach, e = self.scope // 2, (_block(height), _block(width))
+        w = (e[0] + 2 * reach, e[1] + 2 * reach)
+        below, right = -height % e[0], -width % e[1]
         queries = F.pad(query, (0, right, 0, below))
-        queries = queries.unfold(3, e, e).unfold(4, e, e)  # (b, h, d, blocks, blocks, e, e)
+        queries = queries.unfold(3, e[0], e[0]).unfold(4, e[1], e[1])  # (b, h, d, blocks, blocks, *e)
         padding = (reach, reach + right, reach, reach + below)
-        keys, values = (F.pad(part, padding).unfold(3, w, e).unfold(4, w, e) for part in (key, value))
+        keys, values = (F.pad(part, padding).unfold(3, w[0], e[0]).unfold(4, w[1], e[1]) for part in (key, value))
         blocks = queries.shape[3:5]
 
         # (b, h, d, blocks, blocks, rows, columns) -> (b · blocks, h, rows, columns, d)
         queries, keys, values = (part.permute(0, 3, 4, 1, 5, 6, 2).flatten(0, 2) for part in (queries, keys, values))
-        rows = by_position((queries @ self.height_rel.T).transpose(2, 3), w, 0).transpose(2, 3)
-        columns = by_position(queries @ self.width_rel.T, w, 0)
-        offsets = torch.arange(w, device=query.device) - torch.arange(e, device=query.device)[:, None]
-        seen = (offsets >= 0) & (offsets < self.scope)  # (e, w), for one axis
-        mask = seen[:, None, :, None] & seen[None, :, None, :]
+        rows = by_position((queries @ self.height_rel.T).transpose(2, 3), w[0], 0).transpose(2, 3)
+        columns = by_position(queries @ self.width_rel.T, w[1], 0)
+        seen_rows, seen_columns = (self._seen(*sides, query.device) for sides in zip(e, w, strict=True))
+        mask = seen_rows[:, None, :, None] & seen_columns[None, :, None, :]
         out = fused_attention(
             queries.flatten(2, 3) * self.scale,
             keys.flatten(2, 3),
             values.flatten(2, 3),
             torch.cat([rows, columns], dim=-1).flatten(2, 3),
-            one_hot(w, w, keys),
-            mask.reshape(e * e, w * w),
+            one_hot(*w, keys),
+            mask.reshape(e[0] * e[1], w[0] * w[1]),
         )
-        out = out.reshape(b, *blocks, h, e, e, -1).permute(0, 3, 6, 1, 4, 2, 5)
-        return out.reshape(b, self.dim_out, blocks[0] * e, blocks[1] * e)[..., :height, :width]
+        out = out.reshape(b, *blocks, h, *e, -1).permute(0, 3, 6, 1, 4, 2, 5)
+        return out.reshape(b, self.dim_out, blocks[0] * e[0], blocks[1] * e[1])[..., :height, :width]
+
+    def _seen(self, block: int, window: int, device: torch.device) -> Tensor:
+        """(block, window), True where a query of a block sees a position of its window, along one axis."""
+        offsets = torch.arange(window, device=device) - torch.arange(block, device=device)[:, None]
+        return (offsets >= 0) & (offsets < self.scope)
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show."""
         return f"{self.dim}, {self.dim_out}, scope={self.scope}, num_heads={self.num_heads}, fused={self.fused}"
+
+
+def _block(size: int) -> int:
+    """Side of a block along an axis, no larger than the map; sizes that are being traced are not compared."""
+    return min(BLOCK, size) if isinstance(size, int) else BLOCK

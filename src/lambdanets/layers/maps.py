@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lambdanets.layers.arguments import check_dtype, check_floating, check_heads, positive_int
 
-__all__ = ["attention_sizes", "check_map", "pooling"]
+__all__ = ["attention_sizes", "by_heads", "check_map", "pooling"]
 
 
 def attention_sizes(dim: int, dim_out: int | None, num_heads: int, dim_head: int | None) -> tuple[int, int, int, int]:
@@ -28,6 +28,12 @@ def attention_sizes(dim: int, dim_out: int | None, num_heads: int, dim_head: int
     check_heads(num_heads, dim_out)
     dim_head = dim_out // num_heads if dim_head is None else positive_int("dim_head", dim_head)
     return dim, dim_out, num_heads, dim_head
+
+
+def by_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(b, heads · depth, *axes) -> (b, heads, depth, *axes)."""
+    # Not unflatten, which the TorchScript exporter of torch.onnx writes with the sizes of the example.
+    return x.reshape(x.shape[0], num_heads, x.shape[1] // num_heads, *x.shape[2:])
 
 
 def pooling(stride: int) -> nn.Module:

@@ -28,7 +28,9 @@ def by_position(logits: Tensor, context: int, first: int) -> Tensor:
     n, width = logits.shape[-2], max(logits.shape[-1], context + 1)
     flat = F.pad(logits, (0, width - logits.shape[-1])).flatten(-2)
     # Rows that are shorter by one begin one entry later each.
-    rows = flat[..., first : first + n * (width - 1)].unflatten(-1, (n, width - 1))
+    rows = flat[..., first : first + n * (width - 1)]
+    # Not unflatten, which the TorchScript exporter of torch.onnx writes with the sizes of the example.
+    rows = rows.reshape(*flat.shape[:-1], n, width - 1)
     return rows[..., :context]
 
 

@@ -206,4 +206,4 @@ def _gradients_into(
     layout.strips.gradient(grad_strips, grad_value, workspace)
 
 
-KERNEL = GridKernel("banded", forward, backward, check, work)
+KERNEL = GridKernel("banded", forward, backward, check, work, mixes_offsets=True)

@@ -344,4 +344,13 @@ def _apply_gradients(
     return grad_lambdas
 
 
-KERNEL = GridKernel("row_spectral", forward, backward, check, work, adds_content=True, spreads_errors=True)
+KERNEL = GridKernel(
+    "row_spectral",
+    forward,
+    backward,
+    check,
+    work,
+    adds_content=True,
+    spreads_errors=True,
+    mixes_offsets=True,
+)

@@ -241,4 +241,4 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
     return grad_query_bhkn.transpose(2, 3), grad_value, grad_table, None
 
 
-KERNEL = GridKernel("spectral", forward, backward, check, work, spreads_errors=True)
+KERNEL = GridKernel("spectral", forward, backward, check, work, spreads_errors=True, mixes_offsets=True)

@@ -1,4 +1,4 @@
-"""Numbers of the context that are not finite: they make exactly those outputs NaN that see them, in every kernel.
+"""Numbers of context or table that are not finite: they make exactly those outputs NaN that see them, in every kernel.
 
 A sum over what a query sees is a product with zeros for what it does not see, and zero times NaN is NaN; a Fourier
 transform spreads it over the whole grid. So such numbers are taken out of the context before the sums, and the outputs
@@ -11,6 +11,10 @@ that see them become NaN afterwards:
 - the position term on a grid sees the table's extents around the query, a dense E the whole context (a zero in E is
   seen), the edges of a graph their own context positions.
 
+An entry of a grid's table is seen by the queries that have a context position at its offset. Where a kernel mixes
+offsets, the entry is taken out of the table inside the op, where the kernel is known; ``portable`` does so too, but
+where it is traced, as an exported file holds it: there such an entry may show in every output.
+
 In eager mode on CPUs a pass over the context says that there is nothing to do. A traced or transformed call, and one on
 a GPU, where reading a value would wait, always computes both. A file of ``torch.onnx.export(..., dynamo=False)`` does
 without: that exporter writes some of these operations wrongly.
@@ -19,6 +23,7 @@ without: that exporter writes some of these operations wrongly.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,9 +32,10 @@ from torch import Tensor
 from lambdanets.kernels.autograd.modes import is_eager, is_scripted_onnx_export
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets.kernels.grid.spread import largest_seen
 from lambdanets.positions import EdgePositions, GridPositions
 
-__all__ = ["remove_nonfinite"]
+__all__ = ["remove_nonfinite", "remove_nonfinite_entries"]
 
 
 def remove_nonfinite(call: Call) -> tuple[Call, Tensor | None]:
@@ -63,6 +69,22 @@ def remove_nonfinite(call: Call) -> tuple[Call, Tensor | None]:
     # Added, not filled in: a gradient that is NaN stays NaN, which scalers of half precision look for.
     nan_bnv = value.new_zeros(()).masked_fill(_seen(call, bad_bmv), float("nan"))
     return replace(call, value=value), nan_bnv[:, None]
+
+
+def remove_nonfinite_entries(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """The table without the numbers that are not finite, and the queries that see one of them.
+
+    Args:
+        table: (u, k, *extents).
+        grid: sizes of the grid.
+        origin: index of offset 0 in the table.
+
+    Returns:
+        The table with zeros for these numbers, and a bool tensor (n,), or None where all are finite.
+    """
+    if table.device.type == "cpu" and is_eager((table,)) and math.isfinite(table.detach().sum().item()):
+        return table, None
+    return table.masked_fill(~table.isfinite(), 0.0), ~largest_seen(table.detach(), grid, origin).isfinite().flatten()
 
 
 def _is_finite(key: Tensor | None, value: Tensor) -> bool:

@@ -13,6 +13,7 @@ Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ from lambdanets.kernels.terms.content import (
     content_term,
     normalise,
 )
-from lambdanets.kernels.terms.finite import remove_nonfinite
+from lambdanets.kernels.terms.finite import remove_nonfinite, remove_nonfinite_entries
 from lambdanets.positions import GridPositions, without_future_offsets
 
 __all__ = ["GRID_OP", "grid_gradients", "grid_terms"]
@@ -101,10 +102,12 @@ def _forward(
     content: Tensor | None = None,
 ) -> Tensor:
     """The position term, plus q·λc where λc is given."""
-    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content))
+    chosen, inputs, sees_bad = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content))
     with Workspace.for_thread() as workspace:
         out = chosen.forward(inputs, workspace)
-    return out if content is None or chosen.adds_content else apply_content(query, content, out)
+    if content is not None and not chosen.adds_content:
+        out = apply_content(query, content, out)
+    return out if sees_bad is None else out.masked_fill_(sees_bad[:, None], float("nan"))
 
 
 def _gradients(
@@ -118,7 +121,7 @@ def _gradients(
     content: Tensor | None = None,
 ) -> Gradients:
     """Gradients of query, value and table, and of λc where it is given."""
-    chosen, inputs = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content), grad)
+    chosen, inputs, _ = _chosen(kernel, GridInputs.of(query, value, table, grid, origin, content), grad)
     with Workspace.for_thread() as workspace:
         grad_query, grad_value, grad_table, grad_content = chosen.backward(
             grad.to(inputs.query.dtype), inputs, workspace
@@ -130,18 +133,24 @@ def _gradients(
     return grad_query, grad_value, grad_table, grad_content
 
 
-def _chosen(kernel: str, inputs: GridInputs, grad: Tensor | None = None) -> tuple[GridKernel, GridInputs]:
-    """The kernel of the name, or the planner's choice for these tensors, and the inputs in a precision that it takes.
+def _chosen(
+    kernel: str, inputs: GridInputs, grad: Tensor | None = None
+) -> tuple[GridKernel, GridInputs, Tensor | None]:
+    """The kernel of the name, or the planner's choice for these tensors, and the inputs as it takes them.
 
     Args:
         kernel: the name, or "".
         inputs: of the call.
         grad: gradient of the output, for the backward pass; None for the forward pass.
 
+    Returns:
+        The kernel; the inputs in a precision that it takes, for one that mixes offsets without entries of the table
+        that are not finite; and the queries that see one of those, (n,), or None.
+
     Raises:
         ValueError: if the named kernel cannot run.
     """
-    problem, tensors = inputs.problem, (inputs.query, inputs.value, grad)
+    problem, tensors = inputs.problem, (inputs.query, inputs.value, inputs.table, grad)
     if kernel:
         require(kernel, problem)
         chosen = GRID_KERNELS[kernel]
@@ -152,7 +161,11 @@ def _chosen(kernel: str, inputs: GridInputs, grad: Tensor | None = None) -> tupl
             chosen = choose(problem, backward, may_mix=False)
         if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, *tensors):
             chosen = choose(problem, backward, may_spread=False, may_mix=False)
-    return chosen, inputs.widened() if problem.dtype in HALF and not chosen.half else inputs
+    sees_bad = None
+    if chosen.mixes_offsets:
+        table, sees_bad = remove_nonfinite_entries(inputs.table, problem.grid, problem.origin)
+        inputs = replace(inputs, table=table)
+    return chosen, inputs.widened() if problem.dtype in HALF and not chosen.half else inputs, sees_bad
 
 
 def _position_gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor]:

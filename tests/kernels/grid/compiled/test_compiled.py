@@ -536,9 +536,9 @@ def test_the_look_at_sizes_is_that_of_pytorchs_operations(data):
     channels = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(binding, "check", lambda problem: "left out")
-        expected = spread.differ_in_size(cut.problem, query, value, grad, channels=channels)
+        expected = spread.differ_in_size(cut.problem, query, value, cut.table, grad, channels=channels)
     for library in [dataclasses.replace(LIBRARY, name=name) for name in LEVELS]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(binding, "_load", functools.partial(lambda found: found, library))
             patch.setattr(binding, "SLOT_SIZES", 64)
-            assert spread.differ_in_size(cut.problem, query, value, grad, channels=channels) == expected
+            assert spread.differ_in_size(cut.problem, query, value, cut.table, grad, channels=channels) == expected

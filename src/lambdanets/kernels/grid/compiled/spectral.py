@@ -84,5 +84,6 @@ KERNEL = GridKernel(
     adds_content=True,
     spreads_errors=True,
     mixes_channels=True,
+    mixes_offsets=True,
     device="cpu",
 )
