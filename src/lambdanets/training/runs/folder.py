@@ -90,7 +90,7 @@ class Run:
         """
         check_new(path)
         make_folder(path)
-        write_split(path, data)
+        split = write_split(path, data)
         config: dict[str, Any] = {
             "format": FORMAT,
             "model": {"name": recipe.model, "kwargs": dict(recipe.model_kwargs)},
@@ -105,6 +105,8 @@ class Run:
             "seed": recipe.seed,
             "versions": versions(),
         }
+        if split is not None:
+            config["data"]["split"] = split
         if weights is not None:
             config["model"]["weights"] = weights
         write_json(path / "config.json", config)

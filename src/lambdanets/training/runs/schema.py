@@ -100,7 +100,10 @@ _MARKS = fields({"train": text, "validation": text, "test": text}, optional=("tr
 CONFIG: dict[str, Rule] = {
     "format": whole(FORMAT, FORMAT),
     "model": fields({"name": _registered, "kwargs": model_arguments, "weights": text}, optional=("weights",)),
-    "data": fields({"spec": _data, "images": _COUNTS, "fingerprints": _MARKS}, optional=("images", "fingerprints")),
+    "data": fields(
+        {"spec": _data, "images": _COUNTS, "fingerprints": _MARKS, "split": text},
+        optional=("images", "fingerprints", "split"),
+    ),
     "input": _transform,
     "class_names": _classes,
     "recipe": _recipe,
