@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import logging
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from lambdanets.training import Run, train
+from lambdanets.training import Run, plan_recipe, train
 from lambdanets.training.data import load_data
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model
@@ -145,6 +146,16 @@ def test_weights_that_the_name_has_are_loaded(recipe, hub):
         torch.testing.assert_close(tensor, stored[name], rtol=0, atol=0)
     assert (start.weights, start.recipe.model) == (f"local-dir:{hub}", "test_resnet")
     assert start.notes == (f"Starts from the weights of local-dir:{hub}.",)
+
+
+@pytest.mark.parametrize(("chosen", "used"), [(0.0, 0.25), (0.5, 0.5)])
+def test_a_stored_drop_rate_is_the_recipes(recipe, hub, chosen, used):
+    config = json.loads((hub / "config.json").read_text())
+    (hub / "config.json").write_text(json.dumps({**config, "model_args": {"drop_rate": 0.25}}))
+    start = started(dataclasses.replace(recipe, drop_rate=chosen), f"local-dir:{hub}", classes=7)
+    assert (start.model.drop_rate, start.recipe.drop_rate) == (used, used)
+    assert "drop_rate" not in start.recipe.model_kwargs
+    assert "drop_rate" not in plan_recipe(None, {"init_from": f"local-dir:{hub}", "data": "digits"}).model_kwargs
 
 
 def test_new_classifier_is_told(recipe, hub):

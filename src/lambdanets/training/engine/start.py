@@ -22,7 +22,7 @@ from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
 from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
-from lambdanets.training.engine.weights import Source, fit_weights
+from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import refuse
 
@@ -157,19 +157,16 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
     # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     stored = timm.models.resolve_model_input_args(recipe.model)
-    kwargs = {**stored, **kwargs}
-    for key in ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans"):
-        kwargs.pop(key, None)
-    for key in ("drop_rate", "drop_path_rate"):
-        if getattr(recipe, key):
-            kwargs.pop(key, None)
+    kwargs = {key: value for key, value in {**stored, **kwargs}.items() if key not in DECIDED}
+    # The model was made with the stored rates where the recipe has none.
+    rates = {key: getattr(recipe, key) or stored.get(key) for key in ("drop_rate", "drop_path_rate")}
     notes = [f"Starts from the weights of {recipe.model}."]
     if config.get("num_classes") != len(data.class_names):
         notes.append(
             f"The classifier for {len(data.class_names)} classes is new, with random weights; that of {recipe.model} "
             f"was for {config.get('num_classes')}."
         )
-    changed = recipe.override(model=stored["model_name"], model_kwargs=kwargs)
+    changed = recipe.override(model=stored["model_name"], model_kwargs=kwargs, **rates)
     return Start(model, changed, recipe.model, (*notes, *told))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lambdanets.files import read_json
 from lambdanets.models.shipped import shipped_folder
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.schema import read_result
 
 _CARD = """# {name}
 
@@ -47,8 +49,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         data: the data set in words. Default: its specification, without folders.
         licence: of the data set. Default: that it is not stated.
     """
-    file = run.path / "result.json"
-    test, recipe = read_json(file).get("test") if file.is_file() else None, run.recipe
+    result, recipe = read_result(run.path), run.recipe
     found = run.config.get("versions", {})
     return _CARD.format(
         name=name,
@@ -58,7 +59,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         size=run.transform.image_size,
         colours="grey" if run.transform.channels == 1 else "colour",
         classes=", ".join(run.class_names),
-        accuracy=_accuracy(test) if test else "not measured: the training was not finished",
+        accuracy=_accuracy(result),
         recipe=recipe.name,
         epochs=recipe.epochs,
         seed=recipe.seed,
@@ -123,6 +124,11 @@ def _option(name: str, value: object) -> list[str]:
     return [f"--{option}", "none" if value is None else json.dumps(value)]
 
 
-def _accuracy(test: dict) -> str:
+def _accuracy(result: Mapping[str, Any] | None) -> str:
+    if result is None or result["status"] != "finished":
+        return "not measured: the training was not finished"
+    test = result["test"]
+    if test is None:
+        return "not measured: the data have no test images"
     wrong = round((1 - test["top1"]) * test["images"])
     return f"{test['top1']:.2%} of {test['images']:,} images ({wrong:,} wrong)"
