@@ -243,3 +243,8 @@ def test_digest_and_flush(tmp_path):
     assert digest_file(tmp_path / "a") == digest_file(tmp_path / "a") != digest_file(tmp_path / "b")
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "none")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a") == {"a": 1}

@@ -85,6 +85,16 @@ def text(value: object, name: str) -> None:
         raise refuse(value, name, "use a text of one or more characters of Unicode")
 
 
+def class_names(value: object, name: str) -> None:
+    """The rule for names of classes: one or more texts, each once."""
+    each(text, least=1)(value, name)
+    seen: set[str] = set()
+    for index, word in enumerate(value):  # type: ignore[arg-type, var-annotated]
+        if word in seen:
+            raise refuse(word, f"{name}[{index}]", "no two classes have one name")
+        seen.add(word)
+
+
 def flag(value: object, name: str) -> None:
     """The rule for True and False."""
     if not isinstance(value, bool):

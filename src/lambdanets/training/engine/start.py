@@ -24,7 +24,7 @@ from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
 from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
 from lambdanets.training.recipes.recipe import Recipe
-from lambdanets.training.rules import refuse
+from lambdanets.training.rules import class_names, refuse
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ def _check_compiler() -> None:
 
 
 def check_data(data: ImageData) -> None:
-    """Raises a ValueError for data that nothing can be learnt from: less than two classes, or an empty part."""
+    """Raises a ValueError for data that nothing can be learnt from.
+
+    These are less than two classes, names that are not each of one class, an empty part, labels of no class, and a
+    class without training images.
+    """
     if len(data.class_names) < 2:
         raise ValueError(
             f"the data {data.spec!r} have {count(len(data.class_names), 'class', 'classes')} "
@@ -77,11 +81,18 @@ def check_data(data: ImageData) -> None:
     for name, part in data.parts.items():
         if len(part) == 0:
             raise ValueError(f"the data {data.spec!r} have no {name} images; add some")
-    labels = getattr(data.train, "labels", None)
-    if labels is not None:
+    class_names(data.class_names, f"class_names of the data {data.spec!r}")
+    for name, part in data.parts.items():
+        labels = part.known_labels() if hasattr(part, "known_labels") else None
+        if labels is None:
+            continue
         present = set(labels)
+        wrong = [label for label in present if not 0 <= label < len(data.class_names)]
+        if wrong:
+            what = f"the label of a {name} image of the data {data.spec!r} is {min(wrong)}"
+            raise ValueError(f"{what}, and they have {len(data.class_names)} classes, from 0")
         missing = [name for index, name in enumerate(data.class_names) if index not in present]
-        if missing:
+        if missing and part is data.train:
             raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
 
 

@@ -20,7 +20,7 @@ from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
 from lambdanets.training.rules import (
     Rule,
-    each,
+    class_names,
     entries,
     fields,
     maybe,
@@ -80,15 +80,6 @@ def _data(value: object, name: str) -> None:
         raise refuse(value, name, f"{remedy} ({error})") from error
 
 
-def _classes(value: object, name: str) -> None:
-    each(text, least=1)(value, name)
-    seen: set[str] = set()
-    for index, word in enumerate(value):  # type: ignore[arg-type, var-annotated]
-        if word in seen:
-            raise refuse(word, f"{name}[{index}]", "no two classes have one name")
-        seen.add(word)
-
-
 def _recipe(value: object, name: str) -> None:
     _made(Recipe.from_dict, value, name)
 
@@ -118,7 +109,7 @@ CONFIG: dict[str, Rule] = {
         optional=("images", "fingerprints", "split"),
     ),
     "input": _transform,
-    "class_names": _classes,
+    "class_names": class_names,
     "recipe": _recipe,
     "seed": whole(0, MAX_SEED),
     "versions": entries(_version),

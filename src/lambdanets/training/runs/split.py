@@ -152,7 +152,7 @@ def _check_files(run: Run, name: str, part: FileImages) -> None:
 def _differences(root: Path, split: dict[str, FileImages]) -> tuple[str, ...]:
     """Sentences about images that lie in the folder and in no part, and about those of a part that are gone."""
     inside = {name for part in split.values() for name in part.names}
-    there = [path.relative_to(root).as_posix() for path in list_images(root).images]
+    there = [path.relative_to(root).as_posix() for path in list_images(root).files]
     notes = []
     outside = [name for name in there if name not in inside]
     if outside:
