@@ -15,6 +15,7 @@ from lambdanets.files import (
     flush,
     make_folder,
     read_csv,
+    read_json,
     remove_folder,
     replacing,
     replacing_folder,

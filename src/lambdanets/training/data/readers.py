@@ -207,9 +207,7 @@ def _split(name: str, base: Any) -> list[Any]:
     return [ReaderImages(base, rest.tolist()), ReaderImages(base, held_out.tolist())]
 
 
-def open_reader_exam(
-    name: str, root: str | None, batch_size: int
-) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
+def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
     """Opens the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:
