@@ -98,13 +98,16 @@ def test_every_range_has_ticks(low, high, log):
 
 
 def test_tables_as_text():
-    assert table_text(TABLE) == ("| row | 50 % & more |\n| --- | ---: |\n| a_1 | 2^3 |\n| <b> ▼ | −1 |\n\nA note.")
+    assert table_text(TABLE) == "| row | 50 % & more |\n| --- | ---: |\n| a_1 | 2^3 |\n| &lt;b&gt; ▼ | −1 |\n\nA note."
     assert latex(TABLE).splitlines()[2:6] == [
         r"row & 50 \% \& more \\",
         r"\midrule",
         r"a\_1 & 2\textasciicircum{}3 \\",
         r"<b> & $-$1 \\",
     ]
+    hostile = Table("t", "T", ["a|b", "c"], [["d\ne\u202e", "`f`"]], ["Data: /x/*y*."])
+    assert table_text(hostile).splitlines()[::2] == [r"| a\|b | c |", r"| d\\ne\\u202e | \`f\` |", r"Data: /x/\*y\*."]
+    assert r"d\textbackslash{}ne\textbackslash{}u202e & `f` \\" in latex(hostile)
 
 
 def test_in_a_browser(tmp_path):
