@@ -25,7 +25,7 @@ def compare(
             "family: none]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each row.", min=1)] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each row.  \\[default: 3]", min=1)] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ROW", help="Only this row of the study, and the first one; may be given several times."),
@@ -65,6 +65,20 @@ def compare(
 
       lambdanets compare layers --data cifar10/ --only lambda --only 'global attention'
     """
+    if report:
+        given = {
+            "--quick": quick,
+            "--data": data,
+            "--seeds": seeds,
+            "--only": only,
+            "--epochs": epochs,
+            "--jobs": jobs,
+            "--cluster": cluster,
+            "--job": job,
+        }
+        ignored = [name for name, value in given.items() if value]
+        if ignored:
+            raise ValueError(f"{ignored[0]} means nothing together with --report, which runs nothing; leave it out")
     quiet_profiler()
     import torch
 
@@ -90,7 +104,7 @@ def compare(
     if not report:
         options = Options(
             quick=quick,
-            seeds=seeds,
+            seeds=seeds or 3,
             only=tuple(only or ()),
             data=inspect(spec) if (spec := data or chosen.default_data) else None,
             epochs=epochs,

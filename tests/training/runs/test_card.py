@@ -47,9 +47,9 @@ def read(words):
         ({"epochs": 3, "cpu_threads": None}, {}, "lambdanets train --recipe digits --epochs 3 --cpu-threads none"),
         (
             {"model_kwargs": {"stages": "LLLL"}, "channels_last": True, "lr": 1e-5},
-            {"scale": [0.5, 1.0], "auto_augment": "rand-m9|x"},
+            {"crop": "resized", "scale": [0.5, 1.0], "auto_augment": "rand-m9|x"},
             'lambdanets train --recipe digits --model-kwargs \'{"stages": "LLLL"}\' --lr 1e-05 --channels-last'
-            r" --scale 0.5,1.0 --auto-augment 'rand-m9\|x'",
+            r" --crop resized --scale 0.5,1.0 --auto-augment 'rand-m9\|x'",
         ),
         ({"model": "lambda_resnet50"}, {}, "lambdanets train --recipe digits --model lambda_resnet50"),
     ],

@@ -44,6 +44,7 @@ from lambdanets.training.engine.start import (
     check_choices,
     check_data,
     check_training_step,
+    describe_without_effect,
     initial_model,
     inspect_data,
 )
@@ -153,6 +154,7 @@ def train(
         path = None if output is None else Path(output)
         if accelerator.is_main_process:
             notes += [*inspect_data(data, recipe.skip_bad_images), *start.notes]
+            notes += describe_without_effect(recipe)
             path = path or new_run_folder(recipe.model, data.spec)
             make_folder(path)
             stack.enter_context(locked(path))

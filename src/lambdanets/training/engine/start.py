@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import timm
+import timm.optim
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -23,7 +25,7 @@ from lambdanets.training.engine.mixing import check_mixing
 from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
 from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
-from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.recipes.recipe import AUGMENTATION_FIELDS, Augmentation, Recipe
 from lambdanets.training.rules import class_names, refuse
 
 
@@ -42,6 +44,49 @@ class Start:
     recipe: Recipe
     weights: str | None
     notes: tuple[str, ...]
+
+
+def _has_momentum(recipe: Recipe) -> bool:
+    try:
+        return timm.optim.get_optimizer_info(recipe.optimizer.lower()).has_momentum
+    except ValueError:  # an unknown one is refused where it is made
+        return True
+
+
+# Fields that count only together with others: when they do, and what they need then.
+_NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    "momentum": (_has_momentum, "an optimizer with momentum, such as sgd"),
+    "warmup_epochs": (lambda recipe: recipe.schedule != "one-cycle", "another schedule than one-cycle"),
+    "min_lr": (lambda recipe: recipe.schedule in ("cosine", "one-cycle"), "the schedule cosine or one-cycle"),
+    "decay_epochs": (lambda recipe: recipe.schedule == "step", "the schedule step"),
+    "decay_rate": (lambda recipe: recipe.schedule == "step", "the schedule step"),
+    "clip_mode": (lambda recipe: recipe.clip_grad is not None, "clip_grad"),
+    "padding": (lambda recipe: recipe.augmentation.crop == "padded", "the crop padded"),
+    "scale": (lambda recipe: recipe.augmentation.crop == "resized", "the crop resized"),
+    "rotation": (lambda recipe: recipe.augmentation.crop != "resized", "another crop than resized"),
+    "auto_augment": (lambda recipe: recipe.augmentation.crop == "resized", "the crop resized"),
+    "mix_probability": (lambda recipe: recipe.augmentation.mixes, "mixup or cutmix above 0"),
+}
+
+
+def without_effect(recipe: Recipe) -> dict[str, str]:
+    """The fields of a recipe and of its augmentation that change nothing, each with what it needs to do so."""
+    return {name: needs for name, (counts, needs) in _NEEDS.items() if not counts(recipe)}
+
+
+def describe_without_effect(recipe: Recipe) -> tuple[str, ...]:
+    """A sentence for each field that has another value than its default and changes nothing."""
+    plain = {field.name: field.default for kind in (Recipe, Augmentation) for field in dataclasses.fields(kind)}
+    found = {name: _value(recipe, name) for name in without_effect(recipe)}
+    return tuple(
+        f"{name} is {value!r} and changes nothing: it needs {_NEEDS[name][1]}."
+        for name, value in found.items()
+        if value != plain[name]
+    )
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    return getattr(recipe.augmentation if name in AUGMENTATION_FIELDS else recipe, name)
 
 
 def check_choices(recipe: Recipe, transform: InputTransform) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from lambdanets.console import one_line
 from lambdanets.markdown_text import as_code, as_text
 from lambdanets.models.shipped import shipped_folder
+from lambdanets.training.engine.start import without_effect
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.schema import read_result
@@ -99,13 +100,13 @@ def _command(run: Run) -> str:
     if recipe.name not in list_recipes():
         return f"`lambdanets train` by a recipe of the user's, {as_text(recipe.name)}"
     ours = get_recipe(recipe.name, recipe.model)
-    words = ["lambdanets", "train", "--recipe", recipe.name]
+    words, idle = ["lambdanets", "train", "--recipe", recipe.name], without_effect(recipe)
     if recipe.model != get_recipe(recipe.name).model:
         words += _option("model", recipe.model)
     for mine, own in ((recipe, ours), (recipe.augmentation, ours.augmentation)):
         for field in dataclasses.fields(mine):
             value = getattr(mine, field.name)
-            if field.name not in ("name", "augmentation") and value != getattr(own, field.name):
+            if field.name not in ("name", "augmentation", *idle) and value != getattr(own, field.name):
                 words += _option(field.name, value)
     return as_code(shlex.join(words))
 

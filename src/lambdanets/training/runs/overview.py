@@ -10,7 +10,7 @@ from typing import Any
 
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.lock import is_locked
-from lambdanets.training.runs.schema import read_all_metrics, read_metrics, read_result
+from lambdanets.training.runs.schema import is_config, read_all_metrics, read_metrics, read_result
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def list_runs(folder: str | Path = "runs") -> list[Summary]:
         raise ValueError(f"{folder} is a file; give a folder of runs")
     found = []
     for name, folders, files in os.walk(folder):
-        if "config.json" in files:
+        if "config.json" in files and is_config(Path(name) / "config.json"):
             found.append(Path(name))
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))

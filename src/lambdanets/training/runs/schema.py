@@ -135,6 +135,15 @@ RESULT: dict[str, Rule] = {
 _ADVICE = "Give a folder that `lambdanets train` wrote"
 
 
+def is_config(file: Path) -> bool:
+    """True if a ``config.json`` is a run's, damaged or not; False for one of other programs, as of timm's models."""
+    try:
+        config = read_json(file)
+    except ValueError:
+        return True
+    return not isinstance(config, dict) or "recipe" in config or "format" in config
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """The content of a run's ``config.json``.
 
