@@ -15,6 +15,7 @@ from lambdanets.files import (
     flush,
     make_folder,
     read_csv,
+    read_json,
     remove_folder,
     replacing,
     replacing_folder,
@@ -243,3 +244,8 @@ def test_digest_and_flush(tmp_path):
     assert digest_file(tmp_path / "a") == digest_file(tmp_path / "a") != digest_file(tmp_path / "b")
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "none")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a") == {"a": 1}

@@ -259,7 +259,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path, most: int = _TEXT_BYTES) -> str:
-    """Reads a UTF-8 text file of at most ``most`` bytes; errors as of ``read_json``."""
+    """Reads a UTF-8 text file of at most ``most`` bytes, without a byte-order mark; errors as of ``read_json``."""
     if not path.exists():
         raise FileNotFoundError(f"the file {path} does not exist")
     if not path.is_file():
@@ -267,7 +267,7 @@ def read_text(path: Path, most: int = _TEXT_BYTES) -> str:
     if path.stat().st_size > most:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than such a file can have")
     try:
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged: it is not UTF-8 ({error})") from error
 

@@ -68,6 +68,8 @@ def adopt(
     if (checkpoint is None) != pretrained:
         given = "neither" if checkpoint is None else "both"
         raise ValueError(f"exactly one of CHECKPOINT and --pretrained must be given, got {given}")
+    if overwrite and output is None:
+        raise ValueError("--overwrite is for a file that --output names; give --output too, or leave it out")
     if output is not None:
         _check_output(output, checkpoint, overwrite)
     from lambdanets.console import make_console, print_whole

@@ -72,6 +72,17 @@ def compare(
 
       lambdanets compare layers --data cifar10/ --only lambda --only 'global attention'
     """
+    if report:
+        given = {
+            "--seeds": seeds,
+            "--only": only,
+            "--jobs": jobs,
+            "--cluster": cluster,
+            "--job": job,
+        }
+        ignored = [name for name, value in given.items() if value]
+        if ignored:
+            raise ValueError(f"{ignored[0]} means nothing together with --report, which runs nothing; leave it out")
     quiet_profiler()
     import torch
 
@@ -92,10 +103,6 @@ def compare(
     if job and cluster is None:
         raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
     parameters = dict(_parameter(word) for word in job or ())
-    given = {"--seeds": seeds, "--only": only, "--jobs": jobs, "--cluster": cluster}
-    useless = [f"{name} is {value!r}" for name, value in given.items() if value is not None]
-    if report and useless:
-        raise ValueError(f"{useless[0]}, and --report runs nothing; leave one of them out")
     folder = output / study
     facts = inspect(spec) if (spec := data or (None if report else chosen.default_data)) else None
     done = []

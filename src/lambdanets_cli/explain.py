@@ -43,7 +43,9 @@ def explain(
         list[str] | None, typer.Option(help="Explain this layer alone; may be given several times.  \\[default: all]")
     ] = None,
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("explain.html"),
-    checkpoint: Annotated[str, typer.Option(help="Which weights of the run: best or last.")] = "best",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Which weights of the run: best or last.  \\[default: best]")
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="A model of timm's registry without its published weights.")
     ] = False,
@@ -86,6 +88,8 @@ def explain(
     for note in notes:
         print_whole(console, one_line(note), style="bold yellow")
     if image is None:
+        if not decision:
+            raise ValueError("--no-decision leaves out a part of the page of an image, and there is none; leave it out")
         _explain_alone(console, module, layer, output, model, notes)
         return
     tensor, picture = _read(image, transform)
@@ -148,14 +152,14 @@ def _explain_alone(
 
 
 def _prepare(
-    name: str, image: Path | None, checkpoint: str, random_weights: bool, notes: list[str]
+    name: str, image: Path | None, checkpoint: str | None, random_weights: bool, notes: list[str]
 ) -> tuple[nn.Module, InputTransform, tuple[str, ...] | None, Path | None]:
     """Model, what makes its input, names of the classes and the image's file, if there is one."""
     from lambdanets.models.shipped import shipped_folder
 
     if Path(name).is_dir() or shipped_folder(name) is not None:
-        return _from_run(name, image, checkpoint, random_weights)
-    return *_from_registry(name, random_weights, notes), image
+        return _from_run(name, image, checkpoint or "best", random_weights)
+    return *_from_registry(name, checkpoint, random_weights, notes), image
 
 
 def _from_run(
@@ -174,7 +178,7 @@ def _from_run(
 
 
 def _from_registry(
-    name: str, random_weights: bool, notes: list[str]
+    name: str, checkpoint: str | None, random_weights: bool, notes: list[str]
 ) -> tuple[nn.Module, InputTransform, tuple[str, ...] | None]:
     import timm
     from timm.data import resolve_model_data_config
@@ -184,11 +188,15 @@ def _from_registry(
     from lambdanets.training.data.transforms import InputTransform
     from lambdanets.training.engine.model import check_model_name
 
+    if Path(name).exists() and not timm.is_model(name):
+        raise ValueError(f"{name} is a file; give a run folder, or the name of a model of timm's registry")
     if "/" in name and ":" not in name:
         raise FileNotFoundError(
             f"the run folder {name} does not exist; give one, or the name of a model of timm's registry"
         )
     check_model_name(name)
+    if checkpoint is not None:
+        raise ValueError(f"--checkpoint is {checkpoint!r}, for the weights of a run, and {name} is none; leave it out")
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     # What is no name of the registry is an address of weights.
     pretrained = not random_weights and (not timm.is_model(name) or (config is not None and config.has_weights))

@@ -12,6 +12,8 @@ from lambdanets_cli.recipe_options import chosen, recipe_names, with_recipe_opti
 
 __all__ = ["train"]
 
+_EVERY, _TIMEOUT = "10m", 120.0
+
 
 @with_recipe_options
 def train(
@@ -43,14 +45,14 @@ def train(
             metavar="N|MINUTESm",
             help="Steps (500) or minutes (10m) between two checkpoints; each epoch ends with one.",
         ),
-    ] = "10m",
+    ] = _EVERY,
     timeout: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
             help="Time without an answer after which a process that reads images or trains counts as dead.",
         ),
-    ] = 120,
+    ] = _TIMEOUT,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Write a trace of some of the first steps, and show where their time goes."),
@@ -80,6 +82,8 @@ def train(
     step and save its state; --resume goes on from there to the same result as without the interruption.
     """
     given = chosen(choices)
+    if print_recipe:
+        _refuse_with_print(output, profile, checkpoint_every, timeout)
 
     from lambdanets import training
     from lambdanets.console import make_console
@@ -112,6 +116,18 @@ def train(
         print_training(console, result)
     if result.stopped_by is not None:
         raise typer.Exit(128 + result.stopped_by)
+
+
+def _refuse_with_print(output: Path | None, profile: bool, checkpoint_every: str, timeout: float) -> None:
+    given = {
+        "--output": output is not None,
+        "--profile": profile,
+        "--checkpoint-every": checkpoint_every != _EVERY,
+        "--timeout": timeout != _TIMEOUT,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ValueError(f"{name} means nothing together with --print-recipe, which trains nothing; leave it out")
 
 
 def _refuse_with_resume(choices: dict[str, object]) -> None:

@@ -216,6 +216,7 @@ class TestOutput:
         ("w.pth", "--from must name the model"),
         ("--from timm:lambda_resnet26t", "exactly one of CHECKPOINT and --pretrained must be given, got neither"),
         ("w.pth --pretrained --from timm:lambda_resnet26t", "got both"),
+        ("w.pth --from timm:lambda_resnet26t --overwrite", "--overwrite is for a file that --output names; give"),
         ("w.pth --from timm:lambda_resnet26t", "the checkpoint w.pth does not exist"),
         ("own.pth --from lambda_resnet26t", "did you mean timm:lambda_resnet26t?"),
         (

@@ -158,6 +158,23 @@ def test_the_place_of_the_results_is_tried_before_anything_is_measured(tmp_path,
         raise run("bench", "--quick", "--output", "/proc").exception
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"case,contender,machine\n\xff,a,b\n", r"x\.csv is damaged: it is not UTF-8"),
+        (b"case,contender,machine\na,b\n", r"x\.csv is damaged: line 2 has 2 values, the header 3"),
+        (b"case,contender,machine\na,b,c\n", r"x\.csv is damaged: its rows do not read .*'pass'"),
+        (b"case,contender,machine,pass,median_ms\na,lambdanets,c,forward,fast\n", r"x\.csv is damaged: .*'fast'"),
+        (b"", "is not a result file of 'lambdanets bench'"),
+        (b"a,b\n1,2\n", "is not a result file of 'lambdanets bench'"),
+    ],
+)
+def test_a_table_of_a_damaged_file(tmp_path, content, message):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        raise run("bench", "--table", str(tmp_path / "x.csv")).exception
+
+
 def test_a_pattern_that_matches_nothing_lists_the_names():
     result = run("bench", "--cases", "nothing")
     with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d64-b1"):

@@ -89,12 +89,33 @@ def test_one_layer_of_another_image(run, run_folder, tmp_path):
         (["broken.png"], "the image broken.png cannot be read"),
         (["--output", "no/where.html"], "--output no/where.html is in no, which is no folder"),
         (["--random-weights"], "--random-weights is for models of timm's registry"),
+        (["--checkpoint", "middle"], "unknown checkpoint 'middle'"),
     ],
 )
 def test_what_is_wrong_is_said(run, run_folder, tmp_path, words, message):
     (tmp_path / "broken.png").write_bytes(b"no image")
     code, _, error = run("explain", run_folder, *words)
     assert code == 2
+    assert error.startswith(f"Error: {message}")
+    assert not (tmp_path / "explain.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lambda_resnet_tiny", "--checkpoint", "last"], "--checkpoint is 'last', for the weights of a run, and"),
+        (["lambda_resnet_tiny", "--no-decision"], "--no-decision leaves out a part of the page of an image, and there"),
+        (["a/config.json"], "a/config.json is a file; give a run folder, or the name of a model"),
+        (["config.json"], "config.json is a file; give a run folder, or the name of a model"),
+        (["a/b", "--checkpoint", "last"], "the run folder a/b does not exist"),
+    ],
+)
+def test_what_means_nothing_is_refused(run, tmp_path, words, message):
+    (tmp_path / "a").mkdir()
+    for name in ("config.json", "a/config.json"):
+        (tmp_path / name).write_text("{}")
+    code, out, error = run("explain", *words)
+    assert (code, out) == (2, "")
     assert error.startswith(f"Error: {message}")
     assert not (tmp_path / "explain.html").exists()
 

@@ -69,6 +69,7 @@ def test_options_set_their_fields(print_recipe, tmp_path):
         "--schedule": "one-cycle",
         "--ema-decay": "none",
         "--model-kwargs": "{stem_stride: 2}",
+        "--crop": "resized",
         "--scale": "0.2,0.9",
         "--mixup": 0.2,
         "--clip-grad": 1,
@@ -106,6 +107,21 @@ def test_options_set_their_fields(print_recipe, tmp_path):
         ("--recipe cifar", "unknown recipe 'cifar'. Did you mean 'cifar10'?"),
         ("--recipe no.yaml", "the file no.yaml does not exist"),
         ("--recipe no.py", "the recipe no.py does not exist"),
+        ("--clip-mode agc", "clip_mode is 'agc'; it changes nothing without clip_grad; give both, or leave it out"),
+        ("--momentum 0.5", "momentum is 0.5; it changes nothing without an optimizer with momentum, such as sgd"),
+        ("--warmup-epochs 3 --schedule one-cycle", "it changes nothing without another schedule than one-cycle"),
+        ("--min-lr 1e-5 --schedule step", "min_lr is 1e-05; it changes nothing without the schedule cosine"),
+        ("--decay-epochs 3", "decay_epochs is 3; it changes nothing without the schedule step"),
+        ("--decay-rate 0.5", "decay_rate is 0.5; it changes nothing without the schedule step"),
+        ("--padding 3 --crop none", "padding is 3; it changes nothing without the crop padded"),
+        ("--scale 0.5,1", "scale is (0.5, 1.0); it changes nothing without the crop resized"),
+        ("--rotation 3 --crop resized", "rotation is 3.0; it changes nothing without another crop than resized"),
+        ("--auto-augment rand-m9", "auto_augment is 'rand-m9'; it changes nothing without the crop resized"),
+        ("--mix-probability 0.5", "mix_probability is 0.5; it changes nothing without mixup or cutmix"),
+        ("--output x", "--output means nothing together with --print-recipe, which trains nothing"),
+        ("--profile", "--profile means nothing together with --print-recipe"),
+        ("--checkpoint-every 5", "--checkpoint-every means nothing together with --print-recipe"),
+        ("--timeout 5", "--timeout means nothing together with --print-recipe"),
         ("--init-from no/where", "init_from is 'no/where', and nothing is there"),
         ("--init-from lambda_resnet_tiny.digit", "unknown weights 'lambda_resnet_tiny.digit'. Did you mean"),
         ("--init-from lambda_resnet50", "init_from is 'lambda_resnet50', a model that has no weights"),
@@ -131,3 +147,22 @@ def test_recipe_by_the_models_depth(print_recipe):
     assert "image_size: 320\n" in out
     assert "drop_rate: 0.1\n" in out
     assert "drop_path_rate: 0.2\n" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--clip-mode agc --clip-grad 0.1",
+        "--momentum 0.5 --optimizer sgd",
+        "--warmup-epochs 3",
+        "--min-lr 1e-5 --schedule one-cycle",
+        "--decay-epochs 3 --decay-rate 0.5 --schedule step",
+        "--padding 3",
+        "--scale 0.5,1 --crop resized --auto-augment rand-m9",
+        "--rotation 3",
+        "--mix-probability 0.5 --cutmix 1",
+    ],
+)
+def test_pairs_of_options_that_count_together(print_recipe, words):
+    code, _, error = print_recipe(*words.split())
+    assert code == 0, error

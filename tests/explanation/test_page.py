@@ -74,7 +74,7 @@ NAMES = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "
 
 def test_names_are_text(classifier, tmp_path):
     explanation = lambdanets.explain(classifier, torch.randn(1, 3, 16, 16), class_names=NAMES)
-    evil = "</title><script>alert(2)</script>"
+    evil = "</title><script>alert(2)</script>\u202e"
     explanation.save_html(tmp_path / "page.html", title=evil, notes=[evil])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("<script") == 4
@@ -83,6 +83,8 @@ def test_names_are_text(classifier, tmp_path):
         "49" not in re.sub(r"<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL).split("{{ 7")[0][-3:]
     )
     assert "{{ 7 * 7 }}" in text
+    assert "\u202e" not in text
+    assert "&lt;/script&gt;\\u202e" in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert data_of(tmp_path / "page.html")["layers"]
 

@@ -85,6 +85,16 @@ def text(value: object, name: str) -> None:
         raise refuse(value, name, "use a text of one or more characters of Unicode")
 
 
+def class_names(value: object, name: str) -> None:
+    """The rule for names of classes: one or more texts, each once."""
+    each(text, least=1)(value, name)
+    seen: set[str] = set()
+    for index, word in enumerate(value):  # type: ignore[arg-type, var-annotated]
+        if word in seen:
+            raise refuse(word, f"{name}[{index}]", "no two classes have one name")
+        seen.add(word)
+
+
 def flag(value: object, name: str) -> None:
     """The rule for True and False."""
     if not isinstance(value, bool):
@@ -201,10 +211,25 @@ _WEIGHTS = (
 )
 
 
+# Arguments of every model, and where their values are from.
+_DECIDED = {
+    "name": "the field model sets it",
+    "model_name": "the field model sets it",
+    "image_size": "the field image_size sets it",
+    "num_classes": "the classes of the data set it",
+    "in_chans": "the channels of the data set it",
+    "drop_rate": "the field drop_rate sets it",
+    "drop_path_rate": "the field drop_path_rate sets it",
+}
+
+
 def model_arguments(value: object, name: str) -> None:
     """The rule for a model's further arguments: plain values, none of which names a file or an address."""
     if not isinstance(value, Mapping):
         raise refuse(value, name, "use names with values")
+    for key, item in value.items():
+        if isinstance(key, str) and key in _DECIDED:
+            raise refuse(item, f"{name}.{key}", f"{_DECIDED[key]}; leave it out")
     _plain(value, name, 0)
 
 

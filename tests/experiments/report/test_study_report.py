@@ -178,7 +178,7 @@ def test_every_range_has_ticks(low, high, log):
 
 
 def test_tables_as_text():
-    assert table_text(TABLE) == ("| row | 50 % & more |\n| --- | ---: |\n| a_1 | 2^3 |\n| <b> ▼ | −1 |\n\nA note.")
+    assert table_text(TABLE) == "| row | 50 % & more |\n| --- | ---: |\n| a_1 | 2^3 |\n| &lt;b&gt; ▼ | −1 |\n\nA note."
     assert latex(TABLE).splitlines()[2:6] == [
         r"row & 50 \% \& more \\",
         r"\midrule",
@@ -186,6 +186,9 @@ def test_tables_as_text():
         r"\textless{}b\textgreater{} $\bigtriangledown$ & $-$1 \\",
     ]
     assert latex(TABLE).splitlines()[-1] == r"\par\smallskip\noindent{\footnotesize A note.\par}"
+    hostile = Table("t", "T", ["a|b", "c"], [["d\ne\u202e", "`f`"]], ["Data: /x/*y*."])
+    assert table_text(hostile).splitlines()[::2] == [r"| a\|b | c |", r"| d\\ne\\u202e | \`f\` |", r"Data: /x/\*y\*."]
+    assert r"d\textbackslash{}ne\textbackslash{}u202e & `f` \\" in latex(hostile)
 
 
 CELLS = Table(

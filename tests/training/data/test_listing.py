@@ -16,7 +16,7 @@ def write(folder, *names):
 
 def listed(folder):
     found = list_images(folder)
-    return [[path.relative_to(folder).as_posix() for path in paths] for paths in (found.images, found.skipped)]
+    return [[path.relative_to(folder).as_posix() for path in paths] for paths in (found.files, found.skipped)]
 
 
 def test_every_ending_that_pillow_decodes_counts_in_any_case(tmp_path):

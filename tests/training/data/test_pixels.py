@@ -1,6 +1,7 @@
 """What images of every kind mean: the values that a model gets, pixel by pixel."""
 
 import io
+import struct
 import tarfile
 import zlib
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from lambdanets.training.data.exam import load_exam
 from lambdanets.training.data.inspection import inspect_images
 from lambdanets.training.data.readers import ReaderImages
 from lambdanets.training.data.shards import ShardReader, Shards
-from lambdanets.training.data.transforms import convert_colours, read_image
+from lambdanets.training.data.transforms import UnreadableImageError, convert_colours, read_image
 
 
 def values(path, mode="L"):
@@ -73,6 +74,59 @@ def test_sixteen_bits_are_divided_by_257(tmp_path, order):
     assert Image.open(tmp_path / "a.tif").mode == image.mode
     assert values(tmp_path / "a.tif") == [[0, 1, 1, 255]]
     assert values(tmp_path / "a.tif", "RGB") == [[[0] * 3, [1] * 3, [1] * 3, [255] * 3]]
+
+
+def tiff(pixels, *, bits=None, photometric=1, sample=1, orientation=1):
+    """One line of a TIFF file in greyscale, uncompressed."""
+    bits = bits or 8 * pixels.itemsize
+    data = pixels.tobytes()
+    tags = {256: 8 * len(data) // bits, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 274: orientation, 277: 1}
+    tags |= {278: 1, 279: len(data), 339: sample}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + table + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", [1, 2])
+@pytest.mark.parametrize(
+    ("pixels", "sample"),
+    [
+        (np.array([0, 51, 255], "<u1"), 1),
+        (np.array([0, 51 * 257, 65535], "<u2"), 1),
+        (np.array([0, 0.2, 1], "<f4"), 3),
+    ],
+)
+def test_tiff_whose_zero_is_white(tmp_path, pixels, sample, orientation):
+    expected = {1: [0, 51, 255], 0: [255, 204, 0]}
+    for photometric, row in expected.items():
+        (tmp_path / "a.tif").write_bytes(tiff(pixels, photometric=photometric, sample=sample, orientation=orientation))
+        assert values(tmp_path / "a.tif") == [row if orientation == 1 else row[::-1]]
+
+
+def test_images_of_readers_whose_zero_is_white():
+    with Image.open(io.BytesIO(tiff(np.array([0, 65535], "<u2"), photometric=0))) as image:
+        assert np.asarray(convert_colours(image, "L")).tolist() == [[255, 0]]
+
+
+def test_twelve_bits_of_tiff(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(np.frombuffer(bytes.fromhex("000fff"), np.uint8), bits=12))
+    assert values(tmp_path / "a.tif") == [[0, 255]]
+
+
+def test_signed_bytes_of_tiff_are_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff(np.array([-50, 50], "i1"), sample=2))
+    with pytest.raises(UnreadableImageError, match=r"a\.tif cannot be read: it has signed integers of 8 bits"):
+        read_image(tmp_path / "a.tif", "RGB")
+    (tmp_path / "a.tif").write_bytes(tiff(np.array([50, 257], "<i2"), sample=2))
+    assert values(tmp_path / "a.tif") == [[0, 1]]
+
+
+def test_integers_of_fits_are_refused(tmp_path):
+    """They are signed, with the upper byte first, and Pillow takes them for unsigned with the lower one first."""
+    cards = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 2", "NAXIS2  = 1", "END"]
+    header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    (tmp_path / "a.fits").write_bytes(header + np.array([1, 2], ">i2").tobytes().ljust(2880, b"\0"))
+    with pytest.raises(UnreadableImageError, match=r"a\.fits cannot be read: mode I;16 of FITS"):
+        read_image(tmp_path / "a.fits", "L")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -6,6 +8,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lambdanets.training.data import load_data, readers
 from lambdanets.training.data.exam import load_exam
 from lambdanets.training.data.transforms import UnreadableImageError
+from lambdanets.training.engine.start import check_data
 
 
 class Reader:
@@ -166,6 +169,47 @@ def test_part_without_labels_is_refused(offer):
     offer(test=Unlabelled(0, 3))
     with pytest.raises(ValueError, match="the label of an image is -1: this part of the data has no labels"):
         load_exam("hfds/name", ("ant", "zebra")).images[0]
+
+
+class Labelled(Indexed):
+    """As of Hugging Face data sets: the reader knows labels without reading images, and all splits."""
+
+    def __init__(self, labels, splits=(), names=("zebra", "ant")):
+        super().__init__(0, len(labels))
+        self.reader.class_to_idx = dict(zip(names, range(len(names)), strict=True))
+        self.reader.iter_targets = lambda: iter(labels)
+        self.reader.dataset = SimpleNamespace(info=SimpleNamespace(splits=dict.fromkeys(splits)))
+
+
+def test_splits_of_other_names_are_told(offer):
+    offer(train=Labelled([0, 1] * 5, splits=("train", "test", "extra", "unlabelled")), test=Labelled([0, 1]))
+    line = "Left out of hfds/name: 2 splits with a name of no part, extra, unlabelled."
+    assert load_data("hfds/name").notes == (line,)
+    offer(test=Labelled([0, 1], splits=("test", "extra")))
+    assert load_exam("hfds/name", ("ant", "zebra")).notes == (
+        "Left out of hfds/name: 1 split with a name of no part, extra.",
+    )
+
+
+def test_classes_without_training_images_are_refused(offer):
+    offer(train=Labelled([0] * 10), test=Labelled([0, 1]))
+    with pytest.raises(ValueError, match="have no training images of ant"):
+        check_data(load_data("hfds/name"))
+    offer(train=Labelled([0, 1, 2] * 5))
+    with pytest.raises(ValueError, match=r"the label of a train image .* is 2, and they have 2 classes"):
+        check_data(load_data("hfds/name"))
+    offer(train=Labelled([0, 1] * 5, names=("zebra", "")))
+    with pytest.raises(ValueError, match=r"class_names of the data 'hfds/name'\[1\] is ''"):
+        check_data(load_data("hfds/name"))
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_test_images_without_labels_are_not_used(offer, label):
+    offer(train=Labelled([0, 1] * 5), test=Labelled([label] * 3))
+    data = load_data("hfds/name")
+    assert data.test is None
+    assert data.notes == ("The 3 test images of hfds/name have no labels and are not used.",)
+    check_data(data)
 
 
 def test_too_few_images_to_split(offer):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lambdanets.training import Augmentation
+from lambdanets.training import Augmentation, train
 from lambdanets.training.data import load_data, shards
 from lambdanets.training.data.exam import load_exam
 from lambdanets.training.data.shards import find_shards, index_shard
 from lambdanets.training.data.transforms import UnreadableImageError
 from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
+from lambdanets.training.engine.start import check_data
 
 
 def png(value):
@@ -138,16 +139,29 @@ def test_what_is_wrong_with_an_image_is_told_by_name(root):
     files = samples(0, 4)
     files["0001.png"] = files["0001.png"][:40]
     files["0002.cls"] = b"2"
-    files["0003.cls"] = b"odd"
     write_shard(root / "set-train-0000.tar", files)
-    train = load_data(f"wds/:{root}").train
-    assert train[0][1] == 0
+    data = load_data(f"wds/:{root}")
+    assert data.train[0][1] == 0
     with pytest.raises(UnreadableImageError, match=r"\(set-train-0000\.tar/0001\.png\) cannot be read"):
-        train[1]
+        data.train[1]
     with pytest.raises(ValueError, match=r"label of an image is 2, and the data have 2 classes"):
-        train[2]
-    with pytest.raises(ValueError, match=r"set-train-0000\.tar/0003\.png has no number in its \.cls"):
-        train[3]
+        data.train[2]
+    with pytest.raises(ValueError, match=r"label of a train image of the data .* is 2, and they have 2 classes"):
+        check_data(data)
+
+
+@pytest.mark.parametrize("text", [b"odd", b"", b"0.5", b"9" * 30, b"\xff", b"-2"])
+def test_labels_that_are_no_indices(root, text):
+    write_shard(root / "set-train-0000.tar", samples(0, 4) | {"0003.cls": text})
+    with pytest.raises(ValueError, match=r"the sample 0003 of the shard .*-0000\.tar has no number in its \.cls"):
+        load_data(f"wds/:{root}")
+
+
+@pytest.mark.parametrize("value", ["0.5", "null", "[1]", '{"class": 1}', "1e999"])
+def test_labels_in_json_that_are_no_indices(tmp_path, value):
+    write_shard(tmp_path / "a.tar", {"a.png": png(1), "a.json": b'{"label": %s}' % value.encode()})
+    with pytest.raises(ValueError, match=r"the sample a of the shard .* has no number in 'label' of its \.json"):
+        index_shard(tmp_path / "a.tar", "label")
 
 
 def cut(path):
@@ -175,16 +189,125 @@ def test_damaged_shards(root, damage, message):
     assert "set-train-0001.tar" in str(error.value)
 
 
-def test_links_and_files_that_are_no_images_are_passed_over(tmp_path):
+def test_links_and_files_that_are_no_images_are_named(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("0009.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-        for name, content in {"README": b"x", "notes.txt": b"x", **samples(0, 1)}.items():
+        for name in ("README", "notes.txt", "._0000.png", "0000.txt"):
+            archive.addfile(tarfile.TarInfo(f"deep/{name}"))
+        for name, content in samples(0, 1).items():
             info = tarfile.TarInfo(f"deep/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    assert len(index_shard(tmp_path / "a.tar")) == 1
+    table, left_out = index_shard(tmp_path / "a.tar")
+    assert (len(table), left_out) == (1, ["0009.png", "deep/README", "deep/notes.txt"])
+
+
+def test_a_second_image_of_a_sample_is_named(root):
+    write_shard(root / "set-train-0002.tar", samples(20, 4) | {"0020.jpg": png(99), "x.heif": b"x"})
+    data = load_data(f"wds/:{root}")
+    assert values(data.train) == numbered(0, 24)
+    line = "2 files in the shards, set-train-0002.tar/0020.jpg, set-train-0002.tar/x.heif."
+    assert data.notes == (f"Left out of wds/:{root}: {line}",)
+
+
+@pytest.mark.parametrize("name", ["0002.png", "0002.cls"])
+def test_a_sample_that_is_there_twice(root, name):
+    write_shard(root / "set-train-0000.tar", samples(0, 4))
+    with tarfile.open(root / "set-train-0000.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ValueError, match=rf"set-train-0000\.tar cannot be read: it holds {name} twice"):
+        load_data(f"wds/:{root}")
+
+
+@pytest.mark.parametrize("name", ["set-train-0003.tar.gz", "set-train-0003.tgz", "deep/X-TRAIN.TAR.ZST"])
+def test_compressed_shards_beside_others(root, name):
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(gzip.compress((root / "set-train-0002.tar").read_bytes()))
+    for load in (load_data, lambda spec: load_exam(spec, ("even", "odd"))):
+        with pytest.raises(ValueError, match=rf"holds 1 shard that is compressed, {name}; unpack"):
+            load(f"wds/:{root}")
+    for path in root.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(ValueError, match=f"1 shard that is compressed, {name}"):
+        find_shards(root)
+
+
+def test_endings_and_links_of_shards(root, tmp_path_factory):
+    """In any case, and behind links, as those of images."""
+    (root / "set-train-0000.tar").rename(root / "SET-TRAIN-0000.TAR")
+    other = tmp_path_factory.mktemp("other")
+    (root / "set-train-0001.tar").rename(other / "0001.tar")
+    (root / "train").symlink_to(other)
+    assert sorted(values(load_data(f"wds/:{root}").train)) == numbered(0, 24)
+
+
+def test_what_info_does_not_list_is_named(root):
+    info(root)
+    content = json.loads((root / "_info.json").read_text())
+    content["splits"]["train"]["filenames"].pop()
+    content["splits"]["extra"] = {"filenames": ["set-train-0002.tar"]}
+    (root / "_info.json").write_text(json.dumps(content))
+    (root / "set-train-0003.tar.gz").touch()
+    (root / "README.md").touch()
+    (root / ".DS_Store").touch()
+    notes = (
+        f"Left out of {root / '_info.json'}: 1 split that is none of train, validation and test, extra.",
+        f"Left out of {root}: 2 shards that no part of _info.json lists, set-train-0002.tar, set-train-0003.tar.gz.",
+        f"Left out of {root}: 1 file or folder, README.md.",
+    )
+    data = load_data(f"wds/:{root}")
+    assert (len(data.train), data.notes) == (20, notes)
+    assert load_exam(f"wds/:{root}", ("even", "odd")).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": ["a.tar"], "val": ["b.tar"], "valid": ["c.tar"]}, "the splits val and valid for the validation"),
+        ({"train": ["a.tar"], "test": ["a.tar"]}, r"lists the shard a\.tar twice"),
+        ({"train": ["a.tar", "./a.tar"]}, r"lists the shard a\.tar twice"),
+    ],
+)
+def test_info_that_lists_something_twice(tmp_path, splits, message):
+    splits = {name: {"filenames": files} for name, files in splits.items()}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    with pytest.raises(ValueError, match=message):
+        find_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"even\nodd\n\n", r"classes\.txt: line 3 is empty"),
+        (b"even\n\nodd\n", r"classes\.txt: line 2 is empty"),
+        (b"even\nodd\neven", r"classes\.txt: 'even' in line 3 is in a line before too"),
+        (b"even\nodd\xff", r"classes\.txt is damaged: it is not UTF-8"),
+        (b"even\nodd\0", r"classes\.txt: line 2 is 'odd\\x00'; use a text"),
+        (b"even\nodd\nnone\n", "no training images of none"),
+        (b"even\n", "have 1 class"),
+    ],
+)
+def test_classes_are_checked_before_anything_is_written(root, recipe, content, message):
+    (root / "classes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        train(recipe.override(data=f"wds/:{root}"), output=root / "run")
+    assert not (root / "run").exists()
+
+
+def test_classes_of_windows_editors(root):
+    (root / "classes.txt").write_bytes(b"\xef\xbb\xbfeven\r\nodd\r\n")
+    assert load_data(f"wds/:{root}").class_names == ("even", "odd")
+
+
+def test_labels_are_not_looked_for_where_lengths_are_told(root):
+    info(root, lengths=[10, 10, 4])
+    (root / "_info.json").write_text((root / "_info.json").read_text().replace("[10]", "[6]"))
+    (root / "classes.txt").write_text("even\nodd\nnone\n")
+    data = load_data(f"wds/:{root}")
+    check_data(data)
+    assert data.train.known_labels() is None
 
 
 @pytest.mark.parametrize(

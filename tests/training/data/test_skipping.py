@@ -127,3 +127,10 @@ def test_a_training_that_skips(recipe, damaged, tmp_path, monkeypatch):
     for name in ("best.safetensors", "last.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert sorted(row["image"] for row in read_rows(tmp_path / "run" / "skipped.csv")) == BAD
+
+
+@pytest.mark.parametrize("content", ["", "image,reason\n", "name,replaced_by,reason\n1.png,3.png,cut off\n"])
+def test_a_list_that_no_training_wrote(tmp_path, content):
+    (tmp_path / "skipped.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"skipped\.csv is damaged: its columns are not image, replaced_by, reason"):
+        SkipList(tmp_path, 3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import logging
 
 import numpy as np
@@ -12,11 +13,11 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from lambdanets.training import Run, train
+from lambdanets.training import Run, get_recipe, list_recipes, plan_recipe, train
 from lambdanets.training.data import load_data
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model
-from lambdanets.training.engine.start import check_training_step, initial_model
+from lambdanets.training.engine.start import check_training_step, describe_without_effect, initial_model
 
 
 def write_images(folder, counts, size=8):
@@ -147,6 +148,16 @@ def test_weights_that_the_name_has_are_loaded(recipe, hub):
     assert start.notes == (f"Starts from the weights of local-dir:{hub}.",)
 
 
+@pytest.mark.parametrize(("chosen", "used"), [(0.0, 0.25), (0.5, 0.5)])
+def test_a_stored_drop_rate_is_the_recipes(recipe, hub, chosen, used):
+    config = json.loads((hub / "config.json").read_text())
+    (hub / "config.json").write_text(json.dumps({**config, "model_args": {"drop_rate": 0.25}}))
+    start = started(dataclasses.replace(recipe, drop_rate=chosen), f"local-dir:{hub}", classes=7)
+    assert (start.model.drop_rate, start.recipe.drop_rate) == (used, used)
+    assert "drop_rate" not in start.recipe.model_kwargs
+    assert "drop_rate" not in plan_recipe(None, {"init_from": f"local-dir:{hub}", "data": "digits"}).model_kwargs
+
+
 def test_new_classifier_is_told(recipe, hub):
     start = started(recipe, f"local-dir:{hub}")
     stored = load_file(hub / "model.safetensors")
@@ -179,6 +190,31 @@ def test_weights_that_a_tag_names_are_told_not_to_load(recipe):
     (note,) = started(recipe, "test_resnet.r160_in1k").notes
     assert note.startswith("The weights 'r160_in1k' that test_resnet.r160_in1k names are not loaded")
     assert started(recipe, "test_resnet").notes == ()
+
+
+def test_fields_that_change_nothing_are_told(recipe):
+    changed = recipe.replace({"clip_mode": "agc", "min_lr": 1e-5, "schedule": "constant", "scale": (0.5, 1.0)})
+    assert describe_without_effect(changed) == (
+        "min_lr is 1e-05 and changes nothing: it needs the schedule cosine or one-cycle.",
+        "clip_mode is 'agc' and changes nothing: it needs clip_grad.",
+        "scale is (0.5, 1.0) and changes nothing: it needs the crop resized.",
+    )
+    assert (
+        describe_without_effect(changed.replace({"clip_grad": 1.0, "schedule": "cosine", "crop": "resized"}))
+        == (
+            "rotation is 5 and changes nothing: it needs another crop than resized.",
+            "padding is 1 and changes nothing: it needs the crop padded.",
+        )[::-1]
+    )
+    for name in list_recipes():
+        assert describe_without_effect(get_recipe(name)) == ()
+
+
+def test_what_changes_nothing_is_said_at_the_start(recipe, tmp_path, monkeypatch):
+    text = io.StringIO()
+    monkeypatch.setattr("lambdanets.training.engine.fit._run", lambda *_: None)
+    train(recipe.override(clip_mode="agc"), output=tmp_path / "run", console=Console(file=text, width=300))
+    assert "clip_mode is 'agc' and changes nothing: it needs clip_grad." in text.getvalue().splitlines()
 
 
 def test_run_does_not_need_the_folder_of_the_weights_again(recipe, hub, tmp_path):

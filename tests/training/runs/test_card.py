@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from lambdanets.markdown_text import as_code
 from lambdanets.models.shipped import FOLDER, shipped_names
 from lambdanets.training import Run, plan_recipe
 from lambdanets.training.runs.card import model_card
@@ -46,9 +47,9 @@ def read(words):
         ({"epochs": 3, "cpu_threads": None}, {}, "lambdanets train --recipe digits --epochs 3 --cpu-threads none"),
         (
             {"model_kwargs": {"stages": "LLLL"}, "channels_last": True, "lr": 1e-5},
-            {"scale": [0.5, 1.0], "auto_augment": "rand-m9|x"},
+            {"crop": "resized", "scale": [0.5, 1.0], "auto_augment": "rand-m9|x"},
             'lambdanets train --recipe digits --model-kwargs \'{"stages": "LLLL"}\' --lr 1e-05 --channels-last'
-            r" --scale 0.5,1.0 --auto-augment 'rand-m9\|x'",
+            r" --crop resized --scale 0.5,1.0 --auto-augment 'rand-m9\|x'",
         ),
         ({"model": "lambda_resnet50"}, {}, "lambdanets train --recipe digits --model lambda_resnet50"),
     ],
@@ -76,6 +77,58 @@ def test_folders_of_the_user_are_named_by_their_last_part(tmp_path, spec, word):
 def test_a_recipe_of_the_user_has_no_command(tmp_path):
     card = model_card(altered(tmp_path, {"name": "mine"}), "name", "address")
     assert "| command | `lambdanets train` by a recipe of the user's, mine |" in card
+
+
+HOSTILE = [
+    "<b>h</b>",
+    "a|b",
+    "`x`",
+    "*x*",
+    "_x_",
+    "[a](b)",
+    "a\u202eb",
+    "a\tb\nc",
+    "&amp;",
+    "https://x.y",
+    "~~x~~",
+    "\\",
+    "salt & pepper_mill",
+]
+SHOWN = [
+    "&lt;b&gt;h&lt;/b&gt;",
+    r"a\|b",
+    r"\`x\`",
+    r"\*x\*",
+    r"\_x\_",
+    r"\[a\](b)",
+    r"a\\u202eb",
+    r"a\\tb\\nc",
+    "&amp;amp;",
+    "https&#58;//x.y",
+    r"\~\~x\~\~",
+    r"\\",
+    "salt & pepper_mill",
+]
+
+
+def test_names_in_the_card_are_text(tmp_path):
+    run = altered(tmp_path, {"name": "a|`b`\n<i>"})
+    run.config["class_names"] = HOSTILE
+    run.config["versions"] = {"lambdanets": "<i>1</i>"}
+    run.config["model"]["weights"] = "a|b\n\n# c"
+    card = model_card(run, "# x\n<script>", 'local-dir:a"\u202e')
+    assert card.startswith("# # x\\\\n&lt;script&gt;\n")
+    assert card.splitlines()[2].endswith(f"pixels: {', '.join(SHOWN)}.")
+    assert r"| trained by | recipe ``a\|`b`\n<i>``, 32 epochs, seed 0, from a\|b\\n\\n# c |" in card
+    assert r"by a recipe of the user's, a\|\`b\`\\n&lt;i&gt; |" in card
+    assert "lambdanets &lt;i&gt;1&lt;/i&gt; |" in card
+    assert r'timm.create_model("local-dir:a\"\u202e", pretrained=True)' in card
+    assert "<" not in card.replace("``a\\|`b`\\n<i>``", "")
+
+
+def test_code_with_backticks_is_code():
+    found = [as_code(words) for words in ("x", "a`b", "``x", "`", "a|b")]
+    assert found == ["`x`", "``a`b``", "``` ``x ```", "`` ` ``", r"`a\|b`"]
 
 
 def test_shipped_cards_are_what_their_runs_say():

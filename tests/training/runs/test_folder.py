@@ -7,6 +7,7 @@ import torch
 
 from lambdanets.training import Run
 from lambdanets.training.runs.folder import check_new, new_run_folder
+from lambdanets.training.runs.overview import list_runs
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_folder_that_is_no_run(tmp_path):
 def test_existing_runs_are_offered(copied):
     with pytest.raises(FileNotFoundError, match=f"wrote, for example {copied.path}\\.$"):
         Run.open(copied.path.parent)
+
+
+def test_folders_of_other_programs_are_not_offered(copied):
+    model = copied.path.parent / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"architecture": "resnet18", "num_classes": 3, "model_args": {}}')
+    with pytest.raises(FileNotFoundError, match=f"wrote, for example {copied.path}\\.$"):
+        Run.open(copied.path.parent)
+    assert [run.run for run in list_runs(copied.path.parent)] == [copied.path]
+    (copied.path / "config.json").write_text("{")  # a damaged run is one
+    assert [run.status for run in list_runs(copied.path.parent)] == ["damaged"]
+    shutil.rmtree(copied.path)
+    with pytest.raises(FileNotFoundError, match="holds no runs"):
+        list_runs(model.parent)
+
+
+def test_weights_of_other_names(copied):
+    with pytest.raises(ValueError, match="unknown checkpoint 'middle'"):
+        copied.load_model("middle")
 
 
 def test_file_that_is_no_run(tmp_path):

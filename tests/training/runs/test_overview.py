@@ -1,8 +1,10 @@
 import json
+import re
 import shutil
 
 import pytest
 
+from lambdanets.training.display.comparison import plot_runs
 from lambdanets.training.runs.lock import is_locked, locked
 from lambdanets.training.runs.overview import list_runs
 
@@ -16,7 +18,7 @@ def runs(trained, tmp_path):
     column = lines[0].split(",").index("validation_top1")
     values = lines[2].split(",")
     values[column] = "0.99"
-    (tmp_path / "b" / "metrics.csv").write_text("\n".join([lines[0], lines[1], ",".join(values)]) + "\n")
+    (tmp_path / "b" / "metrics.csv").write_text("\n".join([lines[0], lines[1], ",".join(values), lines[3]]) + "\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.txt").touch()
     (tmp_path / ".hidden").mkdir()
@@ -28,7 +30,7 @@ def test_best_results_of_runs_the_best_first(trained, runs):
     found = list_runs(runs)
     assert [run.run for run in found] == [runs / "b", runs / "a", runs / "deep" / "c"]
     best, other = found[:2]
-    assert (best.best_epoch, best.validation_top1, best.epochs, best.all_epochs) == (2, 0.99, 2, 3)
+    assert (best.best_epoch, best.validation_top1, best.epochs, best.all_epochs) == (2, 0.99, 3, 3)
     assert (other.best_epoch, other.validation_top1) == (trained.best_epoch, trained.validation_top1)
     assert (other.test_top1, other.status, other.data) == (trained.test.top1, "finished", "colours")
     assert other.model == "lambda_resnet_tiny"
@@ -39,7 +41,8 @@ def test_best_results_of_runs_the_best_first(trained, runs):
 
 def test_status(runs):
     (runs / "a" / "result.json").unlink()
-    (runs / "b" / "result.json").write_text('{"status": "diverged", "test": null}')
+    result = json.loads((runs / "b" / "result.json").read_text())
+    (runs / "b" / "result.json").write_text(json.dumps({**result, "status": "diverged", "test": None}))
     with locked(runs / "deep" / "c"):
         assert is_locked(runs / "deep" / "c")
         status = {run.run.name: run.status for run in list_runs(runs)}
@@ -53,12 +56,36 @@ def test_status(runs):
 def test_damaged_runs_are_told_beside_the_others(runs):
     (runs / "a" / "config.json").write_text("{")
     (runs / "b" / "metrics.csv").write_text("epoch\n1\n")
-    (runs / "deep" / "c" / "result.json").write_text('{"status": 3, "test": [1]}')
+    (runs / "deep" / "c" / "result.json").write_text('{"status": "finished", "test": [1]}')
     found = {run.run.name: run for run in list_runs(runs)}
-    assert (found["a"].status, found["b"].status) == ("damaged", "damaged")
+    assert {run.status for run in found.values()} == {"damaged"}
     assert "config.json is damaged" in found["a"].problem
     assert "metrics.csv has the columns epoch" in found["b"].problem
-    assert (found["c"].status, found["c"].test_top1) == ("interrupted", None)
+    assert "result.json: epochs is missing" in found["c"].problem
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"metrics\.csv has 0 rows, but 3 epochs of this run were finished"),
+        (b"\0\1", r"metrics\.csv is damaged: it has no rows"),
+        (b"header,alone\n", r"metrics\.csv is damaged: it has no rows"),
+        (None, r"metrics\.csv has 0 rows, but 3 epochs of this run were finished"),
+        ("one row less", r"metrics\.csv has 2 rows, but 3 epochs of this run were finished"),
+    ],
+)
+def test_a_finished_run_has_a_row_for_each_epoch(trained, tmp_path, content, message):
+    shutil.copytree(trained.run.path, tmp_path / "run")
+    file = tmp_path / "run" / "metrics.csv"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(b"".join(file.read_bytes().splitlines(True)[:-1]) if isinstance(content, str) else content)
+    (run,) = list_runs(tmp_path)
+    assert run.status == "damaged"
+    assert re.search(message, run.problem)
+    with pytest.raises(ValueError, match=message):
+        plot_runs(tmp_path / "x.png", [tmp_path / "run"])
 
 
 def test_no_runs(tmp_path):

@@ -57,6 +57,18 @@ def test_the_hub_gets_the_same_folder(monkeypatch):
     with pytest.raises(ValueError, match=r"hf-hub:me/mine cannot be written: no network\. Log in with `hf auth login`"):
         publish_run(NAME, "hf-hub:me/mine")
 
+    def refuse_without_words(self, *_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(Hub, "create_repo", refuse_without_words)
+    with pytest.raises(ValueError, match=r"hf-hub:me/mine cannot be written: ConnectionError\. Log in"):
+        publish_run(NAME, "hf-hub:me/mine")
+
+
+def test_a_folder_is_not_private(tmp_path):
+    with pytest.raises(ValueError, match="private is True, for a repository of the hub, and to is 'local-dir:"):
+        publish_run(NAME, f"local-dir:{tmp_path}/x", private=True)
+
 
 @pytest.mark.parametrize("to", ["", "me/mine", "hub:me/mine", "hf-hub:mine", "hf-hub:", "local-dir:"])
 def test_other_places_are_refused(to):

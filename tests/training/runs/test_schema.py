@@ -1,18 +1,24 @@
 """A run folder is input: whatever lies in it gives a valid configuration or one error of ours."""
 
 import copy
+import inspect
 import json
 import math
 import os
+import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lambdanets.models.shipped import FOLDER, shipped_names
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.runs.schema import METRICS, read_config, read_metrics
+from lambdanets.training.engine.model import build_model_for_size
+from lambdanets.training.runs.card import model_card
+from lambdanets.training.runs.overview import list_runs
+from lambdanets.training.runs.schema import METRICS, read_config, read_metrics, read_result
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,9 @@ def test_one_error_names_file_field_and_value(run, tmp_path, field, value):
         "wds/x:s3://bucket",
         "wds/:http://host/x.tar",
         "hfds/x:https://host",
+        "hfds/https://host/x",
+        "wds/s3://bucket",
+        "torch/x:////host",
         "hf-hub:name",
         "http://host/images",
         "imagefolder:http://host",
@@ -150,6 +159,13 @@ def test_data_that_a_training_writes(run, tmp_path, spec):
 def test_model_arguments_that_name_files_or_addresses(run, tmp_path, place, kwargs):
     with pytest.raises(ValueError, match=place):
         read_config(write(tmp_path, changed(run.config, place, kwargs)))
+
+
+@pytest.mark.parametrize("place", ["model.kwargs", "recipe.model_kwargs"])
+@pytest.mark.parametrize("key", sorted(inspect.signature(build_model_for_size).parameters.keys() - {"kwargs"}))
+def test_model_arguments_that_a_training_sets_itself(run, tmp_path, place, key):
+    with pytest.raises(ValueError, match=rf"{place}\.{key} is 7; the .* sets? it; leave it out"):
+        read_config(write(tmp_path, changed(run.config, place, {key: 7})))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +264,45 @@ def test_any_bytes_are_one_error(tmp_path, content):
         Run.open(tmp_path)
 
 
+RESULT = json.loads((FOLDER / shipped_names()[0] / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [],
+        None,
+        3,
+        {},
+        {"test": {"top1": 0.5}},
+        *(changed(RESULT, "test", value) for value in [[], "x", {}, {"top1": 0.5}, 0.5]),
+        *(changed(RESULT, "test.top1", value) for value in ["a", None, -0.1, 1.5, True]),
+        *(changed(RESULT, "test.images", value) for value in ["a", None, 0, 0.5]),
+        *(changed(RESULT, "status", value) for value in ["running", None, 3]),
+        *(changed(RESULT, "epochs", value) for value in [-1, "2", None]),
+        changed(RESULT, "validation", []),
+        changed(RESULT, "more", 1),
+    ],
+)
+def test_a_result_that_no_training_writes(run, tmp_path, result):
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"result\.json: .*Bring back the file that the training wrote"):
+        read_result(tmp_path)
+    shutil.copy(run.path / "config.json", tmp_path)
+    with pytest.raises(ValueError, match=r"result\.json: "):
+        model_card(Run.open(tmp_path), "name", "address")
+    assert list_runs(tmp_path)[0].status == "damaged"
+
+
+def test_results_that_a_training_writes(tmp_path):
+    assert read_result(tmp_path) is None
+    for name in shipped_names():
+        assert read_result(FOLDER / name)["test"]["top1"] > 0.8
+    for change in ({"test": None}, {"validation": None, "best_epoch": None, "epochs": 0, "status": "interrupted"}):
+        (tmp_path / "result.json").write_text(json.dumps({**RESULT, **change}))
+        assert read_result(tmp_path) == {**RESULT, **change}
+
+
 def row(epoch, **values):
     return ",".join(str({**dict.fromkeys(METRICS, 0.5), "epoch": epoch, **values}[name]) for name in METRICS)
 
@@ -298,7 +353,7 @@ def test_metrics_of_other_columns(tmp_path):
 
 
 def test_model_that_cannot_be_made_names_the_file(run, tmp_path):
-    for kwargs in ({"stages": 3}, {"act_layer": "nothing"}, {"num_classes": 3}, {"stem_stride": "x"}):
+    for kwargs in ({"stages": 3}, {"act_layer": "nothing"}, {"wings": 3}, {"stem_stride": "x"}):
         write(tmp_path, changed(run.config, "model.kwargs", kwargs))
         with pytest.raises(ValueError, match=r"config\.json: the model cannot be made"):
             Run.open(tmp_path).new_model()

@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lambdanets.files import write_json
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import describe_copies, fingerprint, inspect_images
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.runs.split import read_split, stored_data
+from lambdanets.training.runs.split import read_split, seen_in_training, stored_data
 
 
 def write_images(folder, names):
@@ -55,7 +57,7 @@ def test_an_added_image_is_in_no_part_and_told(run, folder, added):
     data = stored_data(run)
     assert parts(data) == before
     assert data.notes == (
-        f"1 image in {folder} belong to no part of this run, added since it began or left out then, and are not "
+        f"1 image in {folder} belongs to no part of this run, added since it began or left out then, and is not "
         f"used: {added}.",
     )
     # What the same folder would give anew is another split: the stored one is needed.
@@ -72,7 +74,9 @@ def test_a_missing_or_changed_image_is_refused_by_name(run, folder, part):
             stored_data(run, used)
         assert name in str(error.value)
     others = [other for other in ("train", "validation", "test") if other != part]
-    assert parts(stored_data(run, others))[part]  # what is not used need not be there
+    data = stored_data(run, others)
+    assert parts(data)[part]  # what is not used need not be there, but is told
+    assert data.notes == (f"1 {part} image of this run is no longer in {folder}, and not needed here: {name}.",)
     (folder / name).write_bytes(content[:-1] + b"?")
     with pytest.raises(ValueError, match=rf"1 {part} image of the run .* is not the file that it was"):
         stored_data(run)
@@ -124,6 +128,41 @@ def test_one_image_in_two_parts(run):
         read_split(run)
 
 
+def cut(lines):
+    return lines[:-6]
+
+
+def relabelled(old, new):
+    return lambda lines: [line.replace(f"{old},", f"{new},", 1) for line in lines]
+
+
+def exchanged(lines):
+    """As many images in each part, but others."""
+    test = next(index for index, line in enumerate(lines) if line.startswith("test,"))
+    return [lines[0], "test" + lines[1][5:], *lines[2:test], "train" + lines[test][4:], *lines[test + 1 :]]
+
+
+@pytest.mark.parametrize("edit", [cut, relabelled("test", "train"), relabelled("train", "test"), exchanged])
+@pytest.mark.parametrize("version", ["now", "without a digest"])
+def test_an_edited_split_is_refused(run, edit, version):
+    """Runs of earlier versions have the numbers of images alone."""
+    if version != "now":
+        del run.config["data"]["split"]
+        write_json(run.path / "config.json", run.config)
+    read_split(Run.open(run.path))
+    file = run.path / "split.csv"
+    file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
+    if edit is exchanged and version != "now":
+        read_split(Run.open(run.path))
+        return
+    for used in (None, ("test",)):
+        with pytest.raises(ValueError, match=r"split\.csv .*config\.json.*: it was cut off or edited.* Bring"):
+            stored_data(Run.open(run.path), used)
+    # Other images can be scored without it.
+    (note,) = seen_in_training(Run.open(run.path), load_data(run.data_spec).test)
+    assert note.startswith(f"Whether the run was trained on some of these images is not known: {file}")
+
+
 @pytest.mark.parametrize("content", [b"", b"part,class,fingerprint,image\n", b"\xff\xfe", b'"'])
 def test_split_that_is_no_table(run, content):
     (run.path / "split.csv").write_bytes(content)
@@ -142,6 +181,23 @@ def test_arrays_are_known_by_their_content(tmp_path, monkeypatch):
     stored_data(run, ("train",))
     with pytest.raises(ValueError, match="the test images of 'digits' are not those that the run"):
         stored_data(run, ("test",))
+
+
+@pytest.mark.parametrize("change", [{"test": None}, {"validation": "fewer"}])
+def test_parts_that_are_others_than_at_the_start(tmp_path, monkeypatch, change):
+    """Data without digests, as streams, are known by their numbers; and no part comes or goes."""
+    data = load_data("digits")
+    run = make_run(tmp_path / "run", data)
+    run.config["data"]["fingerprints"] = {}
+    less = {name: value and data.validation.select(range(3)) for name, value in change.items()}
+    monkeypatch.setattr("lambdanets.training.runs.split.load_data", lambda *_, **__: replace(data, **less))
+    (name,) = change
+    with pytest.raises(ValueError, match=f"the {name} images of 'digits' are not those that the run"):
+        stored_data(run, (name,))
+    del run.config["data"]["images"]["test"]
+    monkeypatch.setattr("lambdanets.training.runs.split.load_data", lambda *_, **__: data)
+    with pytest.raises(ValueError, match="the test images of 'digits' are not those that the run"):
+        stored_data(run, ("validation",))
 
 
 def test_copies_across_parts_are_told(tmp_path):

@@ -24,8 +24,8 @@ from lambdanets.experiments.compare.measured import (
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
-from lambdanets.files import read_csv, read_json
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
+from lambdanets.training.runs.schema import read_metrics, read_result
 
 __all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 
@@ -256,7 +256,10 @@ def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
             return {"diverged": str(error), "validation_top1": 0.0}
         if result.stopped_by is not None:
             raise StoppedError(result.stopped_by)
-    content, rows = read_json(run / "result.json"), read_csv(run / "metrics.csv")
+    content = read_result(run)
+    if content is None:
+        raise ValueError(f"{run} has no result.json; remove the folder, and the cell is trained anew")
+    rows = read_metrics(run / "metrics.csv", content["epochs"])
     return {
         "test_top1": content["test"]["top1"],
         "validation_top1": content["validation"]["top1"],
@@ -268,5 +271,5 @@ def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
 
 
 def _finished(run: Path) -> bool:
-    file = run / "result.json"
-    return file.exists() and not (run / "checkpoint").is_dir() and read_json(file)["status"] == "finished"
+    result = None if (run / "checkpoint").is_dir() else read_result(run)
+    return result is not None and result["status"] == "finished"

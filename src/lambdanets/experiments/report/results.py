@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.bench.bench import Row
 from lambdanets.experiments.report import goals, report
 from lambdanets.files import check_folder, write_csv, write_json, write_text
+from lambdanets.files import read_rows as read_table
 from lambdanets.kernels.grid import costs
 
 __all__ = [
@@ -92,25 +93,35 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a result file.
+        ValueError: if it is damaged, or not a result file.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; 'lambdanets bench' writes bench-results/bench.csv")
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows: list[Row] = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error):
-        rows = []
+    rows: list[Row] = list(read_table(path))
     columns = set(rows[0]) if rows else set()
     if "contender" not in columns or not columns & {"machine", "card"}:
         raise ValueError(f"{path} is not a result file of 'lambdanets bench': it has no columns contender and machine")
     if "machine" in columns and "ratio_median" not in columns:
-        ours = {(row[_subject(row)], row["pass"]): row["median_ms"] for row in rows if row["contender"] == "lambdanets"}
-        for row in rows:
-            first = ours.get((row[_subject(row)], row["pass"]))
-            row["ratio_median"] = float(row["median_ms"]) / float(first) if first else ""
-            row["noisy"] = ""
+        with _naming(path):
+            _add_ratios(rows)
     return rows
+
+
+def _add_ratios(rows: list[Row]) -> None:
+    ours = {(row[_subject(row)], row["pass"]): row["median_ms"] for row in rows if row["contender"] == "lambdanets"}
+    for row in rows:
+        first = ours.get((row[_subject(row)], row["pass"]))
+        row["ratio_median"] = float(row["median_ms"]) / float(first) if first else ""
+        row["noisy"] = ""
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn the error for a column or a row that is missing, or a number that is none, into one that names the file."""
+    try:
+        yield
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{path} is damaged: its rows do not read as results ({error!r})") from error
 
 
 def _subject(row: Row) -> str:
@@ -165,5 +176,6 @@ def table_of(path: Path) -> str:
     rows = read_rows(path)
     if "machine" not in rows[0]:
         raise ValueError(f"{path} is of the benchmark on a GPU, of which no table is made; it can be read as it is")
-    table = report.compact_table(rows) if "case" in rows[0] else report.growth_table(rows)
-    return f"{report.environment_line(rows)}\n\n{table}"
+    with _naming(path):
+        table = report.compact_table(rows) if "case" in rows[0] else report.growth_table(rows)
+        return f"{report.environment_line(rows)}\n\n{table}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lambdanets.console import one_line
 from lambdanets.experiments.compare.outcome import Outcome, Table
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import make_folder, write_text
+from lambdanets.markdown_text import as_text
 from lambdanets.pages import render_page
 
 __all__ = ["latex", "table_text", "write_report"]
@@ -29,7 +31,7 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
     for name in ("tables", "plots"):
         make_folder(folder / name)
     for table in outcome.tables:
-        write_text(folder / "tables" / f"{table.name}.md", f"{outcome.environment}\n\n{table_text(table)}\n")
+        write_text(folder / "tables" / f"{table.name}.md", f"{as_text(outcome.environment)}\n\n{table_text(table)}\n")
         write_text(folder / "tables" / f"{table.name}.tex", latex(table))
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
@@ -60,7 +62,8 @@ def _marked(table: Table) -> list[list[str]]:
 
 def table_text(table: Table) -> str:
     """Return a table in Markdown, with its notes; rows and cells that lost are marked."""
-    return "\n\n".join([markdown(table.columns, _marked(table)), *table.notes])
+    cells = [[as_text(cell) for cell in row] for row in (table.columns, *_marked(table))]
+    return "\n\n".join([markdown(cells[0], cells[1:]), *map(as_text, table.notes)])
 
 
 _LATEX = {
@@ -82,7 +85,7 @@ def latex(table: Table) -> str:
     """Return a table in LaTeX, for the package booktabs, with its notes; rows and cells that lost are marked."""
 
     def escaped(text: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in text)
+        return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(escaped, cells)) + r" \\"

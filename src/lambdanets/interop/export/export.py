@@ -339,7 +339,7 @@ def _compare(
                 raise ValueError(
                     f"the file was not kept, for it does not take a batch of {batch} of {_by(size)}, which the "
                     f"model takes; an example of another size may do, and fixed_size=True (--fixed-size) exports one "
-                    f"size: {str(error).strip().splitlines()[0]}"
+                    f"size: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
                 ) from error
             difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
             height = size[-2] if len(size) > 1 else None

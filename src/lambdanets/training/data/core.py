@@ -47,6 +47,10 @@ class LabelledImages(Dataset[tuple[Any, int]]):
         """These images and those of another part of the same data; None if they cannot be put together."""
         raise NotImplementedError
 
+    def known_labels(self) -> Sequence[int] | None:
+        """The class index of every image, below 0 for one without a label; None if images must be read for them."""
+        return None
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -71,6 +75,10 @@ class StoredImages(LabelledImages):
     def read(self, index: int) -> tuple[Image.Image, int]:
         """The image as it is, before the transform, and its class index."""
         return self.image(index), int(self.labels[index])
+
+    def known_labels(self) -> Sequence[int]:
+        """The class index of every image."""
+        return self.labels
 
     def __len__(self) -> int:
         return len(self.labels)

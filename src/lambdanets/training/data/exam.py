@@ -70,9 +70,9 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         return Exam(f"fashion-mnist:{folder.resolve()}", "test", images)
     if kind == "imagefolder":
         return _folder(Path(rest or spec).expanduser(), class_names)
-    part, images, names = open_reader_exam(kind, rest, batch_size)
+    part, images, names, notes = open_reader_exam(kind, rest, batch_size)
     images.labels_to = class_indices(names, class_names, spec)
-    return Exam(kind if rest is None else f"{kind}:{rest}", part, images)
+    return Exam(kind if rest is None else f"{kind}:{rest}", part, images, notes)
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str], source: str) -> list[int]:

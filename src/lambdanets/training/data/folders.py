@@ -159,10 +159,10 @@ def read_classes(
     without = []
     for index, name in enumerate(names):
         found = list_images(folder / name)
-        paths += found.images
-        indices += [index if labels is None else labels[name]] * len(found.images)
+        paths += found.files
+        indices += [index if labels is None else labels[name]] * len(found.files)
         skipped += found.skipped
-        if not found.images:
+        if not found.files:
             without.append(folder / name)
     if without and not empty:
         some = sorted(image_extensions() & {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".webp"})

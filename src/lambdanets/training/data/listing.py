@@ -1,4 +1,4 @@
-"""The image files below a folder, and what else lies there.
+"""The image files below a folder, or those of other endings, and what else lies there.
 
 A file is an image if its name ends as one of a format that Pillow decodes, in any case. Links are followed. Left out
 are
@@ -13,7 +13,7 @@ behind (``LITTER``) are passed over without a word.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,28 +64,33 @@ class Listing:
     """What lies below a folder.
 
     Attributes:
-        images: image files, in natural order of their paths (2 before 10).
+        files: the files that were looked for, in natural order of their paths (2 before 10).
         skipped: other files, and hidden files and folders, in the order of their paths.
     """
 
-    images: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
 
 
 def list_images(folder: Path) -> Listing:
-    """The images in a folder and its subfolders.
+    """The images in a folder and its subfolders; errors as of ``list_files``."""
+    return list_files(folder, image_extensions())
+
+
+def list_files(folder: Path, endings: Collection[str]) -> Listing:
+    """The files in a folder and its subfolders whose names end as one of ``endings``, in any case.
 
     Raises:
         ValueError: a link leads nowhere or to a folder that holds it, or a file's name is not valid Unicode.
     """
     found = Listing()
-    _walk(folder, (os.path.realpath(folder),), image_extensions(), found)
-    found.images.sort(key=lambda path: (natural_key(str(path)), str(path)))
+    _walk(folder, (os.path.realpath(folder),), endings, found)
+    found.files.sort(key=lambda path: (natural_key(str(path)), str(path)))
     found.skipped.sort()
     return found
 
 
-def _walk(folder: Path, above: tuple[str, ...], extensions: frozenset[str], found: Listing) -> None:
+def _walk(folder: Path, above: tuple[str, ...], endings: Collection[str], found: Listing) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = folder / entry.name
@@ -98,13 +103,13 @@ def _walk(folder: Path, above: tuple[str, ...], extensions: frozenset[str], foun
                 real = os.path.realpath(path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
                 if real in above:
                     raise ValueError(f"the link {path} leads to {real}, the folder that it lies in; remove it")
-                _walk(path, (*above, real), extensions, found)
-            elif path.suffix.lower() not in extensions:
+                _walk(path, (*above, real), endings, found)
+            elif path.suffix.lower() not in endings:
                 found.skipped.append(path)
             elif entry.is_file():
-                found.images.append(path)
+                found.files.append(path)
             elif entry.is_symlink() and not path.exists():
-                raise ValueError(f"the image {path} is a link that leads nowhere; remove it, or bring its file back")
+                raise ValueError(f"the file {path} is a link that leads nowhere; remove it, or bring its file back")
             else:
                 found.skipped.append(path)  # a pipe, a device
 

@@ -34,6 +34,8 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
     """
     kind, colon, rest = spec.partition(":")
     if kind in NAMES or kind.partition("/")[0].lower() in READERS:
+        if kind not in NAMES and rest.startswith("//"):
+            raise ValueError(f"data {spec!r} are an address, which is not opened; download them, and give the folder")
         if kind == "imagefolder" and not rest:
             raise ValueError(f"data {spec!r} names no folder; give imagefolder:DIR")
         if kind == "digits" and colon:

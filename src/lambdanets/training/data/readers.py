@@ -13,12 +13,16 @@ from PIL import Image
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
+from lambdanets.files import read_text
 from lambdanets.training.data.core import SPLIT_SEED, ImageData, LabelledImages
-from lambdanets.training.data.shards import ShardReader, find_shards
+from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
 from lambdanets.training.data.transforms import Transform, convert_colours, decode_image, read_image
+from lambdanets.training.rules import text
 
 READERS = ("hfds", "torch", "wds", "tfds")
 _VALIDATION = ("validation", "val", "valid")
+_SPLITS = ("train", *_VALIDATION, "test")
 
 
 class ReaderImages(LabelledImages):
@@ -71,6 +75,18 @@ class ReaderImages(LabelledImages):
         if lengths is None:
             return None
         return np.diff(np.searchsorted(self.indices, np.cumsum([0, *lengths]))).tolist()
+
+    def known_labels(self) -> list[int] | None:
+        """The data set's own class index of every image; None if images must be read for them."""
+        reader: Any = getattr(self.base, "reader", None)
+        labels = getattr(self.base, "targets", None)
+        if labels is None and hasattr(reader, "known_labels"):
+            labels = reader.known_labels()
+        if labels is None and hasattr(reader, "iter_targets"):
+            labels = list(reader.iter_targets())
+        if labels is None:
+            return None
+        return [-1 if (label := labels[index]) is None else int(label) for index in self.indices]
 
     def fingerprint(self) -> str:
         """A digest of which images these are: of the pixels where they lie in memory, else of labels and number."""
@@ -135,7 +151,7 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
 
     Raises:
         ValueError: a part cannot be opened, a streamed data set has no validation part, or neither the
-            reader nor a file ``classes.txt`` in ``root`` tells the class names.
+            reader nor a file ``classes.txt`` in ``root`` tells the class names, each once.
     """
     _refuse_folder(name, root)
     train = _open(name, root, "train", batch_size, seed)
@@ -149,11 +165,34 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
             "stream cannot be split. Export the images into folders and give --data imagefolder:DIR."
         )
     images = _split(name, train) if validation is None else [_whole(train), _whole(validation)]
-    images.append(_whole(test))
+    notes = _notes(spec, train, validation, test)
+    held_out = _whole(test)
+    if isinstance(held_out, ReaderImages) and max(held_out.known_labels() or [0]) < 0:
+        notes += (f"The {len(held_out):,} test images of {spec} have no labels and are not used.",)
+        held_out = None
+    images.append(held_out)
     for part in images:
         if part is not None:
             part.labels_to = range(len(names))
-    return ImageData.photographs(spec, names, *images)
+    return ImageData.photographs(spec, names, images[0], images[1], images[2], notes)
+
+
+def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
+    """Sentences about what of a data set is left out, by the parts of it that were opened."""
+    parts = [part for part in opened if part is not None]
+    notes: tuple[str, ...] = getattr(parts[0], "notes", ())
+    readers = [getattr(part, "reader", None) for part in parts]
+    left_out = [name for reader in readers for name in getattr(reader, "left_out", ())]
+    if left_out:
+        what = count(len(left_out), "file in the shards", "files in the shards")
+        notes += (f"Left out of {spec}: {what}, {first(left_out)}.",)
+    # Hugging Face data sets know all of their splits.
+    info: Any = getattr(getattr(readers[0], "dataset", None), "info", None)
+    unused = [name for name in getattr(info, "splits", None) or () if name not in _SPLITS]
+    if unused:
+        what = count(len(unused), "split", "splits")
+        notes += (f"Left out of {spec}: {what} with a name of no part, {first(unused)}.",)
+    return notes
 
 
 def _split(name: str, base: Any) -> list[Any]:
@@ -168,7 +207,7 @@ def _split(name: str, base: Any) -> list[Any]:
     return [ReaderImages(base, rest.tolist()), ReaderImages(base, held_out.tolist())]
 
 
-def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...]]:
+def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
     """Opens the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:
@@ -177,7 +216,7 @@ def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str,
         batch_size: images a step, a hint to streaming readers.
 
     Returns:
-        The name of the part, its images, and the data set's class names.
+        The name of the part, its images, the data set's class names, and sentences about what is left out.
 
     Raises:
         ValueError: none of the parts can be opened, or the class names are not told.
@@ -187,9 +226,9 @@ def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str,
     for part in ("test", "validation"):
         images = _first(name, root, held_out.get(part, ()), batch_size, 0)
         if images is not None:
-            return part, _whole(images), _class_names(name, root, images)
+            return part, _whole(images), _class_names(name, root, images), _notes(name, images)
     images = _open(name, root, "train", batch_size, 0)
-    return "train", _whole(images), _class_names(name, root, images)
+    return "train", _whole(images), _class_names(name, root, images), _notes(name, images)
 
 
 def _refuse_folder(name: str, root: str | None) -> None:
@@ -234,10 +273,11 @@ class _NoPartError(ValueError):
 
 
 class _Shards:
-    """Shards, as timm's data sets look."""
+    """Shards, as timm's data sets look, and sentences about what of their folder is left out."""
 
-    def __init__(self, reader: ShardReader) -> None:
+    def __init__(self, reader: ShardReader, notes: tuple[str, ...]) -> None:
         self.reader = reader
+        self.notes = notes
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -261,14 +301,14 @@ def _open_shards(name: str, root: str | None, split: str) -> _Shards:
     if root is None:
         raise ValueError(f"data {name!r} name no folder of shards; give wds/:DIR")
     folder = Path(root).expanduser()
-    parts = find_shards(folder)
+    parts, notes = find_shards(folder)
     shards = parts.get(split, parts.get("all") if split == "train" else None)
     if shards is None:
         raise _NoPartError(f"the shards in {folder} have no part {split!r}; they have {', '.join(parts)}")
     reader = ShardReader(shards, folder)
     if not len(reader):
         raise ValueError(f"the shards of part {split!r} in {folder} hold no images")
-    return _Shards(reader)
+    return _Shards(reader, notes)
 
 
 def _first(name: str, root: str | None, splits: tuple[str, ...], batch_size: int, seed: int) -> Any:
@@ -285,7 +325,21 @@ def _class_names(name: str, root: str | None, dataset: Any) -> tuple[str, ...]:
     if by_name:
         return tuple(str(key) for key, _ in sorted(by_name.items(), key=lambda item: item[1]))
     # WebDataset's archives hold class indices without names.
-    file = Path(root or ".").expanduser() / "classes.txt"
+    file = Path(root or ".").expanduser() / CLASSES
     if root is not None and file.is_file():
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        return _read_classes(file)
     raise ValueError(f"the data {name!r} do not tell their classes; write the names, one a line, into {file}")
+
+
+def _read_classes(file: Path) -> tuple[str, ...]:
+    """The names in a ``classes.txt``, one a line, each once."""
+    names = read_text(file).splitlines()
+    seen: set[str] = set()
+    for line, name in enumerate(names, start=1):
+        if not name.strip():
+            raise ValueError(f"{file}: line {line} is empty; each line is the name of a class, remove it")
+        if name in seen:
+            raise ValueError(f"{file}: {name!r} in line {line} is in a line before too; no two classes have one name")
+        seen.add(name)
+        text(name, f"{file}: line {line}")
+    return tuple(names)

@@ -21,6 +21,7 @@ except ImportError:  # Windows: two workers may lose each other's lines there
     fcntl = None  # type: ignore[assignment]
 
 FILE = "skipped.csv"
+_COLUMNS = ("image", "replaced_by", "reason")
 _LOCK = ".skipped.lock"
 
 
@@ -39,9 +40,14 @@ class SkipList:
         self._known = {row["image"] for row in self.rows()}
 
     def rows(self) -> list[dict[str, str]]:
-        """The lines of the list."""
+        """The lines of the list; a ValueError if the file is damaged."""
         file = self.folder / FILE
-        return read_rows(file) if file.exists() else []
+        if not file.exists():
+            return []
+        rows = read_rows(file)
+        if not rows or tuple(rows[0]) != _COLUMNS:
+            raise ValueError(f"{file} is damaged: its columns are not {', '.join(_COLUMNS)}, or it has no rows")
+        return rows
 
     def note(self, bad: dict[str, str], replaced_by: str) -> None:
         """Put images on the list.
@@ -66,7 +72,7 @@ class SkipList:
                 )
             self._known = listed | set(new)
             if new and self.writable:
-                rows += [{"image": name, "replaced_by": replaced_by, "reason": bad[name]} for name in new]
+                rows += [dict(zip(_COLUMNS, (name, replaced_by, bad[name]), strict=True)) for name in new]
                 write_csv(self.folder / FILE, rows)
 
     @contextmanager

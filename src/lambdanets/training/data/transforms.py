@@ -5,11 +5,14 @@ Pixels are read by these rules, whatever the format of the file:
 - The EXIF orientation is applied. Of an animation or a file of several pages the first image is taken.
 - Transparent pixels are laid over white, by their opacity (RGBA, LA, PA, palettes and single colours that are declared
   transparent).
-- 16-bit greyscale (``I;16`` in either byte order) is divided by 257, so that 65535 becomes 255.
+- 16-bit greyscale (``I;16`` in either byte order) is divided by 257, so that 65535 becomes 255; 12-bit greyscale of
+  TIFF, which Pillow gives in this mode, so that 4095 becomes 255.
 - 32-bit integers (``I``) are 8-bit values if the image has none above 255, 16-bit values if it has none above 65535.
   (Pillow gives the 16-bit greyscale of PGM files in this mode; they are 16-bit values in any case.)
 - Floats (``F``) from 0 to 1 are multiplied by 255.
-- Numbers outside of these ranges, and NaN, are refused with the file's name, its mode and its range.
+- TIFF whose 0 is white (PhotometricInterpretation 0) is inverted; Pillow does it for 8 bits and fewer alone.
+- Numbers outside of these ranges, NaN, and signed integers of 8 bits (SampleFormat 2 of TIFF), which Pillow takes for
+  unsigned ones, are refused with the file's name, its mode and its range.
 - CMYK, YCbCr, HSV, LAB and 1-bit images are converted by Pillow to red, green and blue, and from these to grey where
   the model takes one channel. Colour profiles are not applied. Pillow reads colours of 16 bits as their upper 8 bits.
 - Images of more than ``MAX_PIXELS`` pixels are refused before they are decoded.
@@ -199,7 +202,9 @@ def decode_image(file: Any, name: str, mode: str) -> Image.Image:
     """
     with opened_image(file, name) as image:
         upright = ImageOps.exif_transpose(image)
+        # What the rules ask for beside the pixels, and a copy has lost.
         upright.format = image.format
+        upright.tag_v2 = getattr(image, "tag_v2", {})  # type: ignore[attr-defined]
         return convert_colours(upright, mode)
 
 
@@ -245,7 +250,11 @@ def convert_colours(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: the image's numbers have no rule, or Pillow cannot convert its mode.
     """
+    if image.mode == "L" and _tiff_tag(image, _SAMPLE_FORMAT) == _SIGNED:
+        raise ValueError("it has signed integers of 8 bits (SampleFormat 2 of TIFF); save unsigned ones, 0 .. 255")
     if image.mode == "F" or image.mode.startswith("I"):
+        if image.format == "FITS":
+            raise ValueError(f"mode {image.mode} of FITS has bytes in an order that Pillow does not read; save as TIFF")
         image = _scaled(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
@@ -256,6 +265,17 @@ def convert_colours(image: Image.Image, mode: str) -> Image.Image:
         # Pillow knows no way from some modes to grey but through colours.
         image = image.convert("RGB")
     return image.convert(mode)
+
+
+# Tags of TIFF, and values of theirs.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> object:
+    """The value of a tag, the first one of several; None for images of other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag)
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def _scaled(image: Image.Image) -> Image.Image:
@@ -270,8 +290,12 @@ def _scaled(image: Image.Image) -> Image.Image:
         raise ValueError(f"mode {image.mode} has values from {low} to {high}; scale integers to 0 .. 255 or 0 .. 65535")
     elif image.mode == "I" and high <= 255 and image.format != "PPM":
         scaled = values.astype(np.float64)
+    elif _tiff_tag(image, _BITS_PER_SAMPLE) == 12:
+        scaled = values.astype(np.float64) * (255 / 4095)
     else:
         scaled = values.astype(np.float64) / 257
+    if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
     pixels = np.round(scaled).astype(np.uint8)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

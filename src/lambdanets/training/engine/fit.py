@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
 from lambdanets.console import make_console
-from lambdanets.files import check_folder, make_folder, read_json, replacing, write_json
+from lambdanets.files import check_folder, make_folder, replacing, write_json
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
 from lambdanets.training.data.skipping import check_skipping, skip_bad_images
 from lambdanets.training.display.profile import print_profile
@@ -44,6 +44,7 @@ from lambdanets.training.engine.start import (
     check_choices,
     check_data,
     check_training_step,
+    describe_without_effect,
     initial_model,
     inspect_data,
 )
@@ -52,6 +53,7 @@ from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
+from lambdanets.training.runs.schema import read_result
 from lambdanets.training.runs.split import stored_data
 
 _SAMPLES = 10
@@ -152,6 +154,7 @@ def train(
         path = None if output is None else Path(output)
         if accelerator.is_main_process:
             notes += [*inspect_data(data, recipe.skip_bad_images), *start.notes]
+            notes += describe_without_effect(recipe)
             path = path or new_run_folder(recipe.model, data.spec)
             make_folder(path)
             stack.enter_context(locked(path))
@@ -244,10 +247,10 @@ def _interval(checkpoint_every: str, timeout: float) -> Interval:
 
 
 def _is_finished(run: Run) -> bool:
-    file = run.path / "result.json"
-    if (run.path / "checkpoint").is_dir() or not file.exists():
+    if (run.path / "checkpoint").is_dir():
         return False
-    return read_json(file).get("status") == "finished"
+    result = read_result(run.path)
+    return result is not None and result["status"] == "finished"
 
 
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console, profile: bool) -> TrainingResult:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lambdanets.training.data import recipe_for_data
+from lambdanets.training.engine.start import without_effect
 from lambdanets.training.engine.weights import open_source
 from lambdanets.training.recipes.files import load_recipe, parse_choices
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.rules import refuse
 
 
 def plan_recipe(recipe: str | None, words: Mapping[str, str | bool]) -> Recipe:
@@ -22,7 +24,7 @@ def plan_recipe(recipe: str | None, words: Mapping[str, str | bool]) -> Recipe:
 
     Raises:
         FileNotFoundError: a file, the data or the weights are missing.
-        ValueError: a name or a value does not do.
+        ValueError: a name or a value does not do, or a choice changes nothing without another one.
     """
     choices = parse_choices(words)
     if choices.get("init_from") is not None:
@@ -31,4 +33,9 @@ def plan_recipe(recipe: str | None, words: Mapping[str, str | bool]) -> Recipe:
             choices = {"model": source.model, "model_kwargs": dict(source.kwargs or {}), **choices}
     model = choices.get("model")
     chosen = load_recipe(recipe or recipe_for_data(choices.get("data") or "digits"), model)
-    return chosen.replace(choices)
+    planned = chosen.replace(choices)
+    needs = without_effect(planned)
+    for name in words:
+        if name in needs:
+            raise refuse(choices[name], name, f"it changes nothing without {needs[name]}; give both, or leave it out")
+    return planned

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import timm
+import timm.optim
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -22,9 +24,9 @@ from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
 from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
-from lambdanets.training.engine.weights import Source, fit_weights
-from lambdanets.training.recipes.recipe import Recipe
-from lambdanets.training.rules import refuse
+from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
+from lambdanets.training.recipes.recipe import AUGMENTATION_FIELDS, Augmentation, Recipe
+from lambdanets.training.rules import class_names, refuse
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,49 @@ class Start:
     recipe: Recipe
     weights: str | None
     notes: tuple[str, ...]
+
+
+def _has_momentum(recipe: Recipe) -> bool:
+    try:
+        return timm.optim.get_optimizer_info(recipe.optimizer.lower()).has_momentum
+    except ValueError:  # an unknown one is refused where it is made
+        return True
+
+
+# Fields that count only together with others: when they do, and what they need then.
+_NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    "momentum": (_has_momentum, "an optimizer with momentum, such as sgd"),
+    "warmup_epochs": (lambda recipe: recipe.schedule != "one-cycle", "another schedule than one-cycle"),
+    "min_lr": (lambda recipe: recipe.schedule in ("cosine", "one-cycle"), "the schedule cosine or one-cycle"),
+    "decay_epochs": (lambda recipe: recipe.schedule == "step", "the schedule step"),
+    "decay_rate": (lambda recipe: recipe.schedule == "step", "the schedule step"),
+    "clip_mode": (lambda recipe: recipe.clip_grad is not None, "clip_grad"),
+    "padding": (lambda recipe: recipe.augmentation.crop == "padded", "the crop padded"),
+    "scale": (lambda recipe: recipe.augmentation.crop == "resized", "the crop resized"),
+    "rotation": (lambda recipe: recipe.augmentation.crop != "resized", "another crop than resized"),
+    "auto_augment": (lambda recipe: recipe.augmentation.crop == "resized", "the crop resized"),
+    "mix_probability": (lambda recipe: recipe.augmentation.mixes, "mixup or cutmix above 0"),
+}
+
+
+def without_effect(recipe: Recipe) -> dict[str, str]:
+    """The fields of a recipe and of its augmentation that change nothing, each with what it needs to do so."""
+    return {name: needs for name, (counts, needs) in _NEEDS.items() if not counts(recipe)}
+
+
+def describe_without_effect(recipe: Recipe) -> tuple[str, ...]:
+    """A sentence for each field that has another value than its default and changes nothing."""
+    plain = {field.name: field.default for kind in (Recipe, Augmentation) for field in dataclasses.fields(kind)}
+    found = {name: _value(recipe, name) for name in without_effect(recipe)}
+    return tuple(
+        f"{name} is {value!r} and changes nothing: it needs {_NEEDS[name][1]}."
+        for name, value in found.items()
+        if value != plain[name]
+    )
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    return getattr(recipe.augmentation if name in AUGMENTATION_FIELDS else recipe, name)
 
 
 def check_choices(recipe: Recipe, transform: InputTransform) -> None:
@@ -68,7 +113,11 @@ def _check_compiler() -> None:
 
 
 def check_data(data: ImageData) -> None:
-    """Raises a ValueError for data that nothing can be learnt from: less than two classes, or an empty part."""
+    """Raises a ValueError for data that nothing can be learnt from.
+
+    These are less than two classes, names that are not each of one class, an empty part, labels of no class, and a
+    class without training images.
+    """
     if len(data.class_names) < 2:
         raise ValueError(
             f"the data {data.spec!r} have {count(len(data.class_names), 'class', 'classes')} "
@@ -77,11 +126,18 @@ def check_data(data: ImageData) -> None:
     for name, part in data.parts.items():
         if len(part) == 0:
             raise ValueError(f"the data {data.spec!r} have no {name} images; add some")
-    labels = getattr(data.train, "labels", None)
-    if labels is not None:
+    class_names(data.class_names, f"class_names of the data {data.spec!r}")
+    for name, part in data.parts.items():
+        labels = part.known_labels() if hasattr(part, "known_labels") else None
+        if labels is None:
+            continue
         present = set(labels)
+        wrong = [label for label in present if not 0 <= label < len(data.class_names)]
+        if wrong:
+            what = f"the label of a {name} image of the data {data.spec!r} is {min(wrong)}"
+            raise ValueError(f"{what}, and they have {len(data.class_names)} classes, from 0")
         missing = [name for index, name in enumerate(data.class_names) if index not in present]
-        if missing:
+        if missing and part is data.train:
             raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
 
 
@@ -157,19 +213,16 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
     # The run must not depend on the folder or the network once more: it stores the name and arguments of the registry.
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     stored = timm.models.resolve_model_input_args(recipe.model)
-    kwargs = {**stored, **kwargs}
-    for key in ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans"):
-        kwargs.pop(key, None)
-    for key in ("drop_rate", "drop_path_rate"):
-        if getattr(recipe, key):
-            kwargs.pop(key, None)
+    kwargs = {key: value for key, value in {**stored, **kwargs}.items() if key not in DECIDED}
+    # The model was made with the stored rates where the recipe has none.
+    rates = {key: getattr(recipe, key) or stored.get(key) for key in ("drop_rate", "drop_path_rate")}
     notes = [f"Starts from the weights of {recipe.model}."]
     if config.get("num_classes") != len(data.class_names):
         notes.append(
             f"The classifier for {len(data.class_names)} classes is new, with random weights; that of {recipe.model} "
             f"was for {config.get('num_classes')}."
         )
-    changed = recipe.override(model=stored["model_name"], model_kwargs=kwargs)
+    changed = recipe.override(model=stored["model_name"], model_kwargs=kwargs, **rates)
     return Start(model, changed, recipe.model, (*notes, *told))
 
 

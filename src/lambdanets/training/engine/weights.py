@@ -28,7 +28,16 @@ from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.folder import Run
 
 # Arguments that a data set decides, not the weights.
-_DECIDED = ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans")
+# Arguments of stored models that a training decides itself.
+DECIDED = (
+    "model_name",
+    "pretrained_cfg",
+    "pretrained_model_args",
+    "num_classes",
+    "in_chans",
+    "drop_rate",
+    "drop_path_rate",
+)
 _FORMS = "use a run folder, a file of weights, or a model of timm that has weights, such as resnet50.a1_in1k"
 
 
@@ -127,7 +136,7 @@ def _of_timm(name: str) -> Source:
         names = tuple(map(str, config.get("label_names") or ()))
     except Exception as error:
         raise ValueError(f"init_from is {name!r}, which cannot be opened: {error}") from error
-    kwargs = {key: value for key, value in stored.items() if key not in _DECIDED}
+    kwargs = {key: value for key, value in stored.items() if key not in DECIDED}
 
     def read() -> dict[str, torch.Tensor]:
         # In its own shape, so that timm takes no other weights than all that belong there.

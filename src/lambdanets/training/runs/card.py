@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lambdanets.files import read_json
+from lambdanets.console import one_line
+from lambdanets.markdown_text import as_code, as_text
 from lambdanets.models.shipped import shipped_folder
+from lambdanets.training.engine.start import without_effect
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.schema import read_result
 
 _CARD = """# {name}
 
-`{model}` for {count} classes of {colours} images of {size}x{size} pixels: {classes}.
+{model} for {count} classes of {colours} images of {size}x{size} pixels: {classes}.
 
 | | |
 | --- | --- |
 | test accuracy | {accuracy} |
-| trained by | recipe `{recipe}`, {epochs} epochs, seed {seed}, from {start} |
+| trained by | recipe {recipe}, {epochs} epochs, seed {seed}, from {start} |
 | command | {command} |
 | versions | {versions} |
 | data | {data} |
@@ -28,7 +33,7 @@ _CARD = """# {name}
 ```python
 import timm, lambdanets
 
-model = timm.create_model("{address}", pretrained=True).eval()
+model = timm.create_model({address}, pretrained=True).eval()
 model.pretrained_cfg["label_names"]  # the classes, in the order of the outputs
 ```
 
@@ -44,28 +49,27 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         run: the run.
         name: the heading.
         address: the model's name for timm.
-        data: the data set in words. Default: its specification, without folders.
-        licence: of the data set. Default: that it is not stated.
+        data: the data set in words, in Markdown. Default: its specification, without folders.
+        licence: of the data set, in Markdown. Default: that it is not stated.
     """
-    file = run.path / "result.json"
-    test, recipe = read_json(file).get("test") if file.is_file() else None, run.recipe
+    result, recipe = read_result(run.path), run.recipe
     found = run.config.get("versions", {})
     return _CARD.format(
-        name=name,
-        address=address,
-        model=recipe.model,
+        name=as_text(name),
+        address=_literal(address),
+        model=as_code(recipe.model),
         count=len(run.class_names),
         size=run.transform.image_size,
         colours="grey" if run.transform.channels == 1 else "colour",
-        classes=", ".join(run.class_names),
-        accuracy=_accuracy(test) if test else "not measured: the training was not finished",
-        recipe=recipe.name,
+        classes=", ".join(map(as_text, run.class_names)),
+        accuracy=_accuracy(result),
+        recipe=as_code(recipe.name),
         epochs=recipe.epochs,
         seed=recipe.seed,
-        start=run.config["model"].get("weights", "random weights"),
+        start=as_text(run.config["model"].get("weights", "random weights")),
         command=_command(run),
-        versions=", ".join(f"{key} {found[key]}" for key in _VERSIONS if found.get(key)),
-        data=run.data_spec.partition(":")[0] if data is None else data,
+        versions=", ".join(f"{key} {as_text(found[key])}" for key in _VERSIONS if found.get(key)),
+        data=as_text(run.data_spec.partition(":")[0]) if data is None else data,
         licence="not stated" if licence is None else licence,
     )
 
@@ -81,26 +85,30 @@ def published_card(run: Run, name: str, address: str) -> str:
     folder = shipped_folder(run.path.resolve().name)
     if folder is None or folder.resolve() != run.path.resolve():
         return model_card(run, name, address)
-    text = (folder / "README.md").read_text(encoding="utf-8").replace(f"# {folder.name}\n", f"# {name}\n", 1)
-    return text.replace(f'create_model("{folder.name}"', f'create_model("{address}"', 1)
+    text = (folder / "README.md").read_text(encoding="utf-8").replace(f"# {folder.name}\n", f"# {as_text(name)}\n", 1)
+    return text.replace(f"create_model({_literal(folder.name)}", f"create_model({_literal(address)}", 1)
+
+
+def _literal(text: str) -> str:
+    """A text as Python writes it in double quotes, in one line."""
+    return one_line(json.dumps(text, ensure_ascii=False))
 
 
 def _command(run: Run) -> str:
     """The command of a training, with what its recipe does not say by itself; folders by their last part."""
     recipe = dataclasses.replace(run.recipe, data=_data(run.data_spec))
     if recipe.name not in list_recipes():
-        return f"`lambdanets train` by a recipe of the user's, {recipe.name}"
+        return f"`lambdanets train` by a recipe of the user's, {as_text(recipe.name)}"
     ours = get_recipe(recipe.name, recipe.model)
-    words = ["lambdanets", "train", "--recipe", recipe.name]
+    words, idle = ["lambdanets", "train", "--recipe", recipe.name], without_effect(recipe)
     if recipe.model != get_recipe(recipe.name).model:
         words += _option("model", recipe.model)
     for mine, own in ((recipe, ours), (recipe.augmentation, ours.augmentation)):
         for field in dataclasses.fields(mine):
             value = getattr(mine, field.name)
-            if field.name not in ("name", "augmentation") and value != getattr(own, field.name):
+            if field.name not in ("name", "augmentation", *idle) and value != getattr(own, field.name):
                 words += _option(field.name, value)
-    # A bar would end the cell of the table.
-    return f"`{shlex.join(words)}`".replace("|", r"\|")
+    return as_code(shlex.join(words))
 
 
 def _data(spec: str) -> str:
@@ -123,6 +131,11 @@ def _option(name: str, value: object) -> list[str]:
     return [f"--{option}", "none" if value is None else json.dumps(value)]
 
 
-def _accuracy(test: dict) -> str:
+def _accuracy(result: Mapping[str, Any] | None) -> str:
+    if result is None or result["status"] != "finished":
+        return "not measured: the training was not finished"
+    test = result["test"]
+    if test is None:
+        return "not measured: the data have no test images"
     wrong = round((1 - test["top1"]) * test["images"])
     return f"{test['top1']:.2%} of {test['images']:,} images ({wrong:,} wrong)"

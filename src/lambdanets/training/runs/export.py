@@ -10,9 +10,7 @@ from lambdanets.interop.export import Export, export_model
 from lambdanets.interop.export.formats import FORMATS
 from lambdanets.interop.export.preprocessing import describe_preprocessing
 from lambdanets.names import unknown_name
-from lambdanets.training.runs.folder import Run
-
-_CHECKPOINTS = ("best", "last")
+from lambdanets.training.runs.folder import CHECKPOINTS, Run
 
 
 def export_run(
@@ -48,8 +46,8 @@ def export_run(
         ValueError: the run is damaged, or its model cannot be exported.
     """
     run = Run.open_trained(path)
-    if checkpoint not in _CHECKPOINTS:
-        raise unknown_name("checkpoint", checkpoint, _CHECKPOINTS)
+    if checkpoint not in CHECKPOINTS:
+        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     if format is None and output is None:
         format = "onnx"
     if format is not None and format not in FORMATS:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lambdanets.files import check_folder, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
-from lambdanets.names import nearest_names
+from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.listing import check_name
@@ -21,10 +21,12 @@ from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
-from lambdanets.training.runs.schema import FORMAT, read_config
+from lambdanets.training.runs.schema import FORMAT, is_config, read_config
 from lambdanets.training.runs.split import fingerprints, write_split
 
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+# The weights of a run, by name.
+CHECKPOINTS = ("best", "last")
 _ADVICE = "Give a folder that `lambdanets train` wrote"
 
 
@@ -90,7 +92,7 @@ class Run:
         """
         check_new(path)
         make_folder(path)
-        write_split(path, data)
+        split = write_split(path, data)
         config: dict[str, Any] = {
             "format": FORMAT,
             "model": {"name": recipe.model, "kwargs": dict(recipe.model_kwargs)},
@@ -105,6 +107,8 @@ class Run:
             "seed": recipe.seed,
             "versions": versions(),
         }
+        if split is not None:
+            config["data"]["split"] = split
         if weights is not None:
             config["model"]["weights"] = weights
         write_json(path / "config.json", config)
@@ -195,8 +199,10 @@ class Run:
 
         Raises:
             FileNotFoundError: the run has no such weights.
-            ValueError: they are damaged or do not fit.
+            ValueError: there are no weights of such a name, they are damaged, or they do not fit.
         """
+        if weights not in CHECKPOINTS:
+            raise unknown_name("checkpoint", weights, CHECKPOINTS)
         file = self.path / f"{weights}.safetensors"
         if not file.is_file() and self.output != self.path:
             raise FileNotFoundError(f"{self.name} comes with its best weights alone, not with {weights!r}; use 'best'")
@@ -241,7 +247,7 @@ def _others(path: Path) -> str:
     """The newest run folders beside or below ``path``, to put into a message."""
     for parent in (path, path.parent, Path("runs")):
         if parent.is_dir():
-            runs = [file.parent for file in parent.glob("*/config.json")]
+            runs = [file.parent for file in parent.glob("*/config.json") if is_config(file)]
             if runs:
                 newest = sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)[:3]
                 return f", for example {', '.join(map(str, newest))}"

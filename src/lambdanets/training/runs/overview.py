@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lambdanets.files import read_csv, read_json
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.lock import is_locked
-from lambdanets.training.runs.schema import check_metrics
+from lambdanets.training.runs.schema import is_config, read_all_metrics, read_metrics, read_result
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def list_runs(folder: str | Path = "runs") -> list[Summary]:
         raise ValueError(f"{folder} is a file; give a folder of runs")
     found = []
     for name, folders, files in os.walk(folder):
-        if "config.json" in files:
+        if "config.json" in files and is_config(Path(name) / "config.json"):
             found.append(Path(name))
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -83,8 +82,7 @@ def summarise(path: Path) -> Summary:
     """What one run has reached; a damaged one is told as such."""
     try:
         run = Run.open(path)
-        rows = finished_epochs(path)
-        result = read_json(path / "result.json") if (path / "result.json").exists() else {}
+        rows, result = finished_epochs(path), read_result(path)
         best = best_of(rows)
         return Summary(
             run=path,
@@ -95,7 +93,7 @@ def summarise(path: Path) -> Summary:
             all_epochs=run.recipe.epochs,
             best_epoch=None if best is None else int(best["epoch"]),
             validation_top1=None if best is None else best["validation_top1"],
-            test_top1=_test(result),
+            test_top1=result["test"]["top1"] if result is not None and result["test"] is not None else None,
             seconds=sum(row["seconds"] for row in rows),
         )
     except (ValueError, FileNotFoundError) as error:
@@ -106,11 +104,12 @@ def finished_epochs(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's ``metrics.csv``, checked.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or a finished training has fewer rows than epochs.
     """
-    rows = read_csv(path / "metrics.csv")
-    check_metrics(path / "metrics.csv", rows)
-    return rows
+    result = read_result(path)
+    if _status(path, result) == "finished":
+        return read_metrics(path / "metrics.csv", result["epochs"])  # type: ignore[index]
+    return read_all_metrics(path / "metrics.csv")
 
 
 def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -126,16 +125,8 @@ def _data(spec: str) -> str:
     return kind + Path(rest).name if kind.endswith("/") else kind
 
 
-def _status(path: Path, result: Any) -> str:
+def _status(path: Path, result: Mapping[str, Any] | None) -> str:
     if is_locked(path):
         return "running"
-    status = result.get("status") if isinstance(result, Mapping) else None
-    if status in ("finished", "diverged") and not (path / "checkpoint").is_dir():
-        return status
-    return "diverged" if status == "diverged" else "interrupted"
-
-
-def _test(result: Any) -> float | None:
-    test = result.get("test") if isinstance(result, Mapping) else None
-    top1 = test.get("top1") if isinstance(test, Mapping) else None
-    return top1 if isinstance(top1, float) and 0 <= top1 <= 1 else None
+    status = "interrupted" if result is None else result["status"]
+    return "interrupted" if status == "finished" and (path / "checkpoint").is_dir() else status

@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 from lambdanets.files import check_folder, write_text
 from lambdanets.names import unknown_name
 from lambdanets.training.runs.card import published_card
-from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.folder import CHECKPOINTS, Run
 
 _FORMS = "hf-hub:USER/NAME or local-dir:FOLDER"
 
@@ -28,20 +28,22 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         to: ``"hf-hub:USER/NAME"``, a repository of the Hugging Face hub, made if it is not there; or
             ``"local-dir:FOLDER"``, a new or empty folder.
         checkpoint: ``"best"`` or ``"last"`` weights.
-        private: a new repository is private.
+        private: a new repository is private; for the hub alone.
 
     Returns:
         The name under which ``timm.create_model(name, pretrained=True)`` loads it, which is ``to``.
 
     Raises:
-        ValueError: ``to`` is neither, the folder is not empty, or the hub refuses.
+        ValueError: ``to`` is neither, a folder is to be private, the folder is not empty, or the hub refuses.
         FileNotFoundError: the run or its weights are missing.
     """
     kind, _, place = to.partition(":")
     if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and place.count("/") != 1):
         raise ValueError(f"to is {to!r}; use {_FORMS}")
-    if checkpoint not in ("best", "last"):
-        raise unknown_name("checkpoint", checkpoint, ("best", "last"))
+    if private and kind != "hf-hub":
+        raise ValueError(f"private is True, for a repository of the hub, and to is {to!r}; use False")
+    if checkpoint not in CHECKPOINTS:
+        raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     target = Path(place)
     if kind == "local-dir":
         check_folder(target)
@@ -93,7 +95,7 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
     # No network, no token, no such user: the hub's client and its transport fail in many ways.
     except Exception as error:
-        first = str(error).strip().splitlines()[0].rstrip(".")
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
             f"hf-hub:{repository} cannot be written: {first}. Log in with `hf auth login`, or write to "
             "local-dir:FOLDER and upload that"

@@ -1,14 +1,14 @@
 """The files of a run folder as input: each is checked whole when it is read, against what a training writes.
 
-``CONFIG`` describes ``config.json``. The recipe and the input transform in it check themselves, by the rules that stand
-beside their fields. A run folder may come from a stranger, so it can name neither commands nor addresses nor weights:
-the data it names are of this machine or a data set's name, its model is of timm's registry, and none of the model's
-arguments names a file.
+``CONFIG`` describes ``config.json``, ``RESULT`` describes ``result.json``. The recipe and the input transform check
+themselves, by the rules that stand beside their fields. A run folder may come from a stranger, so it can name neither
+commands nor addresses nor weights: the data it names are of this machine or a data set's name, its model is of timm's
+registry, and none of the model's arguments names a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,8 +17,21 @@ import timm
 from lambdanets.files import read_csv, read_json
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.recipes.recipe import MAX_SEED, Recipe
-from lambdanets.training.rules import Rule, each, entries, fields, model_arguments, number, refuse, short, text, whole
+from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
+from lambdanets.training.rules import (
+    Rule,
+    class_names,
+    entries,
+    fields,
+    maybe,
+    model_arguments,
+    number,
+    one_of,
+    refuse,
+    short,
+    text,
+    whole,
+)
 
 FORMAT = 1
 METRICS = (
@@ -67,15 +80,6 @@ def _data(value: object, name: str) -> None:
         raise refuse(value, name, f"{remedy} ({error})") from error
 
 
-def _classes(value: object, name: str) -> None:
-    each(text, least=1)(value, name)
-    seen: set[str] = set()
-    for index, word in enumerate(value):  # type: ignore[arg-type, var-annotated]
-        if word in seen:
-            raise refuse(word, f"{name}[{index}]", "no two classes have one name")
-        seen.add(word)
-
-
 def _recipe(value: object, name: str) -> None:
     _made(Recipe.from_dict, value, name)
 
@@ -100,15 +104,44 @@ _MARKS = fields({"train": text, "validation": text, "test": text}, optional=("tr
 CONFIG: dict[str, Rule] = {
     "format": whole(FORMAT, FORMAT),
     "model": fields({"name": _registered, "kwargs": model_arguments, "weights": text}, optional=("weights",)),
-    "data": fields({"spec": _data, "images": _COUNTS, "fingerprints": _MARKS}, optional=("images", "fingerprints")),
+    "data": fields(
+        {"spec": _data, "images": _COUNTS, "fingerprints": _MARKS, "split": text},
+        optional=("images", "fingerprints", "split"),
+    ),
     "input": _transform,
-    "class_names": _classes,
+    "class_names": class_names,
     "recipe": _recipe,
     "seed": whole(0, MAX_SEED),
     "versions": entries(_version),
 }
 _OPTIONAL = ("seed", "versions")
+STATUS = ("finished", "interrupted", "diverged")
+_finite = number(-1e300, 1e300, "a training writes finite numbers")
+_SCORES = {**dict.fromkeys(("top1", "top5"), number(0, 1, "use a share from 0 to 1")), "loss": _finite}
+RESULT: dict[str, Rule] = {
+    "status": one_of(STATUS),
+    "epochs": whole(0),
+    "best_epoch": maybe(whole(1)),
+    "validation": maybe(fields(_SCORES)),
+    "test": maybe(fields({**_SCORES, "images": whole(1)})),
+    "seconds": number(0, 1e300, "use a number of seconds"),
+    "parameters": whole(0),
+    "device": text,
+    "processes": whole(1),
+    "threads": whole(1),
+    "precision": one_of(PRECISIONS),
+    "versions": entries(_version),
+}
 _ADVICE = "Give a folder that `lambdanets train` wrote"
+
+
+def is_config(file: Path) -> bool:
+    """True if a ``config.json`` is a run's, damaged or not; False for one of other programs, as of timm's models."""
+    try:
+        config = read_json(file)
+    except ValueError:
+        return True
+    return not isinstance(config, dict) or "recipe" in config or "format" in config
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -136,24 +169,43 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
-    """The first ``epochs`` rows of a run's ``metrics.csv``.
+def read_result(run: Path) -> dict[str, Any] | None:
+    """The content of a run's ``result.json``; None while there is none.
 
     Raises:
-        ValueError: the file is damaged, has fewer rows, or not those that a training writes.
+        ValueError: the file is damaged, or not what a training writes; the message names file, field and value.
     """
-    rows: list[dict[str, Any]] = list(read_csv(file)[:epochs])
+    file = run / "result.json"
+    if not file.exists():
+        return None
+    result = read_json(file)
+    try:
+        fields(RESULT)(result, "")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}. Bring back the file that the training wrote") from error
+    return result
+
+
+def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
+    """The first ``epochs`` rows of a run's ``metrics.csv``; errors as of ``read_all_metrics``, and for fewer rows."""
+    rows = read_all_metrics(file)[:epochs]
     if len(rows) < epochs:
         raise ValueError(
             f"{file} has {len(rows)} rows, but {epochs} epochs of this run were finished; bring the whole file back"
         )
-    check_metrics(file, rows)
     return rows
 
 
-def check_metrics(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises a ValueError if the rows of a ``metrics.csv`` are not those that a training writes."""
-    finite = number(-1e300, 1e300, "a training writes finite numbers")
+def read_all_metrics(file: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.csv``; none if it is not there.
+
+    Raises:
+        ValueError: the file is damaged, or its rows are not those that a training writes.
+    """
+    rows: list[dict[str, Any]] = list(read_csv(file))
+    # A training that is resumed before its first epoch ends has written an empty file.
+    if not rows and file.exists() and file.stat().st_size:
+        raise ValueError(f"{file} is damaged: it has no rows")
     for epoch, row in enumerate(rows, start=1):
         if tuple(row) not in (METRICS, METRICS[:-_LATER]):
             raise ValueError(f"{file} has the columns {', '.join(map(str, row))}, not {', '.join(METRICS)}")
@@ -161,6 +213,7 @@ def check_metrics(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(f"{file}: epoch is {row['epoch']} in row {epoch}; the rows are those of epochs 1, 2, ...")
         for name, value in row.items():
             try:
-                finite(value, name)
+                _finite(value, name)
             except ValueError as error:
                 raise ValueError(f"{file}: {error} (row {epoch})") from error
+    return rows
