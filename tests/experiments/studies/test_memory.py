@@ -9,6 +9,7 @@ from lambdanets.experiments.compare.study import Place
 from lambdanets.experiments.studies import memory
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", memory.ROWS)
 @pytest.mark.parametrize("side", [14, 20])
 def test_formulas_predict_what_is_kept(name, side):
