@@ -370,9 +370,17 @@ def _projected_again() -> str:
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
+def _start_of_maps() -> str:
+    """The variance that outputs of global layers start with on maps of 7x7 to 28x28, from the least to the most."""
+    rows = [row for row in files.read_rows(RESULTS / "start.csv") if (row["context"], row["u"]) == ("global", "1")]
+    outputs = [float(row["output"]) for row in rows if 7 <= int(row["size"].partition("x")[0]) <= 28]
+    return f"{min(outputs):.1f} to {max(outputs):.1f}"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "trees": _trees,
     "projected-again": _projected_again,
+    "start-of-maps": _start_of_maps,
     # The multiply-adds of lambda first over those of query first at h 4, k 16, v 64.
     "orders": lambda: f"{16 * 64 / (4 * (16 + 64)):.1f}",
     "peers-limit": lambda: f"{LARGEST_TABLE_BYTES / 2**30:g} GiB",

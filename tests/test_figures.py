@@ -3,6 +3,7 @@
 The tables and figures between markers are compared with the result files by ``tests/test_docs.py``.
 """
 
+import inspect
 import io
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers import load_script
+from lambdanets import LambdaLayer, files
 from lambdanets.experiments.report.results import read_rows
 from lambdanets.files import write_csv
 
@@ -27,12 +29,24 @@ ALLOWED = {
     "docs/benchmarks.md": [("10 %", "timing.TOLERANCE"), ("95 %", "timing.CONFIDENCE"), ("1x", "as in the README")],
     "docs/training.md": [
         ("256 MiB", "inspection.py's limit"),
+        ("64 KiB", "inspection.py's length of an end"),
         ("1, times", "a scale and a factor, not a ratio"),
         ("80 %", "the shares of a split"),
         ("10 %", "the shares of a split"),
         ("2 %", "the share in the command"),
     ],
-    "src/lambdanets/training/data/inspection.py": [("256 MiB", "the constant below it")],
+    "src/lambdanets/training/data/inspection.py": [
+        ("256 MiB", "the constant below it"),
+        ("64 KiB", "the constant below it"),
+        ("128 KiB", "both ends"),
+    ],
+    "docs/compiled.md": [
+        ("16 KiB", "kChunkFloats and kBlockFloats of query_first.h, of 4 bytes each"),
+        ("32 KiB", "the first-level cache of data that the sizes are chosen for"),
+    ],
+    "src/lambdanets/kernels/grid/compiled/spectral.py": [
+        ("512 KiB", "two buffers of LONG points, two numbers of 8 vectors of 4 bytes each"),
+    ],
     "docs/explain.md": [("3 MB", "page.MAX_BYTES"), ("100 %", "both shares together")],
     "docs/gpu.md": [
         ("2.5 times", "5v over 2v multiply-adds, by the counts of the section"),
@@ -70,7 +84,8 @@ ALLOWED = {
         ("16 times", "update.py's factor"),
     ],
     "src/lambdanets/kernels/grid/triton/query_first.py": [
-        ("640 bytes", "counted by collect_ahead.py, which compiles it")
+        ("640 bytes", "counted by collect_ahead.py, which compiles it"),
+        ("227 KiB", "published by NVIDIA: the most that a block of threads has on compute capability 9.0"),
     ],
     "src/lambdanets/training/recipes/recipe.py": [
         ("16 times", "update.py's factor"),
@@ -91,7 +106,7 @@ ALLOWED = {
 }
 
 UNIT = (
-    r"(?:[nµm]?s|min|minutes?|seconds?|hours?|%|per cent|x(?! \d)|×|times|[kMGT]i?B|(?:kilo|mega|giga)?bytes?|M|G|GHz"
+    r"(?:[nµm]?s|min|minutes?|seconds?|hours?|%|per cent|x(?! \d)|×|times|[kKMGT]i?B|(?:kilo|mega|giga)?bytes?|M|G|GHz"
     r"|clocks?|images/s|passed)"
 )
 NUMBER = re.compile(rf"(?<![\w.^/·*-])\d[\d,.]*\s?{UNIT}(?!\w)")
@@ -136,6 +151,22 @@ def test_tables_of_measurements_are_made(path):
     assert not re.findall(r"\| *~?-?[\d,]*\.\d+ *(?=\|)", text)
 
 
+def test_the_docstring_of_the_start_has_what_was_measured():
+    """Variances have no unit: "17 at 1x1", up to "for u = 1"."""
+    rows = files.read_rows(ROOT / "results" / "start.csv")
+    outputs = {(row["u"], row["size"]): float(row["output"]) for row in rows if row["context"] == "global"}
+    words = " ".join(inspect.getdoc(LambdaLayer.reset_parameters).split("With k 16", 1)[1].split())
+    claims = [
+        (u, size, number)
+        for part, u in re.findall(r"(.+?) for u = (\d)", words)
+        for number, size in re.findall(r"([\d.]+) at (\d+x\d+)", part)
+    ]
+    assert {u for u, _, _ in claims} == {"1", "4"}
+    for u, size, number in claims:
+        digits = len(number.partition(".")[2])
+        assert number == f"{outputs[u, size]:.{digits}f}", f"{number} at {size} for u = {u}"
+
+
 def test_the_list_names_files_that_are_there():
     assert all((ROOT / name).is_file() for name in ALLOWED)
 
@@ -143,7 +174,20 @@ def test_the_list_names_files_that_are_there():
 @pytest.mark.parametrize(
     "text",
     [
-        *("12 ms", "5 s", "1 min 46 s", "98.33 %", "98.33%", "1.73x", "45x", "3.2 times", "64 MiB", "4 kB", "25.56 M"),
+        *(
+            "12 ms",
+            "5 s",
+            "1 min 46 s",
+            "98.33 %",
+            "98.33%",
+            "1.73x",
+            "45x",
+            "3.2 times",
+            "64 MiB",
+            "64 KiB",
+            "4 kB",
+            "25.56 M",
+        ),
         *("6.5 G", "592 images/s", "3632 passed", "0.125 clocks", "12 bytes", "14 minutes"),
     ],
 )

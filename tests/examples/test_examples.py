@@ -55,6 +55,7 @@ def test_examples_run_and_show_a_figure(name, tmp_path, monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.smoke
 def test_every_example_is_listed_and_has_its_notebook():
     assert {file.stem for file in EXAMPLES.glob("*.py")} == set(REDUCED)
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")

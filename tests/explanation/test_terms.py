@@ -22,6 +22,7 @@ def plain_layer(**arguments):
     return layer
 
 
+@pytest.mark.smoke
 def test_a_table_that_shifts():
     layer = plain_layer(size=(4, 5))
     with torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lambdanets.experiments.bench import timing
-from lambdanets.experiments.bench.timing import Estimate, Turns, bootstrap_median
+from lambdanets.experiments.bench.timing import Estimate, Timing, Turns, bootstrap_median
 
 pytestmark = pytest.mark.smoke
 
@@ -63,13 +63,33 @@ def test_ratios_are_of_runs_of_the_same_turn():
     assert second.noisy  # its own seconds are
 
 
-def test_turns_go_on_until_the_medians_are_known_and_leave_out_what_is():
+def test_turns_go_on_until_the_medians_are_known():
     """The second call's times are two to one: a few turns leave open which is the median."""
     turns = Turns(*scripted([1.0], [1.0, 1.0, 2.0], [3.0]))
     turns.take(0, most=10)
     first, second, third = turns.timings()
     assert not second.noisy
-    assert third.turns == timing.LEAST_TURNS < second.turns == first.turns
+    assert timing.LEAST_TURNS < first.turns == second.turns == third.turns
+
+
+def test_seconds_are_of_the_turns_of_the_ratios():
+    """The machine becomes half as fast when the others are known: medians that were divided would miss the ratio."""
+    slower = [1.0] * 8 + [2.0] * 1000
+    turns = Turns(*scripted(slower, [1.0, 1.0, 2.0] * 3 + [4.0, 2.0, 2.0] * 400, [3 * time for time in slower]))
+    turns.take(0, most=10)
+    first, second, third = turns.timings()
+    assert second.turns > 20
+    assert third.seconds.median / first.seconds.median == third.ratio.median == 3
+
+
+def test_a_ratio_that_is_not_that_of_the_medians_is_noisy():
+    close = Estimate(2.0, 1.9, 2.1)
+    assert [Timing(close, close, quotient, 9).noisy for quotient in (1.79, 1.81, 2.19, 2.21)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_slow_calls_take_fewer_turns_and_short_ones_run_more_often_in_each():

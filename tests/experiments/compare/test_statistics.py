@@ -22,6 +22,7 @@ def test_intervals_cover_the_mean():
     assert 48 <= covered <= 60
 
 
+@pytest.mark.smoke
 def test_differences_are_paired_by_seed():
     base = {0: 10.0, 1: 20.0, 2: 30.0, 7: 1.0}
     found = paired_difference({0: 11.0, 1: 21.0, 2: 31.0, 3: 0.0}, base)

@@ -21,6 +21,7 @@ def test_every_goal_has_cases(goal):
     assert any(map(goal.holds_for, CASES))
 
 
+@pytest.mark.smoke
 def test_the_fastest_other_of_the_furthest_case_counts():
     near, far = "global-28x28-d128-b4", "global-32x32-d128-b4"
     rows = [row(near, "lucidrains", ratio=12), row(near, "timm", ratio=30), row(far, "timm", ratio=9)]

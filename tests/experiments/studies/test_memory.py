@@ -13,6 +13,7 @@ from lambdanets.experiments.studies import memory
 INFERENCE, TRAINING = PASSES
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", memory.ROWS)
 @pytest.mark.parametrize("side", [14, 20])
 def test_formulas_predict_what_is_kept(name, side):

@@ -72,6 +72,7 @@ def test_autocast(dtype):
     torch.testing.assert_close(out.float(), expected, atol=0.1, rtol=0.1)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kernel", EVERYWHERE)
 def test_keeps_nothing_but_its_inputs(kernel):
     args = op_args(kernel)

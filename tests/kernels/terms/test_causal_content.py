@@ -37,6 +37,7 @@ CALLS = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", CALLS)
 def test_causal_agrees_with_the_reference(name, masked, monkeypatch):

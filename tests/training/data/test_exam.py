@@ -13,6 +13,7 @@ def write(folder, *names):
         path.write_bytes(name.encode())
 
 
+@pytest.mark.smoke
 def test_every_image_of_class_folders_is_taken(tmp_path):
     write(tmp_path, *(f"{name}/{index}.png" for name in ("cat", "dog") for index in range(50)))
     exam = load_exam(str(tmp_path), CLASSES)

@@ -28,6 +28,7 @@ def show(row=ROW, width=120, workers=0, **options):
     return file.getvalue()
 
 
+@pytest.mark.smoke
 def test_without_terminal_an_epoch_is_one_plain_line():
     text = show(force_terminal=False)
     assert text.count("\n") == 2

@@ -42,6 +42,7 @@ def run(folder, tmp_path):
     return make_run(tmp_path / "run", load_data(str(folder)))
 
 
+@pytest.mark.smoke
 def test_split_is_read_back_in_its_order(run, folder):
     made, stored = load_data(str(folder)), stored_data(Run.open(run.path))
     assert parts(stored) == parts(made)

@@ -6,7 +6,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -65,16 +65,25 @@ def bootstrap_median(samples: Sequence[float] | np.ndarray) -> Estimate:
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds of one call, and their ratio to the first call's of the same turn."""
+    """The seconds of one call, and their ratio to the first call's of the same turn.
+
+    Args:
+        seconds: of the turns that the call took part in.
+        ratio: of the same turns.
+        quotient: the median of the call's seconds over that of the first call's, as a reader of both divides them.
+        turns: that the call took part in.
+    """
 
     seconds: Estimate
     ratio: Estimate
+    quotient: float
     turns: int
 
     @property
     def noisy(self) -> bool:
-        """True if one of the two intervals is too wide."""
-        return self.seconds.noisy or self.ratio.noisy
+        """True if one of the two intervals is too wide, or the ratio is not that of the medians to within 10 %."""
+        apart = abs(self.quotient - self.ratio.median) > TOLERANCE * self.ratio.median
+        return self.seconds.noisy or self.ratio.noisy or apart
 
 
 def wall_clock(call: Call) -> float:
@@ -106,29 +115,30 @@ class Turns:
     def take(self, seconds: float, most: float = 0.0, least: int = LEAST_TURNS) -> None:
         """Take turns until every median is known well enough, or the time is up.
 
-        A call whose intervals are narrow enough takes no further turns, the first one excepted.
+        All calls go on until the last one is known: the medians of their seconds are of the same turns, so that they
+        divide to the ratios.
 
         Args:
             seconds: the least time for all calls together.
             most: the most time, but for the least turns.
             least: turns of each call at the least.
         """
-        waiting: Collection[int] = range(len(self._calls))
         start, before, check = time.perf_counter(), len(self._rows), least
         enabled = gc.isenabled()
         gc.collect()
         gc.disable()
         try:
-            while waiting:
-                self._turn(sorted({0, *waiting}))
+            while self._calls:
+                self._turn()
                 elapsed, done = time.perf_counter() - start, len(self._rows) - before
                 taken = np.count_nonzero(~np.isnan(self._rows[before:]), axis=0)
-                if min(taken[index] for index in waiting) < least or elapsed < seconds:
+                if min(taken) < least or elapsed < seconds:
                     continue
                 if elapsed >= most:
                     break
                 if done >= check:
-                    waiting = [index for index in waiting if self._timing(index).noisy]
+                    if not any(timing.noisy for timing in self.timings()):
+                        break
                     # Looked at too often, an interval would be narrow once by chance.
                     check = math.ceil(1.25 * done)
         finally:
@@ -143,8 +153,8 @@ class Turns:
         """Return the seconds of a call in each turn, None where it did not take part."""
         return [None if math.isnan(row[index]) else row[index] for row in self._rows]
 
-    def _turn(self, taking_part: Sequence[int]) -> None:
-        due = [index for index in taking_part if len(self._rows) % self._period(index) == 0]
+    def _turn(self) -> None:
+        due = [index for index in range(len(self._calls)) if len(self._rows) % self._period(index) == 0]
         whole = sum(self._least[index] for index in due)
         row = [math.nan] * len(self._calls)
         for index in self._random.sample(due, len(due)):
@@ -166,6 +176,5 @@ class Turns:
         table = np.array(self._rows)
         own, first = table[:, index], table[:, 0]
         taken = ~np.isnan(own)
-        return Timing(
-            bootstrap_median(own[taken]), bootstrap_median(own[taken] / first[taken]), int(np.count_nonzero(taken))
-        )
+        seconds, ratio = bootstrap_median(own[taken]), bootstrap_median(own[taken] / first[taken])
+        return Timing(seconds, ratio, seconds.median / float(np.median(first)), int(np.count_nonzero(taken)))

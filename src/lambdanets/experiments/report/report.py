@@ -27,7 +27,10 @@ __all__ = [
 ]
 
 NOISY = "~"
-LEGEND = f"{NOISY}: the 95 % interval of the median reaches more than 10 % of the median away from it."
+LEGEND = (
+    f"{NOISY}: the 95 % interval of a median reaches more than 10 % of the median away from it, or the quotient of the "
+    "milliseconds is more than 10 % from the ratio."
+)
 COLUMNS = {"peers": "best of lucidrains and timm", "attention": "attention", "convolution": "3x3 convolution"}
 LABELS = {"lambdanets": "ours", "attention": "attention (SDPA)", "convolution": "3x3 convolution"}
 COLOURS = {

@@ -199,6 +199,7 @@ def test_few_channels_go_through_avx2(monkeypatch):
         assert same == (v == 16)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("h", [1, 2, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize(("k", "v"), [(1, 1), (3, 7), (8, 8), (16, 17), (5, 31), (7, 33), (2, 100)])
 @pytest.mark.parametrize("kernel", KERNELS)

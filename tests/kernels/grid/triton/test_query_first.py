@@ -21,5 +21,6 @@ def test_exact_in_wide_tiles(device, monkeypatch, grid, extents, sizes):
     assert_exact(KERNEL, grid_call(grid, extents, dtype=torch.float32, b=1, **sizes), device)
 
 
+@pytest.mark.smoke
 def test_deep_values_go_through_in_parts(device):
     assert_exact(KERNEL, grid_call((3, 5), (5, 9), dtype=torch.float32, h=6, v=140, b=1), device)

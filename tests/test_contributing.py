@@ -1,0 +1,110 @@
+"""The worked examples of CONTRIBUTING.md, in a copy of the package; the smoke set that it promises."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+FOLDERS = sorted({file.parent for file in TESTS.rglob("test_*.py")})
+# What a reader adds by hand, by file: the line in front of which it goes, and what.
+BY_HAND = {
+    "src/lambdanets/kernels/grid/planner.py": [
+        ("from lambdanets.kernels.grid import banded, query_first", "from lambdanets.kernels.grid import mine\n"),
+        ("        query_first.KERNEL,\n", "        mine.KERNEL,\n"),
+    ],
+    "src/lambdanets/layers/registry.py": [
+        ("from lambdanets.layers.scriptable import", "from lambdanets.layers.mine import Mine\n"),
+        ('    "C": LayerEntry("convolution"),\n', None),
+    ],
+    "tests/helpers.py": [('    if kernel == "banded":\n', None)],
+}
+CHECKS = """
+import lambdanets, timm, torch
+from lambdanets.experiments.compare.study import DataFacts, Options
+from lambdanets.experiments.studies import get_study, list_studies
+from lambdanets.training import get_recipe
+
+layer = timm.create_model("lambda_resnet50", stages="CCMM").layer4[0].conv2
+assert layer.mix.groups == 8 and layer(torch.randn(1, 512, 4, 4)).shape == (1, 512, 2, 2)
+assert get_recipe("my-recipe").model == "lambda_resnet50"
+study = get_study("mine")
+assert study.judge({}) == []
+cells = study.cells(Options(quick=True, data=DataFacts("images", "f", 32, 3, 10, (450, 50, 100))))
+models = {cell.config["row"]: cell.config["model_kwargs"] for cell in cells if "model_kwargs" in cell.config}
+assert list(models) == ["4 heads", "2 heads"]
+for arguments in models.values():
+    timm.create_model("lambda_resnet_tiny", **arguments)
+"""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_the_smoke_set_has_tests_of_every_folder(folder):
+    """Of the folder itself, or of those in it."""
+    assert any("pytest.mark.smoke" in file.read_text(encoding="utf-8") for file in folder.rglob("test_*.py"))
+
+
+def examples():
+    """(the file that was named last before it, the code) of every example."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for found in re.finditer(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        named = re.findall(r"`((?:src|tests)/[\w/]+\.py)`", text[: found.start()])
+        yield named[-1], textwrap.dedent(found[1]).rstrip() + "\n"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the package with the files and lines of all examples."""
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    parts = dict(examples())
+    for name, code in parts.items():
+        if name not in BY_HAND:
+            assert not (copy / name).exists()
+            (copy / name).write_text(code, encoding="utf-8")
+    for name, changes in BY_HAND.items():
+        text = (copy / name).read_text(encoding="utf-8")
+        for before, added in changes:
+            assert text.count(before) == 1
+            text = text.replace(before, (textwrap.indent(parts[name], "    ") if added is None else added) + before)
+        (copy / name).write_text(text, encoding="utf-8")
+    # What the command measures; it takes minutes.
+    costs = copy / "src/lambdanets/kernels/grid/costs.json"
+    constants = json.loads(costs.read_text(encoding="utf-8"))
+    constants["devices"]["cpu"]["mine"] = constants["devices"]["cpu"]["banded"]
+    costs.write_text(json.dumps(constants), encoding="utf-8")
+    return copy
+
+
+def run(copy, *words):
+    here = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=copy, env=here, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_examples_of_layer_recipe_and_study_work(copy):
+    run(copy, "-c", CHECKS)
+
+
+def test_the_example_of_a_kernel_passes_the_tests_of_every_kernel(copy):
+    files = ["grid/test_grid_kernels.py", "grid/test_planner.py", "test_masks.py", "test_walk.py"]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "mine or constants"]
+    out = run(copy, *words, *(f"tests/kernels/{file}" for file in files))
+    assert int(re.search(r"(\d+) passed", out)[1]) > 80
+
+
+def test_the_examples_of_recipe_and_study_pass_their_tests(copy):
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "my-recipe or mine"]
+    run(copy, *words, "tests/training/recipes", "tests/experiments/compare/test_trained.py")
