@@ -16,6 +16,7 @@ from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.names import unknown_name
 from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import fingerprint_files
+from lambdanets.training.engine.start import check_data
 
 __all__ = ["LARGEST_IMAGE", "DataFacts", "Needs", "Options", "Place", "StoppedError", "Study", "choose_rows", "inspect"]
 
@@ -57,11 +58,13 @@ def inspect(spec: str) -> DataFacts:
 
     Raises:
         FileNotFoundError: if the data are missing.
-        ValueError: if the specification is unknown, the data are damaged, or have no test images.
+        ValueError: if the specification is unknown, the data are damaged, have no test images, or are such that no
+            training starts: of one class, or with an empty part.
     """
     data = load_data(spec)
     if data.test is None:
         raise ValueError(f"the data {spec!r} have no test images, by which a study compares; add a folder test/")
+    check_data(data)
     digest = hashlib.blake2b(digest_size=12)
     for name, part in data.parts.items():
         if hasattr(part, "fingerprint"):
