@@ -86,6 +86,18 @@ def test_data_of_one_class_are_refused_at_once(tmp_path):
         inspect(str(tmp_path))
 
 
+def test_trainings_are_expected_to_take_as_long_as_their_speed_says(monkeypatch):
+    monkeypatch.setitem(trained.SCALES, "quick", SMALL)
+    cells = TOY.cells(Options(quick=True, seeds=1, data=FACTS, epochs=2))
+    rates = {"convolution": {"images_per_second": [900, 800, 1000]}, "lambda": {"images_per_second": [300, 1, 2]}}
+    speed = Done(cells[0].config, FACTS.to_dict(), {}, {trained.TRAINING: rates}, {}, 40.0)
+    for cell in cells:
+        for one in (cell, *cell.after):
+            expected = {"convolution": 100, "lambda": 300}.get(one.config["row"]) if "seed" in one.config else None
+            assert TOY.expected_seconds(one.config, [speed]) == expected
+            assert TOY.expected_seconds(one.config, []) is None
+
+
 def test_every_cell_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(trained.SCALES, "quick", SMALL)
     cells = TOY.cells(Options(quick=True, seeds=1, data=inspect("digits"), epochs=1))

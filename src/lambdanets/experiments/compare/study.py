@@ -18,7 +18,18 @@ from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.engine.start import check_data
 
-__all__ = ["LARGEST_IMAGE", "DataFacts", "Needs", "Options", "Place", "StoppedError", "Study", "choose_rows", "inspect"]
+__all__ = [
+    "LARGEST_IMAGE",
+    "CellsFailedError",
+    "DataFacts",
+    "Needs",
+    "Options",
+    "Place",
+    "StoppedError",
+    "Study",
+    "choose_rows",
+    "inspect",
+]
 
 # Larger images are scaled down to this side: the studies' backbone is made for small ones.
 LARGEST_IMAGE = 64
@@ -143,6 +154,10 @@ class StoppedError(Exception):
         self.number = number
 
 
+class CellsFailedError(ValueError):
+    """Some cells failed, each of which was told; all others that could run are done."""
+
+
 class Study(ABC):
     """One study; a file in ``experiments/studies/`` makes one as ``STUDY``.
 
@@ -181,6 +196,18 @@ class Study(ABC):
     def needs(self, config: Config) -> Needs:
         """Return what a cell needs; the default says nothing."""
         return Needs()
+
+    def expected_seconds(self, config: Config, cells: Sequence[Done]) -> float | None:
+        """Return the seconds that a cell takes by what others measured; the default knows nothing.
+
+        What counts are the proportions between cells: a cell of the same row and kind that is done tells more, and the
+        others that are done set the scale.
+
+        Args:
+            config: of the cell, perhaps without what is completed from others.
+            cells: those that are done.
+        """
+        return None
 
     @abstractmethod
     def outcome(self, cells: Sequence[Done]) -> Outcome:
