@@ -5,7 +5,7 @@ import signal
 from dataclasses import dataclass
 
 from lambdanets.experiments.compare.cell import Cell
-from lambdanets.experiments.compare.study import Needs, StoppedError, Study, choose_rows
+from lambdanets.experiments.compare.study import StoppedError, Study, choose_rows
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Toy(Study):
 
     log: str
     stop: str = ""
-    memory: int = 0
+    fail: str = ""
     name = "toy"
 
     def row_names(self, options):
@@ -35,12 +35,11 @@ class Toy(Study):
         ]
         return [*found, Cell({**common, "kind": "speed", "row": "all"}, alone=True)]
 
-    def needs(self, config):
-        return Needs(memory=self.memory)
-
     def run(self, config, place):
         if config["row"] == self.stop:
             raise StoppedError(signal.SIGTERM)
+        if config["kind"] == self.fail:
+            raise KeyError("lr")
         with open(self.log, "a") as file:
             file.write(f"{config['kind']} {config['row']}{config.get('seed', '')}{config.get('lr', '')}\n")
         return {"lr": 0.5} if config["kind"] == "search" else {"seed": config.get("seed")}

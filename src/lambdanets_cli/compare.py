@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -138,9 +139,14 @@ def compare(
     print_whole(console, f"Report: {page}")
 
 
-def _parameter(word: str) -> tuple[str, int | str]:
+def _parameter(word: str) -> tuple[str, bool | float | str]:
     """A parameter of a job: "timeout_min=600"."""
     name, sign, value = word.partition("=")
     if not (name.isidentifier() and sign and value):
         raise ValueError(f"--job is {word!r}; give NAME=VALUE, as timeout_min=600")
-    return name, int(value) if value.isdigit() else value
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    for kind, digits in ((int, r"[+-]?\d+"), (float, r"[+-]?(\d+\.\d*|\.\d+)")):
+        if re.fullmatch(digits, value, re.ASCII):
+            return name, kind(value)
+    return name, value

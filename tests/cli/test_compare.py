@@ -9,6 +9,7 @@ from compare_toy import Toy
 from lambdanets.experiments import studies
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets_cli.app import app
+from lambdanets_cli.compare import _parameter
 
 
 def run(*words):
@@ -47,6 +48,45 @@ def test_it_runs_reports_and_goes_on(toy, tmp_path):
     damaged.unlink()
     run("toy", "--jobs", 1, "--output", out)
     assert run("toy", "--jobs", 1, "--output", out).exit_code == 128 + signal.SIGTERM
+
+
+def test_cells_that_fail_end_it_with_an_error_and_are_counted(toy, tmp_path):
+    toy.fail = "search"
+    result = run("toy", "--jobs", 1, "--seeds", 2, "--output", tmp_path / "out")
+    assert result.exit_code != 0
+    assert "search of b failed: KeyError: 'lr'; its log is " in result.output
+    assert "1 of 6 cells failed, 2 that come after them did not run, 3 are done" in str(result.exception)
+    assert isinstance(result.exception, ValueError)  # which is told without a traceback
+    assert "3 cells" in run("toy", "--report", "--output", tmp_path / "out").output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_cell_in_this_process(toy, tmp_path, number):
+    toy.run = lambda config, place: signal.raise_signal(number)
+    result = run("toy", "--jobs", 1, "--output", tmp_path)
+    assert result.exit_code == 128 + number
+    assert "Stopped with 8 of 8 cells left; the same command goes on." in result.output
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("a=600", 600),
+        ("a=-1", -1),
+        ("a=1.5", 1.5),
+        ("a=-.5", -0.5),
+        ("a=true", True),
+        ("a=False", False),
+        ("a=0-10:00", "0-10:00"),
+        ("a=nan", "nan"),
+        ("a=1_000", "1_000"),
+        ("a=²", "²"),
+        ("a=b=c", "b=c"),
+    ],
+)
+def test_parameters_of_jobs(word, value):
+    name, found = _parameter(word)
+    assert (name, found, type(found)) == ("a", value, type(value))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sys
 
 import psutil
 import pytest
+import torch
 
 from lambdanets.experiments.compare import measured
 from lambdanets.experiments.compare.measured import PROCESS_BYTES, available_memory, step_bytes, turns_bytes
@@ -31,11 +32,12 @@ print(peak, study.needs(config).memory)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the estimate is of a training on CPUs")
 def test_a_training_takes_no_more_than_its_estimate(tmp_path):
     done = subprocess.run([sys.executable, "-c", TRAINING, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peak, estimate = map(int, done.stdout.split())
-    assert 0.7 * estimate < peak < estimate
+    assert 0.5 * estimate < peak < estimate
 
 
 def test_models_that_take_turns_have_all_weights_and_one_step():

@@ -6,6 +6,7 @@ import signal
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from lambdanets.console import make_console
 from lambdanets.experiments.compare import trained
@@ -77,6 +78,27 @@ def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monk
     page = write_report(TOY.outcome(cells), tmp_path)
     assert "<td>80.50 (80.00 to 81.00)</td>" in page.read_text()
     assert "[11/11] train of lambda, seed 1, learning rate 0.01" in capsys.readouterr().out
+
+
+def test_data_of_one_class_are_refused_at_once(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part / "only").mkdir(parents=True)
+        for index in range(20):
+            Image.new("RGB", (8, 8)).save(tmp_path / part / "only" / f"{index}.png")
+    with pytest.raises(ValueError, match=r"have 1 class \(only\); a classifier needs at least 2"):
+        inspect(str(tmp_path))
+
+
+def test_trainings_are_expected_to_take_as_long_as_their_speed_says(monkeypatch):
+    monkeypatch.setitem(trained.SCALES, "quick", SMALL)
+    cells = TOY.cells(Options(quick=True, seeds=1, data=FACTS, epochs=2))
+    rates = {"convolution": {"images_per_second": [900, 800, 1000]}, "lambda": {"images_per_second": [300, 1, 2]}}
+    speed = Done(cells[0].config, FACTS.to_dict(), {}, {trained.TRAINING: rates}, {}, 40.0)
+    for cell in cells:
+        for one in (cell, *cell.after):
+            expected = {"convolution": 100, "lambda": 300}.get(one.config["row"]) if "seed" in one.config else None
+            assert TOY.expected_seconds(one.config, [speed]) == expected
+            assert TOY.expected_seconds(one.config, []) is None
 
 
 def test_every_cell_says_what_it_needs(monkeypatch):

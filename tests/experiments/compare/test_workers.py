@@ -1,19 +1,24 @@
 """Jobs of a cluster: submitit's executor that runs them here stands for those that send them away."""
 
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import compare_toy
 from compare_toy import Toy
 from lambdanets.console import make_console
+from lambdanets.experiments.compare import workers
 from lambdanets.experiments.compare.grid import run_cells
-from lambdanets.experiments.compare.study import Options
+from lambdanets.experiments.compare.study import CellsFailedError, Options
 from lambdanets.experiments.compare.workers import Cluster
 
 
-def run(folder, cluster, jobs=1):
+def run(folder, cluster, **options):
     toy = Toy(str(folder / "log"))
-    cells = run_cells(toy, Options(seeds=1), folder, jobs, make_console(), cluster)
+    cells = run_cells(toy, Options(**{"seeds": 1, **options}), folder, 1, make_console(), cluster)
     return cells, toy.ran()
 
 
@@ -31,13 +36,71 @@ def test_cells_are_jobs(tmp_path):
     ("cluster", "message"),
     [
         (Cluster("slrm"), "--cluster slrm: .*slrm"),
-        (Cluster("local", {"timeout": 5}), "--cluster local: .*timeout"),
+        (Cluster("local", {"timeout": 5}), "--job timeout=5 is refused by submitit .*'timeout'.*; give a parameter"),
+        (Cluster("local", {"mem_gb": "much"}), "--job mem_gb=much is refused by submitit .*; give a parameter"),
+        (Cluster("local", {"timeout_min": 1.5}), "--job timeout_min=1.5 is refused by submitit .*; give a parameter"),
+        (Cluster("local", {"nodes": 2}), "--job nodes=2 is refused by submitit .*one node.*; give a parameter"),
+        (Cluster("local", {"timeout_min": -1}), "--job timeout_min=-1 is -1, and must be more; give a parameter"),
+        (Cluster("local", {"local_tasks_per_node": 0}), "--job local_tasks_per_node=0 is 0, and must be more"),
     ],
 )
 def test_unknown_clusters_and_parameters(tmp_path, cluster, message):
     pytest.importorskip("submitit", reason="the package submitit is not installed")
     with pytest.raises(ValueError, match=message):
         run(tmp_path, cluster)
+
+
+def test_of_several_tasks_one_measures(tmp_path, monkeypatch):
+    """What the others compute would disturb it."""
+    pytest.importorskip("submitit", reason="the package submitit is not installed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(compare_toy.__file__).parent), *sys.path]))
+    cells, ran = run(tmp_path, Cluster("local", {"timeout_min": 5, "tasks_per_node": 2}), seeds=0)
+    assert ran == ["speed all"]
+    assert [cell.row for cell in cells] == ["all"]
+    assert len(list((tmp_path / "jobs").glob("*_result.pkl"))) == 2
+
+
+def test_all_tasks_train_together(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is not installed")
+    found = []
+    exported = SimpleNamespace(export=lambda: found.append("exported"))
+    monkeypatch.setattr(submitit.helpers, "TorchDistributedEnvironment", lambda: exported)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_NTASKS", "2")
+    for task in range(2):
+        monkeypatch.setenv("SUBMITIT_LOCAL_GLOBALID", str(task))
+        for way in (workers._in_all_tasks, workers._in_first_task):
+            way(found.append, (f"{way.__name__} {task}",), {})
+    assert found == ["exported", "_in_all_tasks 0", "_in_first_task 0", "exported", "_in_all_tasks 1"]
+
+
+def test_a_job_that_ends_without_a_result_is_a_cell_that_failed(tmp_path, capsys, monkeypatch):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is not installed")
+
+    class Killed:
+        job_id, state = "7", "TIMEOUT"
+        paths = SimpleNamespace(stderr="7.err")
+
+        def results(self):
+            raise submitit.core.utils.UncompletedJobError("has not produced any output")
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda *call: Killed())
+    with pytest.raises(CellsFailedError, match="3 of 4 cells failed, 1 that come after them did not run, 0 are done"):
+        run(tmp_path, Cluster("debug"))
+    assert "speed of all failed: its job 7 ended without a result (state TIMEOUT); what it wrote is in 7.err" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_cluster_that_takes_no_jobs_is_told(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is not installed")
+
+    def refuse(*call):
+        raise AssertionError("Nothing to do!")
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", refuse)
+    with pytest.raises(ValueError, match="--cluster debug takes no job: Nothing to do!; see to it and to each --job"):
+        run(tmp_path, Cluster("debug"))
 
 
 def test_submitit_is_asked_for(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -16,11 +17,11 @@ import torch
 from rich.console import Console
 
 from lambdanets.console import one_line, print_whole
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.compare.cell import (
     Cell,
     Config,
     Done,
+    OtherFormatError,
     cell_file,
     cell_key,
     label,
@@ -29,8 +30,10 @@ from lambdanets.experiments.compare.cell import (
     write_cell,
 )
 from lambdanets.experiments.compare.measured import available_memory
-from lambdanets.experiments.compare.study import Needs, Options, Place, StoppedError, Study
-from lambdanets.experiments.compare.workers import Cluster, cluster_jobs, processes
+from lambdanets.experiments.compare.one_cell import Failed, Ran, allocated, lack_of_room, log_file, run_cell, told
+from lambdanets.experiments.compare.study import CellsFailedError, Needs, Options, StoppedError, Study
+from lambdanets.experiments.compare.time_left import seconds_left
+from lambdanets.experiments.compare.workers import Cluster, ClusterExecutor, StopSignals, cluster_jobs, processes
 from lambdanets.files import check_folder, make_folder
 from lambdanets.training.display.progress import format_seconds
 from lambdanets.training.runs.lock import locked
@@ -40,26 +43,20 @@ __all__ = ["run_cells"]
 
 @dataclass(frozen=True)
 class _Task:
-    """A cell with its whole configuration, and where it runs."""
+    """A cell with its whole configuration, the name of its file, and its folder for what it has so far."""
 
     cell: Cell
     config: Config
     key: str
-
-
-@dataclass(frozen=True)
-class _Ran:
-    """What a cell came to, the seconds that it took, and where it ran."""
-
-    result: dict[str, Any]
-    seconds: float
-    environment: dict[str, Any]
+    place: Path
 
 
 def run_cells(
     study: Study, options: Options, folder: Path, jobs: int, console: Console, cluster: Cluster | None = None
 ) -> list[Done]:
     """Run the cells of a study that are not in its folder yet.
+
+    A cell that fails is told, and those that do not come after it run.
 
     Args:
         study: the study.
@@ -74,58 +71,83 @@ def run_cells(
 
     Raises:
         StoppedError: if a signal stopped it; the same call goes on.
-        ValueError: if another process works in the folder, or a cell needs more memory or disk than there is.
+        CellsFailedError: if cells failed, or need more memory or disk than there is.
+        OtherFormatError: if a cell has the format of another version: it may have cost hours, and is not run again.
+        ValueError: if another process works in the folder, or the cluster takes no jobs.
         ChildProcessError: if the system ended the process of a cell.
     """
     check_folder(folder)
     make_folder(folder)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder))
-        except ValueError as error:
-            raise ValueError(
-                f"another `lambdanets compare` works in {folder}; wait for its end, or give another --output"
-            ) from error
-        return _Grid(study, options, folder, jobs, console, cluster).run()
+    grid = None
+    try:
+        with StopSignals() as signals, ExitStack() as stack:
+            try:
+                stack.enter_context(locked(folder))
+            except ValueError as error:
+                raise ValueError(
+                    f"another `lambdanets compare` works in {folder}; wait for its end, or give another --output"
+                ) from error
+            grid = _Grid(study, options, folder, jobs, console, cluster, signals)
+            return grid.run()
+    except (StoppedError, KeyboardInterrupt) as error:
+        left = f" with {len(grid.cells) - len(grid.done)} of {len(grid.cells)} cells left" if grid else ""
+        print_whole(console, f"Stopped{left}; the same command goes on.")
+        raise (error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)) from None
 
 
 class _Grid:
     def __init__(
-        self, study: Study, options: Options, folder: Path, jobs: int, console: Console, cluster: Cluster | None
+        self,
+        study: Study,
+        options: Options,
+        folder: Path,
+        jobs: int,
+        console: Console,
+        cluster: Cluster | None,
+        signals: StopSignals,
     ) -> None:
         self.study, self.options, self.folder, self.jobs, self.console = study, options, folder, jobs, console
-        self.cluster = cluster
+        self.cluster, self.signals = cluster, signals
         self.cells = _ordered(study.cells(options))
         self.version = study_version(study.version)
         self.fingerprint = options.data.fingerprint if options.data else ""
+        self.tasks: dict[Cell, _Task] = {}
+        self.needs: dict[Cell, Needs] = {}
         self.done: dict[Cell, Done] = {}
-        self.started = time.monotonic()
-        self.ran = 0.0  # weight of the cells that were run, not read
+        self.failed: set[Cell] = set()
+        self.running: dict[Cell, float] = {}  # and since when
 
     def run(self) -> list[Done]:
+        for cell in self.cells:
+            self._task(cell)  # those that are done tell how long the others will take
         try:
             if self.cluster is not None:
                 with cluster_jobs(self.cluster, self.jobs, self.folder / "jobs") as executor:
                     self._run_one_by_one(executor, alone=True)
-                    self._run_beside(executor, threads=None)
+                    self._run_beside(executor, here=False)
             else:
                 self._run_one_by_one(None, alone=self.jobs > 1)
-                if self.jobs > 1:
+                waits = self.jobs > 1
+                while waits:
                     with processes(self.jobs) as executor:
-                        self._run_beside(executor, threads=max(1, torch.get_num_threads() // self.jobs))
-        except StoppedError:
-            left = len(self.cells) - len(self.done)
-            print_whole(self.console, f"Stopped with {left} of {len(self.cells)} cells left; the same command goes on.")
-            raise
+                        waits = self._run_beside(executor, here=True)
         except BrokenProcessPool as error:
+            running = "; ".join(label(self.tasks[cell].config) for cell in self.running)
             raise ChildProcessError(
-                "the system ended the process of a cell, perhaps for want of memory; the same command goes on, with "
-                "fewer --jobs it takes less"
+                f"the system ended the process of a cell, perhaps for want of memory, while these ran: {running}. The "
+                "same command goes on, with fewer --jobs it takes less"
             ) from error
+        if self.failed:
+            waiting = len(self.cells) - len(self.done) - len(self.failed)
+            others = f", {waiting} that come after them did not run" if waiting else ""
+            raise CellsFailedError(
+                f"{len(self.failed)} of {len(self.cells)} cells failed{others}, {len(self.done)} are done. The same "
+                "command runs again what is not done; with --report it shows what is"
+            )
         return [self.done[cell] for cell in self.cells]
 
-    def _run_one_by_one(self, executor: Executor | None, alone: bool) -> None:
-        """Run cells one by one, in this process or by an executor, and read those that are done.
+    def _run_one_by_one(self, executor: ClusterExecutor | None, alone: bool) -> None:
+        """Run cells one by one.
 
         Args:
             executor: that runs them; None for this process.
@@ -135,64 +157,132 @@ class _Grid:
             task = self._task(cell)
             if task is None or (alone and not cell.alone):
                 continue
-            arguments = (self.study, task.config, *self._prepare(task), None)
-            self._finish(task, _run(*arguments) if executor is None else executor.submit(_run, *arguments).result())
+            call = self._begin(task, threads=None, look=True)
+            self._end(task, run_cell(*call) if executor is None else _outcome(executor.submit_alone(run_cell, *call)))
 
-    def _run_beside(self, executor: Executor, threads: int | None) -> None:
-        running: dict[Future[_Ran], _Task] = {}
-        while len(self.done) < len(self.cells):
-            busy = {task.cell for task in running.values()}
+    def _run_beside(self, executor: Executor, here: bool) -> bool:
+        """Run cells beside each other; one that has no room beside those that run waits for them.
+
+        Args:
+            executor: that runs them.
+            here: True if on this machine, of which each has a share.
+
+        Returns:
+            True if a cell has no room beside what idle processes hold, and wants fresh ones.
+        """
+        threads = max(1, torch.get_num_threads() // self.jobs) if here else None
+        futures: dict[Future[Ran | Failed], _Task] = {}
+        fresh = True
+        while True:
+            waits = False
             for cell in self.cells:
-                if len(running) == self.jobs:
+                if len(futures) == self.jobs:
                     break
-                task = None if cell in busy else self._task(cell)
-                if task is not None:
-                    arguments = (self.study, task.config, *self._prepare(task), threads)
-                    running[executor.submit(_run, *arguments)] = task
-            if running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    self._finish(running.pop(future), future.result())
+                task = self._task(cell)
+                if task is None:
+                    continue
+                lack = self._lack(task) if here else None
+                if lack is None:
+                    futures[executor.submit(run_cell, *self._begin(task, threads, look=not here))] = task
+                    fresh = False
+                elif fresh:
+                    self._end(task, Failed(lack))
+                else:
+                    waits = True
+            if not futures:
+                return waits
+            finished, _ = wait(futures, return_when=FIRST_COMPLETED)
+            for future in finished:
+                self._end(futures.pop(future), _outcome(future))
 
     def _task(self, cell: Cell) -> _Task | None:
-        """Return what is to be run of a cell; None if it is done, or others must run before it."""
-        if cell in self.done or not all(before in self.done for before in cell.after):
+        """Return what is to be run of a cell; None if it is done, failed or runs, or others must run before it."""
+        if cell in self.done or cell in self.failed or cell in self.running:
             return None
-        config = cell.config
-        if cell.complete is not None:
-            config = cell.complete(config, [self.done[before] for before in cell.after])
-        key = cell_key(config, self.fingerprint, self.version)
+        if cell not in self.tasks:
+            if not all(before in self.done for before in cell.after):
+                return None
+            config = cell.config
+            if cell.complete is not None:
+                config = cell.complete(config, [self.done[before] for before in cell.after])
+            key = cell_key(config, self.fingerprint, self.version)
+            try:
+                self.done[cell] = read_cell(cell_file(self.folder, key))
+                return None
+            except FileNotFoundError:
+                pass
+            except OtherFormatError:
+                raise
+            except ValueError as error:
+                print_whole(self.console, one_line(f"{error}; it is run again"))
+            self.tasks[cell] = _Task(cell, config, key, self.folder / "work" / key)
+        return self.tasks[cell]
+
+    def _lack(self, task: _Task) -> str | None:
+        """Return what a cell lacks beside those that run, of which each may still allocate the rest of its needs."""
         try:
-            self.done[cell] = read_cell(cell_file(self.folder, key))
-        except FileNotFoundError:
-            return _Task(cell, config, key)
-        except ValueError as error:
-            print_whole(self.console, one_line(f"{error}; it is run again"))
-            return _Task(cell, config, key)
-        return None
+            if task.cell not in self.needs:
+                self.needs[task.cell] = self.study.needs(task.config)
+        except StoppedError:
+            raise
+        except Exception as error:
+            return told(error)
+        memory, disk = available_memory(), shutil.disk_usage(self.folder).free
+        for cell in self.running:
+            memory -= max(0, self.needs[cell].memory - allocated(self.tasks[cell].place))
+            disk -= self.needs[cell].disk
+        return lack_of_room(self.needs[task.cell], memory, disk)
 
-    def _prepare(self, task: _Task) -> tuple[Path, str | None]:
-        """Make the folder of a cell, after a look at the memory and the disk."""
-        needs, place = self.study.needs(task.config), self.folder / "work" / task.key
-        _check_room(label(task.config), needs, available_memory(), shutil.disk_usage(self.folder).free)
-        make_folder(place)
-        return place, self.options.data.spec if self.options.data else None
+    def _begin(self, task: _Task, threads: int | None, look: bool) -> tuple[Any, ...]:
+        """Return the arguments with which a cell runs."""
+        make_folder(task.place)
+        self.running[task.cell] = time.monotonic()
+        data = self.options.data.spec if self.options.data else None
+        return self.study, task.config, task.place, data, threads, look
 
-    def _finish(self, task: _Task, ran: _Ran) -> None:
-        data = self.options.data.to_dict() if self.options.data else {}
-        done = Done(task.config, data, self.version, ran.result, ran.environment, round(ran.seconds, 1))
-        write_cell(self.folder, task.key, done)
-        shutil.rmtree(self.folder / "work" / task.key, ignore_errors=True)
-        self.done[task.cell] = done
-        self.ran += task.cell.weight
-        left = sum(cell.weight for cell in self.cells if cell not in self.done)
-        time_left = (time.monotonic() - self.started) / self.ran * left
-        line = self.study.line(ran.result)
+    def _end(self, task: _Task, outcome: Ran | Failed) -> None:
+        self.running.pop(task.cell, None)
+        if isinstance(outcome, Ran):
+            data = self.options.data.to_dict() if self.options.data else {}
+            done = Done(task.config, data, self.version, outcome.result, outcome.environment, round(outcome.seconds, 1))
+            try:
+                write_cell(self.folder, task.key, done)
+            except (TypeError, ValueError) as error:  # a result that JSON has no values for
+                outcome = Failed(told(error))
+            else:
+                self.done[task.cell] = done
+                shutil.rmtree(task.place, ignore_errors=True)
+                self._show(done)
+        # It may have been dropped, or have come as the error of a cell.
+        self.signals.check()
+        if isinstance(outcome, Failed):
+            self.failed.add(task.cell)
+            log = log_file(task.place)
+            where = f"; its log is {log}" if log.exists() else ""
+            print_whole(self.console, one_line(f"{label(task.config)} failed: {outcome.text}{where}"))
+
+    def _show(self, done: Done) -> None:
+        now = time.monotonic()
+        left = {
+            cell: now - self.running.get(cell, now)
+            for cell in self.cells
+            if cell not in self.done and self.failed.isdisjoint((cell, *cell.after))
+        }
+        line = self.study.line(done.result)
         print_whole(
             self.console,
-            f"[{len(self.done)}/{len(self.cells)}] {label(task.config)}{': ' if line else ''}{line} "
-            f"({format_seconds(ran.seconds)}); {format_seconds(time_left)} left",
+            f"[{len(self.done)}/{len(self.cells)}] {label(done.config)}{': ' if line else ''}{line} "
+            f"({format_seconds(done.seconds)}); "
+            f"{format_seconds(seconds_left(self.study, self.done, left, self.jobs))} left",
         )
+
+
+def _outcome(future: Future[Ran | Failed]) -> Ran | Failed:
+    """What a cell came to elsewhere; a job that ended without a result failed."""
+    try:
+        return future.result()
+    except ChildProcessError as error:
+        return Failed(str(error))
 
 
 def _ordered(cells: Sequence[Cell]) -> list[Cell]:
@@ -207,24 +297,3 @@ def _ordered(cells: Sequence[Cell]) -> list[Cell]:
     for cell in cells:
         add(cell)
     return sorted(ordered, key=lambda cell: not cell.alone)
-
-
-def _check_room(name: str, needs: Needs, memory: int, disk: int) -> None:
-    for what, needed, there, remedy in (
-        ("memory", needs.memory, memory, "end other programs, use fewer --jobs, or leave the row out with --only"),
-        ("disk", needs.disk, disk, "make room, or give another --output"),
-    ):
-        if needed > there:
-            raise ValueError(
-                f"{name} needs {needed / 1e9:.1f} GB of {what}, and {there / 1e9:.1f} GB are free; {remedy}"
-            )
-
-
-def _run(study: Study, config: Config, place: Path, data: str | None, threads: int | None) -> _Ran:
-    """Run a cell in this process."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with open(place / "log.txt", "a", encoding="utf-8") as log:
-        start = time.monotonic()
-        result = study.run(config, Place(place, data, Console(file=log, width=160)))
-        return _Ran(result, time.monotonic() - start, environment())

@@ -16,8 +16,20 @@ from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.names import unknown_name
 from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import fingerprint_files
+from lambdanets.training.engine.start import check_data
 
-__all__ = ["LARGEST_IMAGE", "DataFacts", "Needs", "Options", "Place", "StoppedError", "Study", "choose_rows", "inspect"]
+__all__ = [
+    "LARGEST_IMAGE",
+    "CellsFailedError",
+    "DataFacts",
+    "Needs",
+    "Options",
+    "Place",
+    "StoppedError",
+    "Study",
+    "choose_rows",
+    "inspect",
+]
 
 # Larger images are scaled down to this side: the studies' backbone is made for small ones.
 LARGEST_IMAGE = 64
@@ -57,11 +69,13 @@ def inspect(spec: str) -> DataFacts:
 
     Raises:
         FileNotFoundError: if the data are missing.
-        ValueError: if the specification is unknown, the data are damaged, or have no test images.
+        ValueError: if the specification is unknown, the data are damaged, have no test images, or are such that no
+            training starts: of one class, or with an empty part.
     """
     data = load_data(spec)
     if data.test is None:
         raise ValueError(f"the data {spec!r} have no test images, by which a study compares; add a folder test/")
+    check_data(data)
     digest = hashlib.blake2b(digest_size=12)
     for name, part in data.parts.items():
         if hasattr(part, "fingerprint"):
@@ -140,6 +154,10 @@ class StoppedError(Exception):
         self.number = number
 
 
+class CellsFailedError(ValueError):
+    """Some cells failed, each of which was told; all others that could run are done."""
+
+
 class Study(ABC):
     """One study; a file in ``experiments/studies/`` makes one as ``STUDY``.
 
@@ -178,6 +196,18 @@ class Study(ABC):
     def needs(self, config: Config) -> Needs:
         """Return what a cell needs; the default says nothing."""
         return Needs()
+
+    def expected_seconds(self, config: Config, cells: Sequence[Done]) -> float | None:
+        """Return the seconds that a cell takes by what others measured; the default knows nothing.
+
+        What counts are the proportions between cells: a cell of the same row and kind that is done tells more, and the
+        others that are done set the scale.
+
+        Args:
+            config: of the cell, perhaps without what is completed from others.
+            cells: those that are done.
+        """
+        return None
 
     @abstractmethod
     def outcome(self, cells: Sequence[Done]) -> Outcome:

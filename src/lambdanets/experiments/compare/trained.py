@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Cell, Config, Done, best_rate
 from lambdanets.experiments.compare.measured import (
     build,
@@ -29,6 +30,7 @@ from lambdanets.training.runs.schema import read_metrics, read_result
 
 __all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 
+TRAINING = PASSES[1]
 MODEL = "lambda_resnet_tiny"
 # Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4
@@ -173,6 +175,18 @@ class TrainedStudy(Study):
             return Needs(memory=turns_bytes(models, shape, config["batch"]))
         memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
         return Needs(memory=memory, disk=RUN_BYTES)
+
+    def expected_seconds(self, config: Config, cells: Sequence[Done]) -> float | None:
+        """See the interface. A training takes as long as its row's speed says."""
+        for done in cells:
+            if (
+                config["kind"] in ("search", "train")
+                and done.kind == "speed"
+                and config["row"] in done.result[TRAINING]
+            ):
+                rate = done.result[TRAINING][config["row"]]["images_per_second"][0]
+                return config["epochs"] * done.data["images"][0] / rate
+        return None
 
     def line(self, result: Mapping[str, Any]) -> str:
         """See the interface."""

@@ -1,38 +1,71 @@
-"""Where cells run beside each other: in processes of this machine, or as jobs of a cluster by submitit."""
+"""Where cells run: in processes of this machine, or as jobs of a cluster by submitit; and how signals stop them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lambdanets.experiments.compare.study import StoppedError
 
-__all__ = ["Cluster", "cluster_jobs", "processes"]
+__all__ = ["Cluster", "ClusterExecutor", "StopSignals", "cluster_jobs", "processes"]
+
+
+class StopSignals:
+    """While active, the first SIGINT or SIGTERM raises a StoppedError where the main thread is.
+
+    A library may drop what is raised in a callback, or turn it into another error: ``check`` raises it again. A second
+    SIGINT interrupts at once. A signal that is ignored, as in the background of a shell, stays so.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._number is None:
+            self._number = number
+            raise StoppedError(number)
+        # Launchers follow a SIGINT with a SIGTERM, which must not cut short the clean end.
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise a StoppedError if a signal came."""
+        if self._number is not None:
+            raise StoppedError(self._number)
 
 
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
-    """Processes that run calls. When this process is stopped they are, too, each at the end of a step.
-
-    Raises:
-        StoppedError: for SIGINT and SIGTERM.
-    """
+    """Processes that run calls. After an error, or a signal, they are stopped, each at the end of a step."""
     executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_interrupts_to_the_parent)
-
-    def end() -> None:
+    try:
+        yield executor
+    except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()
         executor.shutdown(cancel_futures=True)
-
-    with _ended_by_signals(end):
-        yield executor
-        executor.shutdown()
+        raise
+    executor.shutdown()
 
 
 def _leave_interrupts_to_the_parent() -> None:
@@ -49,12 +82,16 @@ class Cluster:
     """
 
     name: str
-    parameters: Mapping[str, int | str] = field(default_factory=dict)
+    parameters: Mapping[str, bool | float | str] = field(default_factory=dict)
+
+
+# Parameters of submitit that count something that a job must have.
+_POSITIVE = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "tasks_per_node"}
 
 
 @contextmanager
-def cluster_jobs(cluster: Cluster, jobs: int, folder: Path) -> Iterator[Executor]:
-    """Jobs of a cluster that run calls. When this process is stopped they are cancelled.
+def cluster_jobs(cluster: Cluster, jobs: int, folder: Path) -> Iterator[ClusterExecutor]:
+    """Jobs of a cluster that run calls. After an error, or a signal, they are cancelled.
 
     Args:
         cluster: where they are sent.
@@ -62,22 +99,23 @@ def cluster_jobs(cluster: Cluster, jobs: int, folder: Path) -> Iterator[Executor
         folder: for submitit's files; all machines must see it.
 
     Raises:
-        ValueError: if submitit is missing, or does not know the cluster or a parameter.
-        StoppedError: for SIGINT and SIGTERM.
+        ValueError: if submitit is missing, or does not know the cluster, or refuses a parameter.
     """
-    executor = _ClusterExecutor(cluster, jobs, folder)
-
-    def end() -> None:
+    executor = ClusterExecutor(cluster, jobs, folder)
+    try:
+        yield executor
+    except BaseException:
         executor.cancel()
         executor.shutdown(cancel_futures=True)
-
-    with _ended_by_signals(end):
-        yield executor
-        executor.shutdown()
+        raise
+    executor.shutdown()
 
 
-class _ClusterExecutor(Executor):
-    """Each call is a job, for which a thread waits."""
+class ClusterExecutor(Executor):
+    """Each call is a job, for which a thread waits; a future has what the first of its tasks returned.
+
+    It raises a ChildProcessError if the job ended without a result, a ValueError if it could not be sent.
+    """
 
     def __init__(self, cluster: Cluster, jobs: int, folder: Path) -> None:
         try:
@@ -86,31 +124,63 @@ class _ClusterExecutor(Executor):
             raise ValueError(
                 f"--cluster {cluster.name} needs the package submitit: pip install 'lambdanets[cluster]'"
             ) from error
+        self._name, self._uncompleted = cluster.name, submitit.core.utils.UncompletedJobError
         try:
             self._submitit = submitit.AutoExecutor(folder, cluster=cluster.name)
-            self._submitit.update_parameters(**{"name": "lambdanets", **cluster.parameters})
-        except (ValueError, NameError, RuntimeError) as error:
+            self._submitit.update_parameters(name="lambdanets")
+        except (ValueError, RuntimeError) as error:
             raise ValueError(f"--cluster {cluster.name}: {error}") from error
+        for name, value in cluster.parameters.items():
+            self._set(name, value)
         self._threads = ThreadPoolExecutor(jobs)
         self._jobs: list[Any] = []
 
-    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return self._threads.submit(self._run, call, args, kwargs)
+    def _set(self, name: str, value: bool | float | str) -> None:
+        remedy = "give a parameter of submitit's AutoExecutor, as timeout_min=600, mem_gb=7.5 or slurm_partition=NAME"
+        general = name.removeprefix(f"{self._name}_")
+        if isinstance(value, int | float) and (value < 0 or (value == 0 and general in _POSITIVE)):
+            raise ValueError(f"--job {name}={value} is {value}, and must be more; {remedy}")
+        try:
+            self._submitit.update_parameters(**{name: value})
+        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error).partition("\n")[0]
+            raise ValueError(f"--job {name}={value} is refused by submitit ({said}); {remedy}") from error
 
-    def _run(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        job = self._submitit.submit(_in_job, call, args, kwargs)
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run a call in a job, in all of its tasks together."""
+        return self._threads.submit(self._run, _in_all_tasks, call, args, kwargs)
+
+    def submit_alone(self, call: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run a call in the first task of a job; its others end at once."""
+        return self._threads.submit(self._run, _in_first_task, call, args, {})
+
+    def _run(
+        self, way: Callable[..., Any], call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        try:
+            job = self._submitit.submit(way, call, args, kwargs)
+        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f"--cluster {self._name} takes no job: {error}; see to it and to each --job") from error
         self._jobs.append(job)
-        return job.results()[0]
+        try:
+            return job.results()[0]
+        except self._uncompleted as error:
+            raise ChildProcessError(
+                f"its job {job.job_id} ended without a result (state {job.state}); what it wrote is in "
+                f"{job.paths.stderr}"
+            ) from error
 
     def cancel(self) -> None:
+        """Cancel all jobs; those that have ended may say so."""
         for job in self._jobs:
-            job.cancel()
+            job.cancel(check=False)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See the interface."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
 
-def _in_job(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _in_all_tasks(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run a call in each task of a job; several tasks find each other as those of torchrun."""
     import submitit
 
@@ -119,20 +189,8 @@ def _in_job(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     return call(*args, **kwargs)
 
 
-@contextmanager
-def _ended_by_signals(end: Callable[[], object]) -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        end()
-        raise StoppedError(signal.SIGINT) from None
-    except BaseException:
-        end()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _in_first_task(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run a call in the first task of a job alone: what others compute beside it would disturb what it measures."""
+    import submitit
 
-
-def _stop(number: int, frame: object) -> None:
-    raise StoppedError(number)
+    return call(*args, **kwargs) if submitit.JobEnvironment().global_rank == 0 else None
