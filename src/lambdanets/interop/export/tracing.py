@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from lambdanets.interop.export.quiet import quiet
 from lambdanets.interop.replace.dry_run import without_numbers
 from lambdanets.kernels.decompositions import decompositions
-from lambdanets.layers import LambdaLayer
-from lambdanets.layers.token_lambda import TokenLambda
+from lambdanets.kernels.names import PLAIN
+from lambdanets.layers.base import LambdaModule
 
 # Seconds to import, so it is imported where it is used.
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LambdaLayer | TokenLambda) and module.kernel not in ("portable", "reference")
+        if isinstance(module, LambdaModule) and getattr(module, "kernel", "portable") not in PLAIN
     }
     before = {name: layer.kernel for name, layer in layers.items()}
     try:
