@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import dense_call, edge_call, grid_call, outputs_and_gradients, random_call
-from lambdanets import DensePositions, EdgePositions, GridPositions, lambda_apply
+from lambdanets import DensePositions, EdgePositions, GridPositions, LambdaLayer, lambda_apply
 from lambdanets.functional import lambda_apply_by_graph
 
 
@@ -289,3 +289,34 @@ def test_an_empty_sum_is_zero(sizes, kernel, has_key):
     assert torch.equal(out, torch.zeros(call.query.shape[:3] + call.value.shape[3:], dtype=torch.float64))
     for grad in torch.autograd.grad(out.sum(), [call.query, call.value, call.positions.table]):
         assert not grad.any()
+
+
+SPARSE = {
+    "query": lambda t: lambda_apply(t, None, torch.zeros(1, 1, 4, 3), GridPositions(torch.zeros(1, 2, 3), (4,))),
+    "key": lambda t: lambda_apply(torch.zeros(1, 1, 4, 2), t, torch.zeros(1, 1, 4, 3)),
+    "value": lambda t: lambda_apply(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2), t),
+    "positions.table": lambda t: GridPositions(t[0], (4,)),
+    "positions.embedding": lambda t: DensePositions(t),
+    "x": lambda t: LambdaLayer(4, scope=3)(t),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_sparse_or_nested_tensor_is_named(name):
+    dense = torch.zeros(1, 1, 4, 2)
+    with pytest.raises(TypeError, match=rf"^{name} must be a dense tensor, .*torch\.sparse_coo; use \.to_dense\(\)"):
+        SPARSE[name](dense.to_sparse())
+    if name != "positions.table":  # a nested tensor has no index 0 of this shape
+        nested = torch.nested.nested_tensor([torch.zeros(1, 4, 2)])
+        with pytest.raises(TypeError, match=rf"^{name} must be a dense tensor, got a nested one; use \.to_padded"):
+            SPARSE[name](nested)
+
+
+def test_a_sparse_mask_or_graph_is_named():
+    tensor, some = torch.zeros(1, 1, 4, 2), torch.ones(1, 4, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"^mask must be a dense tensor"):
+        lambda_apply(tensor, tensor, tensor, mask=some.to_sparse())
+    with pytest.raises(TypeError, match=r"^batch must be a dense tensor"):
+        lambda_apply_by_graph(tensor, tensor, tensor, torch.zeros(4, dtype=torch.long).to_sparse(), 1)
+    with pytest.raises(TypeError, match=r"^positions\.index must be a dense tensor"):
+        EdgePositions(torch.zeros(2, 3, dtype=torch.long).to_sparse(), torch.zeros(3, 2, 1))

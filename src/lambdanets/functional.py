@@ -8,7 +8,14 @@ from torch import Tensor
 from lambdanets.kernels.autograd.modes import is_autocast, is_compiling, is_readable
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch, dispatch_by_graph
-from lambdanets.positions import DensePositions, EdgePositions, GridPositions, Positions, describe_type
+from lambdanets.positions import (
+    DensePositions,
+    EdgePositions,
+    GridPositions,
+    Positions,
+    describe_type,
+    require_dense,
+)
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -70,7 +77,7 @@ def lambda_apply(
         derivatives in reverse mode only, but with ``kernel="portable"`` or ``"reference"``.
 
     Raises:
-        TypeError: if an argument is not a floating-point tensor (``mask``: a bool tensor), dtypes differ, or
+        TypeError: if an argument is not a dense floating-point tensor (``mask``: a bool tensor), dtypes differ, or
             ``positions`` or ``causal`` is something else.
         ValueError: if shapes do not fit each other, or the named kernel is unknown or cannot run here.
     """
@@ -118,7 +125,7 @@ def lambda_apply_by_graph(
         in float32.
 
     Raises:
-        TypeError: if query, key or value is not a floating-point tensor, dtypes differ, ``batch`` is not an int64
+        TypeError: if query, key or value is not a dense floating-point tensor, dtypes differ, ``batch`` is not an int64
             tensor, ``num_graphs`` not an int, or ``positions`` something else.
         ValueError: if shapes do not fit each other, or tensors are on several devices.
     """
@@ -149,6 +156,7 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
     for name, tensor in named.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
+        require_dense(name, tensor)
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
         if tensor.dtype not in _DTYPES:
@@ -209,6 +217,7 @@ def _check_graphs(nodes: int, batch: Tensor, num_graphs: int) -> None:
         raise TypeError(f"batch must be a torch.Tensor, got {describe_type(batch)}")
     if batch.dtype != torch.int64:
         raise TypeError(f"batch must be an int64 tensor, the graph of each node, got {batch.dtype}; use .long()")
+    require_dense("batch", batch)
     if tuple(batch.shape) != (nodes,):
         raise ValueError(f"batch must have shape (nodes,) = ({nodes},), got {tuple(batch.shape)}")
     if isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt):
@@ -282,6 +291,7 @@ def _check_mask(mask: Tensor, value: Tensor) -> None:
             f"mask must be a bool tensor, True where the context position takes part, got {given}; "
             "convert it with mask.bool()"
         )
+    require_dense("mask", mask)
     expected = (value.shape[0], value.shape[2])
     if tuple(mask.shape) != expected:
         raise ValueError(f"mask must have shape (b, m) = {expected}, got {tuple(mask.shape)}")

@@ -30,6 +30,7 @@ __all__ = [
     "Positions",
     "describe_type",
     "lexicographic_past",
+    "require_dense",
     "without_future_edges",
     "without_future_offsets",
 ]
@@ -51,6 +52,17 @@ def _require_floating(name: str, tensor: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
+    require_dense(name, tensor)
+
+
+def require_dense(name: str, tensor: Tensor) -> None:
+    """Raise a TypeError if a tensor is sparse or nested."""
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, got a nested one; use .to_padded_tensor(0.0), and a mask for what it adds"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {tensor.layout}; use .to_dense()")
 
 
 def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -289,6 +301,9 @@ class EdgePositions:
             raise TypeError(
                 f"positions.index must be an int64 tensor of shape (2, e), got {self.index.dtype}; use .long()"
             )
+        require_dense("positions.index", self.index)
+        if not isinstance(self.in_range, bool):
+            raise TypeError(f"positions.in_range must be True or False, got {self.in_range!r}")
         _require_floating("positions.embedding", self.embedding)
         if self.index.ndim != 2 or self.index.shape[0] != 2:
             raise ValueError(

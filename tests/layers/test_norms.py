@@ -106,6 +106,69 @@ def test_causal_layer_refuses_norms_that_mix_positions(norm, ndim):
     LambdaLayer(8, ndim=ndim, scope=3, norm_layer=make)
 
 
+def starts_at_zero(width):
+    norm = nn.GroupNorm(1, width)
+    nn.init.zeros_(norm.weight)
+    return norm
+
+
+def test_causal_layer_refuses_a_norm_whose_weights_are_zero_at_first():
+    with pytest.raises(ValueError, match=r"norm_layer made GroupNorm, .* depends on later positions"):
+        LambdaLayer(8, scope=3, causal=True, norm_layer=starts_at_zero)
+
+
+class InGroups(nn.GroupNorm):
+    """Normalises groups of channels of each position by itself."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1).flatten(0, -2)).reshape(x.movedim(1, -1).shape).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("name", ["norm_query", "norm_value"])
+@pytest.mark.parametrize("training", [True, False])
+def test_causal_layer_refuses_norms_that_are_put_in_later(name, training):
+    x = torch.randn(2, 8, 4, 4)
+    layer = LambdaLayer(8, scope=3, dim_key=4, causal=True)
+    width = layer._widths()[0 if name == "norm_query" else 2]
+    for norm in (nn.GroupNorm(1, width), nn.InstanceNorm2d(width)):
+        setattr(layer, name, norm)
+        with pytest.raises(ValueError, match=rf'since causal=True, got {type(norm).__name__}; norm_layer="layer"'):
+            layer.train(training)(x)
+    setattr(layer, name, nn.InstanceNorm2d(width, track_running_stats=True))
+    if training:
+        with pytest.raises(ValueError, match="got InstanceNorm2d"):
+            layer.train()(x)
+    else:
+        layer.eval()(x)
+    setattr(layer, name, InGroups(2, width))
+    layer.train(training)(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_causal_tokens_refuse_norms_that_are_put_in_later(training):
+    layer = TokenLambda(8, size=4, causal=True).train(training)
+    layer.norm_value = nn.GroupNorm(1, 4)
+    with pytest.raises(ValueError, match=r"norm_query and norm_value must keep positions apart.*got GroupNorm"):
+        layer(torch.randn(2, 4, 8))
+    layer.causal = False
+    layer(torch.randn(2, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("layer", "args"),
+    [
+        (lambda **norm: LambdaLayer(8, scope=3, **norm), (torch.randn(1, 8, 1, 1),)),
+        (lambda **norm: GraphLambdaLayer(8, **norm), (torch.randn(1, 8), torch.zeros(2, 0, dtype=torch.long))),
+    ],
+)
+def test_batch_norm_of_one_value(layer, args):
+    message = r'x of .*batch-norm can take no statistics .*; train with more than one, call \.eval\(\).*"layer"'
+    with pytest.raises(ValueError, match=message):
+        layer()(*args)
+    layer().eval()(*args)
+    layer(norm_layer="layer")(*args)
+
+
 def ahead(offsets):
     """A norm that adds the position so many further on along each axis."""
 
@@ -244,6 +307,7 @@ def test_norms_of_graphs_by_name(name):
         ("layr", ValueError, "norm_layer must be one of .*'layer', 'none'.* got 'layr'"),
         (3, TypeError, "norm_layer must be a name or make a norm .* got 3"),
         (lambda width: None, TypeError, "norm_layer must make a torch.nn.Module .* got None"),
+        (nn.BatchNorm2d(8), TypeError, r"got the module BatchNorm2d\(.*norm_layer=BatchNorm2d, or a function.*lambda"),
     ],
 )
 def test_bad_norms_are_named(given, error, message):

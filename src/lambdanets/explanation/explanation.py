@@ -19,6 +19,7 @@ from lambdanets.explanation.distances import Learnt, learnt
 from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
 from lambdanets.explanation.terms import Array, LayerTerms
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class Explanation:
         Raises:
             ValueError: if there is no such layer, query, head, part or depth; the message says which there are.
         """
+        check_bool("weighted", weighted)
+        check_bool("prefix", prefix)
         terms = self._terms(layer)
         if part not in PARTS:
             raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
@@ -359,6 +362,7 @@ class Explanation:
         """
         from lambdanets.explanation.page import write_page
 
+        check_bool("decision", decision)
         return write_page(self, Path(path), layers, decision, title, notes)
 
     def _terms(self, layer: str) -> LayerTerms:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.modes import is_compiling, is_jit_tracing
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.reference import reference
+from lambdanets.kernels.slices import summed_at
 from lambdanets.kernels.terms.content import content_term, normalise
 from lambdanets.kernels.terms.finite import remove_nonfinite_entries
 from lambdanets.positions import EdgePositions, GridPositions, without_future_edges, without_future_offsets
@@ -110,7 +111,7 @@ def gathered(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> 
     """
     scores_bhue = torch.einsum("bhek,eku->bhue", query.index_select(2, index[0]), embedding)
     parts_bhev = torch.einsum("bhue,buev->bhev", scores_bhue, value.index_select(2, index[1]))
-    return query.new_zeros(*query.shape[:3], value.shape[3]).index_add(2, index[0], parts_bhev)
+    return summed_at(parts_bhev, index[0], query.shape[2])
 
 
 def summed_by_graph(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
@@ -127,6 +128,5 @@ def summed_by_graph(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, n
         (b, h, nodes, v).
     """
     products_bmkv = torch.einsum("bumk,bumv->bmkv", keys, value)
-    lambda_bgkv = products_bmkv.new_zeros(query.shape[0], num_graphs, *products_bmkv.shape[2:])
-    lambda_bgkv = lambda_bgkv.index_add(1, batch, products_bmkv)
+    lambda_bgkv = summed_at(products_bmkv.flatten(2), batch, num_graphs).unflatten(2, products_bmkv.shape[2:])
     return torch.einsum("bhmk,bmkv->bhmv", query, lambda_bgkv.index_select(1, batch))

@@ -47,8 +47,9 @@ class AxisAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.length, self.vertical, self.num_heads, self.dim_head = length, vertical, num_heads, dim_head
-        self.fused, self.scale = fused, dim_head**-0.5
+        self.length, self.num_heads, self.dim_head = length, num_heads, dim_head
+        self.vertical, self.fused = check_bool("vertical", vertical), check_bool("fused", fused)
+        self.scale = dim_head**-0.5
         self.widths = [num_heads * dim_head, num_heads * dim_head, dim_out]
         self.qkv = nn.Conv2d(dim, sum(self.widths), 1, bias=False, device=device, dtype=dtype)
         self.relative = nn.Parameter(torch.empty(2 * length - 1, dim_head, device=device, dtype=dtype))
@@ -122,7 +123,6 @@ class AxialAttention(nn.Module):
         super().__init__()
         self.dim, self.dim_out, num_heads, dim_head = attention_sizes(dim, dim_out, num_heads, dim_head)
         height, width = per_axis("size", size, 2, odd=False)
-        check_bool("fused", fused)
         self.size = (height, width)
         shared = (num_heads, dim_head, fused, device, dtype)
         self.columns = AxisAttention(self.dim, self.dim_out, height, True, *shared)

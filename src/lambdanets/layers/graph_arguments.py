@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lambdanets.kernels.autograd.modes import is_compiling, is_readable
 from lambdanets.layers.arguments import check_floating
+from lambdanets.positions import require_dense
 
 __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_graphs", "may_look"]
 
@@ -125,6 +126,7 @@ def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> 
         raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, int64, got {type(index).__name__}")
     if index.dtype != torch.int64:
         raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {index.dtype}; use .long()")
+    require_dense(name, index)
     if index.device != device:
         raise ValueError(
             f"{name} must be on the device of x, {device}, got {index.device}; move one of them with .to(device)"
@@ -144,6 +146,7 @@ def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: in
     if not isinstance(edge_attr, Tensor) or not edge_attr.is_floating_point():
         given = edge_attr.dtype if isinstance(edge_attr, Tensor) else type(edge_attr).__name__
         raise TypeError(f"edge_attr must be a floating-point tensor, got {given}; convert it with .float()")
+    require_dense("edge_attr", edge_attr)
     if edge_attr.ndim != 2 or edge_attr.shape[1] != dim_edge:
         raise ValueError(
             f"edge_attr must have shape (edges, dim_edge) with dim_edge={dim_edge} as the layer was built, "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
+from lambdanets.kernels.autograd.modes import is_compiling, is_jit_tracing
 from lambdanets.layers.arguments import check_dtype, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.graph_arguments import (
@@ -20,7 +21,7 @@ from lambdanets.layers.graph_arguments import (
     may_look,
 )
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.norms import NormLayer, make_norm
+from lambdanets.layers.norms import NormLayer, check_enough_values, make_norm
 from lambdanets.positions import EdgePositions
 
 __all__ = ["GraphLambdaLayer"]
@@ -133,6 +134,8 @@ class GraphLambdaLayer(LambdaModule):
         check_dtype("x", x, self.qkv)
         if edge_attr is not None:
             check_dtype("edge_attr", edge_attr, self.edge)
+        if not (is_compiling() or is_jit_tracing()) and x.shape[0] == 1:
+            check_enough_values("x of one node", self.norm_query, self.norm_value)
         look = may_look(edge_index, num_graphs)
         graphs = count_graphs(batch, num_graphs, look)
         if look:

@@ -13,13 +13,27 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
-from lambdanets.kernels.autograd.modes import is_autocast, is_eager, is_hooked, is_observed
+from lambdanets.kernels.autograd.modes import (
+    is_autocast,
+    is_compiling,
+    is_eager,
+    is_hooked,
+    is_jit_tracing,
+    is_observed,
+)
 from lambdanets.kernels.names import PLAIN
 from lambdanets.kernels.precision import HALF
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.norms import NormLayer, PositionNorm, check_keeps_order, make_norm
+from lambdanets.layers.norms import (
+    NormLayer,
+    PositionNorm,
+    check_enough_values,
+    check_keeps_order,
+    check_order,
+    make_norm,
+)
 from lambdanets.layers.projection import FromInput, projected
 from lambdanets.positions import GridPositions
 
@@ -27,7 +41,6 @@ __all__ = ["LambdaLayer"]
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_BATCH_NORMS = (*_NORM.values(), nn.SyncBatchNorm)
 
 
 class _AvgPool3d(nn.AvgPool3d):
@@ -89,7 +102,8 @@ class LambdaLayer(LambdaModule):
 
     Raises:
         ValueError: if the arguments do not fit each other, or an input does not fit the layer.
-        TypeError: if an input is not a floating-point tensor, or of another dtype than the weights without autocast.
+        TypeError: if a switch is no bool, or an input is not a floating-point tensor, or of another dtype than the
+            weights without autocast.
 
     Example:
         >>> layer = LambdaLayer(64, scope=7)
@@ -129,8 +143,13 @@ class LambdaLayer(LambdaModule):
         self.ndim, self.stride = ndim, positive_int("stride", stride)
         self.scope = None if scope is None else per_axis("scope", scope, ndim, odd=True)
         self.size = None if size is None else per_axis("size", size, ndim, odd=False)
-        check_bool("causal", causal)
-        check_bool("recompute", recompute)
+        for name, given in (
+            ("causal", causal),
+            ("qkv_bias", qkv_bias),
+            ("position_bias", position_bias),
+            ("recompute", recompute),
+        ):
+            check_bool(name, given)
         if kernel is not None:
             self._check_kernel(kernel, self.scope, self.size, causal)
         if causal and self.stride > 1:
@@ -202,7 +221,9 @@ class LambdaLayer(LambdaModule):
         if context is not None:
             self._check_context(x, context)
         if self.causal:
-            self._check_order()
+            check_order(self.norm_query, self.norm_value)
+        if not (is_compiling() or is_jit_tracing()) and x.numel() == self.dim:
+            check_enough_values(f"x of shape {tuple(x.shape)}", self.norm_query, self.norm_value)
         grid = tuple(x.shape[2:])
         if self._keeps_input_alone(x, context, mask):
             out = FromInput.apply(self, x, *self._tensors())
@@ -286,15 +307,6 @@ class LambdaLayer(LambdaModule):
             tensors += [norm.weight, norm.bias]
             tensors += [None, None] if of_batch else [norm.running_mean, norm.running_var]
         return tensors
-
-    def _check_order(self) -> None:
-        for norm in (self.norm_query, self.norm_value):
-            if isinstance(norm, _BATCH_NORMS) and (norm.training or norm.running_mean is None):
-                raise ValueError(
-                    'norm_layer="batch" mixes positions in training, which causal=True excludes; build the layer with '
-                    'norm_layer="layer" (the default) to train it, or call .eval() before using weights that were '
-                    "trained with batch-norm"
-                )
 
     def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
         if not isinstance(mask, Tensor):

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from lambdanets.kernels.autograd.modes import is_readable
 
-__all__ = ["NormLayer", "PositionNorm", "check_keeps_order", "make_norm"]
+__all__ = ["NormLayer", "PositionNorm", "check_enough_values", "check_keeps_order", "check_order", "make_norm"]
 
 NormLayer = str | Callable[[int], nn.Module]
 
 # Positions along each axis of the inputs that a norm is tried on, by the number of axes.
 _POSITIONS = {1: 16, 2: 8, 3: 5}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class PositionNorm(nn.LayerNorm):
@@ -52,6 +54,11 @@ def make_norm(given: NormLayer, named: Mapping[str, Callable[..., nn.Module]], w
                 f"norm_layer must be one of {names}, or a class that makes a norm from channels, got {given!r}"
             )
         return named[given](width, **factory)
+    if isinstance(given, nn.Module):
+        raise TypeError(
+            f"norm_layer must make a norm from a number of channels, got the module {given!r}; give its class, "
+            f"norm_layer={type(given).__name__}, or a function, norm_layer=lambda channels: nn.GroupNorm(4, channels)"
+        )
     if not callable(given):
         raise TypeError(f"norm_layer must be a name or make a norm from a number of channels, got {given!r}")
     norm = given(width)
@@ -66,8 +73,9 @@ def check_keeps_order(norm: nn.Module, width: int, ndim: int, channels_axis: int
     """Raise unless a norm keeps positions apart, in evaluation and in training; found out by running a copy of it.
 
     The copy is run on 16 positions of a sequence, 8x8 of an image, 5x5x5 of a volume, of which the last one is changed:
-    a norm that looks further ahead than that is not found out. The norm, its buffers and the random generator stay as
-    they are. A norm whose parameters are on the meta device or are fake tensors cannot be run, and passes.
+    a norm that looks further ahead than that is not found out. The copy's parameters are random numbers: zeros would
+    hide what the norm does once it is trained. The norm, its buffers and the random generator stay as they are. A norm
+    whose parameters are on the meta device or are fake tensors cannot be run, and passes.
 
     Args:
         norm: the norm.
@@ -108,5 +116,43 @@ def check_keeps_order(norm: nn.Module, width: int, ndim: int, channels_axis: int
 
 
 def _copied(norm: nn.Module, training: bool) -> nn.Module:
-    """A copy in float64 on the CPU."""
-    return copy.deepcopy(norm).to("cpu", torch.float64).train(training)
+    """A copy in float64 on the CPU, with the same random parameters each time."""
+    copied = copy.deepcopy(norm).to("cpu", torch.float64).train(training)
+    generator = torch.Generator("cpu").manual_seed(0)
+    for parameter in copied.parameters():
+        if parameter.is_floating_point():
+            parameter.uniform_(0.5, 1.5, generator=generator)
+    return copied
+
+
+def check_order(*norms: nn.Module) -> None:
+    """Raise a ValueError if a norm of a causal layer mixes positions in the mode that it is in, by its class."""
+    for norm in norms:
+        of_inputs = norm.training or getattr(norm, "running_mean", None) is None
+        if isinstance(norm, _BATCH_NORMS) and of_inputs:
+            raise ValueError(
+                'norm_layer="batch" mixes positions in training, which causal=True excludes; build the layer with '
+                'norm_layer="layer" (the default) to train it, or call .eval() before using weights that were '
+                "trained with batch-norm"
+            )
+        # Of PyTorch's own alone: a subclass may do so for each position by itself.
+        if type(norm).forward is nn.GroupNorm.forward or (type(norm) in _INSTANCE_NORMS and of_inputs):
+            raise ValueError(
+                f"norm_query and norm_value must keep positions apart, since causal=True, got {type(norm).__name__}; "
+                'norm_layer="layer" (the default) normalises the channels of each position'
+            )
+
+
+def check_enough_values(given: str, *norms: nn.Module) -> None:
+    """Raise a ValueError if a batch-norm would have to take the statistics of a single value.
+
+    Args:
+        given: what has one value a channel, for the message.
+        *norms: of the layer.
+    """
+    for norm in norms:
+        if isinstance(norm, _BATCH_NORMS) and (norm.training or norm.running_mean is None):
+            raise ValueError(
+                f"{given} has one value for each channel, of which batch-norm can take no statistics in training; "
+                'train with more than one, call .eval(), or build the layer with norm_layer="layer"'
+            )

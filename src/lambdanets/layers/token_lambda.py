@@ -15,7 +15,7 @@ from lambdanets.kernels.autograd.modes import without_autocast
 from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
-from lambdanets.layers.norms import NormLayer, check_keeps_order, make_norm
+from lambdanets.layers.norms import NormLayer, check_keeps_order, check_order, make_norm
 from lambdanets.positions import GridPositions
 
 __all__ = ["POSITIONS", "TokenLambda"]
@@ -193,6 +193,8 @@ class TokenLambda(LambdaModule):
                 autocast.
         """
         self._check_inputs(x, context)
+        if self.causal:
+            check_order(self.norm_query, self.norm_value)
         query, key, value = self.qkv(x).split(self._widths(), dim=2)
         if context is not None:
             _, key, value = self.qkv(context).split(self._widths(), dim=2)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registr
 from torch.utils.hooks import RemovableHandle
 
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
 from lambdanets.models.shipped import check_tag
@@ -92,6 +93,7 @@ def model_cost(
     Raises:
         ValueError: if there is no such model, ``image_size`` is not positive, or the model does not take such images.
     """
+    check_bool("count_padding", count_padding)
     if not timm.is_model(name):
         raise ValueError(
             f"name must be a model of timm's registry, got {name!r}; {did_you_mean(name, timm.list_models())}"

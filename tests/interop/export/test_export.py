@@ -19,6 +19,7 @@ from lambdanets import GraphLambdaLayer, LambdaLayer, export_model, replace_atte
 from lambdanets.interop import ExportDifferenceError
 from lambdanets.interop.export import export as export_module
 from lambdanets.interop.export import formats as formats_module
+from lambdanets.kernels import portable
 
 EXAMPLE = torch.zeros(1, 3, 16, 12)
 
@@ -328,6 +329,29 @@ def test_sequences_and_volumes(tmp_path, layers, example, name, kind):
         session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
         assert session.get_inputs()[0].shape == ["batch", 3, "length"]
         np.testing.assert_allclose(session.run(None, {kind: images.numpy()})[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_large_volumes_of_a_causal_layer_are_tried_without_numbers(tmp_path, monkeypatch, fails):
+    """With numbers the matrix of all pairs of positions of a volume of 40x48x56 takes 11 GB for each example."""
+    positions, reference = [], portable.reference
+
+    def watched(call):
+        if type(call.query) is not torch.Tensor:
+            return reference(call)
+        positions.append(call.query.shape[2])
+        return reference(call) if positions[-1] < 1000 else call.query.new_zeros(*call.query.shape[:3], 2)
+
+    monkeypatch.setattr(portable, "reference", watched)
+    end = Conditional() if fails else nn.Identity()
+    layer = LambdaLayer(8, scope=3, ndim=3, causal=True)
+    model = wake(nn.Sequential(layer, end, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5)))
+    if fails:
+        with pytest.raises(ValueError, match=r"the layer '1' \(Conditional\) cannot be exported: .*data-dependent"):
+            export_model(model, tmp_path / "model.pt2", example=torch.zeros(1, 8, 4, 5, 6))
+    else:
+        assert export_model(model, tmp_path / "model.pt2", example=torch.zeros(1, 8, 4, 5, 6)).difference < 1e-5
+    assert max(positions, default=0) < 1000
 
 
 def test_other_numbers_are_an_error_and_leave_no_file(tmp_path):

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from helpers import EVERYWHERE, dense_call, edge_call, grid_call, random_call
 from lambdanets import DensePositions, EdgePositions, GridPositions, LambdaLayer, lambda_apply
+from lambdanets.functional import lambda_apply_by_graph
 
 CPU_KERNELS = EVERYWHERE
 CALLS = {
@@ -138,6 +139,24 @@ def test_vmap_over_no_samples(name, causal):
     assert last.shape == (0, 2, 3, 12, 5)
     grads = torch.func.vmap(torch.func.grad(lambda *args: op(*args).sum(), argnums=(0, 1, 2)))(query, key, value)
     assert [grad.shape for grad in grads] == [query.shape, key.shape, value.shape]
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("kernel", [None, "portable"])
+def test_vmap_over_no_indices(kernel, bad):
+    """Of graphs and of edges, with a value that is not finite too."""
+    query, key, value = (torch.randn(2, 3, 7, depth) for depth in (4, 4, 5))
+    if bad:
+        value[0, 0, 2, 1] = float("nan")
+    none = torch.zeros(0, 7, dtype=torch.long)
+    out = torch.func.vmap(lambda batch: lambda_apply_by_graph(query, key, value, batch, 2))(none)
+    assert out.shape == (0, 2, 3, 7, 5)
+    embedding = torch.randn(6, 4, 3)
+
+    def by_edges(index):
+        return lambda_apply(query, None, value, EdgePositions(index, embedding), kernel=kernel)
+
+    assert torch.func.vmap(by_edges)(torch.zeros(0, 2, 6, dtype=torch.long)).shape == (0, 2, 3, 7, 5)
 
 
 def test_vmap_over_no_shared_tensors():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.sources import Layout, Piece, Source, UnfitError
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 
 __all__ = ["Converted", "Converter"]
 
@@ -51,6 +52,8 @@ class Converter:
     """
 
     def __init__(self, faithful: bool | None) -> None:
+        if faithful is not None:
+            check_bool("faithful", faithful)
         self.faithful = faithful
         self._made: dict[tuple[object, ...], nn.Parameter] = {}
 

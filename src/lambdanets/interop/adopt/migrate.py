@@ -21,6 +21,7 @@ from lambdanets.interop.adopt.adopt import Adoption, adopt
 from lambdanets.interop.adopt.checkpoints import read_checkpoint
 from lambdanets.interop.adopt.weights import LoadedWeights, copy_weights, load_weights
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 from lambdanets.models.shipped import check_tag
 from lambdanets.names import did_you_mean
 
@@ -151,6 +152,7 @@ def build_origin(origin: str, *, num_classes: int | None = None, pretrained: boo
     Raises:
         ValueError: there is no such model, module or function.
     """
+    check_bool("pretrained", pretrained)
     kind, _, rest = origin.partition(":")
     if kind == "timm" and rest:
         return _from_timm(rest, num_classes, pretrained)

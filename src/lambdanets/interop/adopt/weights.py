@@ -14,6 +14,7 @@ from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import note_argument
 from lambdanets.names import did_you_mean
 
@@ -87,7 +88,7 @@ def load_weights(
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: ``model`` or ``weights`` is of another kind.
+        TypeError: ``model``, ``weights`` or ``strict`` is of another kind.
         ValueError: the source is unknown or not that of the weights; the file is damaged or an untrusted pickle; the
             weights are those of another model (the first names that differ and their number are told); or a layer
             has no equal among ours.
@@ -100,6 +101,7 @@ def load_weights(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_bool("strict", strict)
     sources = _chosen(source)
     checkpoint = named_as(read_checkpoint(weights), model.state_dict())
     found = _find_layers(checkpoint.tensors, sources)

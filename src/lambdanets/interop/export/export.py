@@ -17,6 +17,8 @@ from lambdanets.files import replacing
 from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
 from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
+from lambdanets.interop.replace.dry_run import DryRunError, dry_run
+from lambdanets.layers.arguments import check_bool
 from lambdanets.names import did_you_mean
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
@@ -157,7 +159,7 @@ def export_model(
     """
     path = Path(path)
     kind = _format_of(path, format)
-    _check_arguments(model, path, output, overwrite)
+    _check_arguments(model, path, output, fixed_size, overwrite)
     kind.require_packages()
     kind.check_opset(opset)
     images = _example(model, example)
@@ -202,7 +204,9 @@ def _format_of(path: Path, given: str | None) -> Format:
     return kind
 
 
-def _check_arguments(model: nn.Module, path: Path, output: str, overwrite: bool) -> None:
+def _check_arguments(model: nn.Module, path: Path, output: str, fixed_size: bool, overwrite: bool) -> None:
+    check_bool("fixed_size", fixed_size)
+    check_bool("overwrite", overwrite)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if output not in OUTPUTS:
@@ -285,9 +289,17 @@ def _takes(model: nn.Module, images: Tensor) -> bool:
 
 
 def _traced_images(model: nn.Module, images: Tensor) -> Tensor:
-    """The example, or one large enough that no feature map is one pixel wide, if the model takes it."""
+    """The example, or one large enough that no feature map is one pixel wide, if the model takes it.
+
+    That is found out without numbers: a causal layer with the kernel "portable" has a matrix of all pairs of positions,
+    which for the positions of a volume fills the memory.
+    """
     larger = images.new_zeros(*images.shape[:2], *map(max, _size(images), _TRACED_SIZE[images.ndim - 2]))
-    return larger if larger.shape != images.shape and _takes(model, larger) else images
+    try:
+        dry_run(model, (larger,))
+    except DryRunError:
+        return images
+    return larger
 
 
 def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, ...]]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from lambdanets.interop.export.quiet import quiet
+from lambdanets.interop.replace.dry_run import without_numbers
 from lambdanets.kernels.decompositions import decompositions
-from lambdanets.layers import LambdaLayer
-from lambdanets.layers.token_lambda import TokenLambda
+from lambdanets.kernels.names import PLAIN
+from lambdanets.layers.base import LambdaModule
 
 # Seconds to import, so it is imported where it is used.
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LambdaLayer | TokenLambda) and module.kernel not in ("portable", "reference")
+        if isinstance(module, LambdaModule) and getattr(module, "kernel", "portable") not in PLAIN
     }
     before = {name: layer.kernel for name, layer in layers.items()}
     try:
@@ -144,28 +146,32 @@ def _cannot_trace(model: nn.Module, images: Tensor, axes: tuple[int, ...], error
 
 
 def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) -> tuple[str, str, Exception] | None:
-    """Name, class and error of the innermost submodule that does not trace on what the model gives it."""
+    """Name, class and error of the innermost submodule that does not trace on what the model gives it.
+
+    What it gives is found out without numbers, which for images of this size may not fit into memory.
+    """
     calls: dict[str, tuple[Any, ...]] = {}
+    found: tuple[str, str, Exception] | None = None
     hooks = [
         module.register_forward_pre_hook(lambda _, args, name=name: calls.setdefault(name, args))
         for name, module in model.named_modules()
         if name
     ]
     try:
-        with torch.no_grad():
-            model(images)
+        with torch.no_grad(), without_numbers() as mode:
+            model(mode.from_tensor(images))
     except Exception as error:
-        return "", type(model).__name__, error
+        found = "", type(model).__name__, error
     finally:
         for hook in hooks:
             hook.remove()
-    found = None
     inside = ""
     for name, module in model.named_modules():
         # Parents come before their children: go into the first that fails, past those that pass.
         if name in calls and name.startswith(inside):
+            args = pytree.tree_map_only(Tensor, lambda arg: torch.zeros(arg.shape, dtype=arg.dtype), calls[name])
             try:
-                _trace(module, calls[name], axes, images.ndim)
+                _trace(module, args, axes, images.ndim)
             except Exception as error:
                 found, inside = (name, type(module).__name__, error), f"{name}."
     return found

@@ -15,6 +15,7 @@ from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.replace.recognise import choose_attentions, why_not
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
 from lambdanets.interop.replace.tree import Candidate, parameters_of
+from lambdanets.layers.arguments import check_bool
 from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
 from lambdanets.models.patches import Patches, patches_around
 from lambdanets.names import did_you_mean
@@ -75,7 +76,7 @@ def replace_attention(
         change, as data.
 
     Raises:
-        TypeError: if ``model`` is not a module.
+        TypeError: if ``model`` is not a module, or a switch no bool.
         ValueError: if nothing was chosen or can be replaced (with the reasons), an argument does not fit, or the model
             does not run with the new layers (with the module and the reason; all is put back then).
 
@@ -85,6 +86,7 @@ def replace_attention(
         >>> vit(torch.randn(1, 3, 64, 64)).shape
         torch.Size([1, 1000])
     """
+    check_bool("verbose", verbose)
     plan = plan_attention(
         model,
         where=where,
@@ -124,6 +126,7 @@ def plan_attention(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_bool("causal", causal)
     if positions is not None and positions not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
     request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))

@@ -17,6 +17,7 @@ from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
 from lambdanets.interop.replace.stages import is_spatial, lambda_blocks, modules_of_block
 from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
 from lambdanets.layers import LambdaLayer
+from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import check_lambda_args
 
 __all__ = ["plan_convs", "replace_convs"]
@@ -83,7 +84,7 @@ def replace_convs(
         tells what would change, as data.
 
     Raises:
-        TypeError: if ``model`` is not a module.
+        TypeError: if ``model`` is not a module, or a switch no bool.
         ValueError: if nothing was chosen (with the nearest candidates), nothing chosen can be replaced (with the
             reasons), an argument does not fit, or the model does not run (with the module and the reason).
 
@@ -92,6 +93,7 @@ def replace_convs(
         >>> model.layer4[0].conv2.scope
         (23, 23)
     """
+    check_bool("verbose", verbose)
     plan = plan_convs(
         model,
         stages=stages,

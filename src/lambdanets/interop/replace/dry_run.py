@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from lambdanets.interop.replace.stages import is_spatial
 from lambdanets.layers.arguments import per_axis
 
-__all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for"]
+__all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for", "without_numbers"]
 
 # Of sequences, images and volumes.
 _USUAL_SIZE = {1: 224, 2: 224, 3: 32}
@@ -87,6 +87,11 @@ def _size_of(model: Any) -> int | tuple[int, ...] | None:
     return tuple(config["input_size"][1:]) if "input_size" in config else None
 
 
+def without_numbers() -> FakeTensorMode:
+    """Context in which operations make tensors without numbers; its ``from_tensor`` makes one of a tensor."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] = ()) -> DryRun:
     """Run a copy of the model on tensors without numbers, in the mode (training or not) that it is in.
 
@@ -100,7 +105,7 @@ def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] =
     Raises:
         DryRunError: if it does not run; the message names the innermost module that was running.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = without_numbers()
     try:
         # A copy, for models that keep tensors from one forward to the next.
         with FakeCopyMode(mode):

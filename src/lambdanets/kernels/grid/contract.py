@@ -20,8 +20,8 @@ from lambdanets.kernels.precision import widened
 from lambdanets.kernels.slices import slices
 
 __all__ = [
-    "Backward",
-    "Forward",
+    "BackwardPass",
+    "ForwardPass",
     "Gradients",
     "GridInputs",
     "GridKernel",
@@ -215,7 +215,7 @@ class Work:
     calls: float
 
 
-class Forward(Protocol):
+class ForwardPass(Protocol):
     """Forward pass of a kernel."""
 
     def __call__(self, inputs: GridInputs, workspace: Workspace) -> Tensor:
@@ -230,7 +230,7 @@ class Forward(Protocol):
         """
 
 
-class Backward(Protocol):
+class BackwardPass(Protocol):
     """Backward pass of a kernel, which computes again what it needs from the inputs."""
 
     def __call__(self, grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
@@ -269,8 +269,8 @@ class GridKernel:
     """
 
     name: str
-    forward: Forward
-    backward: Backward
+    forward: ForwardPass
+    backward: BackwardPass
     check: Callable[[GridProblem], str | None]
     work: Callable[[GridProblem, bool], Work]
     adds_content: bool = False

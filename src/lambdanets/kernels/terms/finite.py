@@ -33,6 +33,7 @@ from lambdanets.kernels.autograd.modes import is_eager, is_scripted_onnx_export
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.grid.spread import largest_seen
+from lambdanets.kernels.slices import summed_at
 from lambdanets.positions import EdgePositions, GridPositions
 
 __all__ = ["remove_nonfinite", "remove_nonfinite_entries"]
@@ -104,8 +105,7 @@ def _seen(call: Call, bad_bmv: Tensor) -> Tensor:
         bad_bev = bad_bmv.index_select(1, context)
         if causal:
             bad_bev = bad_bev & (context <= query)[:, None]
-        count_bnv = bad_bmv.new_zeros((bad_bmv.shape[0], call.query.shape[2], bad_bmv.shape[2]), dtype=torch.int32)
-        return count_bnv.index_add(1, query, bad_bev.int()) > 0
+        return summed_at(bad_bev.int(), query, call.query.shape[2]) > 0
     if causal:
         return bad_bmv.cumsum(1) > 0
     return bad_bmv.any(1, keepdim=True).expand(-1, call.query.shape[2], -1)

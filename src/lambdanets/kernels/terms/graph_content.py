@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, einsum
 
 from lambdanets.kernels.autograd.library import Op
-from lambdanets.kernels.slices import slices
+from lambdanets.kernels.slices import slices, summed_at
 
 __all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
 
@@ -45,7 +45,7 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     largest = largest.scatter_reduce(2, batch[:, None].expand(key.shape), fixed, "amax")
     largest = largest.masked_fill(largest == -math.inf, 0.0)  # a key of -inf has no share, also where all are so
     weight = torch.exp(key - largest.index_select(2, batch))
-    total = weight.new_zeros(b, u, num_graphs, k).index_add(2, batch, weight)
+    total = summed_at(weight, batch, num_graphs)
     return weight / total.masked_fill(total == 0, 1.0).index_select(2, batch)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lambdanets.console import make_console
 from lambdanets.files import check_folder, make_folder, replacing, write_json
+from lambdanets.layers.arguments import check_bool
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
 from lambdanets.training.data.skipping import check_skipping, skip_bad_images
 from lambdanets.training.display.profile import print_profile
@@ -123,6 +124,7 @@ def train(
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
+    check_bool("profile", profile)
     every = _interval(checkpoint_every, timeout)
     begun = begun_before_restart()
     if begun is not None:
@@ -205,6 +207,7 @@ def resume(
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
+    check_bool("profile", profile)
     every = _interval(checkpoint_every, timeout)
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)

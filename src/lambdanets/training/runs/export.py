@@ -9,6 +9,7 @@ import torch
 from lambdanets.interop.export import Export, export_model
 from lambdanets.interop.export.formats import FORMATS
 from lambdanets.interop.export.preprocessing import describe_preprocessing
+from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
 from lambdanets.training.runs.folder import CHECKPOINTS, Run
 
@@ -45,6 +46,8 @@ def export_run(
         FileExistsError: the file exists.
         ValueError: the run is damaged, or its model cannot be exported.
     """
+    for name, given in (("logits", logits), ("fixed_size", fixed_size), ("overwrite", overwrite)):
+        check_bool(name, given)
     run = Run.open_trained(path)
     if checkpoint not in CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)

@@ -11,6 +11,7 @@ import torch
 from timm.models import save_for_hf
 
 from lambdanets.files import check_folder, write_text
+from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
 from lambdanets.training.runs.card import published_card
 from lambdanets.training.runs.folder import CHECKPOINTS, Run
@@ -37,6 +38,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         ValueError: ``to`` is neither, a folder is to be private, the folder is not empty, or the hub refuses.
         FileNotFoundError: the run or its weights are missing.
     """
+    check_bool("private", private)
     kind, _, place = to.partition(":")
     if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and place.count("/") != 1):
         raise ValueError(f"to is {to!r}; use {_FORMS}")

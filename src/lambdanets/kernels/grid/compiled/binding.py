@@ -269,14 +269,14 @@ def _table_numbers(table: Tensor | None) -> tuple[int, ...]:
 
 
 def forward(kernel: int, inputs: GridInputs, workspace: Workspace) -> Tensor:
-    """Forward pass of a kernel by its number; the other arguments are those of ``contract.Forward``."""
+    """Forward pass of a kernel by its number; the other arguments are those of ``contract.ForwardPass``."""
     out = empty_in_order(inputs.query, inputs.problem.dim_value)
     _call(kernel, inputs, workspace, False, out)
     return out
 
 
 def backward(kernel: int, grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradients:
-    """Backward pass of a kernel by its number; the other arguments are those of ``contract.Backward``."""
+    """Backward pass of a kernel by its number; the other arguments are those of ``contract.BackwardPass``."""
     table, content = inputs.table, inputs.content
     grads = (
         empty_in_order(inputs.query, inputs.problem.dim_key),
