@@ -198,7 +198,8 @@ def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
 def _split(name: str, base: Any) -> list[Any]:
     """A tenth of the images, always the same, taken out of those to train on."""
     if len(base) < 2:
-        raise ValueError(f"the training part of {name!r} has {len(base)} images; at least 2 are needed to split it")
+        images = count(len(base), "image", "images")
+        raise ValueError(f"the training part of {name!r} has {images}; at least 2 are needed to split it")
     order = np.random.RandomState(SPLIT_SEED).permutation(np.arange(len(base)))
     held_out, rest = np.split(order, [max(1, len(order) // 10)])
     if hasattr(getattr(base, "reader", None), "lengths"):  # shards are read one behind the other

@@ -206,6 +206,7 @@ def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
         marks = set(split[name].fingerprints or []) if name in split else set()
         seen = [file for file, mark in zip(images.names, images.fingerprints or [], strict=True) if mark in marks]
         if seen:
-            of = f"{len(seen):,} of these {len(images):,} images"
-            notes.append(f"{of} are images that the run was {what}: {first(seen)}.")
+            of = f"{len(seen):,} of these {count(len(images), 'image', 'images')}"
+            are = "is an image" if len(seen) == 1 else "are images"
+            notes.append(f"{of} {are} that the run was {what}: {first(seen)}.")
     return tuple(notes)
