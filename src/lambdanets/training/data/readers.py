@@ -223,13 +223,13 @@ def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str,
         ValueError: none of the parts can be opened, or the class names are not told.
     """
     _refuse_folder(name, root)
-    held_out = _held_out(name)
+    held_out, spec = _held_out(name), name if root is None else f"{name}:{root}"
     for part in ("test", "validation"):
         images = _first(name, root, held_out.get(part, ()), batch_size, 0)
         if images is not None:
-            return part, _whole(images), _class_names(name, root, images), _notes(name, images)
+            return part, _whole(images), _class_names(name, root, images), _notes(spec, images)
     images = _open(name, root, "train", batch_size, 0)
-    return "train", _whole(images), _class_names(name, root, images), _notes(name, images)
+    return "train", _whole(images), _class_names(name, root, images), _notes(spec, images)
 
 
 def _refuse_folder(name: str, root: str | None) -> None:

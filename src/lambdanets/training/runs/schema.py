@@ -191,9 +191,10 @@ def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
     """The first ``epochs`` rows of a run's ``metrics.csv``; errors as of ``read_all_metrics``, and for fewer rows."""
     rows = read_all_metrics(file)[:epochs]
     if len(rows) < epochs:
+        finished = count(epochs, "epoch", "epochs")
         raise ValueError(
-            f"{file} has {count(len(rows), 'row', 'rows')}, and this run has finished {count(epochs, 'epoch', 'epochs')}"
-            "; bring the whole file back"
+            f"{file} has {count(len(rows), 'row', 'rows')}, and this run has finished {finished}; bring the whole file "
+            "back"
         )
     return rows
 
