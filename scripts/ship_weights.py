@@ -51,9 +51,11 @@ def _without_parents(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "imagefolder":
         return dict(config)
     name = Path(path).name
+    # The digest is of split.csv, which does not come with the weights.
+    data = {key: value for key, value in config["data"].items() if key != "split"}
     return {
         **config,
-        "data": {**config["data"], "spec": f"imagefolder:/{name}"},
+        "data": {**data, "spec": f"imagefolder:/{name}"},
         "recipe": {**config["recipe"], "data": f"/{name}"},
     }
 

@@ -434,3 +434,11 @@ def test_missing_packages_are_told_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(formats_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxscript, onnxruntime; install with: pip install"):
         export_model(network(), tmp_path / "model.onnx", example=EXAMPLE)
+
+
+def test_a_runtime_that_fails_without_words_is_named():
+    def run(images):
+        raise NotImplementedError
+
+    with pytest.raises(ValueError, match=r"does not take a batch of 1 of .* exports one size: NotImplementedError$"):
+        export_module._compare(network(), run, 3, [(16, 16)])

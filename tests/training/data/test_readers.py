@@ -214,7 +214,7 @@ def test_test_images_without_labels_are_not_used(offer, label):
 
 def test_too_few_images_to_split(offer):
     offer(train=Indexed(0, 1))
-    with pytest.raises(ValueError, match="the training part of 'hfds/name' has 1 images; at least 2"):
+    with pytest.raises(ValueError, match="the training part of 'hfds/name' has 1 image; at least 2"):
         load_data("hfds/name")
 
 

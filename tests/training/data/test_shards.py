@@ -210,6 +210,10 @@ def test_a_second_image_of_a_sample_is_named(root):
     assert values(data.train) == numbered(0, 24)
     line = "2 files in the shards, set-train-0002.tar/0020.jpg, set-train-0002.tar/x.heif."
     assert data.notes == (f"Left out of wds/:{root}: {line}",)
+    (root / "set-validation-0000.tar").rename(root / "set-test.tar")
+    write_shard(root / "set-test.tar", samples(100, 6) | {"x.heif": b"x"})
+    line = "1 file in the shards, set-test.tar/x.heif."
+    assert load_exam(f"wds/:{root}", ("even", "odd")).notes == (f"Left out of wds/:{root}: {line}",)
 
 
 @pytest.mark.parametrize("name", ["0002.png", "0002.cls"])

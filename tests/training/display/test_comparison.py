@@ -45,7 +45,8 @@ def test_what_cannot_be_drawn(runs, tmp_path):
         plot_runs(tmp_path / "runs.png", runs * 7)
     with pytest.raises(FileNotFoundError, match="none does not exist"):
         plot_runs(tmp_path / "runs.png", [tmp_path / "none"])
-    (runs[1] / "metrics.csv").unlink()
+    for name in ("metrics.csv", "result.json"):
+        (runs[1] / name).unlink()
     with pytest.raises(ValueError, match=r"second.* has no finished epoch to draw"):
         plot_runs(tmp_path / "runs.png", runs)
     assert not (tmp_path / "runs.png").exists()

@@ -181,7 +181,7 @@ def test_resume_refuses_damaged_metrics(monkeypatch, recipe, tmp_path):
     signal_at(monkeypatch, "epoch", lambda row, best: row["epoch"] == 1)
     train(recipe.override(epochs=2), output=tmp_path / "run")
     (tmp_path / "run" / "metrics.csv").write_text("epoch\n")
-    with pytest.raises(ValueError, match=r"metrics\.csv has 0 rows, but 1 epochs of this run were finished"):
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged: it has no rows"):
         resume(tmp_path / "run")
 
 

@@ -103,8 +103,8 @@ def test_images_that_the_run_has_seen_are_told(trained, colours, tmp_path):
         chosen = next(path for path, name in zip(files.paths, files.names, strict=True) if name.startswith("red"))
         shutil.copy(chosen, tmp_path / "exam" / "red" / f"{part}.png")
     notes = evaluate_run(trained.run.path, data=str(tmp_path / "exam"), output=tmp_path / "out").notes
-    assert "1 of these 3 images are images that the run was trained on: red/train.png." in notes
-    assert "1 of these 3 images are images that the run was chosen by: red/validation.png." in notes
+    assert "1 of these 3 images is an image that the run was trained on: red/train.png." in notes
+    assert "1 of these 3 images is an image that the run was chosen by: red/validation.png." in notes
 
 
 def test_the_runs_own_data_by_name_are_its_own_test_images(trained, colours, tmp_path):

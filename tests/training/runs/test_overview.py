@@ -67,11 +67,11 @@ def test_damaged_runs_are_told_beside_the_others(runs):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"metrics\.csv has 0 rows, but 3 epochs of this run were finished"),
+        (b"", r"metrics\.csv has 0 rows, and this run has finished 3 epochs"),
         (b"\0\1", r"metrics\.csv is damaged: it has no rows"),
         (b"header,alone\n", r"metrics\.csv is damaged: it has no rows"),
-        (None, r"metrics\.csv has 0 rows, but 3 epochs of this run were finished"),
-        ("one row less", r"metrics\.csv has 2 rows, but 3 epochs of this run were finished"),
+        (None, r"metrics\.csv has 0 rows, and this run has finished 3 epochs"),
+        ("one row less", r"metrics\.csv has 2 rows, and this run has finished 3 epochs"),
     ],
 )
 def test_a_finished_run_has_a_row_for_each_epoch(trained, tmp_path, content, message):

@@ -324,7 +324,7 @@ def test_metrics_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([row(1)], r"has 1 rows, but 2 epochs of this run were finished"),
+        ([row(1)], r"has 1 row, and this run has finished 2 epochs"),
         ([row(1), row(1)], "epoch is 1 in row 2"),
         ([row(1), row("x")], "row 2: could not convert"),
         ([row(1), row(2) + ",3"], f"has {len(METRICS) + 1} values, the header {len(METRICS)}"),

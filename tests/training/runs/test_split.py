@@ -95,6 +95,12 @@ def test_a_trained_image_in_the_place_of_a_test_image_is_refused(run, folder):
 
 def test_run_of_before_and_missing_folder(run, folder):
     (run.path / "split.csv").unlink()
+    with pytest.raises(ValueError, match=r"split\.csv is missing, so which images .* Bring the whole file back"):
+        stored_data(run)
+    (note,) = seen_in_training(run, load_data(str(folder)).test)
+    assert "split.csv is missing" in note
+    del run.config["data"]["split"]
+    assert seen_in_training(run, load_data(str(folder)).test) == ()
     with pytest.raises(ValueError, match=r"written before runs stored their split.* evaluate --data FOLDER"):
         stored_data(run)
     shutil.rmtree(folder)

@@ -180,7 +180,7 @@ def _split(images: FileImages, names: Sequence[str], *shares: float) -> list[Fil
     if fewest < len(shares) + 1:
         path = images.root / Path(images.names[images.labels.index(counts.index(fewest))]).parent
         raise ValueError(
-            f"the class folder {path} holds {fewest} images; at least {len(shares) + 1} are needed to split "
-            "them. Add some, or make train/, val/ and test/ folders."
+            f"the class folder {path} holds {count(fewest, 'image', 'images')}; at least {len(shares) + 1} are needed "
+            "to split them. Add some, or make train/, val/ and test/ folders."
         )
     return [images.select(part) for part in split_by_class(images.labels, *shares)]

@@ -198,7 +198,8 @@ def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
 def _split(name: str, base: Any) -> list[Any]:
     """A tenth of the images, always the same, taken out of those to train on."""
     if len(base) < 2:
-        raise ValueError(f"the training part of {name!r} has {len(base)} images; at least 2 are needed to split it")
+        images = count(len(base), "image", "images")
+        raise ValueError(f"the training part of {name!r} has {images}; at least 2 are needed to split it")
     order = np.random.RandomState(SPLIT_SEED).permutation(np.arange(len(base)))
     held_out, rest = np.split(order, [max(1, len(order) // 10)])
     if hasattr(getattr(base, "reader", None), "lengths"):  # shards are read one behind the other
@@ -222,13 +223,13 @@ def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str,
         ValueError: none of the parts can be opened, or the class names are not told.
     """
     _refuse_folder(name, root)
-    held_out = _held_out(name)
+    held_out, spec = _held_out(name), name if root is None else f"{name}:{root}"
     for part in ("test", "validation"):
         images = _first(name, root, held_out.get(part, ()), batch_size, 0)
         if images is not None:
-            return part, _whole(images), _class_names(name, root, images), _notes(name, images)
+            return part, _whole(images), _class_names(name, root, images), _notes(spec, images)
     images = _open(name, root, "train", batch_size, 0)
-    return "train", _whole(images), _class_names(name, root, images), _notes(name, images)
+    return "train", _whole(images), _class_names(name, root, images), _notes(spec, images)
 
 
 def _refuse_folder(name: str, root: str | None) -> None:

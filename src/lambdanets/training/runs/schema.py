@@ -15,6 +15,7 @@ from typing import Any
 import timm
 
 from lambdanets.files import read_csv, read_json
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
@@ -190,8 +191,10 @@ def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
     """The first ``epochs`` rows of a run's ``metrics.csv``; errors as of ``read_all_metrics``, and for fewer rows."""
     rows = read_all_metrics(file)[:epochs]
     if len(rows) < epochs:
+        finished = count(epochs, "epoch", "epochs")
         raise ValueError(
-            f"{file} has {len(rows)} rows, but {epochs} epochs of this run were finished; bring the whole file back"
+            f"{file} has {count(len(rows), 'row', 'rows')}, and this run has finished {finished}; bring the whole file "
+            "back"
         )
     return rows
 

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 FILE = "split.csv"
 _PARTS = ("train", "validation", "test")
 _COLUMNS = ("part", "class", "fingerprint", "image")
-_CHANGED = (
-    "it was cut off or edited, so which images the run was trained on is not known. Bring the whole file back; without "
-    "it, `lambdanets evaluate --data FOLDER` scores other images, and `lambdanets train` begins a new run."
+_REMEDY = (
+    "so which images the run was trained on is not known. Bring the whole file back; without it, `lambdanets evaluate "
+    "--data FOLDER` scores other images, and `lambdanets train` begins a new run."
 )
+_CHANGED = f"it was cut off or edited, {_REMEDY}"
 
 
 def write_split(folder: Path, data: ImageData) -> str | None:
@@ -60,6 +61,10 @@ def read_split(run: Run) -> dict[str, FileImages]:
     """
     root = Path(run.data_spec.partition(":")[2])
     file = run.path / FILE
+    # Runs of earlier versions have no digest.
+    digest = run.config["data"].get("split")
+    if not file.exists() and digest is not None:
+        raise ValueError(f"{file} is missing, {_REMEDY}")
     if not file.exists():
         raise ValueError(
             f"the run {run.path} was written before runs stored their split, so which images of {root} it was trained "
@@ -91,8 +96,6 @@ def read_split(run: Run) -> dict[str, FileImages]:
     told = run.config["data"].get("images")
     if told is not None and counts != {part: told.get(part, 0) for part in _PARTS}:
         raise ValueError(f"{file} has {_numbers(counts)} images, and config.json says {_numbers(told)}: {_CHANGED}")
-    # Runs of earlier versions have no digest.
-    digest = run.config["data"].get("split")
     if digest is not None and digest_file(file) != digest:
         raise ValueError(f"{file} is not the file that the training wrote, by its digest in config.json: {_CHANGED}")
     return {
@@ -195,7 +198,7 @@ def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
 
 def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
     """Sentences about images that the run was trained on or chosen by, found by their content."""
-    if not (run.path / FILE).exists():
+    if not (run.path / FILE).exists() and "split" not in run.config["data"]:
         return ()
     try:
         split = read_split(run)
@@ -206,6 +209,7 @@ def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
         marks = set(split[name].fingerprints or []) if name in split else set()
         seen = [file for file, mark in zip(images.names, images.fingerprints or [], strict=True) if mark in marks]
         if seen:
-            of = f"{len(seen):,} of these {len(images):,} images"
-            notes.append(f"{of} are images that the run was {what}: {first(seen)}.")
+            of = f"{len(seen):,} of these {count(len(images), 'image', 'images')}"
+            are = "is an image" if len(seen) == 1 else "are images"
+            notes.append(f"{of} {are} that the run was {what}: {first(seen)}.")
     return tuple(notes)
