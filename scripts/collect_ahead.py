@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, without a GPU: registers, spills, shared memory, instructions.
+"""Compile the Triton kernels without a GPU, and list the results: registers, spills, shared memory, instructions.
 
 Triton brings its compilers along, so this runs on any Linux machine. Without arguments it compiles for an H100 what
 docs/gpu.md shows, into results/ahead.csv; with arguments it prints one shape:

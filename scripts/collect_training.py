@@ -1,4 +1,4 @@
-"""Collects run folders of this machine into results/training.json: ``python scripts/collect_training.py RUN...``.
+"""Collect run folders of this machine into results/training.json: ``python scripts/collect_training.py RUN...``.
 
 A run takes the place of the one before with the same command and seed; the others stay.
 """

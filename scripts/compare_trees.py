@@ -147,7 +147,7 @@ def interval(turns: list[dict]) -> tuple[float, float, float]:
 
 
 def verdict(turns: list[dict], limit: float) -> str:
-    """What the turns of a case and pass say: not slower, slower or undecided."""
+    """Return the verdict on a case and pass: not slower, slower or undecided."""
     if len({turn["round"] for turn in turns}) < LEAST_ROUNDS:
         return "undecided"
     _, low, high = interval(turns)
@@ -219,7 +219,7 @@ def read(path: Path) -> list[dict]:
 
 
 def grouped(turns: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Turns by case and pass."""
+    """Return the turns by case and pass."""
     found: dict[tuple[str, str], list[dict]] = {}
     for turn in turns:
         found.setdefault((turn["case"], turn["pass"]), []).append(turn)

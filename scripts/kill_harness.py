@@ -53,7 +53,7 @@ _DEADLINE = 300.0
 
 @dataclass
 class Tally:
-    """What came of the kills.
+    """Outcomes of the kills.
 
     Attributes:
         kills: how many there were; ``inside_writes`` of them while a file was written.
@@ -221,7 +221,7 @@ def saved_steps(run: Path) -> int | None:
 
 
 def differences(run: Path, reference: Path) -> list[str]:
-    """What differs between two finished runs, but for times and folders."""
+    """Return the differences between two finished runs, but for times and folders."""
     found = [
         f"{name} differs"
         for name in ("best.safetensors", "last.safetensors")
@@ -326,7 +326,7 @@ def _moment(begins: float, writing: Path | None) -> Callable[[], bool]:
 
 
 def cut_power(folder: Path, recipe: Recipe, cuts: int, *, seed: int = 0, every: str = "2") -> Tally:
-    """Takes copies of a mounted ext4 image at moments as of ``kill_trainings``, and lets the training go on in each.
+    """Copy a mounted ext4 image at moments as of ``kill_trainings``, and let the training go on in each copy.
 
     Args:
         folder: where the images lie.

@@ -82,7 +82,7 @@ def bench_all() -> str:
 
 
 def bench_goals() -> str:
-    """How far the results reach the goals."""
+    """Table of the goals and how far the results reach them."""
     return goals.goals_table(_published("bench"))
 
 
@@ -114,7 +114,7 @@ def rates() -> str:
 
 
 def planner() -> str:
-    """How near the planner's choices are to the fastest kernel, by instruction set."""
+    """Distance of the planner's choices from the fastest kernel, by instruction set."""
     rows = files.read_rows(RESULTS / "planner.csv")
     lines = []
     for level in dict.fromkeys(row["instruction_set"] for row in rows):
@@ -235,13 +235,13 @@ def ablation() -> str:
 
 
 def placement() -> str:
-    """Where lambda layers go in a ResNet-50."""
+    """Cost of the places of lambda layers in a ResNet-50."""
     lines = [[row["stages"], *_millions(row), f"{int(row['multiply_adds']) / 1e9:.2f}"] for row in _models("placement")]
     return report.markdown(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
 
 
 def kept() -> str:
-    """What a training step's forward pass keeps, of models side by side."""
+    """Bytes that a training step's forward pass keeps, of models side by side."""
     lines = [
         [f"`{row['model']}`", row["image_size"], f"{int(row['kept_bytes']) / 2**20:.1f}"] for row in _models("kept")
     ]
@@ -353,7 +353,7 @@ def _count(table: str, model: str, column: str, unit: float, digits: int) -> str
 
 
 def _trees() -> str:
-    """What the comparison of two trees found, in words."""
+    """Findings of the comparison of two trees, in words."""
     rows = files.read_rows(RESULTS / "trees.csv")
     counts = ", ".join(
         f"{sum(row['verdict'] == word for row in rows)} {word}" for word in ("not slower", "slower", "undecided")
@@ -363,7 +363,7 @@ def _trees() -> str:
 
 
 def _projected_again() -> str:
-    """How many times longer a training step of a layer takes where it projects again, from the least to the most."""
+    """Factor by which a training step of a layer takes longer where it projects again, from the least to the most."""
     rows = [row for row in files.read_rows(RESULTS / "projection.csv") if row["pass"] == "forward+backward"]
     forms = [[float(row["ratio"]) for row in rows if row["form"] == form] for form in ("recompute", "channels_inner")]
     ratios = [again / once for again, once in zip(*forms, strict=True)]

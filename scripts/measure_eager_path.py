@@ -1,4 +1,4 @@
-"""Measures what direct calls in eager mode save, into results/eager_path.csv.
+"""Measure the time that direct calls in eager mode save, into results/eager_path.csv.
 
 Run it as ``python scripts/measure_eager_path.py``.
 

@@ -1,4 +1,4 @@
-"""How near the planner's choice is to the fastest kernel, by instruction set: writes results/planner.csv.
+"""Compare the planner's choice with the fastest kernel, by instruction set: writes results/planner.csv.
 
     python scripts/measure_planner.py                    # some minutes for each instruction set
 

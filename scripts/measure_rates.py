@@ -37,7 +37,7 @@ def _adopted() -> nn.Module:
 
 
 class _LeftOut(nn.Module):
-    """Takes every ``stride``-th position, and nothing else."""
+    """Layer that takes every ``stride``-th position, and nothing else."""
 
     def __init__(self, stride: int):
         super().__init__()

@@ -2,11 +2,14 @@
 
     python scripts/mutate.py                             # 300 places of kernels/ and layers/, chosen by a seed
     python scripts/mutate.py --all src/lambdanets/kernels/grid/banded.py
+    python scripts/mutate.py --sample 12 src/lambdanets/kernels/grid/compiled/cpp
 
 A mutant is the package with one change: another operator or comparison, a number off by one, a sign, a mask, a
-transposition or a flip dropped. Each runs the tests that mirror its file until the first failure; what none of them
-notices *survives*: a gap in the tests, or a change without effect. Mutants are written to a temporary copy, so the
-checkout is not touched. A child process is forked for each behind the slow imports, some seconds a mutant.
+transposition or a flip dropped; in C++, which is changed token by token, another stride or a condition dropped. Each
+runs the tests that mirror its file until the first failure; what none of them notices *survives*: a gap in the tests,
+or a change without effect. Mutants are written to a temporary copy, so the checkout is not touched. A child process is
+forked for each behind the slow imports, some seconds a mutant. The library of a C++ mutant is built for it (CMake and
+Ninja); what does not compile is "not built". Triton's kernels run in its interpreter, as in the tests.
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import ast
 import csv
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +55,39 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Or: ast.And,
 }
 
+# C++: tokens that are changed, with the spaces that clang-format sets around binary operators alone; strides and sizes
+# that stand for each other; what is left as it is.
+TOKENS = {
+    " + ": " - ",
+    " - ": " + ",
+    " * ": " + ",
+    " / ": " * ",
+    " % ": " / ",
+    " += ": " -= ",
+    " -= ": " += ",
+    " < ": " <= ",
+    " <= ": " < ",
+    " > ": " >= ",
+    " >= ": " > ",
+    " == ": " != ",
+    " != ": " == ",
+    " && ": " || ",
+    " || ": " && ",
+}
+SWAPPED = [("key_pitch", "value_pitch"), ("rows", "columns"), ("width", "height"), ("most", "least")]
+NAMES = {name: other for pair in SWAPPED for name, other in (pair, pair[::-1])}
+CPP = re.compile(
+    r"(?P<operator> (?:[-+*/%]|[-+<>=!]=|[<>]|&&|\|\|) )"
+    r"|(?P<condition>\bif \()"
+    r"|(?P<sign>(?:(?<=[(,=\[?:])|(?<=return)) ?-(?=[\w(]))"
+    r"|(?P<number>(?<![\w.])\d+(?![\w.]))"
+    rf"|(?P<name>\b(?:{'|'.join(NAMES)})\b)"
+)
+LEFT_AS_IT_IS = re.compile(
+    r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"|^\s*(?:#|template|using|constexpr|static_assert)[^\n]*|integral_constant<[^>]*>",
+    re.DOTALL | re.MULTILINE,
+)
+
 # Kernels of more than one file.
 PART_OF = {"row_spectral_plan": "row_spectral", "strips": "banded"}
 
@@ -72,6 +111,9 @@ class Mutant:
 
 def mutants_of(file: Path) -> Iterator[Mutant]:
     """Yield every mutant of a file, in the order of its lines."""
+    if file.suffix != ".py":
+        yield from cpp_mutants_of(file)
+        return
     source = file.read_text(encoding="utf-8")
     lines = source.encode().splitlines(keepends=True)
     starts = [0]
@@ -88,6 +130,36 @@ def mutants_of(file: Path) -> Iterator[Mutant]:
         changed = source.encode()[:begin] + (new if is_statement else f"({new})").encode() + source.encode()[end:]
         shown = " ".join(f"{old} → {new}".split())
         yield Mutant(file, node.lineno, shown, changed.decode())
+
+
+def cpp_mutants_of(file: Path) -> Iterator[Mutant]:
+    """Yield every mutant of a C++ file, in the order of its tokens."""
+    source = file.read_text(encoding="utf-8")
+    code = LEFT_AS_IT_IS.sub(lambda left: re.sub(r"[^\n]", "\0", left[0]), source)
+    for token in CPP.finditer(code):
+        begin, end, text = token.start(), token.end(), token[0]
+        if token["operator"]:
+            new = TOKENS[text]
+        elif token["condition"]:
+            end, new = _closing(code, end), "if (true)"
+        elif token["sign"]:
+            new = text.replace("-", "")
+        else:
+            new = NAMES[text] if token["name"] else str(int(text) + 1)
+        line = source.count("\n", 0, begin) + 1
+        shown = source.splitlines()[line - 1].strip()
+        change = f"{source[begin:end].strip()} → {new.strip()} in {shown}"
+        yield Mutant(file, line, change, source[:begin] + new + source[end:])
+
+
+def _closing(code: str, begin: int) -> int:
+    """Return the place behind the bracket that closes what was opened in front of ``begin``."""
+    depth = 1
+    for place in range(begin, len(code)):
+        depth += {"(": 1, ")": -1}.get(code[place], 0)
+        if not depth:
+            return place + 1
+    raise ValueError("a bracket is not closed")
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.AST]]:
@@ -132,6 +204,12 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
 def tests_of(file: Path) -> list[str]:
     """Return pytest's arguments for the tests that mirror a file of the package."""
     inner = file.relative_to(PACKAGE)
+    if "triton" in inner.parts:
+        found = sorted((ROOT / "tests/kernels/grid/triton").glob("test_*.py"))
+        # Last what takes longest: the compiler for GPUs.
+        return [str(each) for each in sorted(found, key=lambda each: each.stem == "test_ahead")]
+    if "compiled" in inner.parts:
+        return [str(ROOT / "tests/kernels/grid/compiled")]
     own = ROOT / "tests" / inner.parent / f"test_{inner.name}"
     kernel = PART_OF.get(inner.stem, inner.stem)
     if inner.parent == Path("kernels/grid") and (kernel != inner.stem or "\nKERNEL = " in file.read_text("utf-8")):
@@ -141,7 +219,7 @@ def tests_of(file: Path) -> list[str]:
     rooms = [ROOT / "tests" / inner.parent]
     if inner.parts[0] == "kernels":
         rooms = [ROOT / "tests/test_functional.py", *sorted((ROOT / "tests/kernels").rglob("test_*.py"))]
-        rooms = [room for room in rooms if "triton" not in room.parts or "triton" in inner.parts]
+        rooms = [room for room in rooms if "triton" not in room.parts]
     return [str(own)] * own.exists() + [str(room) for room in rooms if room != own and room.exists()]
 
 
@@ -149,7 +227,22 @@ def is_noticed(mutant: Mutant, copy: Path) -> bool:
     """Run the mutant's tests in this process, which is a forked child; True if one of them fails."""
     target = copy / mutant.file.relative_to(SOURCE)
     target.write_text(mutant.source, encoding="utf-8")
+    if mutant.file.suffix != ".py" and not build(copy):
+        raise SystemExit(4)
     return fails(tests_of(mutant.file), copy)
+
+
+def build(copy: Path) -> bool:
+    """Build the compiled kernels of a copy of the package, for the tests of this process; False if that fails."""
+    folder = copy / "build"
+    source = copy / (PACKAGE / "kernels/grid/compiled/cpp").relative_to(SOURCE)
+    for words in (["-G", "Ninja", "-S", str(source), "-B", str(folder)], ["--build", str(folder), "-j", "1"]):
+        if subprocess.run(
+            ["cmake", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        ).returncode:
+            return False
+    os.environ["LAMBDANETS_LIBRARY"] = str(folder / "lambdanets_compiled.so")
+    return True
 
 
 def fails(tests: list[str], copy: Path) -> bool:
@@ -174,21 +267,30 @@ def seconds_unbroken(files: set[Path]) -> float:
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
-        os._exit(fails(tests, SOURCE))
+        copy = copied()
+        built = all(file.suffix == ".py" for file in files) or build(copy)
+        code = fails(tests, copy) if built else True
+        shutil.rmtree(copy, ignore_errors=True)
+        os._exit(code)
     if os.waitpid(child, 0)[1]:
         sys.exit(f"the tests do not pass on the unbroken code: pytest {' '.join(tests)}")
     return time.monotonic() - begin
 
 
+def copied() -> Path:
+    """Return a temporary copy of the package."""
+    copy = Path(tempfile.mkdtemp(prefix="mutant-"))
+    return shutil.copytree(SOURCE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def judge(mutants: list[Mutant], jobs: int, seconds: float) -> Iterator[tuple[Mutant, str, float]]:
-    """Yield (mutant, "killed", "survived", "timeout" or "no tests", seconds) as they are done."""
+    """Yield (mutant, "killed", "survived", "timeout", "no tests" or "not built", seconds) as they are done."""
     running: dict[int, tuple[Mutant, Path, float]] = {}
     waiting = list(reversed(mutants))
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            copy = Path(tempfile.mkdtemp(prefix="mutant-"))
-            shutil.copytree(SOURCE, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            copy = copied()
             child = os.fork()
             if child == 0:
                 os.setsid()
@@ -211,11 +313,22 @@ def judge(mutants: list[Mutant], jobs: int, seconds: float) -> Iterator[tuple[Mu
                 outcome = "timeout"
             else:
                 code = os.waitstatus_to_exitcode(status)
-                outcome = {0: "survived", 3: "no tests"}.get(code, "killed")
+                outcome = {0: "survived", 3: "no tests", 4: "not built"}.get(code, "killed")
             del running[child]
             shutil.rmtree(copy, ignore_errors=True)
             yield mutant, outcome, took
         time.sleep(0.05)
+
+
+def can_be_tested(file: Path) -> bool:
+    """Return True if this machine has what the tests of a file need; else say that it is left out."""
+    if file.suffix != ".py":
+        missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+    else:
+        missing = [] if "triton" not in file.parts or find_spec("triton") else ["triton"]
+    if missing:
+        print(f"left out: {file.relative_to(ROOT)}, for which {' and '.join(missing)} would be needed")
+    return not missing
 
 
 def main() -> None:
@@ -232,8 +345,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folders = given.files or [PACKAGE / "kernels", PACKAGE / "layers"]
     paths = (path.resolve() for path in folders)
-    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))})
-    mutants = [mutant for file in files if "triton" not in file.parts for mutant in mutants_of(file)]
+    files = sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))})
+    files = [file for file in files if file.suffix in (".py", ".cpp", ".h") and can_be_tested(file)]
+    mutants = [mutant for file in files for mutant in mutants_of(file)]
     if not given.all and given.sample < len(mutants):
         mutants = random.Random(given.seed).sample(mutants, given.sample)
     import hypothesis  # noqa: F401 - imported before the fork, as the rest that takes long

@@ -1,4 +1,4 @@
-"""Makes weights that come with the package of a finished run: ``python scripts/ship_weights.py RUN NAME``.
+"""Make weights that come with the package of a finished run: ``python scripts/ship_weights.py RUN NAME``.
 
 NAME is MODEL.DATA, as lambda_resnet_tiny.digits. The model card is written of what the run says; the licence of the
 data is the caller's to state. Of a folder of images no image is taken along, and of its path the last part alone.

@@ -78,7 +78,7 @@ def check_folder(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, and moves it onto ``path`` when the block ends well.
+    """Give a temporary path in the same folder, and move it onto ``path`` when the block ends well.
 
     A link stays, and what it leads to is replaced. A device or a pipe, as ``/dev/stdout``, cannot be replaced: it is
     written to itself.
@@ -150,7 +150,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside ``path`` to fill, which gets that name when the block ends well.
+    """Give a temporary folder beside ``path`` to fill, which gets that name when the block ends well.
 
     Args:
         path: the folder to make; must not exist.
@@ -204,7 +204,7 @@ def digest_file(path: Path) -> str:
 
 @contextmanager
 def naming_failed_writes(path: Path) -> Iterator[None]:
-    """Turns the errors that safetensors and torch raise when they cannot write into an OSError naming ``path``."""
+    """Turn the errors that safetensors and torch raise when they cannot write into an OSError naming ``path``."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -217,18 +217,18 @@ def _open_text(path: Path) -> TextIO:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path``, all of it or nothing."""
+    """Write ``text`` to ``path``, all of it or nothing."""
     with replacing(path) as temporary, _open_text(temporary) as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` as indented JSON, all of it or nothing."""
+    """Write ``content`` as indented JSON, all of it or nothing."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of one shape as CSV with a header line, all of them or nothing."""
+    """Write rows of one shape as CSV with a header line, all of them or nothing."""
     header = list(rows[0]) if rows else []
     write_table(path, header, [[row[name] for name in header] for row in rows])
 
@@ -242,7 +242,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file that this package wrote.
+    """Read a JSON file that this package wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -259,7 +259,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path, most: int = _TEXT_BYTES) -> str:
-    """Reads a UTF-8 text file of at most ``most`` bytes, without a byte-order mark; errors as of ``read_json``."""
+    """Read a UTF-8 text file of at most ``most`` bytes, without a byte-order mark; errors as of ``read_json``."""
     if not path.exists():
         raise FileNotFoundError(f"the file {path} does not exist")
     if not path.is_file():
@@ -286,7 +286,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Reads a CSV file with a header line, every value as text; errors as of ``read_text``, with the line."""
+    """Read a CSV file with a header line, every value as text; errors as of ``read_text``, with the line."""
     reader = csv.reader(io.StringIO(read_text(path, _TABLE_BYTES), newline=""), strict=True)
     try:
         header = next(reader, [])
@@ -301,7 +301,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def read_csv(path: Path) -> list[dict[str, float]]:
-    """Reads back the numbers that ``write_csv`` wrote; a missing file has no rows.
+    """Read back the numbers that ``write_csv`` wrote; a missing file has no rows.
 
     Raises:
         ValueError: the file is damaged; the message names it, and the row where there is one.

@@ -1,4 +1,4 @@
-"""Which state of this package a result was made by, and on which processor."""
+"""State of this package that a result was made by, and the processor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def source_commit(source: Path = _SOURCE) -> str:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git prints, or None if it fails."""
+    """Output of git, or None if it fails."""
     # Asking must not lock the index, with which somebody may be at work.
     command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     try:

@@ -85,11 +85,7 @@ def bench(
         "--output": output is not None,
     }
     _refuse_ignored([name for name, is_given in given.items() if is_given])
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
-    for name, value in (("--seconds", seconds), ("--max-seconds", max_seconds)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value:g}; leave it out for the default")
+    _check(device, seconds, max_seconds)
     quiet_profiler()
     from lambdanets.console import make_console
     from lambdanets.experiments.report.results import open_folder, table_of
@@ -97,20 +93,29 @@ def bench(
     console = make_console()
     if table is not None:
         print(table_of(table))
-    elif calibrate:
+        return
+    if calibrate:
         _calibrate(console, output, _limits(seconds, max_seconds, 1.0, 5.0))
+        return
+    _need_peers()
+    output = output or Path("bench-results")
+    open_folder(output)
+    limits = _limits(seconds, max_seconds, *((1.0, 5.0) if quick else (2.0, 15.0)))
+    kept = _rows_to_keep(output / _FILES[growth, device]) if noisy else []
+    if growth:
+        _growth(console, output, kept, limits)
+    elif device == "cuda":
+        _bench_cuda(console, output, cases, quick, kept, limits)
     else:
-        _need_peers()
-        output = output or Path("bench-results")
-        open_folder(output)
-        limits = _limits(seconds, max_seconds, *((1.0, 5.0) if quick else (2.0, 15.0)))
-        kept = _rows_to_keep(output / _FILES[growth, device]) if noisy else []
-        if growth:
-            _growth(console, output, kept, limits)
-        elif device == "cuda":
-            _bench_cuda(console, output, cases, quick, kept, limits)
-        else:
-            _bench(console, output, cases, quick, kept, limits)
+        _bench(console, output, cases, quick, kept, limits)
+
+
+def _check(device: str, seconds: float | None, max_seconds: float | None) -> None:
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+    for name, value in (("--seconds", seconds), ("--max-seconds", max_seconds)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value:g}; leave it out for the default")
 
 
 _FILES = {(False, "cpu"): "bench.csv", (False, "cuda"): "bench-cuda.csv", (True, "cpu"): "growth.csv"}

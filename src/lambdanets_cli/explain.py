@@ -95,11 +95,17 @@ def explain(
     tensor, picture = _read(image, transform)
     explanation = explain_model(module, tensor, layers=layer, class_names=names, picture=picture)
     _print(console, explanation)
+    title = f"{Path(model).name} on {image.name}"
+    _write_page(console, explanation, output, layers=layer, decision=decision, title=title, notes=notes)
+
+
+def _write_page(console: Console, explanation: Explanation, output: Path, *, decision: bool, **options: Any) -> None:
+    """Write the page; ``options`` are those of ``Explanation.save_html``."""
+    from lambdanets.console import print_whole
+
     if decision and explanation.has_scores:
         print_whole(console, "Taking out layers and covering parts of the image ...")
-    missing = explanation.save_html(
-        output, layers=layer, decision=decision, title=f"{Path(model).name} on {image.name}", notes=notes
-    )
+    missing = explanation.save_html(output, decision=decision, **options)
     if missing:
         listed = ", ".join(missing)
         print_whole(console, f"The page has no maps of {listed}, to stay below 3 MB; --layer NAME shows one of them.")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lambdanets.kernels.grid.contract import GridProblem
 
 __all__ = ["kernels"]
 
@@ -74,14 +80,10 @@ def kernels(
     if device not in (None, "cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
     import torch
-    from rich.table import Table
-    from rich.text import Text
 
     from lambdanets.console import make_console
     from lambdanets.experiments.bench.constants import device_name, where_from
     from lambdanets.kernels.grid.contract import GridProblem
-    from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain
-    from lambdanets.kernels.grid.spread import RATIO
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = scopes or tuple(2 * size - 1 for size in grid)
@@ -90,11 +92,46 @@ def kernels(
         extents = (origin[0] + 1, *extents[1:])
     sizes = (batch, heads, dim_key, dim // heads, intra_depth)
     problem = GridProblem.of(*sizes, grid, extents, origin, getattr(torch, dtype), device)
+    console = make_console()
+    where = "global" if scope is None else f"scope {scope}"
+    threads = torch.get_num_threads()
+    console.print(
+        f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}\n"
+        + device_name(device)
+        + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
+    )
+    _print_choice(console, problem)
+    console.print(where_from(device))
+    if device == "cpu":
+        console.print("Times are estimates; `lambdanets bench --calibrate` fits them to this machine.")
+
+
+def _print_choice(console: Console, problem: GridProblem) -> None:
+    """Print the table of the kernels, and the choice for values of very different sizes where it is another."""
+    from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
+    from lambdanets.kernels.grid.spread import RATIO
+
     # Elsewhere reading the values would make the device wait, so kernels that spread errors are not taken.
-    reads_values = device == "cpu" and not problem.sees_everything
+    reads_values = problem.device == "cpu" and not problem.sees_everything
     may_spread = reads_values or problem.sees_everything
     directions = ("forward", "backward")
     chosen = {direction: choose(problem, direction == "backward", may_spread).name for direction in directions}
+    console.print(_table(problem, chosen))
+    for direction, name in chosen.items():
+        kernel = GRID_KERNELS[name]
+        if kernel.mixes_channels or (reads_values and kernel.spreads_errors):
+            other = choose(problem, direction == "backward", may_spread=not reads_values, may_mix=False).name
+            what = "values" if reads_values else "channels"
+            console.print(f"Where {what} differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
+
+
+def _table(problem: GridProblem, chosen: dict[str, str]) -> Table:
+    """Return the estimated times of every kernel, or its reason; ``chosen`` is a kernel's name by direction."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from lambdanets.kernels.grid.planner import explain
+
     table = Table("kernel", "forward", "backward", "")
     for verdict in sorted(explain(problem), key=lambda verdict: verdict.forward_seconds):
         if verdict.reason is not None:
@@ -107,19 +144,4 @@ def kernels(
             f"{verdict.backward_seconds * 1e3:.2f} ms",
             Text(f"chosen for {' and '.join(marks)}" if marks else "", style="bold green"),
         )
-    console = make_console()
-    where = "global" if scope is None else f"scope {scope}"
-    shape = f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}"
-    threads = torch.get_num_threads()
-    machine = device_name(device) + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
-    console.print(f"{shape}\n{machine}")
-    console.print(table)
-    for direction, name in chosen.items():
-        kernel = GRID_KERNELS[name]
-        if kernel.mixes_channels or (reads_values and kernel.spreads_errors):
-            other = choose(problem, direction == "backward", may_spread=not reads_values, may_mix=False).name
-            what = "values" if reads_values else "channels"
-            console.print(f"Where {what} differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
-    console.print(where_from(device))
-    if device == "cpu":
-        console.print("Times are estimates; `lambdanets bench --calibrate` fits them to this machine.")
+    return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,34 +84,24 @@ def train(
     given = chosen(choices)
     if print_recipe:
         _refuse_with_print(output, profile, checkpoint_every, timeout)
+    if resume is not None:
+        _refuse_with_resume({"recipe": recipe, "output": output, **given})
 
     from lambdanets import training
     from lambdanets.console import make_console
     from lambdanets.training.display.summary import print_training
     from lambdanets.training.recipes.files import write_recipe
 
+    if print_recipe:
+        planned = training.plan_recipe(recipe, given) if resume is None else training.Run.open(resume).recipe
+        print(write_recipe(planned), end="")
+        return
     console = make_console()
-    if resume is not None:
-        _refuse_with_resume({"recipe": recipe, "output": output, **given})
-        if print_recipe:
-            print(write_recipe(training.Run.open(resume).recipe), end="")
-            return
-        result = training.resume(
-            resume, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile
-        )
+    options: dict[str, Any] = {"checkpoint_every": checkpoint_every, "timeout": timeout, "profile": profile}
+    if resume is None:
+        result = training.train(training.plan_recipe(recipe, given), output=output, console=console, **options)
     else:
-        planned = training.plan_recipe(recipe, given)
-        if print_recipe:
-            print(write_recipe(planned), end="")
-            return
-        result = training.train(
-            planned,
-            output=output,
-            console=console,
-            checkpoint_every=checkpoint_every,
-            timeout=timeout,
-            profile=profile,
-        )
+        result = training.resume(resume, console=console, **options)
     if result.main_process:
         print_training(console, result)
     if result.stopped_by is not None:

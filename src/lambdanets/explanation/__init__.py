@@ -1,4 +1,4 @@
-"""What the lambda layers of a model do with one example: the maps S, what the layers have learnt, what decides."""
+"""Explanations of a model's lambda layers on one example: the maps S, what the layers have learnt, what decides."""
 
 from lambdanets.explanation.checks import Check, ExplanationDifferenceError
 from lambdanets.explanation.decision import Ablation

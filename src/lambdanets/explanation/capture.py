@@ -40,7 +40,7 @@ def lambda_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def choose(layers: dict[str, nn.Module], names: Sequence[str] | None) -> dict[str, nn.Module]:
-    """Those of ``layers`` that are named, or all; a ValueError with the nearest names for one that is not there."""
+    """Return the named ones of ``layers``, or all; a ValueError with the nearest names for one that is not there."""
     if names is None:
         return layers
     if isinstance(names, str):

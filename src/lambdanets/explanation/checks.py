@@ -19,7 +19,7 @@ QUERIES = 1024
 
 @dataclass(frozen=True)
 class Check:
-    """How well the weights of one layer account for its output, and what each term adds to it.
+    """Agreement of the weights of one layer with its output, and the share of each term in it.
 
     Args:
         layer: its name.

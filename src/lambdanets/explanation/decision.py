@@ -1,4 +1,4 @@
-"""What matters for the score of a class: terms and layers taken out, parts of the image covered, Grad-CAM."""
+"""Influences on the score of a class: terms and layers taken out, parts of the image covered, Grad-CAM."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def occlude(model: nn.Module, image: Tensor, target: int, window: int | None = N
 
 
 def _starts(size: int, side: int) -> list[int]:
-    """Where windows start: half of a side apart, the first and the last at the borders."""
+    """Starts of windows: half of a side apart, the first and the last at the borders."""
     count = max(1, math.ceil((size - side) / max(1, side / 2)) + 1)
     return sorted({round(start) for start in np.linspace(0, max(0, size - side), count).tolist()})
 

@@ -1,4 +1,4 @@
-"""What lambda layers have learnt about positions, which no image is needed for."""
+"""Distances that lambda layers have learnt to look, for which no image is needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Learnt:
 
 
 def learnt(model: nn.Module) -> tuple[Learnt, ...]:
-    """How far the lambda layers of a model look, by layer; those without a table of offsets are not in it.
+    """Return how far the lambda layers of a model look, by layer; those without a table of offsets are not in it.
 
     Args:
         model: any model that contains lambda layers.

@@ -90,7 +90,7 @@ def explain(
 
 
 class Explanation:
-    """What :func:`lambdanets.explain` found; its maps are computed when they are asked for.
+    """Result of :func:`lambdanets.explain`; its maps are computed when they are asked for.
 
     Attributes:
         model: the model.

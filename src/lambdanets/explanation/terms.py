@@ -1,4 +1,4 @@
-"""What one lambda layer computed for one example, and from it the weight S of every context position for a query.
+"""Results of one lambda layer for one example, and from them the weight S of every context position for a query.
 
 Letters as in the paper: h heads, n queries, m context positions, k query depth, v value depth, u intra-depth. With
 ``p`` prefix tokens (TokenLambda) the first p of the n queries and of the m context positions are these tokens.

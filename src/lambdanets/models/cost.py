@@ -28,7 +28,7 @@ _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True)
 class PartCost:
-    """What a part of a model costs for one image.
+    """Costs of a part of a model for one image.
 
     Args:
         name: of the part: the stem, a stage, the head; or a submodule of the model.
@@ -49,7 +49,7 @@ class PartCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model costs for one image.
+    """Costs of a model for one image.
 
     Args:
         name: of the model.
@@ -165,7 +165,7 @@ def _parts(model: nn.Module, ran: Mapping[str, Any]) -> Iterator[tuple[str, str,
 
 @dataclass
 class _Seen:
-    """What hooks have seen: shapes of the children's outputs, and counts by the name of a layer."""
+    """Record of the hooks: shapes of the children's outputs, and counts by the name of a layer."""
 
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     activations: dict[str, int] = field(default_factory=dict)
@@ -215,7 +215,7 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
 
 
 def _pairs(size: int, extent: int, origin: int) -> int:
-    """How many (query, context position) of one axis have an offset inside the table."""
+    """Number of (query, context position) of one axis that have an offset inside the table."""
     return sum(max(0, size - abs(offset)) for offset in range(-origin, extent - origin))
 
 

@@ -43,7 +43,7 @@ def check_tag(name: str) -> None:
 
 
 def shipped_cfgs(model: str) -> dict[str, dict[str, Any]]:
-    """What timm has to know of the weights for a model: by name, the fields of its ``PretrainedCfg``."""
+    """Entries for timm's registry of the weights for a model: by name, the fields of its ``PretrainedCfg``."""
     return {name: _cfg(FOLDER / name) for name in shipped_names() if name.split(".")[0] == model}
 
 

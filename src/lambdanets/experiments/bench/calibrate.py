@@ -46,7 +46,7 @@ LONGEST_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class KernelTime:
-    """What one pass of a kernel took.
+    """Time of one pass of a kernel.
 
     Args:
         kernel: its name.

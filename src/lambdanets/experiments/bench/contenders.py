@@ -74,7 +74,7 @@ class Op(nn.Module):
 
 
 class _Reshaped(nn.Module):
-    """Gives a module for images a sequence as an image of one row."""
+    """Wrapper that gives a module for images a sequence as an image of one row."""
 
     def __init__(self, module: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How cost grows with the number of positions: ours, other implementations, attention; fitted exponents."""
+"""Growth of the cost with the number of positions: ours, other implementations, attention; fitted exponents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a contender: its two passes, memory, and the check of its outputs."""
+"""Measurements of a contender: its two passes, memory, and the check of its outputs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def check_results(group: Sequence[Contender]) -> None:
 
 
 def _results(contender: Contender) -> dict[str, Tensor]:
-    """What a contender computes, with the parameters and running statistics that it has and keeps.
+    """Return the results of a contender with its own parameters and running statistics, which stay as they are.
 
     A single example is taken twice: of one alone PyTorch's batch-norms on CPUs misread the strides in backward, and the
     gradients of the peers are wrong by themselves.

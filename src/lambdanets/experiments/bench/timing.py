@@ -169,7 +169,7 @@ class Turns:
         return min(LONGEST_PERIOD, 1 + int(ratio / SLOW))
 
     def _repeats(self, index: int, whole: float) -> int:
-        """How often a call runs in a turn that takes so many seconds."""
+        """Number of runs of a call in a turn that takes so many seconds."""
         return max(1, min(REPEATS, int(SHARE * whole / self._least[index]))) if math.isfinite(whole) else 1
 
     def _timing(self, index: int) -> Timing:

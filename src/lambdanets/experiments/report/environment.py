@@ -1,4 +1,4 @@
-"""What a report of a fault has to name: versions, devices, kernels present and absent, folders, variables."""
+"""Facts that a report of a fault has to name: versions, devices, kernels present and absent, folders, variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmark's results should reach, and how far they do: the case that is furthest from each goal."""
+"""Goals of the benchmark and how far its results reach them: the case that is furthest from each goal."""
 
 from __future__ import annotations
 

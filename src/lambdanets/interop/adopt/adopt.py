@@ -60,7 +60,7 @@ class SkippedLayer:
 
 @dataclass(frozen=True, eq=False)
 class Adoption:
-    """What :func:`adopt` did; prints as a list.
+    """Result of :func:`adopt`; prints as a list.
 
     Args:
         model: the model, changed in place; another object only where the model itself was one lambda layer.

@@ -94,7 +94,7 @@ def _read(path: Path) -> Mapping[str, object]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raises a ValueError for a zip file with packed entries: a small one can unpack to more than the memory holds."""
+    """Raise a ValueError for a zip file with packed entries: a small one can unpack to more than the memory holds."""
     try:
         with zipfile.ZipFile(path) as opened:
             packed = [entry for entry in opened.infolist() if entry.file_size > entry.compress_size]
@@ -109,7 +109,7 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _say(error: BaseException) -> str:
-    """What an error says, with its kind: a pickle's errors alone may be a number."""
+    """Text of an error with its kind: a pickle's errors alone may be a number."""
     return ": ".join(filter(None, [type(error).__name__, str(error).strip().partition("\n")[0]]))
 
 

@@ -49,13 +49,13 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether the difference is within the tolerance; never for outputs that are not numbers."""
+        """True if the difference is within the tolerance; never for outputs that are not numbers."""
         return self.difference <= self.tolerance * max(1.0, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Migration:
-    """What :func:`migrate` made.
+    """Result of :func:`migrate`.
 
     Args:
         model: the model with our layers and the checkpoint's weights, in evaluation mode.
@@ -72,17 +72,17 @@ class Migration:
 
     @property
     def equal(self) -> bool:
-        """Whether the outputs are the same in all precisions."""
+        """True if the outputs are the same in all precisions."""
         return all(comparison.equal for comparison in self.comparisons)
 
     @property
     def finite(self) -> bool:
-        """Whether the outputs are numbers, neither infinite nor NaN, before as after."""
+        """True if the outputs are numbers, neither infinite nor NaN, before as after."""
         return all(math.isfinite(each.difference + each.scale) for each in self.comparisons)
 
     @property
     def telling(self) -> bool:
-        """Whether the outputs show anything of the lambda layers: with their rounding at least one bit differs.
+        """True if the outputs show anything of the lambda layers: with their rounding at least one bit differs.
 
         They do not where a later scale is zero, as behind every residual branch of a model that is not trained.
         """

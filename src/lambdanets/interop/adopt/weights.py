@@ -26,7 +26,7 @@ _OURS_MARKS = frozenset({"qkv", "positions"})
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What :func:`load_weights` did; prints as a list.
+    """Result of :func:`load_weights`; prints as a list.
 
     Args:
         source: whose weights they are; several joined by "+", "plain" where the file has no lambda layer.
@@ -203,7 +203,7 @@ def _translate(checkpoint: Checkpoint, found: Mapping[str, Source], model: nn.Mo
 
 
 class _Plan:
-    """What goes where, before anything is changed."""
+    """Plan of which tensor goes where, made before anything is changed."""
 
     def __init__(self, model: nn.Module, renamed: Renamed) -> None:
         self.model = model
@@ -283,7 +283,7 @@ class _Plan:
         return ""
 
     def _how_to_fit(self) -> str:
-        """What to do with weights of this library's form and a model that has none of its layers."""
+        """Remedy for weights of this library's form and a model that has none of its layers."""
         if _find_layers(self.state, list(SOURCES.values())):
             return "adopt the model alone: lambdanets.load_weights(lambdanets.adopt(model).model, weights)"
         return "but the model has no lambda layer"

@@ -118,7 +118,7 @@ def plan_attention(
     lambda_args: Mapping[str, Any] | None = None,
     example: Any = None,
 ) -> Plan:
-    """What :func:`replace_attention` would change, without changing it; arguments and errors are the same.
+    """Plan the changes of :func:`replace_attention` without making them; arguments and errors are the same.
 
     Returns:
         The plan: ``plan.changes`` and ``plan.kept`` are data, ``print(plan)`` is the table, ``plan.apply()`` carries
@@ -155,7 +155,7 @@ def plan_attention(
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """What the caller asked of the layers."""
+    """The caller's choices for the layers."""
 
     positions: str | None
     scope: int | Sequence[int] | None

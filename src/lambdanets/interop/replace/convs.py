@@ -119,7 +119,7 @@ def plan_convs(
     example: Any = None,
     img_size: int | Sequence[int] | None = None,
 ) -> Plan:
-    """What :func:`replace_convs` would change, without changing it; arguments and errors are the same.
+    """Plan the changes of :func:`replace_convs` without making them; arguments and errors are the same.
 
     Returns:
         The plan: ``plan.changes`` and ``plan.kept`` are data, ``print(plan)`` is the table, ``plan.apply()`` carries
@@ -158,7 +158,7 @@ def _choose(
     where: Callable[[str, nn.Module], bool] | None,
     names: str | Iterable[str] | None,
 ) -> tuple[list[Candidate], list[Kept]]:
-    """What is to be replaced, and what the stages have beside it."""
+    """Choose the modules to replace, and list what the stages have beside them."""
     given = {"stages": stages, "where": where, "names": names}
     if sum(value is not None for value in given.values()) != 1:
         said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None) or "none"

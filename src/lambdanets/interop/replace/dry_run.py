@@ -35,7 +35,7 @@ class DryRunError(ValueError):
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run without numbers shows.
+    """Findings of a run without numbers.
 
     Args:
         inputs: shape of the first argument of each watched module that was called, by name; of several calls the

@@ -1,4 +1,4 @@
-"""What a replacement changes, planned first and carried out then; printed as a table."""
+"""Changes of a replacement, planned first and carried out then; printed as a table."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What would be replaced; nothing is until :meth:`apply`. Prints as a table.
+    """Planned replacements; nothing is changed until :meth:`apply`. Prints as a table.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""Which modules of a model are attention that a lambda layer can take the place of, and why others are not."""
+"""Search for attention that a lambda layer can take the place of, with the reasons against other modules."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _why_not_vit(module: Any) -> str | None:
 
 
 def _list(similar: dict[Candidate, str]) -> str:
-    """What looks like attention, those of one class and reason together."""
+    """List what looks like attention, those of one class and reason together."""
     groups: dict[tuple[str, str], list[str]] = {}
     for candidate, why in similar.items():
         groups.setdefault((type(candidate.module).__name__, why), []).append(candidate.name)

@@ -32,7 +32,7 @@ class Stage:
 
 
 def is_spatial(module: nn.Module) -> bool:
-    """Whether a module is a convolution whose kernel is wider than 1."""
+    """True if a module is a convolution whose kernel is wider than 1."""
     return isinstance(module, _CONVS) and max(module.kernel_size) > 1
 
 
@@ -150,7 +150,7 @@ def _flat(name: str, module: nn.Module, model: nn.Module) -> list[Stage]:
 
 
 def _is_sequence(module: nn.Module) -> bool:
-    """Whether the children run in order: torchvision's backbones are dictionaries of a sequence's numbered parts."""
+    """True if the children run in order: torchvision's backbones are dictionaries of a sequence's numbered parts."""
     numbered = isinstance(module, nn.ModuleDict) and all(name.isdecimal() for name in module)
     return isinstance(module, nn.Sequential) or numbered
 
@@ -166,7 +166,7 @@ def _steps(module: nn.Module, model: nn.Module) -> Iterator[tuple[str, nn.Module
 
 
 def _is_cut_up(module: nn.Module, model: nn.Module) -> bool:
-    """Whether a sequence's parts are no stages: the first has the stem and several strides, as in SSDlite."""
+    """True if a sequence's parts are no stages: the first has the stem and several strides, as in SSDlite."""
     parts = list(module.children())
     if not parts or any(type(part) is not nn.Sequential for part in parts) or not _has_first_conv(parts[0], model):
         return False

@@ -1,4 +1,4 @@
-"""What stands where an attention was: called as it was called, with a lambda layer inside."""
+"""Modules in the place of an attention: called as it was called, with a lambda layer inside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LambdaMultiheadAttention", "LambdaViTAttention"]
 
 
 class LambdaMultiheadAttention(nn.Module):
-    """Takes the place and the calls of ``nn.MultiheadAttention``: a lambda layer and the output projection.
+    """Stand-in with the calls of ``nn.MultiheadAttention``: a lambda layer and the output projection.
 
     Differences, all told by an error where they matter: there are no attention weights, so that ``need_weights``
     defaults to False and the second result is None; key and value must be the query itself, except for a layer with
@@ -102,7 +102,7 @@ class LambdaMultiheadAttention(nn.Module):
 
 
 class LambdaViTAttention(nn.Module):
-    """Takes the place and the calls of timm's ``Attention``: a lambda layer, and the projection that was there.
+    """Stand-in with the calls of timm's ``Attention``: a lambda layer, and the projection that was there.
 
     Args:
         tokens: the lambda layer.
@@ -164,12 +164,12 @@ def check_attn_mask(attn_mask: Tensor | None, is_causal: bool, tokens: TokenLamb
 
 
 def _has_numbers(tensor: Tensor) -> bool:
-    """Whether the entries can be looked at: not while tracing."""
+    """True if the entries can be looked at: not while tracing."""
     return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two arguments are one tensor, or two views of one."""
+    """True if two arguments are one tensor, or two views of one."""
     if a is b:
         return True
     if not (_has_numbers(a) and _has_numbers(b)):

@@ -33,7 +33,7 @@ class Candidate:
 
 
 def is_lambda(module: nn.Module) -> bool:
-    """Whether a module is a lambda layer, ours or by its class name another implementation's."""
+    """True if a module is a lambda layer, ours or by its class name another implementation's."""
     return isinstance(module, LambdaLayer) or _LAMBDA.match(type(module).__name__) is not None
 
 
@@ -97,7 +97,7 @@ def choose(
 
 
 def matches(candidate: Candidate, glob: str) -> bool:
-    """Whether one of a module's names is of that form."""
+    """True if one of a module's names is of that form."""
     return any(fnmatchcase(name, glob) for name in candidate.names)
 
 
@@ -123,7 +123,7 @@ def _some(candidates: Sequence[Candidate], count: int = 6) -> str:
 
 
 def hooks_of(module: nn.Module) -> int:
-    """How many hooks of a user would be lost with a module."""
+    """Number of a user's hooks that would be lost with a module."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind, ())) for kind in kinds)
 
