@@ -109,6 +109,11 @@ def largest_seen(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> T
 
 def _entries_differ(problem: GridProblem, table: Tensor) -> bool:
     """True if a query sees only entries below 1/RATIO of the largest one, or one is not finite."""
+    least, most = (entry.item() for entry in table.aminmax())
+    # Every query sees offset 0, where most tables have entries large enough.
+    nearest = table[(..., *problem.origin)].abs().amax().item()
+    if nearest * RATIO >= max(-least, most) and max(-least, most) < math.inf:
+        return False
     smallest, largest = (size.item() for size in largest_seen(table, problem.grid, problem.origin).aminmax())
     return not (smallest * RATIO >= largest and largest < math.inf)
 
