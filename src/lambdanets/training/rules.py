@@ -154,7 +154,7 @@ def fields(rules: Mapping[str, Rule], *, optional: Sequence[str] = ()) -> Rule:
 
     def all_of(value: object, name: str) -> None:
         if not isinstance(value, Mapping):
-            raise refuse(value, name, f"use an object with the fields {', '.join(rules)}")
+            raise refuse(value, name or "the content", f"use an object with the fields {', '.join(rules)}")
         prefix = f"{name}." if name else ""
         for key in rules:
             if key not in value and key not in optional:

@@ -286,7 +286,7 @@ RESULT = json.loads((FOLDER / shipped_names()[0] / "result.json").read_text())
 )
 def test_a_result_that_no_training_writes(run, tmp_path, result):
     (tmp_path / "result.json").write_text(json.dumps(result))
-    with pytest.raises(ValueError, match=r"result\.json: .*Bring back the file that the training wrote"):
+    with pytest.raises(ValueError, match=r"result\.json: \S.*Bring back the file that the training wrote"):
         read_result(tmp_path)
     shutil.copy(run.path / "config.json", tmp_path)
     with pytest.raises(ValueError, match=r"result\.json: "):
