@@ -104,6 +104,10 @@ def copy(tmp_path_factory):
             assert text.count(before) == 1
             text = text.replace(before, (textwrap.indent(parts[name], "    ") if added is None else added) + before)
         (copy / name).write_text(text, encoding="utf-8")
+    # An editable installation finds its packages by a finder of its own, whatever the path says: it is taken out.
+    finders = "from importlib.machinery import *\nimport sys\n"
+    finders += "sys.meta_path[:] = [BuiltinImporter, FrozenImporter, PathFinder]\n"
+    (copy / "src" / "sitecustomize.py").write_text(finders, encoding="utf-8")
     # What the command measures; it takes minutes.
     costs = copy / "src/lambdanets/kernels/grid/costs.json"
     constants = json.loads(costs.read_text(encoding="utf-8"))

@@ -293,7 +293,7 @@ def test_no_table_is_made_of_a_gpus_results(rows, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("\0\udcff", "not a result file"), ("a,b\n1,2\n", "not a result file"), ("", "not a result file")],
+    [("\0\udcff", "is damaged: it is not UTF-8"), ("a,b\n1,2\n", "not a result file"), ("", "not a result file")],
 )
 def test_a_file_that_is_no_result_is_refused(content, message, tmp_path):
     path = tmp_path / "some.csv"

@@ -103,6 +103,6 @@ def far_away(mark: Mark, place: tuple[float, float]) -> bool:
 
 
 def before_label(mark: Mark, place: tuple[float, float]) -> tuple[float, float]:
-    """Where the line from a mark to its label ends, so that it does not strike the label through."""
+    """Return where the line from a mark to its label ends, so that it does not strike the label through."""
     share = 1 - 0.8 * LINE / math.hypot(place[0] - mark.x, place[1] - mark.y)
     return mark.x + share * (place[0] - mark.x), mark.y + share * (place[1] - mark.y)
