@@ -33,7 +33,7 @@ def switch_kernels(model: nn.Module, kernel: str = "portable") -> Iterator[dict[
     Yields:
         The kernel that each switched layer had, by the layer's name.
     """
-    layers = {
+    layers: dict[str, Any] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, LambdaModule) and getattr(module, "kernel", "portable") not in PLAIN
