@@ -111,10 +111,13 @@ def _entries_differ(problem: GridProblem, table: Tensor) -> bool:
     """True if a query sees only entries below 1/RATIO of the largest one, or one is not finite."""
     least, most = (entry.item() for entry in table.aminmax())
     # Every query sees offset 0, where most tables have entries large enough.
-    nearest = table[(..., *problem.origin)].abs().amax().item()
-    if nearest * RATIO >= max(-least, most) and max(-least, most) < math.inf:
+    nearest = table
+    for place in reversed(problem.origin):
+        nearest = nearest.select(-1, place)
+    largest = max(-least, most)
+    if nearest.abs().amax().item() * RATIO >= largest and largest < math.inf:
         return False
-    smallest, largest = (size.item() for size in largest_seen(table, problem.grid, problem.origin).aminmax())
+    smallest = largest_seen(table, problem.grid, problem.origin).amin().item()
     return not (smallest * RATIO >= largest and largest < math.inf)
 
 
