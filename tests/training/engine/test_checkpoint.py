@@ -134,7 +134,7 @@ def test_metrics_that_are_short_or_changed(run):
     file = run / "metrics.csv"
     text = file.read_text()
     for bad, message in (
-        ("\n".join(text.splitlines()[:1]) + "\n", r"metrics\.csv has 0 rows, but 1 epochs"),
+        ("\n".join(text.splitlines()[:1]) + "\n", r"metrics\.csv is damaged: it has no rows"),
         (text.replace("0.", "0.1", 1), r"metrics\.csv is not the file that was written"),
     ):
         file.write_text(bad)
