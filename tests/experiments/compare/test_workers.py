@@ -40,8 +40,9 @@ def test_cells_are_jobs(tmp_path):
         (Cluster("local", {"mem_gb": "much"}), "--job mem_gb=much is refused by submitit .*; give a parameter"),
         (Cluster("local", {"timeout_min": 1.5}), "--job timeout_min=1.5 is refused by submitit .*; give a parameter"),
         (Cluster("local", {"nodes": 2}), "--job nodes=2 is refused by submitit .*one node.*; give a parameter"),
-        (Cluster("local", {"timeout_min": -1}), "--job timeout_min=-1 is -1, and must be more; give a parameter"),
-        (Cluster("local", {"local_tasks_per_node": 0}), "--job local_tasks_per_node=0 is 0, and must be more"),
+        (Cluster("local", {"timeout_min": -1}), "--job timeout_min=-1 must be more than 0; give a parameter"),
+        (Cluster("local", {"local_tasks_per_node": 0}), "--job local_tasks_per_node=0 must be more than 0; give"),
+        (Cluster("local", {"gpus_per_node": -1}), "--job gpus_per_node=-1 must be at least 0; give a parameter"),
     ],
 )
 def test_unknown_clusters_and_parameters(tmp_path, cluster, message):

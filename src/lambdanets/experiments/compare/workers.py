@@ -138,8 +138,9 @@ class ClusterExecutor(Executor):
     def _set(self, name: str, value: bool | float | str) -> None:
         remedy = "give a parameter of submitit's AutoExecutor, as timeout_min=600, mem_gb=7.5 or slurm_partition=NAME"
         general = name.removeprefix(f"{self._name}_")
-        if isinstance(value, int | float) and (value < 0 or (value == 0 and general in _POSITIVE)):
-            raise ValueError(f"--job {name}={value} is {value}, and must be more; {remedy}")
+        positive = general in _POSITIVE
+        if isinstance(value, int | float) and (value <= 0 if positive else value < 0):
+            raise ValueError(f"--job {name}={value} must be {'more than' if positive else 'at least'} 0; {remedy}")
         try:
             self._submitit.update_parameters(**{name: value})
         except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
