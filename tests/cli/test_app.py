@@ -151,10 +151,10 @@ def test_predict(run, run_folder, colours):
     assert set(predictions[0]["classes"][0]) == {"class", "probability"}
 
 
-def test_runs_and_their_curves(run, run_folder, tmp_path):
+def test_runs_and_their_curves(run, run_folder, colours, tmp_path):
     code, output, _ = run("runs", tmp_path)
     heading, line = output.splitlines()
-    assert (code, heading.split()[0], line.split()[:3]) == (0, "data", ["data0", "lambda_resnet_tiny", "1/1"])
+    assert (code, heading.split()[0], line.split()[:3]) == (0, "data", [colours.name, "lambda_resnet_tiny", "1/1"])
     assert line.endswith(str(run_folder))
     scores = json.loads((run_folder / "result.json").read_text())
     assert f"{scores['test']['top1']:.2%}" in line
