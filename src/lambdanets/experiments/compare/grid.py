@@ -278,7 +278,7 @@ class _Grid:
 
 
 def _outcome(future: Future[Ran | Failed]) -> Ran | Failed:
-    """What a cell came to elsewhere; a job that ended without a result failed."""
+    """Return what a cell came to elsewhere; a job that ended without a result failed."""
     try:
         return future.result()
     except ChildProcessError as error:

@@ -31,7 +31,7 @@ _PART = "part.json"
 
 @dataclass(frozen=True)
 class _Part:
-    """What is kept of a cell that is not done: the seconds of its parts so far; of one that runs its begin and process.
+    """Record of a cell that is not done: the seconds of its ended parts; begin and process of the part that runs.
 
     A part that was killed looks like one that runs.
     """
@@ -43,7 +43,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a cell came to, the seconds that it took in all its parts, and where the last of them ran."""
+    """Result of a cell, the seconds that it took in all its parts, and where the last of them ran."""
 
     result: dict[str, Any]
     seconds: float
@@ -52,7 +52,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Failed:
-    """The error that ended a cell, in one line."""
+    """Error that ended a cell, in one line."""
 
     text: str
 
@@ -118,7 +118,7 @@ def lack_of_room(needs: Needs, memory: int, disk: int) -> str | None:
 
 
 def _lack_here(needs: Needs, place: Path) -> str | None:
-    """What a cell of this process lacks. What the process holds already is a part of what the cell needs."""
+    """Return what a cell of this process lacks; memory that the process holds already is a part of the need."""
     memory = available_memory() + psutil.Process().memory_info().rss
     return lack_of_room(needs, memory, shutil.disk_usage(place).free)
 
