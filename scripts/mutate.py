@@ -8,8 +8,9 @@ A mutant is the package with one change: another operator or comparison, a numbe
 transposition or a flip dropped; in C++, which is changed token by token, another stride or a condition dropped. Each
 runs the tests that mirror its file until the first failure; what none of them notices *survives*: a gap in the tests,
 or a change without effect. Mutants are written to a temporary copy, so the checkout is not touched. A child process is
-forked for each behind the slow imports, some seconds a mutant. The library of a C++ mutant is built for it (CMake and
-Ninja); what does not compile is "not built". Triton's kernels run in its interpreter, as in the tests.
+forked for each behind the slow imports, some seconds a mutant, half a minute with the library of a C++ one, which is
+built for it (CMake and Ninja); what does not compile is "not built". Triton's kernels run in its interpreter, as in
+the tests: minutes for one that survives.
 """
 
 from __future__ import annotations
