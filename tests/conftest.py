@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 # One thread for each worker of pytest-xdist, and for what tests start: threads that wait for each other's cores cost
 # far more than they gain on tensors as small as those of the tests.
@@ -12,6 +13,13 @@ import torch
 from lambdanets.kernels.grid import costs
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal():
+    """A process that a shell starts in the background ignores SIGINT, and with it the commands under test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
