@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug, quiet_profiler
+from lambdanets_cli.options import Debug, quiet_profiler, refuse_together
 
 __all__ = ["compare"]
 
@@ -74,16 +74,8 @@ def compare(
       lambdanets compare layers --data cifar10/ --only lambda --only 'global attention'
     """
     if report:
-        given = {
-            "--seeds": seeds,
-            "--only": only,
-            "--jobs": jobs,
-            "--cluster": cluster,
-            "--job": job,
-        }
-        ignored = [name for name, value in given.items() if value]
-        if ignored:
-            raise ValueError(f"{ignored[0]} means nothing together with --report, which runs nothing; leave it out")
+        given = {"--seeds": seeds, "--only": only, "--jobs": jobs, "--cluster": cluster, "--job": job}
+        refuse_together(given, "--report, which runs nothing")
     quiet_profiler()
     import torch
 
@@ -119,7 +111,7 @@ def compare(
     cells, damaged = read_cells(folder)
     for message in damaged:
         print_whole(console, one_line(f"{message}; left out"))
-    wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs) if report else Wanted()
+    wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs) if report else None
     cells, others = coherent(cells, done, wanted)
     if not cells:
         what = "such cells" if others else "cells"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["Debug", "RunFolder", "quiet_profiler"]
+__all__ = ["Debug", "RunFolder", "quiet_profiler", "refuse_together"]
 
 
 def _set_debug(value: bool) -> None:
@@ -37,3 +38,15 @@ def quiet_profiler() -> None:
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def refuse_together(given: Mapping[str, object], other: str) -> None:
+    """Raise a ValueError for the first option that is given and changes nothing beside another one.
+
+    Args:
+        given: options by name, with a value that is true where they are given.
+        other: the other option, with the reason.
+    """
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"{name} means nothing together with {other}; leave it out")

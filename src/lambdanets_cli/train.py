@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdanets_cli.options import Debug
+from lambdanets_cli.options import Debug, refuse_together
 from lambdanets_cli.recipe_options import chosen, recipe_names, with_recipe_options
 
 __all__ = ["train"]
@@ -83,7 +83,13 @@ def train(
     """
     given = chosen(choices)
     if print_recipe:
-        _refuse_with_print(output, profile, checkpoint_every, timeout)
+        idle = {
+            "--output": output,
+            "--profile": profile,
+            "--checkpoint-every": checkpoint_every != _EVERY,
+            "--timeout": timeout != _TIMEOUT,
+        }
+        refuse_together(idle, "--print-recipe, which trains nothing")
     if resume is not None:
         _refuse_with_resume({"recipe": recipe, "output": output, **given})
 
@@ -106,18 +112,6 @@ def train(
         print_training(console, result)
     if result.stopped_by is not None:
         raise typer.Exit(128 + result.stopped_by)
-
-
-def _refuse_with_print(output: Path | None, profile: bool, checkpoint_every: str, timeout: float) -> None:
-    given = {
-        "--output": output is not None,
-        "--profile": profile,
-        "--checkpoint-every": checkpoint_every != _EVERY,
-        "--timeout": timeout != _TIMEOUT,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise ValueError(f"{name} means nothing together with --print-recipe, which trains nothing; leave it out")
 
 
 def _refuse_with_resume(choices: dict[str, object]) -> None:

@@ -62,9 +62,9 @@ def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: b
     table = positions.table.to(query.dtype)
     if causal:
         table = without_future_offsets(table, centre)
-    if is_compiling() or is_jit_tracing():
-        return convolved(query, value, table, positions.grid, centre)
-    table, sees_bad = remove_nonfinite_entries(table, positions.grid, centre)
+    sees_bad = None
+    if not (is_compiling() or is_jit_tracing()):
+        table, sees_bad = remove_nonfinite_entries(table, positions.grid, centre)
     out = convolved(query, value, table, positions.grid, centre)
     return out if sees_bad is None else out.masked_fill(sees_bad[:, None], float("nan"))
 

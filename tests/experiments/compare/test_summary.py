@@ -6,7 +6,7 @@ import pytest
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of
-from lambdanets.experiments.compare.summary import told_p
+from lambdanets.experiments.compare.summary import SMALL_SAMPLES, told_p
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
 
 ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
@@ -93,8 +93,11 @@ def test_a_small_p_is_not_zero(p, text):
     assert told_p(Paired(Mean(1.0, 0.0, 2.0, 3), p)) == text
 
 
-def test_what_is_said_of_intervals_of_three_seeds():
-    """They cover the mean in about 70 of 100 cases: 300 samples, four standard errors."""
-    samples = np.random.default_rng(0).normal(size=(300, 3))
+@pytest.mark.parametrize(("seeds", "said"), [(3, 70), (5, 85), (10, 91)])
+def test_what_is_said_of_intervals_of_few_seeds(seeds, said):
+    """How often they cover the mean, as SMALL_SAMPLES has it: 300 samples, within four standard errors."""
+    assert f"in about {said} of 100 cases with" in SMALL_SAMPLES or f"in {said} with {seeds}" in SMALL_SAMPLES
+    samples = np.random.default_rng(0).normal(size=(300, seeds))
     means = [mean_of(sample.tolist()) for sample in samples]
-    assert np.mean([mean.low <= 0 <= mean.high for mean in means]) == pytest.approx(0.70, abs=0.10)
+    share = np.mean([mean.low <= 0 <= mean.high for mean in means])
+    assert share == pytest.approx(said / 100, abs=4 * (said * (100 - said) / 300) ** 0.5 / 100)

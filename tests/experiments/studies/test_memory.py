@@ -8,7 +8,7 @@ import torch
 from lambdanets.experiments.bench.measure import PASSES, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.study import Options, Place
-from lambdanets.experiments.studies import memory
+from lambdanets.experiments.studies.memory import study as memory
 
 INFERENCE, TRAINING = PASSES
 

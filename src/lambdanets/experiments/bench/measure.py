@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from lambdanets.experiments.bench.contenders import Contender
 from lambdanets.kernels.autograd.memory import release
 
-__all__ = ["PASSES", "check_results", "passes", "peak_bytes", "saved_bytes"]
+__all__ = ["INFERENCE", "PASSES", "TRAINING", "check_results", "passes", "peak_bytes", "saved_bytes"]
 
-PASSES = ("forward", "forward+backward")
+PASSES = INFERENCE, TRAINING = ("forward", "forward+backward")
 
 
 def passes(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:

@@ -25,7 +25,13 @@ def verdict(low: float, high: float, expected: Expected) -> bool | None:
 
 
 def accuracy_claim(
-    name: str, difference: Paired | None, base: str, expected: Expected, diverged: Sequence[str] = (), paper: str = ""
+    name: str,
+    difference: Paired | None,
+    base: str,
+    expected: Expected,
+    diverged: Mapping[str, Sequence[int]] | None = None,
+    unit: str = "seed",
+    paper: str = "",
 ) -> Claim:
     """Say how a row's accuracy differs from another's.
 
@@ -34,16 +40,18 @@ def accuracy_claim(
         difference: of their accuracies; None where they have no seed in common.
         base: name of the other.
         expected: of the difference.
-        diverged: trainings of the two that diverged, in words: then there is no verdict.
+        diverged: by name, the seeds, or other units, of which a training diverged: then there is no verdict.
+        unit: what they are.
         paper: what the paper has, to be added.
     """
     told = f"expected is {expected}{f' (paper: {paper})' if paper else ''}."
+    bad = [f"{one} with {unit} {', '.join(map(str, seeds))}" for one, seeds in (diverged or {}).items() if seeds]
     if difference is None:
-        why = f"diverged: {'; '.join(diverged)}" if diverged else "not trained yet"
+        why = f"diverged: {'; '.join(bad)}" if bad else "not trained yet"
         return Claim(f"{name}: points of accuracy against {base}: {why}; {told}", None)
     text = f"{name}: {signed(difference)} points of accuracy against {base}"
-    if diverged:
-        return Claim(f"{text} without those that diverged ({'; '.join(diverged)}); {told}", None)
+    if bad:
+        return Claim(f"{text} without those that diverged ({'; '.join(bad)}); {told}", None)
     low, high = difference.difference.low, difference.difference.high
     return Claim(f"{text}; {told}", None if low is None or high is None else verdict(low, high, expected))
 
@@ -53,8 +61,11 @@ def first_claim(rows: Mapping[str, Summary], name: str, base: str, expected: Exp
     row, first = rows.get(name), rows.get(base)
     if row is None or first is None:
         return []
-    diverged = [f"{one.name} with seed {', '.join(map(str, one.diverged))}" for one in (row, first) if one.diverged]
-    return [accuracy_claim(name, row.difference, base, expected, diverged, paper)]
+    return [
+        accuracy_claim(
+            name, row.difference, base, expected, {one.name: one.diverged for one in (row, first)}, paper=paper
+        )
+    ]
 
 
 def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str, paper: str = "") -> list[Claim]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
 from lambdanets.experiments.bench.timing import Estimate, bootstrap_median
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Axis, Outcome, Plot, Point, Series, Table
@@ -32,7 +32,6 @@ __all__ = [
     "with_interval",
 ]
 
-INFERENCE, TRAINING = PASSES
 SMALL_SAMPLES = (
     "Of few seeds such an interval is too narrow: with normal errors it covers the true mean in about 70 of 100 cases "
     "with 3 seeds, in 85 with 5, in 91 with 10. What 3 seeds tell is a hint."
@@ -265,14 +264,22 @@ def _cost_line(row: Summary) -> list[str]:
 
 def _dearer(row: Summary, base: Summary | None) -> list[int]:
     """The columns of the table of costs in which a row is above the first one; a time by its whole interval."""
-    above = [
-        value is not None and first is not None and value > first
-        for value, first in (
-            (getattr(row, name), getattr(base, name, None)) for name in ("multiply_adds", "saved_bytes", "peak_bytes")
-        )
-    ]
-    slower = [way in row.ratio and row.ratio[way][2] < 1 for way in (TRAINING, INFERENCE)]
-    return [column for column, is_above in enumerate([above[0], *slower, *above[1:]], start=1) if is_above]
+
+    def above(name: str) -> bool:
+        value, first = getattr(row, name), getattr(base, name, None)
+        return value is not None and first is not None and value > first
+
+    def slower(way: str) -> bool:
+        return way in row.ratio and row.ratio[way][2] < 1
+
+    columns = (
+        above("multiply_adds"),
+        slower(TRAINING),
+        slower(INFERENCE),
+        above("saved_bytes"),
+        above("peak_bytes"),
+    )
+    return [number for number, is_dearer in enumerate(columns, start=1) if is_dearer]
 
 
 def _plots(rows: Mapping[str, Summary]) -> list[Plot]:

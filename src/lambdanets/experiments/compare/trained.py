@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.bench.measure import TRAINING
 from lambdanets.experiments.compare.cell import Cell, Config, Done, best_rate
 from lambdanets.experiments.compare.measured import (
     build,
@@ -30,7 +30,6 @@ from lambdanets.training.runs.schema import read_metrics, read_result
 
 __all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 
-TRAINING = PASSES[1]
 MODEL = "lambda_resnet_tiny"
 # Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4

@@ -59,7 +59,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     for name in (f"{DEEP}, {start}" for start in STARTS):
         if name in rows and DEEP in rows:
             difference = paired_difference(rows[name].accuracies, rows[DEEP].accuracies)
-            diverged = [f"{row} with seed {seed}" for row in (name, DEEP) for seed in rows[row].diverged]
+            diverged = {row: rows[row].diverged for row in (name, DEEP)}
             claims.append(accuracy_claim(name, difference, DEEP, "0 or less", diverged))
     return claims
 

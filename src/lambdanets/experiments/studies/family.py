@@ -14,8 +14,9 @@ from importlib.resources import files
 from statistics import median
 from typing import Any
 
-from lambdanets.experiments.bench.measure import PASSES, passes, peak_bytes
+from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING, passes, peak_bytes
 from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.claims import verdict
 from lambdanets.experiments.compare.measured import PROCESS_BYTES, build, images, measure_speed
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, mean_of
@@ -26,7 +27,6 @@ from lambdanets.models import model_cost
 from lambdanets.training import Recipe
 from lambdanets.training.recipes import get_recipe
 
-INFERENCE, TRAINING = PASSES
 # Takes turns with every row: all rates are its rate times a ratio of turns.
 REFERENCE = "ResNet-50"
 RECIPE = "imagenet-350"
@@ -288,7 +288,7 @@ def _claims(rows: Mapping[str, Summary]) -> list[Claim]:
                 f"a second as {rival} ({accuracy.mean if accuracy else 0:.1f} %), the fastest {group} here that is at "
                 f"least as accurate; expected are more than 1{paper}."
             )
-            claims.append(Claim(text, True if low > 1 else False if high < 1 else None))
+            claims.append(Claim(text, verdict(low - 1, high - 1, "more than 0")))
     return claims
 
 

@@ -27,7 +27,6 @@ from lambdanets.training.engine.model import check_weights, names_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.folder import Run
 
-# Arguments that a data set decides, not the weights.
 # Arguments of stored models that a training decides itself.
 DECIDED = (
     "model_name",

@@ -292,12 +292,8 @@ def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
     for name, other in pairs:
         if name in rows and other in rows:
             difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
-            diverged = [
-                f"{one} with {unit} {', '.join(map(str, rows[one].diverged))}"
-                for one in (name, other)
-                if rows[one].diverged
-            ]
-            claims.append(accuracy_claim(name, difference, other, "0 or more", diverged))
+            diverged = {row: rows[row].diverged for row in (name, other)}
+            claims.append(accuracy_claim(name, difference, other, "0 or more", diverged, unit))
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
     if ours and attention and ours.milliseconds and attention.milliseconds:
         (own, least, most), (theirs, low, high) = ours.milliseconds, attention.milliseconds

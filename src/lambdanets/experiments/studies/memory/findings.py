@@ -1,0 +1,262 @@
+"""Findings of the study of memory: rows of all cells put together, claims, tables, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.outcome import Axis, Claim, Plot, Point, Series, Table
+from lambdanets.experiments.studies.memory.rows import OURS, ROWS
+
+__all__ = ["Sizes", "claims_of", "merge", "plots_of", "tables_of"]
+
+# Side -> row -> what was measured of it, and the number of its "cell".
+Sizes = Mapping[int, Mapping[str, Mapping[str, Any]]]
+
+
+def merge(cells: Sequence[Done]) -> tuple[Sizes, list[str]]:
+    """Put the rows of all cells of a side together.
+
+    Of a row that several cells have, the newest by date is taken, of one date that of the cell with the most rows.
+
+    Returns:
+        The rows by side, and sentences on rows of other cells than most rows of their side.
+    """
+    found: dict[int, dict[str, Mapping[str, Any]]] = {}
+    newest_last = sorted(cells, key=lambda done: (done.environment.get("date", ""), len(done.result["rows"])))
+    for number, done in enumerate(newest_last):
+        rows = found.setdefault(done.config["side"], {})
+        rows.update({name: {**row, "cell": number} for name, row in done.result["rows"].items()})
+    sizes = {side: {name: rows[name] for name in ROWS if name in rows} for side, rows in sorted(found.items()) if rows}
+    apart: dict[str, list[int]] = {}
+    for side, rows in sizes.items():
+        numbers = [row["cell"] for row in rows.values()]
+        most = max(numbers, key=numbers.count)
+        for name, row in rows.items():
+            if row["cell"] != most:
+                apart.setdefault(name, []).append(side)
+    if not apart:
+        return sizes, []
+    which = "; ".join(f"{name} at {_sides(at)}" for name, at in apart.items())
+    text = "Measured in other cells than the rest of their column, so that ratios between them are not of one run"
+    return sizes, [f"{text}: {which}."]
+
+
+def _sides(sides: Iterable[int]) -> str:
+    return ", ".join(f"{side}x{side}" for side in sides)
+
+
+def _value(rows: Mapping[str, Mapping[str, Any]], name: str, value: str) -> float | None:
+    """MB of a row, or its milliseconds of a pass; None where it ended."""
+    row = rows.get(name, {})
+    if "saved_bytes" not in row:
+        return None
+    return row["milliseconds"][value][0] if value in PASSES else row[value] / 1e6
+
+
+def _milliseconds(row: Mapping[str, Any], way: str) -> Sequence[float]:
+    """Median, low and high of a pass; one number where it was timed once, as where the row ended by it; or none."""
+    if row.get("ended") == "time" and way == TRAINING:
+        return [1e3 * row["seconds"]]
+    found: Sequence[float] = row.get("milliseconds", {}).get(way, [])
+    return found
+
+
+def claims_of(names: Sequence[str], sizes: Sizes) -> list[Claim]:
+    """Say what was expected of the rows, and what was found."""
+    errors = [
+        abs(row["predicted_bytes"] / row["saved_bytes"] - 1)
+        for rows in sizes.values()
+        for row in rows.values()
+        if "saved_bytes" in row
+    ]
+    claims = []
+    if errors:
+        text = f"The formulas predict the memory that is kept within {max(errors):.1%}; expected are 10 %."
+        claims.append(Claim(text, max(errors) <= 0.1))
+    attention = [name for name in names if "attention" in name]
+    claims += [claim for name in attention if (claim := _claim_of_memory(name, sizes))]
+    return claims + [claim for name in attention if (claim := _claim_of_time(name, sizes))]
+
+
+def _claim_of_memory(name: str, sizes: Sizes) -> Claim | None:
+    ratios = {
+        side: other / own
+        for side, rows in sizes.items()
+        if (own := _value(rows, OURS, "saved_bytes")) and (other := _value(rows, name, "saved_bytes"))
+    }
+    spread = ", ".join(f"{ratio:.2f} at {_sides([side])}" for side, ratio in ratios.items())
+    text = f"{name} keeps so many times the memory of {OURS}: {spread}; expected are more than 1."
+    return Claim(text, min(ratios.values()) > 1) if ratios else None
+
+
+def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
+    """Judged by the intervals: no answer where one contains 1 and no other is below it.
+
+    What was timed once can make an answer doubtful, and gives none.
+    """
+    # Against fused attention the paper says nothing of small maps.
+    least = 28 if "fused" in name else 0
+    ratios = {
+        side: ratio for side, rows in sizes.items() if (ratio := rows.get(name, {}).get("ratio", {}).get(TRAINING))
+    }
+    asked = [ratio for side, ratio in ratios.items() if side >= least]
+    if not asked:
+        return None
+    spread = [
+        f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f}) at {_sides([side])}" for side, ratio in ratios.items()
+    ]
+    doubtful = False
+    for side, rows in sizes.items():
+        own, other = rows.get(OURS, {}), rows.get(name, {})
+        ours, theirs = _milliseconds(own, TRAINING), _milliseconds(other, TRAINING)
+        if side not in ratios and ours and theirs and own["cell"] == other["cell"]:
+            spread.append(f"about {theirs[0] / ours[0]:.3g} (timed once) at {_sides([side])}")
+            doubtful |= theirs[0] < ours[0]
+    slower, faster = (low > 1 and not doubtful for _, low, _ in asked), any(high < 1 for _, _, high in asked)
+    text = f"{name} takes so many times the time of {OURS}: {', '.join(spread)}; expected are more than 1"
+    return Claim(f"{text}{f' from {_sides([least])} on' if least else ''}.", all(slower) or (False if faster else None))
+
+
+def _losses(names: Sequence[str], sizes: Sizes, value: str) -> dict[tuple[str, int], str]:
+    """For a lambda row and a side, the attention that needs least where it needs less: time by its whole interval."""
+    found = {}
+    for side, rows in sizes.items():
+        for name in names:
+            if "attention" not in name:
+                less = {
+                    other: most
+                    for other in names
+                    if "attention" in other and (most := _less(rows.get(other, {}), rows.get(name, {}), value))
+                }
+                if less:
+                    found[name, side] = min(less, key=lambda other: less[other])
+    return found
+
+
+def _less(other: Mapping[str, Any], own: Mapping[str, Any], value: str) -> float | None:
+    """What the other row needs, if that is less; None otherwise, or where they are not to be compared."""
+    if value not in PASSES:
+        return other[value] if value in other and value in own and other[value] < own[value] else None
+    theirs, ours = _milliseconds(other, value), _milliseconds(own, value)
+    if not theirs or not ours or other["cell"] != own["cell"]:
+        return None
+    ratios = [row.get("ratio", {}).get(value) for row in (other, own)]
+    if all(ratios):
+        return theirs[0] if ratios[0][2] < ratios[1][1] else None
+    return theirs[0] if theirs[-1] < min(ours) else None
+
+
+def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[Table]:
+    """Return the tables of the rows; ``apart`` are the sentences of ``merge``, which stand below each."""
+
+    def table(
+        name: str,
+        title: str,
+        value: str,
+        show: Callable[[Mapping[str, Any]], str],
+        note: str = "",
+        paper: tuple[str, str] | None = None,
+    ) -> Table:
+        columns = ["row", *(_sides([side]) for side in sizes), *([f"paper: {paper[1]} (of {OURS})"] if paper else [])]
+        lines = [[row, *(show(rows.get(row, {})) for rows in sizes.values())] for row in names]
+        notes = [note] if note else []
+        if paper:
+            lines = [[*line, _paper(line[0], paper[0])] for line in lines]
+            notes.append("The paper's figures: ResNet-50, batch of 128, 224x224 pixels, on its accelerator.")
+        losses = _losses(names, sizes, value)
+        if losses:
+            whole = ", by its whole interval or as timed once" if value in PASSES else ""
+            notes.append(
+                f"Marked where a lambda layer needs more than an attention{whole}; the least: {_told(losses)}."
+            )
+        places = {(row, side): (i, j) for i, row in enumerate(names) for j, side in enumerate(sizes, start=1)}
+        return Table(name, title, columns, lines, [*notes, *apart], marked=frozenset(places[loss] for loss in losses))
+
+    def kept(row: Mapping[str, Any]) -> str:
+        if not row:
+            return ""
+        measured = f"{row['saved_bytes'] / 1e6:,.2f}" if "saved_bytes" in row else f"ended by {row['ended']}"
+        return f"{measured} ({row['predicted_bytes'] / 1e6:,.2f})"
+
+    def megabytes(value: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: f"{row[value] / 1e6:,.2f}" if value in row else ""
+
+    def milliseconds(way: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: f"{found[0]:,.1f}" if (found := _milliseconds(row, way)) else ""
+
+    brackets = "In brackets what the formula predicts."
+    peak = "Most memory at once in a training step, MB"
+    ends = [[name, *_end(name, sizes)] for name in names]
+    return [
+        Table("ends", "Where each row ends", ["row", "measured to", "ended by"], ends, apart, text=frozenset({2})),
+        table("kept", "Kept for backward, MB", "saved_bytes", kept, brackets, ("gigabytes", "GB")),
+        table(
+            "parameters",
+            "Parameters, MB",
+            "parameter_bytes",
+            megabytes("parameter_bytes"),
+            "Tables of positions included.",
+        ),
+        table("peak", peak, "peak_bytes", megabytes("peak_bytes")),
+        table(
+            "training",
+            "Forward and backward pass, ms",
+            TRAINING,
+            milliseconds(TRAINING),
+            "With the pass by which a row ended.",
+            ("rate", "images/s"),
+        ),
+        table("inference", "Forward pass, ms", INFERENCE, milliseconds(INFERENCE)),
+    ]
+
+
+def _told(losses: Mapping[tuple[str, int], str]) -> str:
+    """Losses in words: "lambda than axial attention at 14x14, 28x28"."""
+    sides: dict[tuple[str, str], list[int]] = {}
+    for (name, side), other in losses.items():
+        sides.setdefault((name, other), []).append(side)
+    return "; ".join(f"{name} than {other} at {_sides(at)}" for (name, other), at in sides.items())
+
+
+def _paper(name: str, figure: str) -> str:
+    value = ROWS[name].paper.get(figure)
+    if value is None:
+        return ""
+    return f"{value:g} ({value / ROWS[OURS].paper[figure]:.2f}x)" if value else "out of memory"
+
+
+def _end(name: str, sizes: Sizes) -> tuple[str, str]:
+    """The largest size that was measured of a row, and what ended it behind that."""
+    measured = max((side for side, rows in sizes.items() if "saved_bytes" in rows.get(name, {})), default=0)
+    to = _sides([measured]) if measured else ""
+    for side, rows in sizes.items():
+        row = rows.get(name, {})
+        if side > measured and row.get("ended") == "memory":
+            needed, free = row["needed_bytes"] / 1e9, row["free_bytes"] / 1e9
+            return to, f"memory: {_sides([side])} takes {needed:.1f} GB at once, and {free:.1f} GB are free"
+        if side > measured and row.get("ended") == "time":
+            return to, f"time: a pass of {_sides([side])} takes {row['seconds']:.1f} s"
+    return to, "not ended"
+
+
+def plots_of(names: Sequence[str], sizes: Sizes) -> list[Plot]:
+    """Return the plots of the rows against the side of the map."""
+
+    def plot(name: str, title: str, label: str, value: str) -> Plot:
+        series = []
+        for row in names:
+            end = _end(row, sizes)[1]
+            found = [(side, y) for side, rows in sizes.items() if (y := _value(rows, row, value)) is not None]
+            points = [Point(float(side), y, text=_sides([side])) for side, y in found]
+            points[-1:] = [replace(point, text=f"{point.text}; {end}") for point in points[-1:]]
+            series.append(Series(f"{row} (to {found[-1][0]}, {end.partition(':')[0]})" if found else row, points))
+        return Plot(name, title, Axis("side of the map", log=True), Axis(label, log=True), series, lines=True)
+
+    return [
+        plot("memory", "Memory against resolution", "kept for backward, MB", "saved_bytes"),
+        plot("time", "Training time against resolution", "forward and backward pass, ms", TRAINING),
+    ]
