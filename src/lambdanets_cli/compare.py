@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lambdanets_cli.options import Debug, quiet_profiler, refuse_together
+
+if TYPE_CHECKING:
+    from lambdanets.experiments.compare.study import Study
 
 __all__ = ["compare"]
 
@@ -76,59 +79,46 @@ def compare(
     if report:
         given = {"--seeds": seeds, "--only": only, "--jobs": jobs, "--cluster": cluster, "--job": job}
         refuse_together(given, "--report, which runs nothing")
-    quiet_profiler()
-    import torch
-
-    from lambdanets.console import make_console, one_line, print_whole
-    from lambdanets.experiments.compare.cell import Wanted, coherent, read_cells
-    from lambdanets.experiments.compare.grid import run_cells
-    from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
-    from lambdanets.experiments.compare.workers import Cluster
-    from lambdanets.experiments.report.study_report import write_report
-    from lambdanets.experiments.studies import get_study
-
-    chosen, console = get_study(study), make_console()
-    if data is not None and not chosen.takes_data:
-        raise ValueError(f"--data is {data!r}, and the study {study} has no data; leave it out")
-    if epochs is not None and not (data or chosen.default_data):
-        trains = "trains nothing without --data" if chosen.takes_data else "trains on no images"
-        raise ValueError(f"--epochs is {epochs}, and the study {study} {trains}; leave it out")
     if job and cluster is None:
         raise ValueError(f"--job is {job[0]!r}, for jobs of a cluster; give --cluster too, or leave it out")
     parameters = dict(_parameter(word) for word in job or ())
-    folder = output / study
-    facts = inspect(spec) if (spec := data or (None if report else chosen.default_data)) else None
-    done = []
-    if not report:
-        options = Options(quick=quick, seeds=seeds or SEEDS, only=tuple(only or ()), data=facts, epochs=epochs)
-        choose_rows(chosen, options)
-        jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
-        to = None if cluster is None else Cluster(cluster, parameters)
-        try:
-            done = run_cells(chosen, options, folder, jobs, console, to)
-        except StoppedError as error:
-            raise typer.Exit(128 + error.number) from None
-    cells, damaged = read_cells(folder)
-    for message in damaged:
-        print_whole(console, one_line(f"{message}; left out"))
-    wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs) if report else None
-    cells, others = coherent(cells, done, wanted)
-    if not cells:
-        what = "such cells" if others else "cells"
-        raise ValueError(f"{folder} has no {what} of the study {study}; run it without --report")
-    warnings = []
-    if others:
-        warnings.append(
-            f"Left out are {len(others)} cells of another size, version or learning rate, or of other data."
-        )
-    if damaged:
-        warnings.append(f"Left out are {len(damaged)} damaged files of cells.")
-    outcome = chosen.outcome(cells)
-    page = write_report(outcome, folder, warnings)
-    for claim in outcome.claims:
-        word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"
-        print_whole(console, f"{word}: {claim.text}")
-    print_whole(console, f"Report: {page}")
+    quiet_profiler()
+    import torch
+
+    from lambdanets.console import make_console
+    from lambdanets.experiments.compare.cell import Wanted
+    from lambdanets.experiments.compare.grid import run_cells
+    from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
+    from lambdanets.experiments.compare.workers import Cluster
+    from lambdanets.experiments.report.study_report import report_cells
+    from lambdanets.experiments.studies import get_study
+
+    chosen, console, folder = get_study(study), make_console(), output / study
+    _refuse_idle_options(chosen, data, epochs)
+    spec = data or (None if report else chosen.default_data)
+    facts = inspect(spec) if spec else None
+    if report:
+        wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs)
+        report_cells(chosen, folder, console, wanted=wanted)
+        return
+    options = Options(quick=quick, seeds=seeds or SEEDS, only=tuple(only or ()), data=facts, epochs=epochs)
+    choose_rows(chosen, options)
+    jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
+    to = None if cluster is None else Cluster(cluster, parameters)
+    try:
+        done = run_cells(chosen, options, folder, jobs, console, to)
+    except StoppedError as error:
+        raise typer.Exit(128 + error.number) from None
+    report_cells(chosen, folder, console, like=done)
+
+
+def _refuse_idle_options(study: Study, data: str | None, epochs: int | None) -> None:
+    """Raise a ValueError for options that mean nothing to a study."""
+    if data is not None and not study.takes_data:
+        raise ValueError(f"--data is {data!r}, and the study {study.name} has no data; leave it out")
+    if epochs is not None and not (data or study.default_data):
+        trains = "trains nothing without --data" if study.takes_data else "trains on no images"
+        raise ValueError(f"--epochs is {epochs}, and the study {study.name} {trains}; leave it out")
 
 
 def _parameter(word: str) -> tuple[str, bool | float | str]:

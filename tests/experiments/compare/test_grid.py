@@ -59,9 +59,13 @@ def test_cells_run_once_and_in_order(toy, tmp_path, capsys):
     assert toy.ran() == ["speed all", "train a0", "train a1", "search b", "train b00.5", "train b10.5"]
     assert [cell.result["seed"] for cell in cells if cell.kind == "train"] == [0, 1, 0, 1]
     assert not list((tmp_path / "out" / "work").iterdir())
-    assert re.search(r"\[6/6\] train of b, seed 1, learning rate 0.5 \(0 s\); 0 s left", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    log = tmp_path / "out" / "work" / "*" / "log.txt"
+    assert out.startswith(f"0 of 6 cells of the study toy are done. Those that run tell their progress in {log}.")
+    assert re.search(r"\[6/6\] train of b, seed 1, learning rate 0.5 \(0 s\); 0 s left", out)
     again = run(toy, tmp_path / "out")
     assert toy.ran() == []
+    assert capsys.readouterr().out == "6 of 6 cells of the study toy are done.\n"
     assert again == cells == sorted(read_cells(tmp_path / "out")[0], key=cells.index)
     run(toy, tmp_path / "out", seeds=3, only=("b",))
     assert toy.ran() == ["train b20.5"]
@@ -75,6 +79,7 @@ def test_a_stopped_study_goes_on(toy, tmp_path, capsys):
     toy.ran()
     toy.stop = ""
     run(toy, tmp_path)
+    assert capsys.readouterr().out.startswith("3 of 6 cells of the study toy are done; 0 s left. Those that run")
     assert toy.ran() == ["search b", "train b00.5", "train b10.5"]
 
 
@@ -285,8 +290,9 @@ def test_an_estimate_has_the_cells_that_were_read(toy, tmp_path, capsys):
     capsys.readouterr()
     run(toy, tmp_path, seeds=3, only=("b",))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("[4/5] train of b, seed 0, learning rate 0.5 (0 s); 10 min 00 s left")
-    assert lines[1].endswith("; 0 s left")
+    assert lines[0].startswith("3 of 5 cells of the study toy are done; 20 min 00 s left.")
+    assert lines[1].endswith("[4/5] train of b, seed 0, learning rate 0.5 (0 s); 10 min 00 s left")
+    assert lines[2].endswith("; 0 s left")
 
 
 def test_what_has_been_running_is_not_left(toy, tmp_path, monkeypatch, in_threads):

@@ -120,6 +120,7 @@ class _Grid:
     def run(self) -> list[Done]:
         for cell in self.cells:
             self._task(cell)  # those that are done tell how long the others will take
+        self._show_start()
         try:
             if self.cluster is not None:
                 with cluster_jobs(self.cluster, self.jobs, self.folder / "jobs") as executor:
@@ -261,20 +262,31 @@ class _Grid:
             where = f"; its log is {log}" if log.exists() else ""
             print_whole(self.console, one_line(f"{label(task.config)} failed: {outcome.text}{where}"))
 
+    def _show_start(self) -> None:
+        """Say what will run, where one can watch it, and how it can be stopped: the first cell may take an hour."""
+        count = f"{len(self.done)} of {len(self.cells)} cells of the study {self.study.name} are done"
+        if len(self.done) < len(self.cells):
+            left = f"; {self._time_left()} left" if self.done else ""
+            place = self.folder / "work" / "*" / "log.txt"
+            count += f"{left}. Those that run tell their progress in {place}. Ctrl-C stops, the same command goes on"
+        print_whole(self.console, f"{count}.")
+
     def _show(self, done: Done) -> None:
+        line = self.study.line(done.result)
+        print_whole(
+            self.console,
+            f"[{len(self.done)}/{len(self.cells)}] {label(done.config)}{': ' if line else ''}{line} "
+            f"({format_seconds(done.seconds)}); {self._time_left()} left",
+        )
+
+    def _time_left(self) -> str:
         now = time.monotonic()
         left = {
             cell: now - self.running.get(cell, now)
             for cell in self.cells
             if cell not in self.done and self.failed.isdisjoint((cell, *cell.after))
         }
-        line = self.study.line(done.result)
-        print_whole(
-            self.console,
-            f"[{len(self.done)}/{len(self.cells)}] {label(done.config)}{': ' if line else ''}{line} "
-            f"({format_seconds(done.seconds)}); "
-            f"{format_seconds(seconds_left(self.study, self.done, left, self.jobs))} left",
-        )
+        return format_seconds(seconds_left(self.study, self.done, left, self.jobs))
 
 
 def _outcome(future: Future[Ran | Failed]) -> Ran | Failed:

@@ -1,19 +1,64 @@
-"""The files of a study's report: one HTML page, tables as Markdown and LaTeX, plots as PNG and SVG."""
+"""The report of a study's cells: one HTML page, tables as Markdown and LaTeX, plots as PNG and SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from lambdanets.console import one_line
+from rich.console import Console
+
+from lambdanets.console import one_line, print_whole
+from lambdanets.experiments.compare.cell import Done, Wanted, coherent, read_cells
 from lambdanets.experiments.compare.outcome import Outcome, Table
+from lambdanets.experiments.compare.study import Study
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import make_folder, write_text
 from lambdanets.markdown_text import as_text
 from lambdanets.pages import render_page
 
-__all__ = ["latex", "table_text", "write_report"]
+__all__ = ["latex", "report_cells", "table_text", "write_report"]
+
+
+def report_cells(
+    study: Study, folder: Path, console: Console, *, like: Sequence[Done] = (), wanted: Wanted | None = None
+) -> Path:
+    """Write the report of the cells in the folder of a study, and show what it found.
+
+    Args:
+        study: the study.
+        folder: of the study.
+        console: where to name damaged files, the claims, and the page.
+        like: the report is of cells of their kind. Default: of the kind of which there are most.
+        wanted: what else its cells shall have. Default: nothing.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: if there are no such cells.
+    """
+    cells, damaged = read_cells(folder)
+    for message in damaged:
+        print_whole(console, one_line(f"{message}; left out"))
+    cells, others = coherent(cells, like, wanted)
+    if not cells:
+        what = "such cells" if others else "cells"
+        raise ValueError(f"{folder} has no {what} of the study {study.name}; run it without --report")
+    warnings = []
+    if others:
+        warnings.append(
+            f"Left out are {len(others)} cells of another size, version or learning rate, or of other data."
+        )
+    if damaged:
+        warnings.append(f"Left out are {len(damaged)} damaged files of cells.")
+    outcome = study.outcome(cells)
+    page = write_report(outcome, folder, warnings)
+    for claim in outcome.claims:
+        word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"
+        print_whole(console, f"{word}: {claim.text}")
+    print_whole(console, f"Report: {page}")
+    return page
 
 
 def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -> Path:
