@@ -300,7 +300,7 @@ class LambdaLayer(LambdaModule):
         return self.kernel not in PLAIN and not is_observed(self._tensors())
 
     def _tensors(self) -> list[Tensor | None]:
-        """What :class:`FromInput` takes beside the input."""
+        """Return what :class:`FromInput` takes beside the input."""
         tensors: list[Any] = [self.positions, self.qkv.weight, self.qkv.bias]
         for norm in (self.norm_query, self.norm_value):
             of_batch = norm.training or norm.running_mean is None

@@ -35,7 +35,7 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class Projecting(Protocol):
-    """What this file needs of a layer that projects its input and applies the lambdas of its context."""
+    """Protocol of a layer that projects its input and applies the lambdas of its context."""
 
     num_heads: int
     intra_depth: int
@@ -125,7 +125,7 @@ def _outs_and_gradients(
     bias: Tensor | None,
     *norms: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What the projection leads to, with its gradients: the inputs of the op, or its output, computed again as well.
+    """Return what the projection leads to, the inputs of the op or its output computed again, with its gradients.
 
     Args:
         grad: of the output.

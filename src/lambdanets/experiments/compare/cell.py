@@ -91,7 +91,7 @@ class Done:
 
     @property
     def kind(self) -> str:
-        """What was done: "train", "cost", "speed" and others."""
+        """Name of what was done: "train", "cost", "speed" and others."""
         return self.config["kind"]
 
 
@@ -197,7 +197,7 @@ def best_rate(searches: Sequence[Done]) -> float:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the cells of a report shall have: a scale, a fingerprint of the data, epochs; None for any."""
+    """Properties that the cells of a report shall have: a scale, a fingerprint of the data, epochs; None for any."""
 
     scale: str | None = None
     fingerprint: str | None = None

@@ -1,4 +1,4 @@
-"""What a study of trained models expected, and what its rows say of it: a sentence with a verdict each.
+"""Claims of a study of trained models: what it expected and what its rows say of it, a sentence with a verdict each.
 
 A verdict is given by a whole interval: where what was expected is neither true nor false in all of it, there is none.
 """

@@ -1,4 +1,4 @@
-"""Runs the cells of a study: those that are done are read, the others run, several at a time, and can be stopped."""
+"""The run of a study: cells that are done are read, the others run, several at a time, and can be stopped."""
 
 from __future__ import annotations
 

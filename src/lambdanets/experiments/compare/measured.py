@@ -1,4 +1,4 @@
-"""What is measured of whole models: costs, memory, and times that take turns."""
+"""Measurements of whole models: costs, memory, and times that take turns."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def allocated(place: Path) -> int:
 
 @contextmanager
 def _counting_seconds(place: Path) -> Iterator[list[float]]:
-    """Counts the seconds of a cell over all its parts, also of those that were killed.
+    """Count the seconds of a cell over all its parts, also of those that were killed.
 
     Yields:
         The seconds of the parts before; those of this one are added when it ends.

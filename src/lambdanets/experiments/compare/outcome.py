@@ -1,4 +1,4 @@
-"""What a study found, as data: sentences, tables and plots, from which the report makes its files."""
+"""The findings of a study, as data: sentences, tables and plots, from which the report makes its files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found.
+    """The findings of a study.
 
     Args:
         name: of the study.

@@ -129,7 +129,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a cell runs.
+    """Place where a cell runs.
 
     Args:
         folder: for files that the cell needs until it is done; kept when it is stopped.

@@ -40,7 +40,7 @@ SMALL_SAMPLES = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What the cells say of a row; None for what no cell says.
+    """Findings of the cells on a row; None for what no cell says.
 
     Args:
         name: of the row.

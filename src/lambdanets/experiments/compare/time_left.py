@@ -1,4 +1,4 @@
-"""How long the cells of a study that are left will take, by those that are done."""
+"""An estimate of how long the cells of a study that are left will take, by those that are done."""
 
 from __future__ import annotations
 

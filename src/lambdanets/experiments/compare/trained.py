@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a study is.
+    """Size of a study.
 
     Args:
         blocks: of each stage.

@@ -1,4 +1,4 @@
-"""Where cells run: in processes of this machine, or as jobs of a cluster by submitit; and how signals stop them."""
+"""Places where cells run: processes of this machine, jobs of a cluster by submitit; and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are sent.
+    """Cluster to which jobs are sent.
 
     Args:
         name: of submitit's executor: "slurm", or "local" for processes of this machine.

@@ -86,7 +86,7 @@ ROWS = _read_rows()
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the study is: images of a call, least and most seconds of the turns of each pass."""
+    """Size of the study: images of a call, least and most seconds of the turns of each pass."""
 
     batch: int
     seconds: float
@@ -232,7 +232,7 @@ def recipe_of(config: Config, data: str | None) -> Recipe:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a row: the result of its speed cell, images a second by pass, how many times as many as the
+    """Findings on a row: the result of its speed cell, images a second by pass, how many times as many as the
     reference (median, low, high), and its accuracy in percent.
     """
 
@@ -293,13 +293,13 @@ def _claims(rows: Mapping[str, Summary]) -> list[Claim]:
 
 
 def _faster(row: Summary, other: Summary, way: str) -> tuple[float, float, float]:
-    """How many times as many images a second as another (median, low, high), by the ratios of both to the reference."""
+    """Return a row's images a second over another's (median, low, high), by the ratios of both to the reference."""
     (own, own_low, own_high), (theirs, low, high) = row.ratio[way], other.ratio[way]
     return own / theirs, own_low / high, own_high / low
 
 
 def _lost(name: str, rows: Mapping[str, Summary]) -> list[str]:
-    """Where a lambda network needs more than a network of another family that is at least as accurate.
+    """Return where a lambda network needs more than a network of another family that is at least as accurate.
 
     Returns:
         Names of passes, and "peak_bytes".

@@ -1,4 +1,4 @@
-"""Where lambda layers go in a network of four stages (paper, table on hybrids): eight placements of C and L.
+"""Places of lambda layers in a network of four stages (paper, table on hybrids): eight placements of C and L.
 
 lambdanets compare placement --quick
 """

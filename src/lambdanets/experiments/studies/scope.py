@@ -1,4 +1,4 @@
-"""How far a lambda layer must see (paper, table on scopes): local contexts from 3x3 on, and the global one.
+"""The scope of a lambda layer (paper, table on scopes): local contexts from 3x3 on, and the global one.
 
 lambdanets compare scope --quick
 """

@@ -55,7 +55,7 @@ class Check:
 
 
 class ExportDifferenceError(ValueError):
-    """What was written computes something else than the model; the file is not kept.
+    """Error of a file that computes something else than the model; it is not kept.
 
     Args:
         message: what to say.
@@ -69,7 +69,7 @@ class ExportDifferenceError(ValueError):
 
 @dataclass(frozen=True)
 class Export:
-    """What :func:`export_model` wrote.
+    """Record of what :func:`export_model` wrote.
 
     Args:
         path: the file.

@@ -56,7 +56,7 @@ class Format:
     load: Callable[[Path], Run]
 
     def require_packages(self) -> None:
-        """Raises an ImportError with the command that installs what is missing."""
+        """Raise an ImportError with the command that installs what is missing."""
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
             raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""What has to be done to an image before a model sees it, as plain values that a file can carry."""
+"""The steps from an image to what a model sees, as plain values that a file can carry."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _is_about_strides(guard: str) -> bool:
 
 
 def layer_of_node(node: torch.fx.Node) -> str:
-    """Where in the model a node of the graph came from, for messages."""
+    """Return where in the model a node of the graph came from, for messages."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     if not stack:
         return "the model"

@@ -34,7 +34,7 @@ _SUBFOLDERS = ("", "raw", "FashionMNIST/raw")
 
 
 def load_fashion_mnist(folder: Path = DEFAULT_FOLDER) -> ImageData:
-    """Reads the four IDX files; a twelfth of the training images, always the same, is for validation.
+    """Read the four IDX files; a twelfth of the training images, always the same, is for validation.
 
     Args:
         folder: holds the four files, gzipped or not. Default: where the Debian package puts them.

@@ -51,7 +51,7 @@ def load_image_folder(folder: Path) -> ImageData:
 
 
 def check_data_folder(folder: Path) -> None:
-    """Raises a FileNotFoundError or ValueError if ``folder`` is no folder."""
+    """Raise a FileNotFoundError or ValueError if ``folder`` is no folder."""
     if not folder.exists():
         raise FileNotFoundError(f"the data folder {folder} does not exist. {LAYOUT}.")
     if not folder.is_dir():

@@ -14,7 +14,7 @@ _UNSIGNED_BYTE = 0x08
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes.
+    """Read an IDX file of unsigned bytes.
 
     The format: two zero bytes, the element type, the number of axes, the length of each axis as four bytes
     (big-endian), then the elements.

@@ -61,7 +61,7 @@ def is_litter(name: str) -> bool:
 
 @dataclass
 class Listing:
-    """What lies below a folder.
+    """Files below a folder.
 
     Attributes:
         files: the files that were looked for, in natural order of their paths (2 before 10).
@@ -115,7 +115,7 @@ def _walk(folder: Path, above: tuple[str, ...], endings: Collection[str], found:
 
 
 def check_name(path: Path) -> None:
-    """Raises a ValueError for a path whose bytes are no UTF-8: it could be neither stored nor shown."""
+    """Raise a ValueError for a path whose bytes are no UTF-8: it could be neither stored nor shown."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -133,7 +133,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def beside(folder: Path, read: Sequence[str]) -> list[Path]:
-    """What lies directly in a folder and is neither one of the folders ``read`` nor litter."""
+    """Return what lies directly in a folder and is neither one of the folders ``read`` nor litter."""
     names = sorted(os.listdir(folder))
     return [folder / name for name in names if name not in read and not is_litter(name)]
 

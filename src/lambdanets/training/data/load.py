@@ -53,7 +53,7 @@ def resolve_data(spec: str) -> tuple[str, str | None]:
 
 
 def check_reader_name(kind: str, root: str | None) -> None:
-    """Raises a ValueError if a reader's data name or root is a command or an address, which readers would open."""
+    """Raise a ValueError if a reader's data name or root is a command or an address, which readers would open."""
     if not _DATA_NAME.fullmatch(kind):
         raise ValueError(
             f"data {kind!r} is no name of a data set; use READER/NAME of letters, digits, '-', '_', '.', '/'"
@@ -69,7 +69,7 @@ def recipe_for_data(spec: str) -> str:
 
 
 def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share: float | None = None) -> ImageData:
-    """Opens the data that ``spec`` names and checks what can be checked before any work.
+    """Open the data that ``spec`` names and check what can be checked before any work.
 
     Args:
         spec: a data specification, see ``lambdanets.training.data``.

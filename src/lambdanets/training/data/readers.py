@@ -70,7 +70,7 @@ class ReaderImages(LabelledImages):
 
     @property
     def groups(self) -> list[int] | None:
-        """How many of the images lie in each shard, one shard behind the other; None for images without shards."""
+        """Return the number of images in each shard, one shard behind the other; None for images without shards."""
         lengths = getattr(getattr(self.base, "reader", None), "lengths", None)
         if lengths is None:
             return None
@@ -135,7 +135,7 @@ class StreamImages(IterableDataset[tuple[Any, int]]):
 
 
 def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) -> ImageData:
-    """Opens the parts of a data set that a timm reader knows.
+    """Open the parts of a data set that a timm reader knows.
 
     Where there is no validation part, a tenth of the training images, the same for the same number of images, is for
     validation.
@@ -209,7 +209,7 @@ def _split(name: str, base: Any) -> list[Any]:
 
 
 def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
-    """Opens the part of a data set that an evaluation scores: test, else validation, else train.
+    """Open the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:
         name: reader and data set.

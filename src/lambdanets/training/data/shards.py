@@ -53,7 +53,7 @@ class Shards:
 
 
 class ShardReader:
-    """Gives the file and the label of a sample by its index, as timm's readers do.
+    """Reader that gives the file and the label of a sample by its index, as timm's readers do.
 
     Args:
         shards: the shards, of which none is opened for it if their lengths are known.

@@ -77,7 +77,7 @@ class SkipList:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the run folder against the other processes that write the list."""
+        """Hold the run folder against the other processes that write the list."""
         if fcntl is None or not self.writable:
             yield
             return
@@ -133,7 +133,7 @@ def skip_bad_images(data: Any, run: Path, most: int, *, writable: bool = True) -
 
 
 def check_skipping(data: Any, most: int) -> None:
-    """Raises a ValueError if images of the data cannot be replaced, though ``most`` of them may be."""
+    """Raise a ValueError if images of the data cannot be replaced, though ``most`` of them may be."""
     if most and not all(hasattr(part, "skips") for part in data.parts.values()):
         raise ValueError(
             f"skip_bad_images is {most}, and the data {data.spec!r} are a stream, whose reader decodes the images "

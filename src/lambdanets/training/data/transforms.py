@@ -176,7 +176,7 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
 
 
 def check_file(path: Path) -> None:
-    """Raises an error of ``read_image`` for a path that is no file with content."""
+    """Raise an error of ``read_image`` for a path that is no file with content."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"the image {path} is a link that leads nowhere")
     if not path.exists():
@@ -210,7 +210,7 @@ def decode_image(file: Any, name: str, mode: str) -> Image.Image:
 
 @contextmanager
 def opened_image(file: Any, name: str) -> Iterator[Image.Image]:
-    """Opens an image of at most ``MAX_PIXELS`` pixels, without decoding it.
+    """Open an image of at most ``MAX_PIXELS`` pixels, without decoding it.
 
     Args:
         file: a path or an open binary file.

@@ -25,7 +25,7 @@ _LEAST_FACTOR = 4
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format that the path's ending names."""
+    """Write a picture in the format that the path's ending names."""
     # The Agg canvas draws without a display, whatever backend the user's settings name.
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
@@ -69,7 +69,7 @@ def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
 
 
 def scale_by_factors(axes: Any, errors: Sequence[float]) -> None:
-    """Gives errors, which shrink by factors, a logarithmic scale; below the smallest it is even, so that it has a 0."""
+    """Give errors, which shrink by factors, a logarithmic scale; below the smallest it is even, so that it has a 0."""
     above_zero = [error for error in errors if error > 0]
     if not above_zero or max(above_zero) < _LEAST_FACTOR * min(above_zero):
         return

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, as a table on the console."""
+"""The parts of a step's time, as a table on the console."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def print_notes(console: Console, notes: Sequence[str]) -> None:
 
 
 class TrainingProgress:
-    """Shows how far a training is; only the main process shows anything.
+    """Display of how far a training is; only the main process shows anything.
 
     Args:
         console: where to show it.
@@ -127,7 +127,7 @@ class TrainingProgress:
         self._bar.update(self._task, completed=completed, epoch=epoch, **shown)
 
     def epoch(self, row: Mapping[str, Any], best: bool) -> None:
-        """Prints the line of a finished epoch.
+        """Print the line of a finished epoch.
 
         Args:
             row: the epoch's line of ``metrics.csv``.

@@ -99,7 +99,7 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, facts: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-    """Writes a checkpoint, makes it the latest, and removes all but the last two; one process calls it.
+    """Write a checkpoint, make it the latest, and remove all but the last two; one process calls it.
 
     Args:
         run: the run folder.
@@ -221,7 +221,7 @@ def _checked(file: Path, rule: Rule) -> dict[str, Any]:
 
 
 def keep_only_until(run: Path, checkpoint: Checkpoint) -> None:
-    """Makes a checkpoint the latest, and removes later ones and what a killed training left half written."""
+    """Make a checkpoint the latest, and remove later ones and what a killed training left half written."""
     parent = run / FOLDER
     _point(checkpoint.folder)
     found = list_checkpoints(run)
@@ -236,6 +236,6 @@ def keep_only_until(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Removes what a finished training needs no more."""
+    """Remove what a finished training needs no more."""
     if (run / FOLDER).is_dir():
         remove_folder(run / FOLDER)

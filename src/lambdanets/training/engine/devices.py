@@ -1,4 +1,4 @@
-"""What a process of a training computes with: its device, its precision, its threads."""
+"""The means of a process of a training: its device, its precision, its threads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
 
 
 def _check_launch() -> None:
-    """Raises a ValueError where ``accelerate launch --num_processes N`` found no GPUs, and started one process."""
+    """Raise a ValueError where ``accelerate launch --num_processes N`` found no GPUs, and started one process."""
     sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
     if {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys() and not any(map(os.environ.get, sizes)):
         raise ValueError(
@@ -55,7 +55,7 @@ def _check_launch() -> None:
 
 @contextmanager
 def computing_threads(recipe: Recipe) -> Iterator[None]:
-    """Sets the recipe's number of CPU threads, and puts back what was set before."""
+    """Set the recipe's number of CPU threads, and put back what was set before."""
     before = torch.get_num_threads()
     if recipe.cpu_threads is not None:
         torch.set_num_threads(recipe.cpu_threads)

@@ -1,4 +1,4 @@
-"""What breaks from outside while a training runs, as errors that say what broke and how to go on."""
+"""Faults from outside while a training runs, as errors that say what broke and how to go on."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ atexit.register(_end_left_workers)
 
 @contextmanager
 def told_faults(processes: int, advice: str) -> Iterator[None]:
-    """Turns the errors of data workers and of the connection between processes into an OSError that says what to do.
+    """Turn the errors of data workers and of the connection between processes into an OSError that says what to do.
 
     Data workers are ended before the error is raised: one that is stopped would hold up the end of the program.
 

@@ -62,7 +62,7 @@ _SAMPLES = 10
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
         run: its folder.

@@ -1,4 +1,4 @@
-"""How often a checkpoint is written: after a number of steps or of minutes."""
+"""The interval between checkpoints: after a number of steps or of minutes."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def input_transform(data: ImageData, recipe: Recipe, before: InputTransform | No
 
 
 def check_parallel(accelerator: Accelerator, batch_size: int) -> None:
-    """Raises a ValueError if batches cannot be shared out to the processes."""
+    """Raise a ValueError if batches cannot be shared out to the processes."""
     processes = accelerator.num_processes
     if batch_size % processes:
         raise ValueError(
@@ -88,7 +88,7 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch; accelerate's loaders call it."""
+        """Set the epoch; accelerate's loaders call it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -165,7 +165,7 @@ class SeededStream(IterableDataset[Any]):
         return len(self.images)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch; accelerate's loaders call it."""
+        """Set the epoch; accelerate's loaders call it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:

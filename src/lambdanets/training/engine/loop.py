@@ -143,12 +143,12 @@ class Trainer:
         return max(self.rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
 
     def start(self) -> None:
-        """Writes the first weights, so that there is something good to keep from the start on."""
+        """Write the first weights, so that there is something good to keep from the start on."""
         self.save_weights("last")
         self.save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Sets the training to the state that a checkpoint holds, and the run folder's files with it."""
+        """Set the training to the state that a checkpoint holds, and the run folder's files with it."""
         state.restore(self, checkpoint)
         if self.accelerator.is_main_process:
             keep_only_until(self.run.path, checkpoint)
@@ -160,7 +160,7 @@ class Trainer:
                 self._save_best()
 
     def save(self) -> None:
-        """Writes a checkpoint; all processes must call it. Weights that a bad step has spoilt are not kept."""
+        """Write a checkpoint; all processes must call it. Weights that a bad step has spoilt are not kept."""
         if not self._is_spoilt():
             state.save(self)
         self.every.restart()
@@ -374,7 +374,7 @@ class Trainer:
             self.best = {**self.best, "digest": digest_file(self.run.path / "best.safetensors")}
 
     def save_weights(self, name: str) -> None:
-        """Writes the weights as ``name.safetensors`` of the run folder; all processes call it, the main one writes."""
+        """Write the weights as ``name.safetensors`` of the run folder; all processes call it, the main one writes."""
         weights = whole(self.evaluated_model.state_dict(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             row = self.rows[-1] if self.rows else {"validation_top1": float("nan")}

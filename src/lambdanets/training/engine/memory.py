@@ -1,4 +1,4 @@
-"""How much memory a training needs."""
+"""The memory that a training needs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from lambdanets.training.engine.loaders import answered
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model reached on some images.
+    """Scores of a model on some images.
 
     Attributes:
         loss: mean cross-entropy, without label smoothing.
@@ -42,7 +42,7 @@ class Scores:
 # Not in inference mode: the first weights that FSDP gathers there could not be trained with afterwards.
 @torch.no_grad()
 def measure(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any], num_classes: int) -> Scores:
-    """Runs ``model`` over all images of ``loader``; every process returns the scores of all.
+    """Run ``model`` over all images of ``loader``; every process returns the scores of all.
 
     Args:
         accelerator: the process's place among the others; its precision is used.

@@ -49,7 +49,7 @@ class BatchMixer:
 
 
 def check_mixing(recipe: Recipe, images: int) -> None:
-    """Raises a ValueError if batches are to be mixed and a process gets an odd number of images a step."""
+    """Raise a ValueError if batches are to be mixed and a process gets an odd number of images a step."""
     if recipe.augmentation.mixes and images % 2:
         what = f"mixup and cutmix mix pairs, and a process gets {images} images a step"
         raise refuse(recipe.batch_size, "batch_size", f"{what}; use an even number of them, or mixup 0 and cutmix 0")

@@ -29,7 +29,7 @@ def names_weights(name: str) -> bool:
 
 
 def check_model_name(name: str) -> None:
-    """Raises a ValueError with the nearest names if timm's registry does not have the model, or not its weights."""
+    """Raise a ValueError with the nearest names if timm's registry does not have the model, or not its weights."""
     if not timm.is_model(name) and not names_weights(name):
         ours = timm.list_models(module="lambda_resnet")
         raise unknown_name("model", name, timm.list_models(), "timm.list_models() lists them all.", examples=ours)
@@ -160,7 +160,7 @@ def _remedy(model: nn.Module) -> str:
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes weights as safetensors, all of them or nothing.
+    """Write weights as safetensors, all of them or nothing.
 
     Args:
         path: the file.
@@ -188,7 +188,7 @@ def _sort_metadata(file: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> None:
-    """Reads weights into a model.
+    """Read weights into a model.
 
     Args:
         model: has one output for each class.
@@ -219,7 +219,7 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raises a ValueError that begins with ``what`` for weights that are not a model's, or not finite."""
+    """Raise a ValueError that begins with ``what`` for weights that are not a model's, or not finite."""
     expected = model.state_dict()
     wrong = [
         f"{name} is {tuple(weights[name].shape) if name in weights else 'missing'}, not {tuple(tensor.shape)}"

@@ -77,7 +77,7 @@ def begun_before_restart() -> Path | None:
 
 
 class Silence:
-    """Tells which processes have not been heard of for a while.
+    """Watch that tells which processes have not been heard of for a while.
 
     Args:
         names: the processes to listen to.

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: some of its steps under PyTorch's profiler.
+"""A profile of a training: some of its steps under PyTorch's profiler.
 
 The first steps of a training are slower than the others and are not measured. The profiler itself takes time, so the
 figures are shares of a step, and not what ``images/s`` shows without it.
@@ -30,7 +30,7 @@ _MARK = "lambdanets: "
 
 @dataclass(frozen=True)
 class Profile:
-    """What a step consists of.
+    """Parts of a step.
 
     Attributes:
         steps: how many were measured.

@@ -1,4 +1,4 @@
-"""What is looked at before a training begins: the data, the batches, the choices, and the weights to start from."""
+"""The checks before a training begins: the data, the batches, the choices, and the weights to start from."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _value(recipe: Recipe, name: str) -> Any:
 
 
 def check_choices(recipe: Recipe, transform: InputTransform) -> None:
-    """Raises a ValueError for an optimizer, a compiler or an augmentation that cannot be used."""
+    """Raise a ValueError for an optimizer, a compiler or an augmentation that cannot be used."""
     check_optimizer(recipe)
     if recipe.compile:
         _check_compiler()
@@ -113,7 +113,7 @@ def _check_compiler() -> None:
 
 
 def check_data(data: ImageData) -> None:
-    """Raises a ValueError for data that nothing can be learnt from.
+    """Raise a ValueError for data that nothing can be learnt from.
 
     These are less than two classes, names that are not each of one class, an empty part, labels of no class, and a
     class without training images.
@@ -178,7 +178,7 @@ def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> 
 
 
 def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, source: Source | None = None) -> Start:
-    """Makes the model of a recipe, with random weights, those of its ``init_from`` or those that its name asks for.
+    """Make the model of a recipe, with random weights, those of its ``init_from`` or those that its name asks for.
 
     Its first stages are frozen as the recipe says.
 
@@ -238,7 +238,7 @@ def _unused_weights(name: str) -> tuple[str, ...]:
 
 @contextmanager
 def _told_by_timm() -> Iterator[list[str]]:
-    """Collects timm's log while it loads weights: parameters that it leaves random, weights that have no place."""
+    """Collect timm's log while it loads weights: parameters that it leaves random, weights that have no place."""
     told: list[str] = []
 
     class Collect(logging.Handler):

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training: taken from a trainer, checked against a run, and put back."""
+"""The state of a training in a checkpoint: taken from a trainer, checked against a run, and put back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def save(trainer: Trainer) -> None:
-    """Writes a checkpoint of a trainer between two steps; all processes must call it, and the main one writes."""
+    """Write a checkpoint of a trainer between two steps; all processes must call it, and the main one writes."""
     accelerator, run = trainer.accelerator, trainer.run
     own = {
         "random": random_states(accelerator.device),
@@ -62,7 +62,7 @@ def save(trainer: Trainer) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Sets a trainer to the state in a checkpoint of its run.
+    """Set a trainer to the state in a checkpoint of its run.
 
     Raises:
         ValueError: the checkpoint is of another number of processes, the run's files are not those that it was written
@@ -85,7 +85,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def check_fit(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Raises a ValueError if a checkpoint is of another number of processes, or of a run with other choices."""
+    """Raise a ValueError if a checkpoint is of another number of processes, or of a run with other choices."""
     accelerator, run, facts = trainer.accelerator, trainer.run, checkpoint.facts
     if facts["processes"] != accelerator.num_processes:
         now, before = accelerator.num_processes, facts["processes"]
@@ -137,7 +137,7 @@ def _rows(trainer: Trainer, checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _check_best(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Raises a ValueError if the best weights so far, which the end of the training tests, are gone or others."""
+    """Raise a ValueError if the best weights so far, which the end of the training tests, are gone or others."""
     best, file = trainer.best, trainer.run.path / "best.safetensors"
     if best is None or (checkpoint.batch == 0 and best["epoch"] == checkpoint.epoch):
         return  # written anew from the checkpoint

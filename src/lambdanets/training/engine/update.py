@@ -21,7 +21,7 @@ _SCALED_STEPS = 16
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one step.
+    """Result of one step.
 
     Attributes:
         logits: the model's output, detached.

@@ -42,7 +42,7 @@ _FORMS = "use a run folder, a file of weights, or a model of timm that has weigh
 
 @dataclass(frozen=True)
 class Source:
-    """What ``init_from`` names.
+    """Meaning of an ``init_from``.
 
     Attributes:
         name: as it was given.

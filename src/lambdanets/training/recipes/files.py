@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what ``_Loader`` reads: a text that looks like 1e-3 in quotes."""
+    """YAML writer of what ``_Loader`` reads: a text that looks like 1e-3 in quotes."""
 
 
 for _kind in (_Loader, _Dumper):

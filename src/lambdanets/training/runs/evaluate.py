@@ -69,7 +69,7 @@ def evaluate_run(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Evaluation:
-    """Measures a run's best weights on images that it has not learnt from.
+    """Measure a run's best weights on images that it has not learnt from.
 
     Without ``data``, and with the run's own data, these are the test images of the split that is stored with the run
     (the validation images where it has no test images). Other data are a source of their own, of which nothing is held

@@ -25,7 +25,7 @@ def export_run(
     opset: int | None = None,
     overwrite: bool = False,
 ) -> Export:
-    """Writes the model of a run, with its preprocessing and class names, to a file that runs without this package.
+    """Write the model of a run, with its preprocessing and class names, to a file that runs without this package.
 
     Args:
         path: the run folder, or the name of weights that come with the package.

@@ -116,7 +116,7 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Opens a run folder and checks that it is one.
+        """Open a run folder and check that it is one.
 
         Raises:
             FileNotFoundError: there is no such folder, or it lacks ``config.json``.
@@ -134,7 +134,7 @@ class Run:
 
     @classmethod
     def open_trained(cls, path: str | Path) -> Run:
-        """Opens a run folder, or weights that come with the package by their name.
+        """Open a run folder, or weights that come with the package by their name.
 
         Raises:
             FileNotFoundError: there is neither such a folder nor such a name.
@@ -216,7 +216,7 @@ class Run:
         return model.eval()
 
     def check_classes(self, class_names: Sequence[str], spec: str) -> None:
-        """Raises a ValueError if the classes of the data ``spec`` are not those of the run."""
+        """Raise a ValueError if the classes of the data ``spec`` are not those of the run."""
         ours, theirs = self.class_names, tuple(class_names)
         if len(ours) != len(theirs):
             raise ValueError(
@@ -232,7 +232,7 @@ class Run:
 
 
 def check_new(path: Path) -> None:
-    """Raises a ValueError if ``path`` cannot become a new run folder."""
+    """Raise a ValueError if ``path`` cannot become a new run folder."""
     check_folder(path)
     check_name(path)  # TensorBoard takes no other
     if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):

@@ -33,7 +33,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Holds the run folder ``run`` for this process; the system frees it when the process ends, however it ends.
+    """Hold the run folder ``run`` for this process; the system frees it when the process ends, however it ends.
 
     Raises:
         ValueError: another process holds it; the message says which.

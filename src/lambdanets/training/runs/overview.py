@@ -79,7 +79,7 @@ def list_runs(folder: str | Path = "runs") -> list[Summary]:
 
 
 def summarise(path: Path) -> Summary:
-    """What one run has reached; a damaged one is told as such."""
+    """Return what one run has reached; a damaged one is told as such."""
     try:
         run = Run.open(path)
         rows, result = finished_epochs(path), read_result(path)

@@ -20,7 +20,7 @@ _FORMS = "hf-hub:USER/NAME or local-dir:FOLDER"
 
 
 def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private: bool = False) -> str:
-    """Writes a run's model, its input transform, its classes and a model card where timm finds them.
+    """Write a run's model, its input transform, its classes and a model card where timm finds them.
 
     What is written is read back by ``timm.create_model`` and compared with the run's model before it goes anywhere.
 

@@ -33,7 +33,7 @@ _CHANGED = f"it was cut off or edited, {_REMEDY}"
 
 
 def write_split(folder: Path, data: ImageData) -> str | None:
-    """Writes ``split.csv`` for data in files, and nothing for other data; returns the digest of the file, or None."""
+    """Write ``split.csv`` for data in files, and nothing for other data; return the digest of the file, or None."""
     rows = []
     for name, part in data.parts.items():
         if isinstance(part, FileImages):

@@ -138,7 +138,7 @@ def _losses(names: Sequence[str], sizes: Sizes, value: str) -> dict[tuple[str, i
 
 
 def _less(other: Mapping[str, Any], own: Mapping[str, Any], value: str) -> float | None:
-    """What the other row needs, if that is less; None otherwise, or where they are not to be compared."""
+    """Return what the other row needs, if that is less; None otherwise, or where they are not to be compared."""
     if value not in PASSES:
         return other[value] if value in other and value in own and other[value] < own[value] else None
     theirs, ours = _milliseconds(other, value), _milliseconds(own, value)

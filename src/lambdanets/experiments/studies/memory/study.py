@@ -125,7 +125,7 @@ def _without_ended(config: Config, before: Sequence[Done]) -> Config:
 
 
 def _measure(name: str, side: int, limit: float) -> tuple[dict[str, Any], dict[str, Callable[[], object]] | None]:
-    """What is measured of a row, and its passes where they are to be timed in turns."""
+    """Return what is measured of a row, and its passes where they are to be timed in turns."""
     predicted = predicted_bytes(name, side)
     found: dict[str, Any] = {"predicted_bytes": predicted}
     needed, free = needed_bytes(name, side), available_memory()

@@ -88,7 +88,7 @@ class Sequences:
         return (part > 0).nonzero()[:, 0], (part == 0).nonzero()[:, 0], torch.arange(self.train, len(self.labels))
 
     def inputs(self, examples: Tensor) -> tuple[Tensor]:
-        """What a network takes for some of the examples."""
+        """Return what a network takes for some of the examples."""
         return (self.x[examples],)
 
 
@@ -126,7 +126,7 @@ class Graphs:
         return (~(test | choose)).nonzero()[:, 0], choose.nonzero()[:, 0], test.nonzero()[:, 0]
 
     def inputs(self, examples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """What a network takes for some of the graphs: nodes, edges, their kinds, the graph of each node, graphs."""
+        """Return what a network takes for some graphs: nodes, edges, their kinds, the graph of each node, graphs."""
         number = torch.full((len(self.labels),), -1)
         number[examples] = torch.arange(len(examples))
         nodes = number[self.batch] >= 0

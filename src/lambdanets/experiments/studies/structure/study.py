@@ -236,7 +236,7 @@ def _train(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the cells say of a row; None for what no cell says.
+    """Findings of the cells on a row; None for what no cell says.
 
     Args:
         parameters: their number.
@@ -284,7 +284,7 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
 
 
 def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
-    """What the paper's text leads to expect, and what was found."""
+    """Return what the paper's text leads to expect, and what was found."""
     unit, claims = STRUCTURES[structure].unit, []
     pairs = [(name, other) for name in rows if "lambda" in name for other in rows if "lambda" not in other]
     if structure == "graph":
