@@ -249,11 +249,26 @@ def test_fit_finds_the_constants_that_made_the_times():
     assert calibrate.fit(works, seconds) == pytest.approx(truth, rel=1e-3)
 
 
-def test_calibration_covers_every_kernel():
+@pytest.mark.parametrize("longest", [calibrate.LONGEST_SECONDS, 0.0], ids=["fast", "slow everywhere"])
+def test_calibration_covers_every_kernel(monkeypatch, longest):
+    monkeypatch.setattr(calibrate, "LONGEST_SECONDS", longest)
     cases = [Case(1, (5, 5), 16), Case(1, (5, 5), 16, 3), Case(1, (4, 4), 16)]
     constants = calibrate.calibrate(cases, seconds=0, max_seconds=0)
     assert set(constants["devices"]["cpu"]) == set(PRESENT)
+    for found in constants["devices"]["cpu"].values():
+        assert set(found) == {"forward", "backward"}
+        assert all(any(values) for values in found.values())
     assert constants["measured_on"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_times_of_problems_that_are_too_slow_are_not_fitted_where_there_are_others(monkeypatch):
+    quick = [calibrate.KernelTime("one", "forward", (1e6 * i, 1e4 * i, 1.0), 1e-3 * i, slow=False) for i in (1, 2, 3)]
+    slow = calibrate.KernelTime("one", "forward", (1e6, 1e4, 1.0), 100.0, slow=True)
+    found = {}
+    for name, times in (("without", quick), ("with", [*quick, slow])):
+        monkeypatch.setattr(calibrate, "time_kernels", lambda case, seconds, most, times=times: times)
+        found[name] = calibrate.calibrate([Case(1, (5, 5), 16)])["devices"]
+    assert found["with"] == found["without"]
 
 
 def test_files_of_earlier_versions_have_no_commit(rows, tmp_path):

@@ -40,7 +40,8 @@ CALIBRATION_CASES: tuple[Case, ...] = (
     Case(1, (12, 12, 12), 32, 3),
 )
 
-# A kernel that takes longer than this on a problem is never chosen for it, and is not timed further.
+# A kernel that takes longer than this on a problem is never chosen for it: it is timed once there, and its constants
+# are fitted without, unless it takes so long on every problem.
 LONGEST_SECONDS = 0.5
 
 
@@ -53,12 +54,14 @@ class KernelTime:
         direction: "forward" or "backward".
         work: multiply-adds, moved elements, calls.
         seconds: median of the turns.
+        slow: True if it takes longer than ``LONGEST_SECONDS``: then it was one call.
     """
 
     kernel: str
     direction: str
     work: tuple[float, float, float]
     seconds: float
+    slow: bool
 
 
 def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -97,16 +100,16 @@ def calibrate(
     Returns:
         The content of ``costs.json``: the machine, and for each kernel and direction the three constants.
     """
-    samples: dict[tuple[str, str], list[tuple[tuple[float, float, float], float]]] = {}
+    samples: dict[tuple[str, str], list[KernelTime]] = {}
     for case in cases:
         for time in time_kernels(case, seconds, max_seconds):
-            samples.setdefault((time.kernel, time.direction), []).append((time.work, time.seconds))
+            samples.setdefault((time.kernel, time.direction), []).append(time)
         if report is not None:
             report(case)
     kernels: dict[str, dict[str, list[float]]] = {}
-    for (name, direction), pairs in samples.items():
-        works, times = zip(*pairs, strict=True)
-        kernels.setdefault(name, {})[direction] = fit(works, times)
+    for (name, direction), times in samples.items():
+        fitted = [time for time in times if not time.slow] or times
+        kernels.setdefault(name, {})[direction] = fit([time.work for time in fitted], [time.seconds for time in fitted])
     return {"measured_on": environment(), "devices": {"cpu": kernels}}
 
 
@@ -125,7 +128,7 @@ def time_kernels(case: Case, seconds: float, max_seconds: float) -> list[KernelT
     inputs = replace(inputs, query=_depth_first(inputs.query), value=_depth_first(inputs.value))
     problem = inputs.problem
     grad = _depth_first(torch.randn(*inputs.query.shape[:3], problem.dim_value))
-    entries, calls = [], []
+    found, entries, calls = [], [], []
     for name, kernel in GRID_KERNELS.items():
         if kernel.check(problem) is not None:
             continue
@@ -134,13 +137,18 @@ def time_kernels(case: Case, seconds: float, max_seconds: float) -> list[KernelT
             ("backward", functools.partial(_backward, kernel, grad, inputs)),
         ):
             call()
-            if wall_clock(call) < LONGEST_SECONDS:
-                work = kernel.work(problem, direction == "backward")
-                entries.append((name, direction, (work.multiply_adds, work.moved, work.calls)))
+            once = wall_clock(call)
+            work = kernel.work(problem, direction == "backward")
+            entry = name, direction, (work.multiply_adds, work.moved, work.calls)
+            if once < LONGEST_SECONDS:
+                entries.append(entry)
                 calls.append(call)
+            else:
+                found.append(KernelTime(*entry, once, slow=True))
     turns = Turns(calls)
     turns.take(seconds, max_seconds)
-    return [KernelTime(*entry, timing.seconds.median) for entry, timing in zip(entries, turns.timings(), strict=True)]
+    timings = zip(entries, turns.timings(), strict=True)
+    return [*found, *(KernelTime(*entry, timing.seconds.median, slow=False) for entry, timing in timings)]
 
 
 def _forward(kernel: GridKernel, inputs: GridInputs) -> Tensor:
