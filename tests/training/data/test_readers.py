@@ -191,6 +191,12 @@ def test_splits_of_other_names_are_told(offer):
     )
 
 
+def test_a_second_split_for_validation_is_told(offer):
+    splits = ("valid", "train", "validation")
+    offer(train=Labelled([0, 1] * 5, splits=splits), validation=Labelled([0, 1]), valid=Labelled([0, 1]))
+    assert load_data("hfds/name").notes == ("Left out of hfds/name: 1 split for validation beside validation, valid.",)
+
+
 def test_classes_without_training_images_are_refused(offer):
     offer(train=Labelled([0] * 10), test=Labelled([0, 1]))
     with pytest.raises(ValueError, match="have no training images of ant"):

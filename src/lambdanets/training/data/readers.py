@@ -188,10 +188,15 @@ def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
         notes += (f"Left out of {spec}: {what}, {first(left_out)}.",)
     # Hugging Face data sets know all of their splits.
     info: Any = getattr(getattr(readers[0], "dataset", None), "info", None)
-    unused = [name for name in getattr(info, "splits", None) or () if name not in _SPLITS]
+    splits = getattr(info, "splits", None) or ()
+    unused = [name for name in splits if name not in _SPLITS]
     if unused:
         what = count(len(unused), "split", "splits")
         notes += (f"Left out of {spec}: {what} with a name of no part, {first(unused)}.",)
+    taken, *others = [name for name in _VALIDATION if name in splits] or [""]
+    if others:
+        what = count(len(others), "split", "splits")
+        notes += (f"Left out of {spec}: {what} for validation beside {taken}, {first(others)}.",)
     return notes
 
 
