@@ -10,7 +10,7 @@ from typing import Literal
 
 from lambdanets.experiments.compare.outcome import Claim
 from lambdanets.experiments.compare.statistics import Paired
-from lambdanets.experiments.compare.summary import INFERENCE, Summary, signed, times_as_fast
+from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, Summary, signed, times_as_fast
 
 __all__ = ["Expected", "accuracy_claim", "first_claim", "memory_claim", "rate_claim", "verdict"]
 
@@ -68,15 +68,16 @@ def first_claim(rows: Mapping[str, Summary], name: str, base: str, expected: Exp
     ]
 
 
-def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str, paper: str = "") -> list[Claim]:
+def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str) -> list[Claim]:
     """Say how many times as many images a second a row computes as another; expected are more than 1.
+
+    Where the paper has the rates of both, of training, their ratio is added.
 
     Args:
         rows: of the study.
         name: of the row.
         others: forms of the other row, of which the fastest is taken.
         way: the pass.
-        paper: what the paper has, to be added.
 
     Returns:
         The claim; [] if they were not measured in one run.
@@ -89,9 +90,11 @@ def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], wa
     if ratio is None:
         return []
     does = "infers" if way == INFERENCE else "trains"
+    published = [rows[one].paper["rate"] for one in (name, *others) if one in rows and "rate" in rows[one].paper]
+    paper = f" (paper: {published[0] / published[1]:.2f})" if way == TRAINING and len(published) == 2 else ""
     text = (
         f"{name} {does} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as many images a second as "
-        f"{other}; expected are more than 1{f' (paper: {paper})' if paper else ''}."
+        f"{other}; expected are more than 1{paper}."
     )
     return [Claim(text, verdict(ratio.low - 1, ratio.high - 1, "more than 0"))]
 

@@ -25,7 +25,7 @@ ATTENTIONS = {
 
 # The paper's ResNet-50: parameters in millions, images a second in training, and accuracy on ImageNet.
 ROWS: dict[str, Row] = {
-    CONVOLUTION: Row("CCCC", paper={"params": 25.6, "top1": 76.9}),
+    CONVOLUTION: Row("CCCC", paper={"params": 25.6, "rate": 7240, "top1": 76.9}),
     "convolution + SE": Row("SSSS", paper={"params": 28.1, "top1": 77.6}),
     "convolution + linear attention": Row("EEEE", paper={"params": 33.0, "top1": 77.0}),
     "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper={"params": 25.8, "top1": 77.7}),

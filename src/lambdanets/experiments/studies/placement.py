@@ -32,7 +32,7 @@ ROWS = {
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
     return [
-        *rate_claim(rows, "CCLL", ["LLLL"], TRAINING, paper="4.3"),
+        *rate_claim(rows, "CCLL", ["LLLL"], TRAINING),
         *first_claim(rows, "LLLL", "CCCC", "0 or more"),
         *first_claim(rows, "CCLL", "CCCC", "0 or more"),
     ]
