@@ -171,6 +171,20 @@ def test_it_runs(packages, tmp_path, monkeypatch):
     assert all("x)" in line[-1] for table in outcome.tables for line in table.rows)
     claim = next(claim for claim in outcome.claims if "against graph: lambda, no edge labels" in claim.text)
     assert claim.text.startswith("graph: lambda: +50.00")
+    assert sum("times the time of lambda" in claim.text for claim in outcome.claims) == 1
+
+
+def test_times_are_compared_turn_by_turn():
+    """The ratio of the medians would be 1."""
+    _, attention, ours, _ = STRUCTURES["sequence"].rows
+    turns = {attention: [2.0, 6.0, 30.0], ours: [1.0, None, 6.0]}
+    times = {name: {"milliseconds": [6, 2, 30], "ratio": [1, 1, 1], "seconds": own} for name, own in turns.items()}
+    config = {"study": "structure", "structure": "sequence", "kind": "speed", "row": "all rows", "scale": "full"}
+    speed = Done(config, {}, {}, {"rows": times}, {}, 1.0)
+    outcome = STUDY.outcome([speed, cell(attention, 0, 0.9), cell(ours, 0, 0.9)])
+    (claim,) = [claim for claim in outcome.claims if "the time of lambda" in claim.text]
+    assert claim.text.startswith("sequence: attention takes 3.50 (2.00 to 5.00) times the time of lambda;")
+    assert claim.held is True
 
 
 def cell(row, seed, top1=None, **result):

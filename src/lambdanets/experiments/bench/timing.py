@@ -13,7 +13,18 @@ from random import Random
 import numpy as np
 from scipy.stats import binom
 
-__all__ = ["LEAST_TURNS", "TOLERANCE", "Call", "Clock", "Estimate", "Timing", "Turns", "bootstrap_median", "wall_clock"]
+__all__ = [
+    "LEAST_TURNS",
+    "TOLERANCE",
+    "Call",
+    "Clock",
+    "Estimate",
+    "Timing",
+    "Turns",
+    "bootstrap_median",
+    "ratio_of_turns",
+    "wall_clock",
+]
 
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
@@ -84,6 +95,16 @@ class Timing:
         """True if one of the two intervals is too wide, or the ratio is not that of the medians to within 10 %."""
         apart = abs(self.quotient - self.ratio.median) > TOLERANCE * self.ratio.median
         return self.seconds.noisy or self.ratio.noisy or apart
+
+
+def ratio_of_turns(seconds: Sequence[float | None], others: Sequence[float | None]) -> Estimate:
+    """Return the median ratio of two calls' seconds in the turns that both took part in, with its interval.
+
+    Args:
+        seconds: by turn; None where the call did not take part.
+        others: those of the call to compare with, by the same turns.
+    """
+    return bootstrap_median([a / b for a, b in zip(seconds, others, strict=True) if a is not None and b is not None])
 
 
 def wall_clock(call: Call) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
-from lambdanets.experiments.bench.timing import Estimate, bootstrap_median
+from lambdanets.experiments.bench.timing import Estimate, ratio_of_turns
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Axis, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
@@ -172,7 +172,7 @@ def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estim
     if row is None or other is None or row.speed is None or row.speed is not other.speed:
         return None
     own, theirs = (row.speed.result[way][one.name]["seconds"] for one in (row, other))
-    return bootstrap_median([b / a for a, b in zip(own, theirs, strict=True) if a is not None and b is not None])
+    return ratio_of_turns(theirs, own)
 
 
 def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lambdanets.experiments.bench.timing import Turns
+from lambdanets.experiments.bench.timing import Turns, ratio_of_turns
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.claims import accuracy_claim, verdict
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
@@ -192,18 +192,19 @@ def _network(config: Config, row: str, norm: str, seed: int) -> Network:
 
 
 def _measure(config: Config) -> dict[str, Any]:
-    """Milliseconds of a step (median, low, high) of each row, and how many times as many as the first takes."""
+    """Milliseconds of a step (median, low, high) of each row, how many times as many as the first's, and all turns."""
     data, rows = STRUCTURES[config["structure"]].load(), config["rows"]
     examples = data.split(0)[0][: config["batch"]]
     inputs, labels = data.inputs(examples), data.labels[examples]
     turns = Turns([partial(step, _network(config, row, NORMS[0], 0), inputs, labels) for row in rows])
     turns.take(*config["seconds"])
     found = {}
-    for row, timing in zip(rows, turns.timings(), strict=True):
+    for index, (row, timing) in enumerate(zip(rows, turns.timings(), strict=True)):
         time, ratio = timing.seconds, timing.ratio
         found[row] = {
             "milliseconds": [round(1e3 * value, 3) for value in (time.median, time.low, time.high)],
             "ratio": [round(value, 4) for value in (ratio.median, ratio.low, ratio.high)],
+            "seconds": [None if value is None else float(f"{value:.5g}") for value in turns.seconds(index)],
         }
     return {"rows": found}
 
@@ -246,6 +247,7 @@ class Summary:
         choices: the norms and learning rates that were chosen, and how often each.
         milliseconds: of a training step (median, low, high).
         ratio: how many times those of the baseline (median, low, high).
+        seconds: of a step in each turn, None where the row did not take part.
         diverged: seeds or folds whose training diverged.
     """
 
@@ -256,6 +258,7 @@ class Summary:
     choices: Mapping[str, int]
     milliseconds: Sequence[float] | None
     ratio: Sequence[float] | None
+    seconds: Sequence[float | None] | None
     diverged: Sequence[int]
 
 
@@ -278,6 +281,7 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
             choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
             milliseconds=times[name]["milliseconds"] if name in times else None,
             ratio=times[name]["ratio"] if name in times else None,
+            seconds=times[name]["seconds"] if name in times else None,
             diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
         )
     return found
@@ -295,10 +299,13 @@ def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
             diverged = {row: rows[row].diverged for row in (name, other)}
             claims.append(accuracy_claim(name, difference, other, "0 or more", diverged, unit))
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
-    if ours and attention and ours.milliseconds and attention.milliseconds:
-        (own, least, most), (theirs, low, high) = ours.milliseconds, attention.milliseconds
-        text = f"sequence: attention takes {theirs / own:.2f} times the time of lambda; expected are more than 1."
-        claims.append(Claim(text, verdict(low / most - 1, high / least - 1, "more than 0")))
+    if ours and attention and ours.seconds and attention.seconds:
+        times = ratio_of_turns(attention.seconds, ours.seconds)
+        text = (
+            f"sequence: attention takes {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times the time of "
+            "lambda; expected are more than 1."
+        )
+        claims.append(Claim(text, verdict(times.low - 1, times.high - 1, "more than 0")))
     return claims
 
 
