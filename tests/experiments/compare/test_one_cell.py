@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+import torch
 
 from compare_toy import Toy
 from lambdanets.experiments.compare import one_cell
@@ -20,9 +21,9 @@ def toy(tmp_path):
     return Toy(str(tmp_path / "notes"))
 
 
-def run(toy, place, look=False):
+def run(toy, place, look=False, threads=None):
     place.mkdir(exist_ok=True)
-    return run_cell(toy, CONFIG, place, None, None, look)
+    return run_cell(toy, CONFIG, place, None, threads, look)
 
 
 def test_seconds_of_a_part_that_was_killed_end_with_the_last_that_it_wrote(toy, tmp_path):
@@ -45,6 +46,16 @@ def test_seconds_of_a_failed_part_count(toy, tmp_path):
     assert "Traceback" in (tmp_path / "work" / "log.txt").read_text()
     toy.fail = ""
     assert run(toy, tmp_path / "work").seconds >= 0.6
+
+
+@pytest.mark.parametrize(("own", "share", "used"), [(None, 2, 2), (3, 2, 3), (3, None, 3)])
+def test_the_threads_that_it_computed_with_are_told(toy, tmp_path, own, share, used):
+    before, seen = torch.get_num_threads(), []
+    toy.threads = lambda config: own
+    toy.run = lambda config, place: seen.append(torch.get_num_threads()) or {}
+    assert run(toy, tmp_path / "work", threads=share).environment["threads"] == used
+    assert seen == [used]
+    assert torch.get_num_threads() == before
 
 
 def test_of_several_tasks_one_counts(toy, tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from rich.console import Console
 
 from lambdanets.console import one_line
@@ -23,6 +22,7 @@ from lambdanets.experiments.compare.cell import Config
 from lambdanets.experiments.compare.measured import available_memory
 from lambdanets.experiments.compare.study import Needs, Place, StoppedError, Study
 from lambdanets.files import read_json, write_json
+from lambdanets.training.engine.devices import computing_threads
 
 __all__ = ["Failed", "Ran", "allocated", "lack_of_room", "log_file", "run_cell", "told"]
 
@@ -67,7 +67,7 @@ def run_cell(
         config: its whole configuration.
         place: its folder for what it has so far.
         data: specification of the data; None without.
-        threads: that it may compute with; None for as many as there are.
+        threads: that it computes with, unless the study says how many; None for as many as there are.
         look: True to look at the memory and the disk of this machine first.
 
     Returns:
@@ -76,9 +76,8 @@ def run_cell(
     Raises:
         StoppedError: if it was stopped by a signal.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     with (
+        computing_threads(study.threads(config) or threads),
         _counting_seconds(place) as seconds,
         open(log_file(place), "a", encoding="utf-8", errors="backslashreplace") as log,
     ):
@@ -87,12 +86,13 @@ def run_cell(
             if lack is not None:
                 return Failed(lack)
             result = study.run(config, Place(place, data, Console(file=log, width=160)))
+            where = environment()
         except StoppedError:
             raise
         except Exception as error:
             log.write(traceback.format_exc())
             return Failed(told(error))
-    return Ran(result, sum(seconds), environment())
+    return Ran(result, sum(seconds), where)
 
 
 def log_file(place: Path) -> Path:

@@ -197,6 +197,10 @@ class Study(ABC):
         """Return what a cell needs; the default says nothing."""
         return Needs()
 
+    def threads(self, config: Config) -> int | None:
+        """Return the number of CPU threads that a cell computes with, whatever runs beside it; None for its share."""
+        return None
+
     def expected_seconds(self, config: Config, cells: Sequence[Done]) -> float | None:
         """Return the seconds that a cell takes by what others measured; the default knows nothing.
 

@@ -35,6 +35,8 @@ MODEL = "lambda_resnet_tiny"
 HEADS = 4
 # Seeds of the search for the learning rate, by which no row is judged, and how many of the comparison's need one more.
 SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
+# Of a training: its numbers do not depend on how many run at once.
+THREADS = 1
 # A file and a checkpoint of a run, beside three copies of the weights.
 RUN_BYTES = 100 << 20
 
@@ -175,6 +177,10 @@ class TrainedStudy(Study):
         memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
         return Needs(memory=memory, disk=RUN_BYTES)
 
+    def threads(self, config: Config) -> int | None:
+        """See the interface."""
+        return THREADS if config["kind"] in ("search", "train") else None
+
     def expected_seconds(self, config: Config, cells: Sequence[Done]) -> float | None:
         """See the interface. A training takes as long as its row's speed says."""
         for done in cells:
@@ -242,8 +248,7 @@ def recipe_of(config: Config, data: str | None) -> Recipe:
             crop="padded", padding=max(1, config["image_size"] // 8), horizontal_flip=0.5 if flips else 0.0
         ),
         seed=config["seed"],
-        # One thread in every cell: their numbers do not depend on how many run at once.
-        cpu_threads=1,
+        cpu_threads=THREADS,
     )
 
 

@@ -54,11 +54,11 @@ def _check_launch() -> None:
 
 
 @contextmanager
-def computing_threads(recipe: Recipe) -> Iterator[None]:
-    """Set the recipe's number of CPU threads, and put back what was set before."""
+def computing_threads(count: int | None) -> Iterator[None]:
+    """Set the number of CPU threads that PyTorch computes with, None for as it is, and put back what was set before."""
     before = torch.get_num_threads()
-    if recipe.cpu_threads is not None:
-        torch.set_num_threads(recipe.cpu_threads)
+    if count is not None:
+        torch.set_num_threads(count)
     try:
         yield
     finally:

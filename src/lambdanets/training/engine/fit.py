@@ -268,7 +268,7 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     done = trainer.epoch * steps + trainer.batch
     progress = TrainingProgress(console, recipe.epochs, steps, done, is_main, recipe.workers)
     advice = how_to_go_on(run.path, accelerator.num_processes)
-    with computing_threads(recipe), told_faults(accelerator.num_processes, advice):
+    with computing_threads(recipe.cpu_threads), told_faults(accelerator.num_processes, advice):
         try:
             with StopSignal() as stop:
                 with progress:

@@ -108,7 +108,7 @@ def evaluate_run(
     loader = measuring_loader(accelerator, exam.images, run.transform, batch_size, workers, TIMEOUT)
     processes = accelerator.num_processes
     with (
-        computing_threads(run.recipe),
+        computing_threads(run.recipe.cpu_threads),
         PeerWatch(accelerator.process_index, processes, TIMEOUT),
         told_faults(processes, "Evaluate again."),
     ):

@@ -6,8 +6,7 @@ lambdanets compare structure --quick
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -145,8 +144,11 @@ class StructureStudy(Study):
 
     def run(self, config: Config, place: Place) -> dict[str, Any]:
         """See the interface."""
-        with _one_thread():
-            return _measure(config) if config["kind"] == "speed" else _train(config)
+        return _measure(config) if config["kind"] == "speed" else _train(config)
+
+    def threads(self, config: Config) -> int:
+        """See the interface. One in every cell: their numbers do not depend on how many run at once."""
+        return 1
 
     def needs(self, config: Config) -> Needs:
         """See the interface."""
@@ -172,17 +174,6 @@ class StructureStudy(Study):
         hours = sum(done.seconds for done in cells) / 3600
         notes.append(f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size).")
         return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, machine_line(cells))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread in every cell: their numbers do not depend on how many run at once."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _network(config: Config, row: str, norm: str, seed: int) -> Network:
