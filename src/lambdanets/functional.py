@@ -55,11 +55,11 @@ def lambda_apply(
         causal: query n sees the context positions m <= n only (row-major order on a grid), in both sums, the
             softmax included. Needs n = m. Default False.
         kernel: None (default) takes the fastest kernel that can run; a name forces that kernel. All kernels
-            give the same numbers; in float32 the errors of ``"spectral"`` and ``"row_spectral"`` are in proportion
-            to the largest value of the channel, those of ``"spectral_compiled"`` to the largest of all channels, and
-            those of all three to the largest entry of the table. So on CPUs None takes another one where values of a
-            local or causal context differ in size, channels of any, or entries of the table that queries see; on
-            other devices for every local or causal context.
+            give the same numbers. In float32 the errors of the kernels by Fourier transforms are in proportion to the
+            largest number: of ``"spectral"`` and ``"row_spectral"`` to the largest value of the channel, of
+            ``"spectral_compiled"`` to the largest of all channels, of all three to the largest entry of the table. On
+            CPUs None looks at the numbers and takes another kernel where such errors would show in an output that
+            does not see that number; on other devices it takes another one for every local or causal context.
 
     Returns:
         (b, h, n, v), of the dtype of ``query``, under autocast of autocast's. In half precision the sums accumulate in
@@ -68,9 +68,9 @@ def lambda_apply(
         A value that is not finite makes those outputs NaN that see it, and no others: the position term sees the
         table's extents around the query, a dense E the whole context, edges their own positions; without a causal
         order the content term sees the whole context, and its outputs are then NaN or infinite. An entry of the
-        table that is not finite is seen by the queries that have a position at its offset, masked or not. Two
-        programs do not keep to this: in an ONNX file of ``dynamo=False`` such numbers show in outputs that do not see
-        them, and so do entries of the table where ``"portable"`` is traced or exported, or with
+        table that is not finite is seen by the queries that have a position at its offset, masked or not. There are
+        three exceptions, in which they may show in other outputs too: values and entries in an ONNX file of
+        ``dynamo=False``, entries where ``"portable"`` is traced or exported, and entries with
         ``"query_first_triton"``.
 
         Derivatives of every order, in reverse and in forward mode; the content term in causal order has first
@@ -79,7 +79,9 @@ def lambda_apply(
     Raises:
         TypeError: if an argument is not a dense floating-point tensor (``mask``: a bool tensor), dtypes differ, or
             ``positions`` or ``causal`` is something else.
-        ValueError: if shapes do not fit each other, or the named kernel is unknown or cannot run here.
+        ValueError: if shapes do not fit each other, tensors are on several devices, an index of an edge is out of
+            range, or the named kernel is unknown or cannot run here.
+        NotImplementedError: for a derivative that there is not.
     """
     if key is None and positions is None:
         raise ValueError("key and positions must not both be None: there would be no term left to compute")

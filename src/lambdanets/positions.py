@@ -217,7 +217,7 @@ class GridPositions:
             offset = offset.reshape(shape)
             inside = inside & (offset >= 0) & (offset < extent)
             index.append(offset.clamp(0, extent - 1))
-        # Indexing moves the gathered axes behind u and k: (u, k, *grid, *grid).
+        # Indexing moves the gathered axes after u and k: (u, k, *grid, *grid).
         everywhere = (slice(None), slice(None), *torch.broadcast_tensors(*index))
         gathered = table[everywhere]
         gathered = torch.where(inside, gathered, gathered.new_zeros(()))

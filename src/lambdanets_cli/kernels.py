@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
     from rich.table import Table
 
@@ -108,21 +110,28 @@ def kernels(
 
 def _print_choice(console: Console, problem: GridProblem) -> None:
     """Print the table of the kernels, and the choice for values of very different sizes where it is another."""
-    from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
-    from lambdanets.kernels.grid.spread import RATIO
+    from lambdanets.kernels.grid.planner import choose_by_sizes
+    from lambdanets.kernels.grid.spread import RATIO, answer_unread
 
-    # Elsewhere reading the values would make the device wait, so kernels that spread errors are not taken.
-    reads_values = problem.device == "cpu" and not problem.sees_everything
-    may_spread = reads_values or problem.sees_everything
-    directions = ("forward", "backward")
-    chosen = {direction: choose(problem, direction == "backward", may_spread).name for direction in directions}
-    console.print(_table(problem, chosen))
-    for direction, name in chosen.items():
-        kernel = GRID_KERNELS[name]
-        if kernel.mixes_channels or (reads_values and kernel.spreads_errors):
-            other = choose(problem, direction == "backward", may_spread=not reads_values, may_mix=False).name
-            what = "values" if reads_values else "channels"
-            console.print(f"Where {what} differ in size by a factor above {RATIO}, {direction} takes {other} instead.")
+    directions, unread = ("forward", "backward"), answer_unread(problem)
+
+    def choices(differ: Callable[[bool], bool]) -> dict[str, str]:
+        return {direction: choose_by_sizes(problem, direction == "backward", differ).name for direction in directions}
+
+    usual = choices(lambda channels: bool(unread))
+    console.print(_table(problem, usual))
+    if unread is not None:
+        return
+    differing_channels, all_differing = choices(lambda channels: channels), choices(lambda channels: True)
+    for direction in directions:
+        # In a global context every query sees all values: there they are compared for the gradients alone.
+        values = "" if problem.sees_everything and direction == "forward" else "values of a channel or "
+        for what, others in (("channels", differing_channels), (f"{values}entries of the table", all_differing)):
+            if others[direction] != usual[direction]:
+                console.print(
+                    f"Where {what} differ in size by a factor above {RATIO}, {direction} takes {others[direction]} "
+                    "instead."
+                )
 
 
 def _table(problem: GridProblem, chosen: dict[str, str]) -> Table:

@@ -140,6 +140,19 @@ def test_keys_of_minus_infinity_have_no_share(name, causal, kernel, u):
     assert_same(results(call, kernel), expected)
 
 
+@pytest.mark.parametrize("transform", [lambda op: op, lambda op: torch.compile(op, backend="eager", fullgraph=True)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_masked_key_is_no_share_beside_the_smallest(causal, transform):
+    """A mask that wrote the smallest number would give it a share."""
+    least, value = torch.finfo(torch.float32).min, torch.ones(1, 1, 2, 1)
+    mask = torch.tensor([[False, True]])
+
+    def op(key):
+        return lambda_apply(value, key, value, mask=mask, causal=causal)
+
+    assert transform(op)(torch.full((1, 1, 2, 1), least)).flatten().tolist() == [float(not causal), 1.0]
+
+
 @pytest.mark.parametrize("name", ["content", "image, local"])
 def test_nor_where_values_cannot_be_read(name):
     call = context_call(name, False, False, 2)

@@ -153,6 +153,11 @@ BAD_INPUTS = {
         ValueError,
         "batch must name the graph of each node where num_graphs=2, got None",
     ),
+    "no graph for nodes": (
+        {"batch": None, "num_graphs": 0},
+        ValueError,
+        "batch must name the graph of each node where num_graphs=0, got None",
+    ),
     "no count": ({"num_graphs": 2.0}, TypeError, "num_graphs must be an int or None, got 2.0"),
     "bool count": ({"num_graphs": True}, TypeError, "num_graphs must be an int or None, got True"),
 }

@@ -7,6 +7,7 @@ from torch._subclasses import FakeTensorMode
 
 from lambdanets import GraphLambdaLayer, LambdaLayer
 from lambdanets.layers import PositionNorm, TokenLambda
+from lambdanets.layers.norms import check_enough_values
 
 NDIM_SHAPES = {1: (12,), 2: (4, 5), 3: (2, 3, 4)}
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -178,6 +179,11 @@ def ahead(offsets):
             return x + moved[(..., *(slice(offset, None) for offset in offsets))]
 
     return lambda width: Ahead()
+
+
+def test_of_one_value_a_norm_over_processes_is_left_to_pytorch():
+    """Other processes have values too."""
+    check_enough_values("a graph of one node", nn.SyncBatchNorm(8))
 
 
 @pytest.mark.parametrize("offsets", [(5,), (15,), (0, 5), (5, 0), (7, 7), (0, 0, 4), (4, 0, 0)])

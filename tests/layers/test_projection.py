@@ -179,8 +179,8 @@ def test_from_the_input_alone_results_are_those_of_all_operations(case, training
 
 def test_kernels_run_once_in_forward(monkeypatch):
     seen, layer, x = [], small(), inputs(2, 8, 5, 5)
-    forward = terms._forward
-    monkeypatch.setattr(terms, "_forward", lambda *args: seen.append("forward") or forward(*args))
+    forward = terms._run_forward
+    monkeypatch.setattr(terms, "_run_forward", lambda *args: seen.append("forward") or forward(*args))
     out = layer(x).sum()
     assert seen == ["forward"]
     out.backward()
@@ -305,12 +305,12 @@ def test_calls_that_go_operation_by_operation(steps, monkeypatch):
     with torch.no_grad():
         seen = copy.deepcopy(layer)
         seen.positions = nn.Parameter(seen.positions.as_subclass(Marked))
-    assert not seen._keeps_input_alone(x, None, None)
+    assert not seen._saves_only_input(x, None, None)
     assert not steps
     for traced in (torch.compiler, "is_compiling"), (torch.jit, "is_tracing"):
         with monkeypatch.context() as patch:
             patch.setattr(*traced, lambda: True)
-            assert not layer._keeps_input_alone(x, None, None)
+            assert not layer._saves_only_input(x, None, None)
     layer32(x32)
     assert len(steps) == 1
 

@@ -116,7 +116,7 @@ def test_other_grids():
     layer = TokenLambda(8, positions="2d", size=(4, 6), prefix_tokens=1)
     assert layer(torch.randn(1, 25, 8)).shape == (1, 25, 8)
     assert layer(torch.randn(1, 17, 8)).shape == (1, 17, 8)  # 4 x 4
-    with pytest.raises(ValueError, match=r"12 tokens behind 1 prefix tokens .*layer.grid = \(height, width\)"):
+    with pytest.raises(ValueError, match=r"12 tokens after 1 prefix tokens .*layer.grid = \(height, width\)"):
         layer(torch.randn(1, 13, 8))
     layer.grid = (2, 6)
     assert layer(torch.randn(1, 13, 8)).shape == (1, 13, 8)
@@ -222,7 +222,7 @@ def test_only_prefix_tokens_and_fewer():
             ValueError, match=r"x must have the 2 prefix tokens of this layer in front, got shape \(2, "
         ):
             layer(torch.randn(2, tokens, 8, dtype=torch.float64))
-    with pytest.raises(ValueError, match="0 tokens behind 0 prefix tokens are not the grid"):
+    with pytest.raises(ValueError, match="0 tokens after 0 prefix tokens are not the grid"):
         TokenLambda(8, positions="2d", size=4)(torch.randn(2, 0, 8))
 
 
@@ -257,3 +257,8 @@ def test_bad_inputs():
         layer(torch.randn(2, 4, 6))
     with pytest.raises(ValueError, match='positions="none"'):
         layer(torch.randn(2, 4, 8), context=torch.randn(2, 4, 8))
+
+
+def test_repr_has_every_argument_that_is_no_default():
+    text = repr(TokenLambda(8, size=4, intra_depth=2, num_heads=2, causal=True, kernel="reference"))
+    assert "8, 8, num_heads=2, dim_key=16, intra_depth=2, size=(4,), causal=True, kernel='reference'" in text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from lambdanets.kernels.precision import widened
@@ -49,10 +49,10 @@ class Call:
     def masked(self) -> Call:
         """The call with a context that needs no mask any more: masked positions may hold anything, NaN too.
 
-        Masked keys become the smallest number, not -inf: an example without any visible position would become NaN.
+        Masked keys become -inf, which has no weight in any softmax of this package, also where all keys are so.
         """
         if self.mask is None:
             return self
         hidden = ~self.mask[:, None, :, None]
-        key = None if self.key is None else self.key.masked_fill(hidden, torch.finfo(self.key.dtype).min)
+        key = None if self.key is None else self.key.masked_fill(hidden, -math.inf)
         return replace(self, key=key, value=self.value.masked_fill(hidden, 0.0), mask=None)

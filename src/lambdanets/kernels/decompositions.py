@@ -23,7 +23,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.autograd.modes import register_in_operations
 from lambdanets.kernels.call import Call
-from lambdanets.kernels.portable import convolved, gathered, summed_by_graph
+from lambdanets.kernels.portable import edges_term, graph_content_term, grid_term_by_convolution
 from lambdanets.kernels.precision import widened
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.causal_content import CAUSAL_CONTENT_OP
@@ -67,7 +67,7 @@ def _decomposes(op: Op) -> Callable[[Callable[..., Tensor]], Callable[..., Tenso
 def _grid_term(
     query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int], kernel: str
 ) -> Tensor:
-    return convolved(query, value, table, grid, origin)
+    return grid_term_by_convolution(query, value, table, grid, origin)
 
 
 @_decomposes(DENSE_OP)
@@ -81,5 +81,5 @@ def _causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return reference(Call(query, key, value, None, causal=True))
 
 
-_decomposes(EDGES_OP)(gathered)
-_decomposes(SEGMENTS_OP)(summed_by_graph)
+_decomposes(EDGES_OP)(edges_term)
+_decomposes(SEGMENTS_OP)(graph_content_term)

@@ -11,7 +11,7 @@ from lambdanets.kernels.autograd.modes import is_jit_tracing, is_scripted_onnx_e
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.planner import takes_half
 from lambdanets.kernels.names import PLAIN, PORTABLE, REFERENCE, require, require_without_grid
-from lambdanets.kernels.portable import portable, summed_by_graph
+from lambdanets.kernels.portable import graph_content_term, portable
 from lambdanets.kernels.precision import HALF, widened
 from lambdanets.kernels.reference import reference
 from lambdanets.kernels.terms.content import add_content_term
@@ -26,7 +26,15 @@ __all__ = ["dispatch", "dispatch_by_graph"]
 
 
 def dispatch(call: Call) -> Tensor:
-    """Compute a call; see ``lambdanets.lambda_apply``."""
+    """Compute a call; see ``lambdanets.lambda_apply``.
+
+    1. The kernel of its name, or of the mode that PyTorch is in.
+    2. Half precision in float32, for kernels that do not take it as it is.
+    3. The mask is applied: all that follows has none.
+    4. An output that is a sum of nothing is answered here, so that no term has to think of it.
+    5. Numbers that are not finite are taken out of the context, so that they do not spread, and put back at the end.
+    6. The term of its positions, which adds the content term where there is a key.
+    """
     call, dtype = _resolve_kernel(call), call.query.dtype
     with without_autocast(call.query.device.type):
         if dtype in HALF and not _takes_half(call):
@@ -59,7 +67,7 @@ def dispatch_by_graph(
     """Compute the nodes of many graphs; see ``lambdanets.functional.lambda_apply_by_graph``."""
     dtype, is_traced = query.dtype, is_jit_tracing()
     _refuse_scripted_onnx()
-    content_term = summed_by_graph if is_traced else segment_content_term
+    content_term = graph_content_term if is_traced else segment_content_term
     with without_autocast(query.device.type):
         query, key, value = widened((query, key, value))
         out = content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)

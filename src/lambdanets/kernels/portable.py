@@ -26,7 +26,7 @@ from lambdanets.kernels.terms.content import content_term, normalise
 from lambdanets.kernels.terms.finite import remove_nonfinite_entries
 from lambdanets.positions import EdgePositions, GridPositions, without_future_edges, without_future_offsets
 
-__all__ = ["convolved", "gathered", "portable", "summed_by_graph"]
+__all__ = ["edges_term", "graph_content_term", "grid_term_by_convolution", "portable"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -51,7 +51,7 @@ def portable(call: Call) -> Tensor:
         embedding = positions.embedding.to(query.dtype)
         if call.causal:
             embedding = without_future_edges(embedding, positions.index)
-        term = gathered(query, value, positions.index, embedding)
+        term = edges_term(query, value, positions.index, embedding)
     else:
         term = reference(replace(call, key=None))
     return term if content is None else content + term
@@ -65,11 +65,13 @@ def _grid_term(query: Tensor, value: Tensor, positions: GridPositions, causal: b
     sees_bad = None
     if not (is_compiling() or is_jit_tracing()):
         table, sees_bad = remove_nonfinite_entries(table, positions.grid, centre)
-    out = convolved(query, value, table, positions.grid, centre)
+    out = grid_term_by_convolution(query, value, table, positions.grid, centre)
     return out if sees_bad is None else out.masked_fill(sees_bad[:, None], float("nan"))
 
 
-def convolved(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> Tensor:
+def grid_term_by_convolution(
+    query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], origin: Sequence[int]
+) -> Tensor:
     """Position term of a grid: out[n] = q[n] · Σ_o table[o] V[n + o - origin].
 
     Args:
@@ -86,18 +88,18 @@ def convolved(query: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], 
     b, u, n, v = value.shape
     # The value depth is one more batch axis, the offsets are the filter's taps.
     images_bvu = value.permute(0, 3, 1, 2).reshape(b * v, u, *grid)
-    behind = [extent - 1 - before for extent, before in zip(extents, origin, strict=True)]
+    after = [extent - 1 - before for extent, before in zip(extents, origin, strict=True)]
     padding = list(origin)
     # A convolution pads both sides alike. Symbolic sizes are padded first: comparing them would guard a graph.
-    is_known = all(isinstance(size, int) for size in padding + behind)
-    if not is_known or padding != behind:
-        pads = [pad for pair in zip(reversed(origin), reversed(behind), strict=True) for pad in pair]
+    is_known = all(isinstance(size, int) for size in padding + after)
+    if not is_known or padding != after:
+        pads = [pad for pair in zip(reversed(origin), reversed(after), strict=True) for pad in pair]
         images_bvu, padding = F.pad(images_bvu, pads), [0] * len(grid)
     lambda_bvkn = _CONV[len(extents)](images_bvu, table.transpose(0, 1), padding=padding).reshape(b, v, k, n)
     return (query.transpose(1, 2) @ lambda_bvkn.permute(0, 3, 2, 1)).transpose(1, 2)
 
 
-def gathered(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> Tensor:
+def edges_term(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> Tensor:
     """Position term of edges, all of them at once: b · e · (h · (k + v) + u · v) numbers.
 
     Args:
@@ -114,12 +116,12 @@ def gathered(query: Tensor, value: Tensor, index: Tensor, embedding: Tensor) -> 
     return summed_at(parts_bhev, index[0], query.shape[2])
 
 
-def summed_by_graph(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+def graph_content_term(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     """Content term of many graphs, all products at once: b · nodes · k · v numbers.
 
     Args:
         query: (b, h, nodes, k).
-        keys: (b, u, nodes, k), behind their softmax over each graph.
+        keys: (b, u, nodes, k), after their softmax over each graph.
         value: (b, u, nodes, v).
         batch: (nodes,) int64 in [0, num_graphs), the graph of each node.
         num_graphs: how many graphs there are.

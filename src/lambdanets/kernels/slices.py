@@ -6,13 +6,24 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-__all__ = ["slices", "summed_at"]
+__all__ = ["blocks", "slices", "summed_at"]
 
 
 def slices(total: int, step: int) -> Iterator[slice]:
     """Slices of [0, total) in order, ``step`` long each; the last may be shorter."""
     for first in range(0, total, step):
         yield slice(first, min(first + step, total))
+
+
+def blocks(total: int, each: int, most: int) -> Iterator[slice]:
+    """Slices of [0, total) of as many as take up to ``most`` numbers, one at the least.
+
+    Args:
+        total: how many there are.
+        each: numbers that one of them takes.
+        most: numbers of a block.
+    """
+    return slices(total, max(1, most // max(1, each)))
 
 
 def summed_at(rows: Tensor, index: Tensor, count: int) -> Tensor:

@@ -59,6 +59,7 @@ class AblatedLambdaLayer(LambdaLayer):
         ):
             if given not in known:
                 raise unknown_name(name, given, known, f"{name} must be one of {', '.join(map(repr, known))}.")
+        # Before the base class, whose reset_parameters reads them.
         self.normalise, self.terms, self.start = normalise, terms, start
         super().__init__(*args, **kwargs)
         if self.causal or self.ndim != 2:
@@ -96,7 +97,7 @@ class AblatedLambdaLayer(LambdaLayer):
                 nn.init.uniform_(self.positions, -bound, bound)
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`lambdanets.LambdaLayer.project`, queries behind their softmax where they have one.
+        """As :meth:`lambdanets.LambdaLayer.project`, queries after their softmax where they have one.
 
         Args:
             x: (b, dim, *grid), for the queries.

@@ -90,7 +90,7 @@ class AxialAttention(nn.Module):
         dim: channels of the input.
         dim_out: channels of the output; default ``dim``. Must be divisible by ``num_heads``.
         size: (height, width) of the map, or one int for both.
-        stride: the output is pooled by a 3-wide average with this stride (padding 1), as behind lambda layers.
+        stride: the output is pooled by a 3-wide average with this stride (padding 1), as after lambda layers.
             Default 1: no pooling.
         num_heads: default 8, as in the paper's comparisons.
         dim_head: depth of a head's queries and keys; default that of its values, dim_out / num_heads.
@@ -139,7 +139,7 @@ class AxialAttention(nn.Module):
         if isinstance(x, Proxy):  # torch.fx.symbolic_trace
             return leaf(self, x)
         check_map(self, x, self.dim, self.columns.qkv, self.size)
-        # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
+        # Contiguous: with one head channels are innermost, and batch-norms after the layer would misread one example
         # (docs/pytorch-batchnorm-fault.md).
         return self.pool(self.rows(self.columns(x)).contiguous())
 

@@ -38,14 +38,15 @@ def check_graphs(x: Tensor, batch: Tensor | None, num_graphs: int | None) -> Non
 
     Raises:
         TypeError: if ``batch`` is not an int64 tensor or ``num_graphs`` not an int.
-        ValueError: if ``batch`` has another length than ``x``, or ``num_graphs`` is negative, or above 1 without it.
+        ValueError: if ``batch`` has another length than ``x``, or ``num_graphs`` is negative, or not 1 where there are
+            nodes and no ``batch``.
     """
     if num_graphs is not None and (isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt)):
         raise TypeError(f"num_graphs must be an int or None, got {num_graphs!r}")
     if num_graphs is not None and not is_compiling():  # where it may be a number that is known later
         if num_graphs < 0:
             raise ValueError(f"num_graphs must not be negative, got {num_graphs}")
-        if batch is None and num_graphs > 1 and x.shape[0] > 0:
+        if batch is None and num_graphs != 1 and x.shape[0] > 0:
             raise ValueError(f"batch must name the graph of each node where num_graphs={num_graphs}, got None")
     if batch is None:
         return

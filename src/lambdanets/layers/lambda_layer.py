@@ -87,7 +87,7 @@ class LambdaLayer(LambdaModule):
             refuses norms that mix positions, and takes "batch" for evaluation only, for weights trained with it.
         kernel: kernel of the op, see :func:`lambdanets.lambda_apply`; default None, the fastest. It changes
             no parameter and no name of one.
-        recompute: in training keep the input alone for the backward pass, as a convolution does, and project it again
+        recompute: in training save only the input for the backward pass, as a convolution does, and project it again
             there: less memory for more time (docs/models.md, "What training keeps", has both). Without effect in half
             precision and autocast, under compilers, transforms and dispatch modes, for an empty batch, with a mask,
             another context, causal order, a position bias, the kernels "reference" and "portable", other norms than
@@ -154,7 +154,7 @@ class LambdaLayer(LambdaModule):
             self._check_kernel(kernel, self.scope, self.size, causal)
         if causal and self.stride > 1:
             raise ValueError(
-                f"causal=True excludes stride={self.stride}: the 3-wide average behind the layer would take in the "
+                f"causal=True excludes stride={self.stride}: the 3-wide average after the layer would take in the "
                 "position that follows; use stride=1 and keep every stride-th output"
             )
         self.causal, self.kernel, self.recompute = causal, kernel, recompute
@@ -225,7 +225,7 @@ class LambdaLayer(LambdaModule):
         if not (is_compiling() or is_jit_tracing()) and x.numel() == self.dim:
             check_enough_values(f"x of shape {tuple(x.shape)}", self.norm_query, self.norm_value)
         grid = tuple(x.shape[2:])
-        if self._keeps_input_alone(x, context, mask):
+        if self._saves_only_input(x, context, mask):
             out = FromInput.apply(self, x, *self._tensors())
         else:
             query, key, value = self.project(x, context)
@@ -234,7 +234,7 @@ class LambdaLayer(LambdaModule):
             if self.position_bias is not None:
                 out = out + (query @ self.position_bias.to(query.dtype))[..., None]
         # Contiguous before the grid's axes come back: with one head this is a view whose channels are innermost, and
-        # batch-norms behind the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
+        # batch-norms after the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
         out = out.reshape(*out.shape[:2], *grid)
         if type(self.pool) is _POOL[self.ndim] and torch.is_grad_enabled() and is_eager((out,)):
@@ -270,7 +270,7 @@ class LambdaLayer(LambdaModule):
         """
         return lambda_apply(query, key, value, positions, mask=mask, causal=self.causal, kernel=self.kernel)
 
-    def _keeps_input_alone(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
+    def _saves_only_input(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> bool:
         """True if a call goes through :class:`FromInput`, which projects again in the backward pass.
 
         It does if ``recompute`` asks for it, where that saves memory and gives the same gradients:

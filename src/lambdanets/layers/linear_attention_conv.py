@@ -1,4 +1,4 @@
-"""Convolution with linear attention behind it: a global summary without positions."""
+"""Convolution with linear attention after it: a global summary without positions."""
 
 from __future__ import annotations
 

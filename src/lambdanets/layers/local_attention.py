@@ -35,7 +35,7 @@ class LocalAttention(nn.Module):
         dim: channels of the input.
         dim_out: channels of the output; default ``dim``. Must be divisible by ``num_heads``.
         scope: side of the square, odd. Default 7.
-        stride: the output is pooled by a 3-wide average with this stride (padding 1), as behind lambda layers.
+        stride: the output is pooled by a 3-wide average with this stride (padding 1), as after lambda layers.
             Default 1: no pooling.
         num_heads: default 8, as in the paper's comparisons.
         dim_head: depth of a head's queries and keys; default that of its values, dim_out / num_heads.
@@ -100,7 +100,7 @@ class LocalAttention(nn.Module):
         # (b, h · d, y, x) -> (b, h, d, y, x)
         parts = (by_heads(part, self.num_heads) for part in self.qkv(x).split(self.widths, dim=1))
         attend = self._fused if self.fused else self._stored
-        # Contiguous: with one head channels are innermost, and batch-norms behind the layer would misread one example
+        # Contiguous: with one head channels are innermost, and batch-norms after the layer would misread one example
         # (docs/pytorch-batchnorm-fault.md).
         return self.pool(attend(*parts).contiguous())
 

@@ -37,7 +37,7 @@ def by_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def pooling(stride: int) -> nn.Module:
-    """Return the 3-wide average pooling that a strided layer has behind it, as lambda layers have; none for 1."""
+    """Return the 3-wide average pooling that comes after a strided layer, as lambda layers have; none for 1."""
     stride = positive_int("stride", stride)
     return nn.Identity() if stride == 1 else nn.AvgPool2d(3, stride, padding=1)
 

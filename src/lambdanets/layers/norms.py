@@ -151,7 +151,9 @@ def check_enough_values(given: str, *norms: nn.Module) -> None:
         *norms: of the layer.
     """
     for norm in norms:
-        if isinstance(norm, _BATCH_NORMS) and (norm.training or norm.running_mean is None):
+        # A SyncBatchNorm has the values of other processes too; PyTorch looks at them together.
+        takes_statistics = isinstance(norm, _BATCH_NORMS) and (norm.training or norm.running_mean is None)
+        if takes_statistics and not isinstance(norm, nn.SyncBatchNorm):
             raise ValueError(
                 f"{given} has one value for each channel, of which batch-norm can take no statistics in training; "
                 'train with more than one, call .eval(), or build the layer with norm_layer="layer"'

@@ -1,13 +1,13 @@
-"""The projection of a lambda layer, and the step from its input to its outputs that keeps the input alone.
+"""The projection of a lambda layer, and the step from its input to its outputs that saves only the input.
 
-**What is kept.** Operation by operation, a layer keeps queries and values before and behind their norms, the softmax of
+**What is kept.** Operation by operation, a layer keeps queries and values before and after their norms, the softmax of
 the keys, and λc for the backward pass, beside the input, which its projection needs: more than twice the numbers of a
-convolution at 64 channels. :class:`FromInput` keeps the input and no more, as a convolution does. Its backward pass
-projects the input again: one 1x1 convolution, the norms and the softmax. The kernel of the op runs no second time,
-since its gradients need its inputs, not its output.
+convolution at 64 channels. :class:`FromInput` saves only the input, as a convolution does. Its backward pass projects
+the input again: one 1x1 convolution, the norms and the softmax. The kernel of the op runs no second time, since its
+gradients need its inputs, not its output.
 
 The statistics of a batch-norm are computed again from the same numbers; running statistics are updated in the forward
-pass alone. ``LambdaLayer._keeps_input_alone`` says where the step is taken.
+pass alone. ``LambdaLayer._saves_only_input`` says where the step is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import differentiated
+from lambdanets.kernels.autograd.derivatives import gradients_by_autograd
 from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch
@@ -112,7 +112,7 @@ class FromInput(torch.autograd.Function):
         """Gradients of the tensors."""
         compute = partial(_outs_and_gradients, grad, torch.is_grad_enabled(), ctx.layer)
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
-            return (None, *differentiated(compute, ctx.saved_tensors, ctx.needs_input_grad[1:]))
+            return (None, *gradients_by_autograd(compute, ctx.saved_tensors, ctx.needs_input_grad[1:]))
 
 
 def _outs_and_gradients(

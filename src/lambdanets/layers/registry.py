@@ -33,7 +33,7 @@ class LayerEntry:
         name: for messages; in a sequence of stages it stands for the letter.
         layer: its class, called as ``layer(dim, dim_out, stride=..., device=..., dtype=..., **options)``; None for the
             convolution that a block has anyway.
-        channel_attention: what such a block has behind its last norm, called as ``channel_attention(channels,
+        channel_attention: what such a block has after its last norm, called as ``channel_attention(channels,
             **options)``. Default: nothing.
         defaults: options that are not given.
         size_error: from the options, the reason why the layer needs ``size``, the (height, width) of the map that it
@@ -110,7 +110,7 @@ LAYERS: dict[str, LayerEntry] = {
         leaf=True,
     ),
     # What lambda layers are compared with (paper, tables 3 and 4). The squeeze-and-excitation is that of SE-ResNets (Hu
-    # et al. 2018, arXiv 1709.01507): behind the block's last norm, with 1/16 of its channels inside.
+    # et al. 2018, arXiv 1709.01507): after the block's last norm, with 1/16 of its channels inside.
     "S": LayerEntry("convolution + squeeze-and-excitation", channel_attention=SEModule, defaults={"rd_ratio": 1 / 16}),
     "E": LayerEntry("convolution + linear attention", LinearAttentionConv, leaf=True),
     "A": LayerEntry("attention-augmented convolution", AugmentedConv, size_error=_map_size_error, leaf=True),

@@ -1,4 +1,4 @@
-"""A lambda layer for tokens: a sequence, or a grid of patches behind tokens that have no place on it."""
+"""A lambda layer for tokens: a sequence, or a grid of patches after tokens that have no place on it."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ class TokenLambda(LambdaModule):
             side = math.isqrt(max(tokens, 0))
             if side * side != tokens or tokens == 0:
                 raise ValueError(
-                    f"{tokens} tokens behind {self.prefix_tokens} prefix tokens are not the grid {self.grid} of this "
+                    f"{tokens} tokens after {self.prefix_tokens} prefix tokens are not the grid {self.grid} of this "
                     "layer, nor a square one; call lambdanets.resize_positions(model, image size) before, set "
                     "layer.grid = (height, width), or make it with other prefix_tokens"
                 )
@@ -284,7 +284,9 @@ class TokenLambda(LambdaModule):
         """The arguments that the submodules do not show."""
         named = {"scope": self.scope, "size": self.size, "prefix_tokens": self.prefix_tokens, "causal": self.causal}
         parts = [f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, dim_key={self.dim_key}"]
+        parts += [f"intra_depth={self.intra_depth}"] if self.intra_depth > 1 else []
         parts += [f"{name}={value}" for name, value in named.items() if value]
+        parts += [f"kernel={self.kernel!r}"] if self.kernel else []
         return ", ".join(parts)
 
 

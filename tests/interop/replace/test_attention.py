@@ -220,7 +220,7 @@ def test_is_causal_does_not_hide_a_mask_of_timms_attention():
         (vit, {"size": 1}, r"put back: .*module 'blocks.0.attn.tokens' .*larger than size=\(1, 1\)"),
         (vit, {"names": ()}, "names must be a glob or several of them, got none"),
         (vit, {"prefix_tokens": -1}, "prefix_tokens must be a whole number from 0 on, got -1"),
-        (vit, {"prefix_tokens": 2}, "3 tokens behind 2 prefix tokens"),
+        (vit, {"prefix_tokens": 2}, "3 tokens after 2 prefix tokens"),
         (vit, {"lambda_args": {"heads": 2}}, "'heads'; did you mean 'num_heads'"),
         (vit, {"lambda_args": {"num_heads": 7}}, "blocks.0.attn cannot be made: num_heads must divide"),
         (encoder, {}, 'layers.0.self_attn cannot be made: positions="1d" needs size=the longest sequence'),

@@ -113,7 +113,7 @@ def test_other_images_with_dynamic_sizes_need_to_be_told(replace):
     model = vit(dynamic_img_size=True, replace=replace)
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 5)
     images = torch.randn(1, 3, 32, 64)
-    with pytest.raises(ValueError, match=r"8 tokens behind 1 prefix tokens .*resize_positions\(model, image size\)"):
+    with pytest.raises(ValueError, match=r"8 tokens after 1 prefix tokens .*resize_positions\(model, image size\)"):
         model(images)
     tables = [tokens.positions.detach().clone() for tokens in tokens_of(model)]
     assert resize_positions(model, (32, 64))(images).shape == (1, 5)
@@ -126,7 +126,7 @@ def test_naflexvit_which_is_for_no_size():
     config = NaFlexVitCfg(patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=2, global_pool="avg")
     model = replace_attention(NaFlexVit(config, num_classes=3), scope=3, verbose=False)
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
-    with pytest.raises(ValueError, match="24 tokens behind 2 prefix tokens"):
+    with pytest.raises(ValueError, match="24 tokens after 2 prefix tokens"):
         model(torch.randn(1, 3, 32, 48))
     assert resize_positions(model, (32, 48))(torch.randn(1, 3, 32, 48)).shape == (1, 3)
     assert tokens_of(model)[0].grid == (4, 6)

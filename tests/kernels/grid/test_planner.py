@@ -200,11 +200,14 @@ def test_the_planner_may_be_kept_from_kernels_that_mix_channels():
     assert not choose(each, backward=False, may_spread=False).mixes_channels  # which spread errors too
 
 
-def test_no_kernel_at_all_is_an_error_with_the_reasons(monkeypatch):
-    for name, kernel in GRID_KERNELS.items():
-        monkeypatch.setitem(GRID_KERNELS, name, replace(kernel, check=lambda problem: "it is switched off"))
-    with pytest.raises(RuntimeError, match=r"no kernel can run on GridProblem.*spectral: it is switched off"):
-        choose(problem((3, 19)), backward=False)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("grid", [(100_000,), (3, 190), (20, 30, 40)], ids=str)
+def test_there_is_a_kernel_for_everything(grid, causal, dtype, device):
+    each = problem(grid, causal=causal, dtype=dtype, device=device)
+    assert GRID_KERNELS["spectral"].check(each) is None
+    assert choose(each, backward=True, may_spread=False, may_mix=False)
 
 
 def test_every_kernel_is_in_the_table():

@@ -46,7 +46,7 @@ from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transf
 if TYPE_CHECKING:
     from lambdanets.kernels.autograd.library import Op
 
-__all__ = ["Backward", "Forward", "differentiated"]
+__all__ = ["Backward", "Forward", "gradients_by_autograd"]
 
 
 class Forward(torch.autograd.Function):
@@ -181,7 +181,7 @@ def second_gradients(
     return (of_grad, *op.at_arguments(list(totals.values()), len(statics)))
 
 
-def differentiated(
+def gradients_by_autograd(
     compute: Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]],
     tensors: Sequence[Any],
     needed: Sequence[bool],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.derivatives import Forward, second_gradients
-from lambdanets.kernels.autograd.memory import resolved, whole
+from lambdanets.kernels.autograd.layout import resolve_negatives, without_view
 from lambdanets.kernels.autograd.modes import (
     is_compiling,
     is_observed,
@@ -95,37 +95,37 @@ class Op:
 
     def compute(self, *args: Any) -> Tensor:
         """The output from tensors that hold numbers, no view."""
-        tensors = resolved(args[: self.count])
+        tensors = resolve_negatives(args[: self.count])
         first, shape = tensors[0], self.out_shape(*tensors)
         if 0 in shape or any(tensor.numel() == 0 for tensor in tensors):
             return first.new_zeros(shape)
         with without_autocast(first.device.type):
             out = self._forward(*(widened(tensors) if self.widen else tensors), *args[self.count :])
-        return whole(out.to(first.dtype))
+        return without_view(out.to(first.dtype))
 
     def compute_gradients(self, grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
         """The gradients of the active tensors from tensors that hold numbers, none a view."""
-        grad, *tensors = resolved((grad, *args[: self.count]))
+        grad, *tensors = resolve_negatives((grad, *args[: self.count]))
         targets = [tensors[i] for i in self.active]
         if grad.numel() == 0 or any(tensor.numel() == 0 for tensor in tensors):
             return tuple(target.new_zeros(target.shape) for target in targets)
         given = (grad, *tensors)
         with without_autocast(grad.device.type):
             grads = self._backward(*(widened(given) if self.widen else given), *args[self.count :])
-        return tuple(whole(part.to(target.dtype)) for part, target in zip(grads, targets, strict=True))
+        return tuple(without_view(part.to(target.dtype)) for part, target in zip(grads, targets, strict=True))
 
     def out_shape(self, *tensors: Tensor) -> tuple[int, ...]:
         """Shape of the output, (b, h, n, v)."""
         return (*tensors[0].shape[:3], tensors[self._value].shape[3])
 
-    def at_arguments(self, grads: Sequence[Tensor | None], count: int) -> tuple[Tensor | None, ...]:
+    def at_arguments(self, grads: Sequence[Tensor | None], num_statics: int) -> tuple[Tensor | None, ...]:
         """Gradients of the active tensors at the places of their arguments, None at the others.
 
         Args:
             grads: one for each of ``active``.
-            count: number of arguments behind the tensors.
+            num_statics: number of arguments after the tensors.
         """
-        every: list[Tensor | None] = [None] * (self.count + count)
+        every: list[Tensor | None] = [None] * (self.count + num_statics)
         for i, grad in zip(self.active, grads, strict=True):
             every[i] = grad
         return tuple(every)

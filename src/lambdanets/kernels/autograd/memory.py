@@ -1,4 +1,4 @@
-"""Scratch memory for kernels on CPUs, and the memory order of tensors.
+"""Scratch memory for kernels on CPUs.
 
 Fresh memory has a price at every call: the system hands it out page by page at the first touch, and an allocator
 returns what is freed. So each thread keeps one buffer, out of which a call takes what it needs beyond its inputs and
@@ -14,9 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.modes import is_view
-
-__all__ = ["Workspace", "depth_before_positions", "empty_in_order", "front_of", "release", "resolved", "whole"]
+__all__ = ["Workspace", "front_of", "release"]
 
 # The most bytes that a thread keeps.
 LARGEST_BUFFER = 64 << 20
@@ -125,41 +123,6 @@ def release() -> None:
     Workspace.for_thread().release()
 
 
-def depth_before_positions(tensor: Tensor) -> bool:
-    """True if the depth of a tensor (..., n, depth) stands before its positions in memory, as behind a convolution."""
-    return tensor.stride(-1) > tensor.stride(-2)
-
-
-def empty_in_order(like: Tensor, depth: int) -> Tensor:
-    """An uninitialised (b, h, n, depth) whose axes follow each other in memory as those of ``like`` do.
-
-    A layer's projection of images leaves positions behind the depth, attention modules often leave heads behind the
-    positions; a result in the same order needs no copy afterwards.
-
-    Args:
-        like: (b, h, n, any depth).
-        depth: of the result.
-    """
-    b, h, n, _ = like.shape
-    if depth_before_positions(like):
-        return like.new_empty(b, h, depth, n).transpose(2, 3)
-    if like.stride(2) > like.stride(1):
-        return like.new_empty(b, n, h, depth).transpose(1, 2)
-    return like.new_empty(b, h, n, depth)
-
-
 def front_of(buffer: Tensor, shape: Sequence[int]) -> Tensor:
     """The front of a flat buffer in another shape."""
     return buffer[: math.prod(shape)].view(*shape)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view, so that users may write into an output."""
-    if not is_view(tensor):
-        return tensor
-    return tensor.new_empty(0).set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def resolved(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors whose memory holds their values: kernels read it, and ``z.conj().imag`` only notes that signs change."""
-    return tuple(t.resolve_neg() for t in tensors)

@@ -1,21 +1,23 @@
 """Predicates about PyTorch's modes: which program runs, and which values can be read.
 
 =======================  ==============================================================================================
-predicate                since otherwise
+predicate                what is done where it is true, and why
 =======================  ==============================================================================================
-is_compiling             the kernel for the sizes at hand would be fixed in the graph, and numbers known later be
-                         compared
-is_jit_tracing           the sizes of one example would be recorded; a trace takes "portable"
-is_scripted_onnx_export  the file would hold an op that no runtime knows, or sums over one index that are wrong
-is_transformed           vmap, grad and jvp would see a call without rules, or a tensor overwritten that they have
-                         wrapped
-is_observed              a counter of operations or a tensor subclass would miss the call, a meta tensor be read
-is_batched               a kernel would be given many gradients as one
-is_eager                 a short cut for plain tensors would be taken by programs for which one of the above holds
-is_readable              a check of values would fail where there are none; transforms without a batch are no hindrance
-is_hooked                a hook would miss a call of its module
-is_view                  users could not write into an output
-is_autocast              inputs of several dtypes would be refused where autocast makes them one
+is_compiling             the library op is called, sizes are not compared: else the graph would have the kernel of one
+                         size, and conditions on numbers that are known later
+is_jit_tracing           "portable" is taken: a trace records the sizes of one example, which only plain operations
+                         survive
+is_scripted_onnx_export  what this exporter writes wrongly is refused or left out
+is_transformed           ops with rules for vmap, grad and jvp are called, and nothing is written in place: transforms
+                         do not see into a kernel
+is_observed              the library op is called: a counter of operations, a tensor subclass or a meta tensor has to
+                         see it
+is_batched               the library op is called for each gradient: a kernel takes one
+is_eager                 true where none of the above is: kernels may be called directly
+is_readable              values may be checked: they are there; transforms without a batch do not hinder
+is_hooked                the layer's modules are called one by one: else a hook would miss the call
+is_view                  an output is made a tensor of its own: users may not write into a view
+is_autocast              inputs are converted to autocast's dtype, and it is switched off inside
 =======================  ==============================================================================================
 
 The private names of ``torch`` that the kernels need stand here alone:

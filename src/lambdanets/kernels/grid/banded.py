@@ -33,7 +33,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
+from lambdanets.kernels.autograd.layout import empty_in_order
+from lambdanets.kernels.autograd.memory import Workspace, front_of
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.strips import Bands, Sizes, Strips, Tiles
 from lambdanets.kernels.slices import slices
@@ -206,4 +207,4 @@ def _gradients_into(
     layout.strips.gradient(grad_strips, grad_value, workspace)
 
 
-KERNEL = GridKernel("banded", forward, backward, check, work, mixes_offsets=True)
+KERNEL = GridKernel("banded", forward, backward, check, work, spreads_nonfinite_entries=True)

@@ -261,8 +261,8 @@ class GridKernel:
             transform do. The planner then keeps the kernel from values of very different sizes (see ``spread.py``).
         mixes_channels: True if rounding errors and NaN of one channel of the values reach others too, as those of a
             transform do that takes two channels as real and imaginary part. Such a kernel spreads errors as well.
-        mixes_offsets: True if an entry of the table that is not finite would reach outputs that do not see it, through
-            a transform or zeros outside of the grid. The kernel gets the table without such entries (see
+        spreads_nonfinite_entries: True if an entry of the table that is not finite would reach outputs that do not see
+            it, through a transform or zeros outside of the grid. The kernel gets the table without such entries (see
             ``terms/finite.py``).
         device: the only type of device that it runs on; None for all.
         half: True if it takes half precision as it is; others get float32.
@@ -276,6 +276,6 @@ class GridKernel:
     adds_content: bool = False
     spreads_errors: bool = False
     mixes_channels: bool = False
-    mixes_offsets: bool = False
+    spreads_nonfinite_entries: bool = False
     device: str | None = None
     half: bool = False

@@ -24,11 +24,9 @@ Cost = tuple[float, float, float]
 
 # Kernels for devices without measurements: products at half of an H100's published rate, each score's shift
 # and each element of E at what docs/gpu.md derives for it. A calibration on the device replaces them.
-_DERIVED: dict[str, dict[str, dict[str, Cost]]] = {
-    "cuda": {
-        "query_first_triton": {"forward": (4.5e-15, 5.4e-13, 5e-6), "backward": (4.5e-15, 5.4e-13, 5e-6)},
-        "lambda_first_triton": {"forward": (4.5e-15, 3.4e-13, 5e-6), "backward": (4.5e-15, 3.4e-13, 5e-6)},
-    }
+_DERIVED: dict[str, dict[str, Cost]] = {
+    "query_first_triton": {"forward": (4.5e-15, 5.4e-13, 5e-6), "backward": (4.5e-15, 5.4e-13, 5e-6)},
+    "lambda_first_triton": {"forward": (4.5e-15, 3.4e-13, 5e-6), "backward": (4.5e-15, 3.4e-13, 5e-6)},
 }
 
 
@@ -98,7 +96,7 @@ def cost_of(device: str, kernel: str, backward: bool) -> Cost:
         RuntimeError: if there are none for the kernel.
     """
     costs = _costs()
-    for table in (costs.get(device, {}), costs["cpu"], *_DERIVED.values()):
+    for table in (costs.get(device, {}), costs["cpu"], _DERIVED):
         if kernel in table:
             return table[kernel]["backward" if backward else "forward"]
     raise RuntimeError(

@@ -60,7 +60,7 @@ class Folding:
             (extent,), (origin,) = problem.extents, problem.origin
             (before, reach), columns = self.image.origin, self.image.grid[1]
             after = self.image.extents[0] - 1 - before
-            # Zeros before and behind the sequence's table; negative: it is cut.
+            # Zeros before and after the sequence's table; negative: it is cut.
             self.pads = (before * columns + reach - origin, after * columns + reach - (extent - 1 - origin))
 
     def padded(self, tensor: Tensor) -> Tensor:

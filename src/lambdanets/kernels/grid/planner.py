@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "GRID_KERNELS",
     "Verdict",
     "choose",
+    "choose_by_sizes",
     "explain",
     "seconds",
     "takes_half",
@@ -66,14 +68,9 @@ def seconds(kernel: GridKernel, problem: GridProblem, backward: bool) -> float:
     """
     work = kernel.work(problem, backward)
     cost = cost_of(problem.device, kernel.name, backward)
-    size = 2 if problem.dtype == torch.float64 else 1
-    passed = 0 if kernel.adds_content else problem.batch * problem.heads * problem.num_positions * problem.dim_value
-    return size * (cost[0] * work.multiply_adds + cost[1] * (work.moved + passed)) + cost[2] * work.calls
-
-
-def reason_against(kernel: GridKernel, problem: GridProblem) -> str | None:
-    """The reason why a kernel cannot run on a problem, or None."""
-    return _EMPTY.format(problem=problem) if problem.is_empty else kernel.check(problem)
+    dtype_factor = 2 if problem.dtype == torch.float64 else 1
+    content = 0 if kernel.adds_content else problem.batch * problem.heads * problem.num_positions * problem.dim_value
+    return dtype_factor * (cost[0] * work.multiply_adds + cost[1] * (work.moved + content)) + cost[2] * work.calls
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def explain(problem: GridProblem) -> list[Verdict]:
     """Every kernel with the reason it cannot run (or None) and its estimated times, infinite if it cannot."""
     verdicts = []
     for kernel in GRID_KERNELS.values():
-        reason = reason_against(kernel, problem)
+        reason = _EMPTY.format(problem=problem) if problem.is_empty else kernel.check(problem)
         times = [math.inf if reason else seconds(kernel, problem, backward) for backward in (False, True)]
         verdicts.append(Verdict(kernel.name, reason, *times))
     return verdicts
@@ -108,23 +105,39 @@ def choose(problem: GridProblem, backward: bool, may_spread: bool = True, may_mi
 
     Raises:
         ValueError: if there is nothing to compute.
+        RuntimeError: if a kernel has no constants.
     """
     if problem.is_empty:
         raise ValueError(f"no kernel can run: {_EMPTY.format(problem=problem)}")
     return _cheapest(problem, backward, may_spread, may_mix, calibration())
 
 
+def choose_by_sizes(problem: GridProblem, backward: bool, differ: Callable[[bool], bool]) -> GridKernel:
+    """The cheapest kernel whose rounding errors do not show in outputs that do not see what they come from.
+
+    Args:
+        problem: the shape of the call.
+        backward: True for the backward pass.
+        differ: tells whether the numbers of the call differ in size so that such errors would show, those of different
+            channels included (True) or not (False). It is asked only where the choice depends on it.
+    """
+    chosen = choose(problem, backward)
+    if chosen.mixes_channels and differ(True):
+        chosen = choose(problem, backward, may_mix=False)
+    if chosen.spreads_errors and not chosen.mixes_channels and differ(False):
+        chosen = choose(problem, backward, may_spread=False, may_mix=False)
+    return chosen
+
+
 @functools.lru_cache(maxsize=4096)
-def _cheapest(problem: GridProblem, backward: bool, may_spread: bool, may_mix: bool, constants: int) -> GridKernel:
-    """The choice, made again for each number of the ``constants``."""
+def _cheapest(problem: GridProblem, backward: bool, may_spread: bool, may_mix: bool, calibration: int) -> GridKernel:
+    """The choice; ``calibration`` is a part of the cache's key alone, so that new constants make it anew."""
+    # Never empty: "spectral" runs everywhere and mixes no channels.
     able = [
         kernel
         for kernel in GRID_KERNELS.values()
         if (may_mix or not kernel.mixes_channels) and kernel.check(problem) is None
     ]
-    if not able:
-        reasons = "; ".join(f"{kernel.name}: {kernel.check(problem)}" for kernel in GRID_KERNELS.values())
-        raise RuntimeError(f"no kernel can run on {problem}: {reasons}")
     # Where there is no other, as for a causal sequence of 100,000, one that spreads errors it is.
     steady = [kernel for kernel in able if may_spread or not kernel.spreads_errors]
     return min(steady or able, key=lambda kernel: seconds(kernel, problem, backward))

@@ -26,14 +26,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order, front_of
+from lambdanets.kernels.autograd.layout import empty_in_order
+from lambdanets.kernels.autograd.memory import Workspace, front_of
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.folding import Folding, fold, in_one_row
 from lambdanets.kernels.grid.toeplitz import Toeplitz, elements
 
 __all__ = ["KERNEL"]
 
-# The operand grows with the square of the positions behind the first axis.
+# The operand grows with the square of the number of positions along the axes after the first.
 MAX_ELEMENTS = 1 << 24
 # Elements of the operand up to which a grid goes through as one row, a depth below LEAST_DEPTH counted as that: the
 # operand's index is kept for each shape.

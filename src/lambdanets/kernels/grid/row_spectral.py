@@ -140,7 +140,7 @@ class _RowSpectralLayout:
         self.table_entries = slice(first, first + image.extents[0])
         # On a GPU what is kept would belong to one stream or graph.
         is_kept = like.device.type == "cpu" and 2 * self.frequencies * self.columns <= KEPT_ELEMENTS
-        make = _transforms if is_kept else _transforms.__wrapped__
+        make = _transforms if is_kept else _transforms.__wrapped__  # the function without its cache
         self.to_frequency, self.table_to_frequency, self.from_frequency = make(
             self.length, self.columns, *sides(image, 1), problem.dtype, like.device
         )
@@ -262,8 +262,8 @@ class _RowSpectralLayout:
 
     def lambdas_gradient(self, grad: Tensor, step: RowSpectralStep) -> Tensor:
         """Gradient of λ̂, (p, f, y k, b v), from that of λp, (b, y x, k, v); overwritten by the next call."""
-        examples = len(grad)
-        by_place = front_of(self._lambdas, (self.columns, step.num_rows, self.dim_key, *grad.shape[::3]))
+        examples, dim_value = grad.shape[0], grad.shape[3]
+        by_place = front_of(self._lambdas, (self.columns, step.num_rows, self.dim_key, examples, dim_value))
         by_place.copy_(grad.view(examples, step.num_rows, self.columns, *grad.shape[2:]).permute(2, 1, 3, 0, 4))
         shape = (2, self.frequencies, step.num_rows * self.dim_key, examples * self.dim_value)
         spectrum = front_of(self._products, shape)
@@ -352,5 +352,5 @@ KERNEL = GridKernel(
     work,
     adds_content=True,
     spreads_errors=True,
-    mixes_offsets=True,
+    spreads_nonfinite_entries=True,
 )

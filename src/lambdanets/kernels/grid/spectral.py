@@ -6,7 +6,7 @@ A few k at a time are transformed back, applied to the queries and dropped: λp 
 of all u are summed before the inverse transform. Transforms are only as long as the reachable offsets need, rounded
 up to a product of 2, 3, 5 and 7.
 
-A transform along each axis copies between the axes. Where a grid is small it is one line instead: rows stand behind
+A transform along each axis copies between the axes. Where a grid is small it is one line instead: rows stand after
 one another with as many zeros between them as the table reaches over, so that the offset of two positions is one number
 and a transform of one axis does it all.
 
@@ -79,7 +79,7 @@ def _lengths(problem: GridProblem) -> tuple[int, ...]:
 
 
 def _line_points(problem: GridProblem, rows: Sequence[int]) -> int:
-    """Points that one line needs, its rows with the zeros behind them being of the sizes ``rows``."""
+    """Points that one line needs, its rows with the zeros after them being of the sizes ``rows``."""
     strides = _strides(rows)
     last = sum((size - 1) * stride for size, stride in zip(problem.grid, strides, strict=True))
     before = sum(o * stride for o, stride in zip(problem.origin, strides, strict=True))
@@ -104,7 +104,7 @@ def work(problem: GridProblem, backward: bool) -> Work:
     transform = 1.25 * planes * points * math.log2(max(2, points))
     apply = problem.batch * problem.heads * problem.num_positions * problem.dim_key * problem.dim_value
     product = planes * points * problem.intra_depth
-    # Each further axis is a transform of complex numbers with a copy before and behind it.
+    # Each further axis is a transform of complex numbers with a copy before and after it.
     moved = planes * points * (3 * len(_lengths(problem)) - 2)
     chunks = math.ceil(problem.dim_key / _chunk(problem))
     if backward:
@@ -241,4 +241,4 @@ def backward(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradient
     return grad_query_bhkn.transpose(2, 3), grad_value, grad_table, None
 
 
-KERNEL = GridKernel("spectral", forward, backward, check, work, spreads_errors=True, mixes_offsets=True)
+KERNEL = GridKernel("spectral", forward, backward, check, work, spreads_errors=True, spreads_nonfinite_entries=True)

@@ -38,7 +38,7 @@ from torch import Tensor
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.contract import GridProblem
 
-__all__ = ["RATIO", "differ_in_size", "largest_seen"]
+__all__ = ["RATIO", "answer_unread", "differ_in_size", "largest_seen"]
 
 # The largest value on the grid over the largest in a block.
 RATIO = 64
@@ -55,10 +55,9 @@ def differ_in_size(
     *,
     channels: bool = False,
 ) -> bool:
-    """True if rounding errors that spread over the grid would show, or if finding out would make a GPU wait.
+    """True if rounding errors that spread over the grid would show, as they would for numbers that are not finite.
 
-    So they would for numbers that are not finite. In a context that sees all positions a GPU is not waited for, and
-    the answer is False.
+    Only the numbers of CPUs are read; see :func:`answer_unread` for other devices.
 
     Args:
         problem: the shape of the call.
@@ -68,8 +67,9 @@ def differ_in_size(
         grad: (b, h, n, v), gradient of the output; None in the forward pass.
         channels: True if errors spread over the channels too.
     """
-    if problem.device != "cpu":  # reading a value would wait for all that runs there
-        return channels or not problem.sees_everything
+    unread = answer_unread(problem)
+    if unread is not None:
+        return unread
     if _entries_differ(problem, table):
         return True
     if problem.sees_everything and not channels and grad is None:
@@ -86,6 +86,15 @@ def differ_in_size(
     )
 
 
+def answer_unread(problem: GridProblem) -> bool | None:
+    """The answer where numbers are not read, as reading one would wait for all that runs on the device; None on CPUs.
+
+    It is True for a local or causal context: errors are taken to show. A context that sees all positions is not
+    guarded.
+    """
+    return None if problem.device == "cpu" else not problem.sees_everything
+
+
 def largest_seen(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> Tensor:
     """Size of the largest entry that each query sees, (*grid); not finite where one of them is not.
 
@@ -96,13 +105,13 @@ def largest_seen(table: Tensor, grid: Sequence[int], origin: Sequence[int]) -> T
     """
     sizes = table.abs().amax((0, 1))
     for axis, (size, before) in enumerate(zip(grid, origin, strict=True)):
-        behind = sizes.shape[axis] - 1 - before
+        after = sizes.shape[axis] - 1 - before
         place = torch.arange(size, device=table.device)
         # Every query sees offset 0, and from there some places back and some ahead.
         back = sizes.narrow(axis, 0, before + 1).flip(axis).cummax(axis).values
-        ahead = sizes.narrow(axis, before, behind + 1).cummax(axis).values
+        ahead = sizes.narrow(axis, before, after + 1).cummax(axis).values
         back = back.index_select(axis, place.clamp(max=before))
-        ahead = ahead.index_select(axis, (size - 1 - place).clamp(max=behind))
+        ahead = ahead.index_select(axis, (size - 1 - place).clamp(max=after))
         sizes = torch.maximum(back, ahead)
     return sizes
 

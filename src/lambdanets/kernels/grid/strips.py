@@ -146,7 +146,7 @@ class Tiles:
         Args:
             tensor: queries or the output's gradient.
             workspace: for the result.
-            margin: lines of zeros in front of the others, and behind them.
+            margin: lines of zeros before the others, and after them.
         """
         s, depth = self.sizes, tensor.shape[-1]
         tensor = tensor.reshape(s.batch, s.heads, -1, s.rows, s.width, depth)
@@ -202,9 +202,9 @@ class Strips:
     def __init__(self, sizes: Sizes):
         self.sizes = s = sizes
         # For workspace.padded: zeros around V, the last axis first. Between rows they are in the strips.
-        behind = [extent - 1 - o for extent, o in zip((*s.lead_extents, s.row_extent, s.extent), s.origin, strict=True)]
-        self.pads = [0, 0, s.origin[-1], behind[-1] + s.tiles * s.tile - s.width, 0, 0]
-        for before, after in reversed(list(zip(s.origin[:-2], behind[:-2], strict=True))):
+        ahead = [extent - 1 - o for extent, o in zip((*s.lead_extents, s.row_extent, s.extent), s.origin, strict=True)]
+        self.pads = [0, 0, s.origin[-1], ahead[-1] + s.tiles * s.tile - s.width, 0, 0]
+        for before, after in reversed(list(zip(s.origin[:-2], ahead[:-2], strict=True))):
             self.pads += [before, after]
 
     def make(self, value: Tensor, workspace: Workspace) -> Tensor:
@@ -245,7 +245,7 @@ class Strips:
         return places.unflatten(0, (s.batch, *s.leads, s.tiles))
 
     def windows(self, strips: Tensor, block: slice) -> Tensor:
-        """The windows that some lines read, (l, c, v), each one row behind the one before: a view."""
+        """The windows that some lines read, (l, c, v), each one row after the one before: a view."""
         s = self.sizes
         shape = (block.stop - block.start, s.places, s.dim_value)
         return strips[block.start :].as_strided(shape, (s.row_places * s.dim_value, s.dim_value, 1))

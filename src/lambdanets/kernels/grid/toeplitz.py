@@ -3,7 +3,7 @@
 Behind the first axis E[x, c] = table[c - x]. The operand is the table's entries, vectors of depth k, picked by an index
 that depends on the shape alone; the table's gradient adds up what was picked from the same entry.
 
-Axes in names: u intra-depth, o offsets along the first axis, x and c places of query and context behind it,
+Axes in names: u intra-depth, o offsets along the first axis, x and c places of query and context along the others,
 k query depth.
 """
 
@@ -88,7 +88,7 @@ class Toeplitz:
     def _entries(self, device: torch.device) -> _Entries:
         # On a GPU what is kept would belong to one stream, or to the graph that is being captured.
         is_kept = device.type == "cpu" and math.prod(self.shape) <= KEPT_VECTORS
-        make = _entries if is_kept else _entries.__wrapped__
+        make = _entries if is_kept else _entries.__wrapped__  # the function without its cache
         return make(self.table_shape[0], self.extents[0], self.rest, device)
 
 
@@ -101,7 +101,7 @@ def _entries(intra_depth: int, extent: int, rest: tuple[int, ...], device: torch
     Args:
         intra_depth: u.
         extent: offsets along the first axis.
-        rest: sizes of the grid behind it.
+        rest: sizes of the other axes of the grid.
         device: of the operand.
     """
     by_row = torch.arange(intra_depth * extent, device=device).view(intra_depth, extent, 1, 1)

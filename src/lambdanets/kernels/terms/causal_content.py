@@ -15,12 +15,12 @@ all products over k are element by element, and heads are summed wherever the le
 
     dq_n = Σ_u p_nu,   p_nu = Σ_{m <= n} w_nm (g_n · V_m)                       p (h, k)
     dV_m = Σ_{n >= m} (q_n · w_nm) g_n                                           dV (v)
-    dK_m = Σ_{n >= m} w_nm (q_n (g_n · V_m) - own_n),    own_n = Σ_h q_n p_n     dK, own (k)
+    dK_m = Σ_{n >= m} w_nm (q_n (g_n · V_m) - δ_n),    δ_n = Σ_h q_n p_n         dK, δ (k)
 
-Queries n of m's own chunk are summed as they stand. Those behind border t + 1, the end of m's chunk, have
+Queries n of m's own chunk are summed as they stand. Those after border t + 1, the end of m's chunk, have
 w_nm = exp(K_m - ℓ_{t+1}) exp(ℓ_{t+1} - ℓ_n), so that two sums at each border stand for all of them:
 
-    D_j = Σ_{n behind j} exp(ℓ_j - ℓ_n) Σ_h q_n g_nᵀ,    O_j = Σ_{n behind j} exp(ℓ_j - ℓ_n) own_n       D (k, v), O (k)
+    D_j = Σ_{n after j} exp(ℓ_j - ℓ_n) Σ_h q_n g_nᵀ,    O_j = Σ_{n after j} exp(ℓ_j - ℓ_n) δ_n       D (k, v), O (k)
 
     dV_m += exp(K_m - ℓ_{t+1}) · D_{t+1},    dK_m += exp(K_m - ℓ_{t+1}) (D_{t+1} V_m - O_{t+1}).
 
@@ -59,14 +59,14 @@ class _LogSum:
     """
 
     largest: Tensor
-    rest: Tensor
+    log_total: Tensor
 
     def __getitem__(self, index: Any) -> _LogSum:
-        return _LogSum(self.largest[index], self.rest[index])
+        return _LogSum(self.largest[index], self.log_total[index])
 
     def exp_minus(self, other: _LogSum) -> Tensor:
         """exp(ℓ - other)."""
-        return torch.exp((self.largest - other.largest) + (self.rest - other.rest))
+        return torch.exp((self.largest - other.largest) + (self.log_total - other.log_total))
 
 
 def _log_sums(key_butmk: Tensor) -> _LogSum:
@@ -83,8 +83,8 @@ def _log_sums(key_butmk: Tensor) -> _LogSum:
        (M, S)_{t - step} ⊕ (M, S)_t, after which it stands for the chunks t - 2 step + 1 .. t, at last for 0 .. t;
     3. each position joins that of all chunks before its own.
     """
-    hidden = torch.finfo(key_butmk.dtype).min
-    key = key_butmk.clamp(min=hidden)
+    least = torch.finfo(key_butmk.dtype).min
+    key = key_butmk.clamp(min=least)
     largest, total = key.cummax(dim=3).values, (key_butmk > float("-inf")).to(key.dtype)
     for place in range(1, CHUNK):
         top, before = largest[:, :, :, place], largest[:, :, :, place - 1]
@@ -102,7 +102,7 @@ def _log_sums(key_butmk: Tensor) -> _LogSum:
         step *= 2
 
     # Shifted by one chunk: the sums of all chunks before each, and nothing before the first.
-    largest_but1k = F.pad(largest_butk[:, :, :-1], [0, 0, 1, 0], value=hidden)[:, :, :, None]
+    largest_but1k = F.pad(largest_butk[:, :, :-1], [0, 0, 1, 0], value=least)[:, :, :, None]
     total_but1k = F.pad(total_butk[:, :, :-1], [0, 0, 1, 0])[:, :, :, None]
     top = torch.maximum(largest, largest_but1k)
     total = total * torch.exp(largest - top) + total_but1k * torch.exp(largest_but1k - top)
@@ -114,14 +114,14 @@ class _Scan:
 
     def __init__(self, query: Tensor, key: Tensor, value: Tensor):
         self.num_positions = query.shape[2]
-        hidden = torch.finfo(key.dtype).min
+        least = torch.finfo(key.dtype).min
         self.query_bhtnk, self.value_butmv = self.cut(query), self.cut(value)
-        self.key_butmk = self.cut(key, hidden)
+        self.key_butmk = self.cut(key, least)
         self.log_sum = _log_sums(self.key_butmk)
         # The first border has no keys before it, and nothing is carried over it: its ℓ may be any number.
         self.border = _LogSum(
-            F.pad(self.log_sum.largest[..., -1, :], [0, 0, 1, 0], value=hidden),
-            F.pad(self.log_sum.rest[..., -1, :], [0, 0, 1, 0]),
+            F.pad(self.log_sum.largest[..., -1, :], [0, 0, 1, 0], value=least),
+            F.pad(self.log_sum.log_total[..., -1, :], [0, 0, 1, 0]),
         )
         self.triangle = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=key.device).tril()
 
@@ -134,14 +134,14 @@ class _Scan:
         return chunks.flatten(2, 3)[:, :, : self.num_positions]
 
     def segments(self) -> list[slice]:
-        """Chunks that go through together."""
+        """Chunks that are computed together."""
         return list(slices(self.key_butmk.shape[2], CHUNKS_PER_SEGMENT))
 
     def within(self, chunks: slice) -> Tensor:
         """exp(K_m - ℓ_n) for m <= n in a chunk, (b, u, t, n, m, k)."""
         log_sum = self.log_sum[:, :, chunks, :, None]
-        difference = (self.key_butmk[:, :, chunks, None] - log_sum.largest) - log_sum.rest
-        # Hidden before the exponential, which keys behind n would make infinite.
+        difference = (self.key_butmk[:, :, chunks, None] - log_sum.largest) - log_sum.log_total
+        # Before the exponential, which later keys would make infinite.
         return torch.exp(difference.masked_fill_(~self.triangle[..., None], float("-inf")))
 
     def from_border(self, chunks: slice) -> Tensor:
@@ -151,7 +151,7 @@ class _Scan:
     def to_border(self, chunks: slice) -> Tensor:
         """exp(K_m - ℓ_{t+1}), (b, u, t, m, k)."""
         border = self.border[:, :, chunks.start + 1 : chunks.stop + 1, None]
-        return torch.exp((self.key_butmk[:, :, chunks] - border.largest) - border.rest)
+        return torch.exp((self.key_butmk[:, :, chunks] - border.largest) - border.log_total)
 
     def between_borders(self, chunks: slice) -> Tensor:
         """exp(ℓ_i - ℓ_j) for i <= j among the segment's borders, (b, u, j, i, k)."""
@@ -167,10 +167,20 @@ class _Scan:
         carried = self.value_butmv.new_zeros(b, u, 1, k, self.value_butmv.shape[-1])
         for chunks in self.segments():
             added = einsum("butmk,butmv->butkv", self.to_border(chunks), self.value_butmv[:, :, chunks])
-            sources = torch.cat([carried, added], dim=2)
-            at_borders = einsum("bujik,buikv->bujkv", self.between_borders(chunks), sources)
+            at_borders = lambdas_at_borders(self.between_borders(chunks), carried, added)
             yield chunks, at_borders
             carried = at_borders[:, :, -1:]
+
+
+def lambdas_at_borders(between_bujik: Tensor, carried_bu1kv: Tensor, added_butkv: Tensor) -> Tensor:
+    """The lambdas at the borders of a segment, (b, u, t + 1, k, v).
+
+    Args:
+        between_bujik: the weights from border to border.
+        carried_bu1kv: the lambda at the first border.
+        added_butkv: what each chunk adds at the border after it.
+    """
+    return einsum("bujik,buikv->bujkv", between_bujik, torch.cat([carried_bu1kv, added_butkv], dim=2))
 
 
 def _forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -191,7 +201,7 @@ def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[
     # The lambdas at the start of each segment are kept, the others made once more.
     starts = [(chunks, lambda_bujkv[:, :, :1].clone()) for chunks, lambda_bujkv in scan.lambdas()]
     b, u, _, v = value.shape
-    sums_bu1kw = value.new_zeros(b, u, 1, query.shape[3], v + 1)  # behind the last border there is nothing
+    sums_bu1kw = value.new_zeros(b, u, 1, query.shape[3], v + 1)  # after the last border there is nothing
     parts = []
     for chunks, lambda_bu1kv in reversed(starts):
         *part, sums_bu1kw = _segment_backward(scan, grad_bhtnv[:, :, chunks], chunks, lambda_bu1kv, sums_bu1kw)
@@ -225,18 +235,18 @@ def _segment_backward(
     )
     between_bujik = scan.between_borders(chunks)
     added_butkv = einsum("butmk,butmv->butkv", to_border_butmk, value_butmv)
-    lambda_bujkv = einsum("bujik,buikv->bujkv", between_bujik, torch.cat([lambda_bu1kv, added_butkv], 2))[:, :, :-1]
+    lambda_bujkv = lambdas_at_borders(between_bujik, lambda_bu1kv, added_butkv)[:, :, :-1]
 
     # p: in the chunk w_nm (g_n · V_m), from before it λ g_n; for each u by itself, since each has its own softmax.
     products_buhtnm = einsum("bhtnv,butmv->buhtnm", grad_bhtnv, value_butmv)
     p_buhtnk = einsum("buhtnm,butnmk->buhtnk", products_buhtnm, w_butnmk)
     p_buhtnk += einsum("bhtnv,butkv->buhtnk", grad_bhtnv, lambda_bujkv) * from_border_butnk[:, :, None]
-    own_butnk = einsum("bhtnk,buhtnk->butnk", query_bhtnk, p_buhtnk)
+    delta_butnk = einsum("bhtnk,buhtnk->butnk", query_bhtnk, p_buhtnk)
 
-    # D and O: what each chunk's queries add at the border before it, then all of that behind each border.
+    # D and O: what each chunk's queries add at the border before it, then all of that after each border.
     query_buhtnk = einsum("bhtnk,butnk->buhtnk", query_bhtnk, from_border_butnk)
     added_d_butkv = einsum("buhtnk,bhtnv->butkv", query_buhtnk, grad_bhtnv)
-    added_o_butk = (from_border_butnk * own_butnk).sum(3)
+    added_o_butk = (from_border_butnk * delta_butnk).sum(3)
     added_butkw = torch.cat([added_d_butkv, added_o_butk[..., None]], dim=-1)
     sums_buikw = einsum("bujik,bujkw->buikw", between_bujik, torch.cat([added_butkw, sums_bu1kw], dim=2))
     d_butkv, o_butk = sums_buikw[:, :, 1:, :, :-1], sums_buikw[:, :, 1:, :, -1]  # at the end of each chunk
@@ -245,9 +255,9 @@ def _segment_backward(
     value_grad_butmv = einsum("buhtnm,bhtnv->butmv", scores_buhtnm, grad_bhtnv)
     value_grad_butmv = value_grad_butmv + einsum("butmk,butkv->butmv", to_border_butmk, d_butkv)
 
-    within_butnmk = einsum("bhtnk,buhtnm->butnmk", query_bhtnk, products_buhtnm) - own_butnk[:, :, :, :, None]
-    behind_butmk = einsum("butkv,butmv->butmk", d_butkv, value_butmv) - o_butk[:, :, :, None]
-    key_grad_butmk = (w_butnmk * within_butnmk).sum(3) + to_border_butmk * behind_butmk
+    within_butnmk = einsum("bhtnk,buhtnm->butnmk", query_bhtnk, products_buhtnm) - delta_butnk[:, :, :, :, None]
+    later_butmk = einsum("butkv,butmv->butmk", d_butkv, value_butmv) - o_butk[:, :, :, None]
+    key_grad_butmk = (w_butnmk * within_butnmk).sum(3) + to_border_butmk * later_butmk
     return p_buhtnk.sum(1), key_grad_butmk, value_grad_butmv, sums_buikw[:, :, :1]
 
 
@@ -268,8 +278,8 @@ def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Args:
         query: (b, h, n, k).
-        key: (b, u, n, k), before the softmax; the dtype's minimum where masked. A key of -inf has no weight; NaN and
-            inf are for :func:`lambdanets.kernels.terms.finite.remove_nonfinite`.
+        key: (b, u, n, k), before the softmax. A key of -inf, as where masked, has no weight; NaN and inf are for
+            :func:`lambdanets.kernels.terms.finite.remove_nonfinite`.
         value: (b, u, n, v), finite; zero where masked.
 
     Returns:

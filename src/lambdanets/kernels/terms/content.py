@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import depth_before_positions
+from lambdanets.kernels.autograd.layout import depth_before_positions
 from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transformed
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import HALF
@@ -38,11 +38,11 @@ def normalise(key: Tensor) -> Tensor:
     """K̄ from keys (b, u, m, k): their softmax over m, (b, u, k, m).
 
     Depth stands in front of the positions, as a layer's projection lays them out: a softmax over contiguous memory.
-    Half precision becomes float32: the sums need more digits of the shares, and shares of many positions, 1/m, are
+    Half precision becomes float32: the sums need more digits of the weights, and weights of many positions, 1/m, are
     below float16's normal numbers from m = 16,384 on.
 
-    A key of -inf has no share, also where it is so in all positions. There a plain softmax is NaN, which a look at one
-    position shows where looking costs little; elsewhere it costs two passes more.
+    A key of -inf has weight 0, also where the keys of all positions are -inf. There a plain softmax is NaN, which one
+    position shows where reading it costs little; elsewhere it costs two passes more.
     """
     key = key.transpose(2, 3)
     dtype = torch.float32 if key.dtype in HALF else None
@@ -50,8 +50,9 @@ def normalise(key: Tensor) -> Tensor:
         keys = key.softmax(dim=3, dtype=dtype)
         if keys.shape[3] == 0 or not math.isnan(keys.detach()[..., 0].sum().item()):
             return keys
-    keys = key.clamp(min=torch.finfo(key.dtype).min).softmax(dim=3, dtype=dtype)
-    return keys.masked_fill(key == -math.inf, 0.0)
+    without_weights = (key == -math.inf).all(dim=3, keepdim=True)
+    keys = key.masked_fill(without_weights, 0.0).softmax(dim=3, dtype=dtype)
+    return keys.masked_fill(without_weights, 0.0)
 
 
 def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | None = None) -> Tensor:
@@ -59,7 +60,7 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
 
     Args:
         query: (b, h, n, k).
-        keys: (b, u, k, m), behind :func:`normalise`.
+        keys: (b, u, k, m), after :func:`normalise`.
         value: (b, u, m, v); zero where masked.
         other: (b, h, n, v), which may be overwritten; default None.
     """
@@ -67,7 +68,7 @@ def content_term(query: Tensor, keys: Tensor, value: Tensor, other: Tensor | Non
 
 
 def content_lambdas(keys: Tensor, value: Tensor) -> Tensor:
-    """λc, (b, k, v), from keys (b, u, k, m), behind :func:`normalise`, and value (b, u, m, v)."""
+    """λc, (b, k, v), from keys (b, u, k, m), after :func:`normalise`, and value (b, u, m, v)."""
     wide = value.to(keys.dtype)
     content = torch.bmm(keys[:, 0], wide[:, 0]) if keys.shape[1] == 1 else (keys @ wide).sum(1)
     return content.to(value.dtype)
@@ -82,7 +83,7 @@ def apply_content(query: Tensor, content: Tensor, other: Tensor | None = None) -
         other: (b, h, n, v), which may be overwritten; default None.
 
     Returns:
-        (b, h, n, v), in memory as the query is: (b, h, v, n) behind a projection of images, else (b, n, h, v).
+        (b, h, n, v), in memory as the query is: (b, h, v, n) after a projection of images, else (b, n, h, v).
     """
     (b, h, n, _), v = query.shape, content.shape[2]
     if depth_before_positions(query):
@@ -94,8 +95,8 @@ def apply_content(query: Tensor, content: Tensor, other: Tensor | None = None) -
         out = torch.bmm(left, right)
     else:
         other = other.transpose(*swapped).reshape(left.shape[0], left.shape[1], right.shape[2])
-        keeps = is_compiling() or is_transformed()
-        out = torch.baddbmm(other, left, right) if keeps else other.baddbmm_(left, right)
+        out_of_place = is_compiling() or is_transformed()
+        out = torch.baddbmm(other, left, right) if out_of_place else other.baddbmm_(left, right)
     return out.view(shape).transpose(*swapped)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import to_query_dtype
-from lambdanets.kernels.slices import slices
+from lambdanets.kernels.slices import blocks
 from lambdanets.positions import DensePositions
 
 __all__ = ["DENSE_OP", "dense_positions_term"]
@@ -27,7 +27,7 @@ BLOCK_ELEMENTS = 1 << 20
 
 def _blocks(query: Tensor, embedding: Tensor) -> Iterator[slice]:
     n, m, k, u = embedding.shape
-    return slices(n, max(1, BLOCK_ELEMENTS // max(1, m * u * max(k, query.shape[0] * query.shape[1]))))
+    return blocks(n, m * u * max(k, query.shape[0] * query.shape[1]), BLOCK_ELEMENTS)
 
 
 def _operands(query: Tensor, embedding: Tensor, block: slice) -> tuple[Tensor, Tensor]:

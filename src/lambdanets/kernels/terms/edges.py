@@ -1,7 +1,7 @@
 """The position term for the edges of a graph: cost and memory in the number of edges, whatever n and m are.
 
-For each edge e = (n, m) the score q_n · E_e weighs V_m in the sum of y_n. Edges go through in blocks, so that what is
-gathered for them stays small; backward gathers it again.
+For each edge e = (n, m) the score q_n · E_e weighs V_m in the sum of y_n. Edges are processed in blocks, so that what
+is gathered for them stays small; backward gathers it again.
 
 Axes in names: b batch, h heads, e edges of a block, k query depth, v value depth, u intra-depth.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import to_query_dtype
-from lambdanets.kernels.slices import slices
+from lambdanets.kernels.slices import blocks
 from lambdanets.positions import EdgePositions, without_future_edges
 
 __all__ = ["EDGES_OP", "edge_positions_term"]
@@ -28,7 +28,7 @@ BLOCK_ELEMENTS = 1 << 20
 def _blocks(query: Tensor, value: Tensor, index: Tensor) -> Iterator[slice]:
     b, h, _, k = query.shape
     each = b * (h * (k + value.shape[3]) + value.shape[1] * value.shape[3])
-    return slices(index.shape[1], max(1, BLOCK_ELEMENTS // max(1, each)))
+    return blocks(index.shape[1], each, BLOCK_ELEMENTS)
 
 
 def _gather(query: Tensor, value: Tensor, index: Tensor, block: slice) -> tuple[Tensor, Tensor]:

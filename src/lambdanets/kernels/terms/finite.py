@@ -120,13 +120,13 @@ def _seen_on_grid(positions: GridPositions, bad_bmv: Tensor, causal: bool) -> Te
         for axis, side in enumerate(sides, start=1):
             bad = _any_within(bad, axis, side, side)
         return bad.flatten(1, -2)
-    # The past in row-major order: along the last axis; then the rows before with all behind; and so on to the front.
+    # The past in row-major order: along the last axis; then the rows before, whole; and so on to the front.
     last = len(sides)
     seen = _any_within(bad, last, sides[-1], 0)
-    behind = bad
+    earlier = bad
     for axis in range(last - 1, 0, -1):
-        behind = _any_within(behind, axis + 1, sides[axis], sides[axis])
-        seen = seen | _any_within(behind, axis, sides[axis - 1], -1)
+        earlier = _any_within(earlier, axis + 1, sides[axis], sides[axis])
+        seen = seen | _any_within(earlier, axis, sides[axis - 1], -1)
     return seen.flatten(1, -2)
 
 

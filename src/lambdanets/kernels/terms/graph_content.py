@@ -14,13 +14,12 @@ Axes in names: b batch, g graphs, m nodes, a heads or intra-depth, k query depth
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, einsum
 
 from lambdanets.kernels.autograd.library import Op
-from lambdanets.kernels.slices import slices, summed_at
+from lambdanets.kernels.slices import blocks, summed_at
 
 __all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
 
@@ -32,7 +31,7 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     """K̄: the keys' softmax over the nodes of each graph.
 
     Args:
-        key: (b, u, nodes, k), not in half precision, where the shares of large graphs would lose their digits.
+        key: (b, u, nodes, k), not in half precision, where the weights of large graphs would lose their digits.
         batch: (nodes,) int64 in [0, num_graphs).
         num_graphs: how many graphs there are.
 
@@ -43,14 +42,10 @@ def segment_softmax(key: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
     fixed = key.detach()
     largest = fixed.new_full((b, u, num_graphs, k), float("-inf"))
     largest = largest.scatter_reduce(2, batch[:, None].expand(key.shape), fixed, "amax")
-    largest = largest.masked_fill(largest == -math.inf, 0.0)  # a key of -inf has no share, also where all are so
+    largest = largest.masked_fill(largest == -math.inf, 0.0)  # a key of -inf has weight 0, also where all keys are -inf
     weight = torch.exp(key - largest.index_select(2, batch))
     total = summed_at(weight, batch, num_graphs)
     return weight / total.masked_fill(total == 0, 1.0).index_select(2, batch)
-
-
-def _blocks(nodes: int, each: int) -> Iterator[slice]:
-    return slices(nodes, max(1, BLOCK_ELEMENTS // max(1, each)))
 
 
 def _lambdas(left_bamk: Tensor, right_bamv: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
@@ -58,7 +53,7 @@ def _lambdas(left_bamk: Tensor, right_bamv: Tensor, batch: Tensor, num_graphs: i
     b, _, nodes, k = left_bamk.shape
     v = right_bamv.shape[3]
     lambda_bgkv = left_bamk.new_zeros(b, num_graphs, k, v)
-    for block in _blocks(nodes, b * k * v):
+    for block in blocks(nodes, b * k * v, BLOCK_ELEMENTS):
         products = einsum("bamk,bamv->bmkv", left_bamk[:, :, block], right_bamv[:, :, block])
         lambda_bgkv.index_add_(1, batch[block], products)
     return lambda_bgkv
@@ -68,7 +63,7 @@ def _applied(rows_bamk: Tensor, lambda_bgkv: Tensor, batch: Tensor) -> Tensor:
     """Each row times the lambda of its graph, (b, a, m, v)."""
     b, _, k, v = lambda_bgkv.shape
     out = rows_bamk.new_empty(*rows_bamk.shape[:3], v)
-    for block in _blocks(rows_bamk.shape[2], b * k * v):
+    for block in blocks(rows_bamk.shape[2], b * k * v, BLOCK_ELEMENTS):
         lambda_bmkv = lambda_bgkv.index_select(1, batch[block])
         out[:, :, block] = einsum("bamk,bmkv->bamv", rows_bamk[:, :, block], lambda_bmkv)
     return out
@@ -104,7 +99,7 @@ def segment_content_term(query: Tensor, keys: Tensor, value: Tensor, batch: Tens
 
     Args:
         query: (b, h, nodes, k).
-        keys: (b, u, nodes, k), behind :func:`segment_softmax`.
+        keys: (b, u, nodes, k), after :func:`segment_softmax`.
         value: (b, u, nodes, v).
         batch: (nodes,) int64 in [0, num_graphs), the graph of each node, in any order.
         num_graphs: how many graphs there are.

@@ -6,7 +6,7 @@ the forward and the backward pass choose each for themselves.
 **Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
 which takes as long as the products at small sizes (``scripts/measure_eager_path.py`` measures it). Here a kernel that
 can adds q·λc while a part of its output is in the cache; after the others it is added in place. Where calls are traced,
-transformed, observed or differentiated twice, the terms are computed apart.
+transformed, observed or gradients_by_autograd twice, the terms are computed apart.
 
 Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
@@ -20,13 +20,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.derivatives import differentiated
+from lambdanets.kernels.autograd.derivatives import gradients_by_autograd
+from lambdanets.kernels.autograd.layout import depth_before_positions, resolve_negatives, without_view
 from lambdanets.kernels.autograd.library import Op
-from lambdanets.kernels.autograd.memory import Workspace, depth_before_positions, resolved, whole
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
-from lambdanets.kernels.grid.planner import GRID_KERNELS, choose
+from lambdanets.kernels.grid.planner import GRID_KERNELS, choose_by_sizes
 from lambdanets.kernels.grid.spread import differ_in_size
 from lambdanets.kernels.names import require
 from lambdanets.kernels.precision import HALF
@@ -49,8 +50,14 @@ def grid_terms(call: Call, positions: GridPositions) -> Tensor:
     query, key, value = call.query, call.key, call.value
     table, origin = _table(positions, query.dtype, call.causal)
     statics = list(positions.grid), origin, call.kernel or ""
-    is_apart = key is None or call.causal or query.dtype in HALF or query.shape[0] == 0
-    if is_apart or not is_eager((query, key, value, table)):
+    compute_separately = (
+        key is None
+        or call.causal  # the content term then has an op of its own
+        or query.dtype in HALF  # on GPUs kernels take it as it is, and each term is rounded once
+        or query.shape[0] == 0  # which the op answers; kernels get no empty tensors
+        or not is_eager((query, key, value, table))
+    )
+    if compute_separately:
         return add_content_term(call, GRID_OP(query, value, table, *statics))
     tensors = query, normalise(cast("Tensor", key)), value, table
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
@@ -92,7 +99,7 @@ def _table(positions: GridPositions, dtype: torch.dtype, causal: bool) -> tuple[
     return table, centre
 
 
-def _forward(
+def _run_forward(
     query: Tensor,
     value: Tensor,
     table: Tensor,
@@ -110,7 +117,7 @@ def _forward(
     return out if sees_bad is None else out.masked_fill_(sees_bad[:, None], float("nan"))
 
 
-def _gradients(
+def _run_backward(
     grad: Tensor,
     query: Tensor,
     value: Tensor,
@@ -126,11 +133,10 @@ def _gradients(
         grad_query, grad_value, grad_table, grad_content = chosen.backward(
             grad.to(inputs.query.dtype), inputs, workspace
         )
-    grad_table = inputs.whole_table(grad_table, table, origin)
     if content is not None and grad_content is None:
         part, grad_content = content_gradients(grad, query, content)
         grad_query = grad_query.add_(part)
-    return grad_query, grad_value, grad_table, grad_content
+    return grad_query, grad_value, inputs.whole_table(grad_table, table, origin), grad_content
 
 
 def _chosen(
@@ -150,19 +156,17 @@ def _chosen(
     Raises:
         ValueError: if the named kernel cannot run.
     """
-    problem, tensors = inputs.problem, (inputs.query, inputs.value, inputs.table, grad)
+    problem = inputs.problem
     if kernel:
         require(kernel, problem)
         chosen = GRID_KERNELS[kernel]
     else:
-        backward = grad is not None
-        chosen = choose(problem, backward)
-        if chosen.mixes_channels and differ_in_size(problem, *tensors, channels=True):
-            chosen = choose(problem, backward, may_mix=False)
-        if chosen.spreads_errors and not chosen.mixes_channels and differ_in_size(problem, *tensors):
-            chosen = choose(problem, backward, may_spread=False, may_mix=False)
+        tensors = inputs.query, inputs.value, inputs.table, grad
+        chosen = choose_by_sizes(
+            problem, grad is not None, lambda channels: differ_in_size(problem, *tensors, channels=channels)
+        )
     sees_bad = None
-    if chosen.mixes_offsets:
+    if chosen.spreads_nonfinite_entries:
         table, sees_bad = remove_nonfinite_entries(inputs.table, problem.grid, problem.origin)
         inputs = replace(inputs, table=table)
     return chosen, inputs.widened() if problem.dtype in HALF and not chosen.half else inputs, sees_bad
@@ -170,12 +174,12 @@ def _chosen(
 
 def _position_gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, value and table in the position term alone."""
-    return _gradients(*args)[:3]
+    return _run_backward(*args)[:3]
 
 
 GRID_OP = Op(
     "grid_term",
-    _forward,
+    _run_forward,
     _position_gradients,
     tensors=("query", "value", "table"),
     shared=("table",),
@@ -200,7 +204,7 @@ class _BothTerms(torch.autograd.Function):
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
             if torch.is_grad_enabled() or is_transformed() or is_batched(grad) or is_observed((grad,)):
                 terms = partial(_terms_apart, grad, ctx.statics)
-                grads = differentiated(terms, (query, keys, value, table), ctx.needs_input_grad[:4])
+                grads = gradients_by_autograd(terms, (query, keys, value, table), ctx.needs_input_grad[:4])
             else:
                 grads = _both_gradients(grad, query, keys, value, table, content, *ctx.statics)
         return (*grads, None, None, None)
@@ -210,9 +214,9 @@ def _both_terms(
     query: Tensor, keys: Tensor, value: Tensor, table: Tensor, grid: list[int], origin: list[int], kernel: str
 ) -> tuple[Tensor, Tensor]:
     """The output and λc."""
-    query, keys, value, table = resolved((query, keys, value, table))
+    query, keys, value, table = resolve_negatives((query, keys, value, table))
     content = content_lambdas(keys, value)
-    return whole(_forward(query, value, table, grid, origin, kernel, content)), content
+    return without_view(_run_forward(query, value, table, grid, origin, kernel, content)), content
 
 
 def _both_gradients(
@@ -227,8 +231,8 @@ def _both_gradients(
     kernel: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, keys, value and table."""
-    grad, query, keys, value, table = resolved((grad, query, keys, value, table))
-    grad_query, grad_value, grad_table, grad_content = _gradients(
+    grad, query, keys, value, table = resolve_negatives((grad, query, keys, value, table))
+    grad_query, grad_value, grad_table, grad_content = _run_backward(
         grad, query, value, table, grid, origin, kernel, content
     )
     grad_content = cast("Tensor", grad_content)
@@ -249,5 +253,5 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _terms_apart(
     grad: Tensor, statics: tuple[Any, ...], query: Tensor, keys: Tensor, value: Tensor, table: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The sum of the terms, each in operations that can be differentiated again, and its gradient."""
+    """The sum of the terms, each in operations that can be gradients_by_autograd again, and its gradient."""
     return [content_term(query, keys, value, GRID_OP(query, value, table, *statics))], [grad]

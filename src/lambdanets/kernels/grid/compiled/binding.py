@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
+from lambdanets.kernels.autograd.layout import empty_in_order
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridProblem
 
 __all__ = [
@@ -169,7 +170,7 @@ def _wanted_level(names: list[str]) -> str:
 
 
 def _parallel_for() -> int | None:
-    """Address of PyTorch's parallel loop, or None where its CPU library does not export it (before 2.10)."""
+    """Address of PyTorch's parallel loop, or None where its CPU library does not export it."""
     prefix, suffix = {"win32": ("", ".dll"), "darwin": ("lib", ".dylib")}.get(sys.platform, ("lib", ".so"))
     path = Path(torch.__file__).parent / "lib" / f"{prefix}torch_cpu{suffix}"
     try:

@@ -84,6 +84,6 @@ KERNEL = GridKernel(
     adds_content=True,
     spreads_errors=True,
     mixes_channels=True,
-    mixes_offsets=True,
+    spreads_nonfinite_entries=True,
     device="cpu",
 )

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
+from lambdanets.kernels.autograd.layout import empty_in_order
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     ADDRESSES,

@@ -116,7 +116,7 @@ def run(
         kernel: one of ``query_kernels.py`` or ``lambda_kernels.py``.
         programs: how many.
         tensors: its first arguments.
-        strides: those behind them.
+        strides: those after them.
         sizes: the rest but the constants.
         constants: of the tiling, known when it is compiled.
         config: warps and stages.

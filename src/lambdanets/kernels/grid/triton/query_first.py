@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambdanets.kernels.autograd.memory import Workspace, empty_in_order
+from lambdanets.kernels.autograd.layout import empty_in_order
+from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel, GridProblem, Work
 from lambdanets.kernels.grid.triton.launch import (
     addressable,
@@ -329,4 +330,6 @@ def _sizes(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, ...]:
     )
 
 
+# An entry of the table that is not finite reaches outputs beside the grid's border that do not see it. To take such
+# entries out would take some ten launches more at every call; ``lambda_apply`` names the exception instead.
 KERNEL = GridKernel("query_first_triton", forward, backward, check, work, device="cuda", half=True)

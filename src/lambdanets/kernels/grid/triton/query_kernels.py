@@ -167,7 +167,7 @@ def value_gradient_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Value gradient, dV = Sᵀ · g of one tile of context and DP channels: S made again for all queries that see it.
 
-    C0 is that of the queries here: their tiles start at xc + C0 + d·B, with C0 = 0 or the negative reach behind.
+    C0 is that of the queries here: their tiles start at xc + C0 + d·B, with C0 = 0 or the negative reach back.
     """
     dtype: tl.constexpr = G.dtype.element_ty
     pid = tl.program_id(0)
@@ -194,7 +194,7 @@ def value_gradient_kernel(  # type: ignore[no-untyped-def]
             t0 = load_table(T + u * EY * EX * K, yc - y + OY, first, EY, EX, K, B, KP)
             p0 = dot(q0, t0.T, UPCAST, PRECISION)
             if GY:
-                # The row behind the last that sees this context has an offset outside of the table, so zeros.
+                # The row after the last that sees this context has an offset outside of the table, so zeros.
                 t1 = load_table(T + u * EY * EX * K, yc - y - 1 + OY, first, EY, EX, K, B, KP)
                 p1 = dot(q1, t1.T, UPCAST, PRECISION)
             else:
