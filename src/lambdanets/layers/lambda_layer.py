@@ -34,7 +34,7 @@ from lambdanets.layers.norms import (
     check_order,
     make_norm,
 )
-from lambdanets.layers.projection import FromInput, projected
+from lambdanets.layers.projection import FromInput, projected, tensors_of
 from lambdanets.positions import GridPositions
 
 __all__ = ["LambdaLayer"]
@@ -226,7 +226,7 @@ class LambdaLayer(LambdaModule):
             check_enough_values(f"x of shape {tuple(x.shape)}", self.norm_query, self.norm_value)
         grid = tuple(x.shape[2:])
         if self._saves_only_input(x, context, mask):
-            out = FromInput.apply(self, x, *self._tensors())
+            out = FromInput.apply(self, x, *tensors_of(self))
         else:
             query, key, value = self.project(x, context)
             flat_mask = None if mask is None else self._flat_mask(mask, grid)
@@ -297,16 +297,7 @@ class LambdaLayer(LambdaModule):
             return False
         if not qkv.weight.requires_grad or qkv.groups != 1 or set(qkv.kernel_size) != {1} or is_hooked((qkv, *norms)):
             return False
-        return self.kernel not in PLAIN and not is_observed(self._tensors())
-
-    def _tensors(self) -> list[Tensor | None]:
-        """Return what :class:`FromInput` takes beside the input."""
-        tensors: list[Any] = [self.positions, self.qkv.weight, self.qkv.bias]
-        for norm in (self.norm_query, self.norm_value):
-            of_batch = norm.training or norm.running_mean is None
-            tensors += [norm.weight, norm.bias]
-            tensors += [None, None] if of_batch else [norm.running_mean, norm.running_var]
-        return tensors
+        return self.kernel not in PLAIN and not is_observed(tensors_of(self))
 
     def _flat_mask(self, mask: Tensor, grid: tuple[int, ...]) -> Tensor:
         if not isinstance(mask, Tensor):

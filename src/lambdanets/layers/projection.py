@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,32 +27,12 @@ from lambdanets.kernels.dispatch import dispatch
 from lambdanets.kernels.terms.grid import grid_gradients
 from lambdanets.positions import GridPositions
 
-__all__ = ["FromInput", "Projected", "projected"]
+if TYPE_CHECKING:
+    from lambdanets.layers.lambda_layer import LambdaLayer
 
-Projected = tuple[Tensor, Tensor, Tensor]
+__all__ = ["FromInput", "projected", "tensors_of"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-class Projecting(Protocol):
-    """Protocol of a layer that projects its input and applies the lambdas of its context."""
-
-    num_heads: int
-    intra_depth: int
-    kernel: str | None
-    norm_query: Any
-    norm_value: Any
-
-    def _widths(self) -> list[int]:
-        """Channels of queries, keys and values."""
-
-    def project(self, x: Tensor) -> Projected:
-        """Queries, keys and values."""
-
-    def apply_lambdas(
-        self, query: Tensor, key: Tensor, value: Tensor, positions: GridPositions, mask: Tensor | None
-    ) -> Tensor:
-        """(b, h, n, v)."""
 
 
 def projected(
@@ -61,8 +41,8 @@ def projected(
     project: Callable[[Tensor], Tensor],
     norm_query: Callable[[Tensor], Tensor],
     norm_value: Callable[[Tensor], Tensor],
-    layer: Projecting,
-) -> Projected:
+    layer: LambdaLayer,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (b, h, n, k), keys (b, u, m, k) before their softmax, and values (b, u, m, v).
 
     Args:
@@ -92,15 +72,25 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return rows.reshape(*rows.shape[:2], heads, rows.shape[2] // heads).transpose(1, 2)
 
 
-class FromInput(torch.autograd.Function):
-    """(b, h, n, v) of a layer from (layer, x, table, weight, bias, *norm of queries, *norm of values).
+def tensors_of(layer: LambdaLayer) -> list[Tensor | None]:
+    """Tensors of a layer that :class:`FromInput` takes: table, weight and bias of the projection, four of each norm.
 
-    A norm is its weight, bias, running mean and running variance, the last two None where it takes the statistics of
+    A norm's are its weight, bias, running mean and running variance, the last two None where it takes the statistics of
     the batch.
     """
+    tensors: list[Any] = [layer.positions, layer.qkv.weight, layer.qkv.bias]
+    for norm in (layer.norm_query, layer.norm_value):
+        of_batch = norm.training or norm.running_mean is None
+        tensors += [norm.weight, norm.bias]
+        tensors += [None, None] if of_batch else [norm.running_mean, norm.running_var]
+    return tensors
+
+
+class FromInput(torch.autograd.Function):
+    """(b, h, n, v) of a layer from (layer, x, *tensors of the layer); see :func:`tensors_of`."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Projecting, *tensors: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, layer: LambdaLayer, *tensors: Any) -> Tensor:  # type: ignore[override]
         """Run the layer's own methods without derivatives."""
         ctx.save_for_backward(*tensors)
         ctx.layer = layer
@@ -118,7 +108,7 @@ class FromInput(torch.autograd.Function):
 def _outs_and_gradients(
     grad: Tensor,
     further: bool,
-    layer: Projecting,
+    layer: LambdaLayer,
     x: Tensor,
     table: Tensor,
     weight: Tensor,
@@ -137,7 +127,7 @@ def _outs_and_gradients(
         bias: of the projection.
         *norms: four tensors for each.
     """
-    norm_query, norm_value = _norm(layer.norm_query.eps, *norms[:4]), _norm(layer.norm_value.eps, *norms[4:])
+    norm_query, norm_value = _as_function(layer.norm_query, *norms[:4]), _as_function(layer.norm_value, *norms[4:])
     project = partial(_CONV[x.ndim - 2], weight=weight, bias=bias)
     query, key, value = projected(x, None, project, norm_query, norm_value, layer)
     call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=layer.kernel)
@@ -148,10 +138,16 @@ def _outs_and_gradients(
     return [out for out, _ in pairs], [given for _, given in pairs]
 
 
-def _norm(
-    eps: float, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None
+def _as_function(
+    norm: Any, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None
 ) -> Callable[[Tensor], Tensor]:
-    """The batch-norm as a function; without a mean it takes the statistics of the batch."""
+    """A batch-norm as a function of its tensors; without a mean it takes the statistics of the batch."""
     return partial(
-        F.batch_norm, running_mean=mean, running_var=variance, weight=weight, bias=bias, training=mean is None, eps=eps
+        F.batch_norm,
+        running_mean=mean,
+        running_var=variance,
+        weight=weight,
+        bias=bias,
+        training=mean is None,
+        eps=norm.eps,
     )
