@@ -124,18 +124,34 @@ def test_cells_that_a_report_was_asked_for():
     assert coherent(cells, wanted=Wanted(epochs=5)) == ([], cells)
 
 
-def test_the_rate_of_a_search_is_best_in_the_mean_over_its_seeds():
-    def search(lr, *accuracies):
-        return [replace(made("a", "search", lr=lr), result={"validation_top1": one}) for one in accuracies]
-
-    # By one seed the other is best, and of equal means the lowest.
-    assert best_rate([*search(0.3, 0.9, 0.1), *search(0.1, 0.6, 0.6)]) == 0.1
-    assert best_rate([*search(0.3, 0.6), *search(0.1, 0.6), *search(0.2, 0.6)]) == 0.1
+@pytest.mark.parametrize(
+    ("images", "accuracies", "rate"),
+    [
+        # The mean over seeds counts.
+        (10**6, {0.3: [0.9, 0.1], 0.1: [0.6, 0.6]}, 0.1),
+        (10**6, {0.1: [0.7], 0.2: [0.69], 0.3: [0.6]}, 0.1),
+        # A standard error of 100 images is 0.046 at 0.7: within it the middle one, outside of it not.
+        (100, {0.1: [0.7], 0.2: [0.66], 0.3: [0.6]}, 0.2),
+        (100, {0.1: [0.7], 0.2: [0.65], 0.3: [0.6]}, 0.1),
+        # Of two as near to the middle the better one, of equals the lower.
+        (100, {0.1: [0.69], 0.2: [0.5], 0.3: [0.7]}, 0.3),
+        (100, {0.1: [0.7], 0.2: [0.5], 0.3: [0.7]}, 0.1),
+        (100, {0.1: [0.0], 0.2: [0.0], 0.3: [0.7]}, 0.3),
+    ],
+)
+def test_the_rate_of_a_search_is_the_best_that_its_images_tell(images, accuracies, rate):
+    searches = [
+        replace(made("a", "search", lr=lr), result={"validation_top1": one}, data={"images": [9, images, 9]})
+        for lr, found in accuracies.items()
+        for one in found
+    ]
+    assert best_rate(searches) == rate
 
 
 def test_trainings_with_a_rate_that_a_longer_search_no_longer_chooses_are_left_out():
     def search(row, lr, accuracy):
-        return replace(made(row, "search", lr=lr), result={"validation_top1": accuracy})
+        result = {"validation_top1": accuracy}
+        return replace(made(row, "search", lr=lr), result=result, data={"fingerprint": "d1", "images": [9, 99, 9]})
 
     searches = [search("a", 0.1, 0.6), search("a", 0.2, 0.8), search("b", 0.1, 0.7)]
     old, new = (made("a", seed=0, epochs=3, lr=lr) for lr in (0.1, 0.2))
