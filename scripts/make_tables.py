@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -21,6 +22,7 @@ from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
+from lambdanets.experiments.compare.summary import SMALL_SAMPLES
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
@@ -318,7 +320,9 @@ def study(name: str) -> str:
     _, which, *table = name.split("-", 2)
     outcome = _outcome(which)
     if table:
-        text = table_text(next(each for each in outcome.tables if each.name == table[0]))
+        found = next(each for each in outcome.tables if each.name == table[0])
+        # The page has this note once, for all tables.
+        text = table_text(replace(found, notes=[note for note in found.notes if note != SMALL_SAMPLES]))
         return f"{text}\n\n{outcome.environment}."
     words = {True: "yes", False: "**no**", None: "no answer"}
     rows = [f"| {claim.text} | {words[claim.held]} |" for claim in outcome.claims]

@@ -6,7 +6,7 @@ import pytest
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of
-from lambdanets.experiments.compare.summary import SMALL_SAMPLES, told_p
+from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, told_p
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
 
 ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
@@ -34,6 +34,19 @@ def cells():
         "worse": {"images_per_second": [500, 400, 600], "ratio": [0.5, 0.4, 0.6]},
     }
     return [*found, done("convolution", "speed", dict.fromkeys(PASSES, times))]
+
+
+def test_the_line_of_the_machine_tells_threads_by_what_was_done():
+    names = ("machine", "cores", "precision", "torch", "timm", "lambdanets", "date")
+    machine = dict(zip(names, ("m", 2, "float32", "2", "1", "0", "d"), strict=True))
+    made = [
+        Done({"seed": 0} if trains else {}, {}, {}, {}, {**machine, "threads": threads, "commit": commit}, 1.0)
+        for trains, threads, commit in ((True, 1, "a"), (False, 2, "b"), (True, 1, "b"))
+    ]
+    threads = "trainings with 1 thread, measurements with 2 threads"
+    assert machine_line(made) == f"m, 2 cores, float32; {threads}; PyTorch 2, timm 1, lambdanets 0 (a, b); d"
+    assert "; measurements with 2 threads; " in machine_line(made[1:2])
+    assert machine_line([]) == ""
 
 
 def test_tables():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -336,7 +337,13 @@ def machine_line(cells: Sequence[Done]) -> str:
     def each(name: str) -> str:
         return ", ".join(dict.fromkeys(str(done.environment.get(name, "")) for done in cells))
 
+    threads: dict[str, dict[str, None]] = {}
+    for done in cells:
+        kind = "trainings" if "seed" in done.config else "measurements"
+        threads.setdefault(kind, {})[str(done.environment.get("threads", ""))] = None
+    told = ", ".join(f"{kind} with {' and '.join(counts)} threads" for kind, counts in threads.items())
+    told = re.sub(r"\b1 threads", "1 thread", told)
     return (
-        f"{each('machine')}, {each('threads')} threads of {each('cores')} cores, {each('precision')}; PyTorch "
-        f"{each('torch')}, timm {each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"
+        f"{each('machine')}, {each('cores')} cores, {each('precision')}; {told}; PyTorch {each('torch')}, timm "
+        f"{each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"
     )
