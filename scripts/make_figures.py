@@ -77,20 +77,23 @@ def lambda_layer(path: Path) -> None:
     ax.set_aspect("equal")
     ax.axis("off")
 
-    # The feature map with a query and its context.
+    # The feature map with a query: the content term sees all of it, the position term the scope around the query.
     for i in range(7):
         for j in range(7):
             inside = abs(i - 3) <= 2 and abs(j - 3) <= 2
-            colour = QUERY if (i, j) == (3, 3) else CONTEXT if inside else "#eef1f4"
+            colour = QUERY if (i, j) == (3, 3) else CONTEXT if inside else "#e4ecfb"
             ax.add_patch(Rectangle((0.3 + j * 0.42, 1.25 + i * 0.42), 0.42, 0.42, facecolor=colour, edgecolor="white"))
     ax.text(1.77, 4.32, "feature map X", ha="center", va="bottom", fontsize=12, color=INK)
-    ax.text(1.77, 1.1, "query n (red) and its context", ha="center", va="top", fontsize=9.5, color="#52606d")
+    for first, side, colour in ((0, 7, CONTENT), (1, 5, POSITION)):
+        corner, length = (0.3 + first * 0.42, 1.25 + first * 0.42), side * 0.42
+        ax.add_patch(Rectangle(corner, length, length, fill=False, edgecolor=colour, linewidth=1.6))
+    ax.text(1.77, 1.1, "query n (red) in its scope (orange)", ha="center", va="top", fontsize=9.5, color="#52606d")
 
     # Content and position lambdas.
     matrix(ax, 4.35, 3.45, 3, 5, 0.27, CONTENT, 1, r"$\bar{K}^{\top} V=\lambda^{c}$", "shared by all queries")
     matrix(ax, 4.35, 0.95, 3, 5, 0.27, POSITION, 2, r"$E_n^{\top} V=\lambda^{p}_n$", "one for each query")
-    arrow(ax, (3.35, 3.2), (4.2, 3.85), CONTENT, -0.1)
-    arrow(ax, (3.35, 2.3), (4.2, 1.4), POSITION, 0.1)
+    arrow(ax, (3.3, 3.4), (4.2, 3.85), CONTENT, -0.1)
+    arrow(ax, (2.86, 2.0), (4.2, 1.4), POSITION, 0.1)
     ax.text(6.55, 2.7, "+", fontsize=22, ha="center", va="center", color=INK)
     arrow(ax, (5.85, 3.8), (6.5, 3.0), CONTENT, -0.15)
     arrow(ax, (5.85, 1.5), (6.4, 2.4), POSITION)
