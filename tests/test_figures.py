@@ -42,7 +42,6 @@ ALLOWED = {
     "docs/training.md": [
         ("256 MiB", "inspection.py's limit"),
         ("64 KiB", "inspection.py's length of an end"),
-        ("1, times", "a scale and a factor, not a ratio"),
         ("80 %", "the shares of a split"),
         ("10 %", "the shares of a split"),
         ("2 %", "the share in the command"),

@@ -17,41 +17,43 @@ __all__ = ["adopt"]
 
 def adopt(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Weights: safetensors, or what torch.save wrote.")
+        Path | None,
+        typer.Argument(metavar="[CHECKPOINT]", help="File of weights: safetensors, or written by torch.save."),
     ] = None,
     origin: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="The model of the weights: timm:NAME, or python:MODULE:FUNCTION for one that a function makes.",
+            help="Model of the weights: timm:NAME, or python:MODULE:FUNCTION for a function that creates it.",
         ),
     ] = "",
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE.safetensors", help="Write the adopted weights here.")
+        Path | None, typer.Option(metavar="FILE.safetensors", help="Write the adopted weights to this file.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Take timm's published weights in place of a CHECKPOINT.")
+        bool, typer.Option("--pretrained", help="Use timm's published weights instead of a CHECKPOINT.")
     ] = False,
     num_classes: Annotated[
-        int | None, typer.Option(help="Classes of the model.  \\[default: the checkpoint's]", min=1)
+        int | None, typer.Option(help="Number of classes of the model.  \\[default: the checkpoint's]", min=1)
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the random images to compare on.  \\[default: the model's]", min=1)
+        int | None, typer.Option(help="Side of the random images for the comparison.  \\[default: the model's]", min=1)
     ] = None,
     faithful: Annotated[
         bool,
         typer.Option(
-            "--faithful", help="Reproduce leaderj1001's layers with u > 1, which read their values in two orders."
+            "--faithful",
+            help="Reproduce leaderj1001's layers with u > 1 exactly: they read their values in two orders.",
         ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Put this library's lambda layers into somebody else's trained model, and compare its outputs before and after.
+    """Put this library's lambda layers into another implementation's model, and compare its outputs before and after.
 
-    Knows the lambda layers of timm, lucidrains, d-li14 and leaderj1001, in any model. A model of this library, as
-    timm:lambda_resnet50_llll, takes a checkpoint of theirs directly. Outputs are compared on two random images in
-    float32 and float64; exit code 1, and no file, if they differ.
+    Supports the lambda layers of timm, lucidrains, d-li14 and leaderj1001, in any model. A model of this library, such
+    as timm:lambda_resnet50_llll, loads checkpoints of these implementations directly. Outputs are compared on two
+    random images in float32 and float64; if they differ, no file is written and the exit code is 1.
 
     For example:
 

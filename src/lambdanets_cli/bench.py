@@ -23,44 +23,52 @@ __all__ = ["bench"]
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Three shapes, within a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only three shapes, in less than a minute.")] = False,
     cases: Annotated[
-        str | None, typer.Option(help="Only cases whose name matches, for example 'global-*,scope7-*'.")
+        str | None, typer.Option(help="Only cases whose name matches a pattern, for example 'global-*,scope7-*'.")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Least time for the turns of a case and pass.  \\[default: 2; --quick 1; --calibrate 1]"),
+        typer.Option(help="Minimum time for each case and pass.  \\[default: 2; with --quick or --calibrate: 1]"),
     ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(
-            help="Most time; medians not known to 10 % by then are marked.  \\[default: 15; --quick, --calibrate 5]"
+            help="Maximum time; medians that are not known to 10 % by then are marked.  "
+            "\\[default: 15; with --quick or --calibrate: 5]"
         ),
     ] = None,
     noisy: Annotated[
-        bool, typer.Option("--noisy", help="Measure again only the cases with a marked row in the files of --output.")
+        bool, typer.Option("--noisy", help="Measure again only the cases with a marked row in the files in --output.")
     ] = False,
-    growth: Annotated[bool, typer.Option("--growth", help="Time against n from 49 to 16,384 instead.")] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Measure the time as a function of n, from 49 to 16,384, instead.")
+    ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit the planner to this machine instead; kept in the cache folder.")
+        bool,
+        typer.Option(
+            "--calibrate", help="Fit the planner to this machine instead, and keep the result in the cache folder."
+        ),
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: bfloat16 and other shapes, beside FlexAttention.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; on cuda in bfloat16, with other shapes, also against FlexAttention.")
+    ] = "cpu",
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the result files; with --calibrate the file of the constants.  "
+            help="Folder for the result files; with --calibrate, the file for the constants.  "
             "\\[default: bench-results; --calibrate: the cache folder]"
         ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Only print the table of a result file, as Markdown.")
+        Path | None, typer.Option(metavar="CSV", help="Only print the table of a result file as Markdown.")
     ] = None,
 ) -> None:
-    """Measure the layer beside lucidrains' and timm's, attention and convolution, turn by turn in one run.
+    """Compare the speed of the layer with lucidrains' and timm's layers, attention and convolution.
 
-    The outputs and gradients of all lambda layers are compared first. A ratio is the median over turns, with a
-    bootstrap interval of 95 %; turns go on until it is within 10 % or the time is up. Writes a CSV that names machine,
-    versions, threads and precision, a table and a plot.
+    The outputs and gradients of all lambda layers are compared first. All are then timed in turns. A ratio is the
+    median over turns, with a bootstrap interval of 95 %; measuring continues until the interval is within 10 % or the
+    time is up. Writes a CSV file that names machine, versions, threads and precision, a table and a plot.
 
     For example:
 

@@ -27,48 +27,54 @@ def compare(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to train on, as of lambdanets train.  \\[default: digits, which come with the install; "
+            help="Images to train on, as in lambdanets train.  \\[default: digits, which need no download; "
             "family: none]"
         ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help=f"Trainings of each row.  \\[default: {SEEDS}]", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help=f"Number of trainings per row.  \\[default: {SEEDS}]", min=1)
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW", help="Only this row of the study, and the first one; may be given several times."),
+        typer.Option(metavar="ROW", help="Only this row of the study and the first row; can be given several times."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images.  \\[default: by their number]", min=1)
+        int | None, typer.Option(help="Passes over the training images.  \\[default: depends on their number]", min=1)
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Cells at the same time.  \\[default: one a CPU core; 1 with a GPU]", min=1)
+        int | None,
+        typer.Option(help="Number of cells run in parallel.  \\[default: one per CPU core; 1 with a GPU]", min=1),
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="slurm|local", help="Send the cells as jobs by submitit (lambdanets\\[cluster])."),
+        typer.Option(
+            metavar="slurm|local", help="Run the cells as cluster jobs with submitit (pip install '.\\[cluster]')."
+        ),
     ] = None,
     job: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="A parameter of submitit for --cluster, as timeout_min=600; several times."
+            metavar="NAME=VALUE",
+            help="A submitit parameter for --cluster, such as timeout_min=600; can be given several times.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the results; each study has one in it.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for the results, with a subfolder for each study.")] = Path(
         "compare-results"
     ),
     report: Annotated[
         bool,
         typer.Option(
             "--report",
-            help="Run nothing, only write the report of the cells that are there: of one size, data set and number of "
-            "epochs, those of --quick, --data and --epochs where given.",
+            help="Run nothing, only write the report of the existing cells: those of --quick, --data and --epochs, or "
+            "of the most frequent kind.",
         ),
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run one of the paper's experiments and write its report, one HTML page with tables and plots.
+    """Run a comparison: the paper's experiments, and two more. Its report is an HTML page with tables and plots.
 
-    Each cell of a study (a row and a seed, a measurement) is one file in OUTPUT/STUDY/cells. A study that was stopped
-    with Ctrl-C or otherwise goes on with the same command; cells that are there are not run again.
+    Each cell of a study (a row and a seed, or a measurement) is one file in OUTPUT/STUDY/cells. If a study was stopped,
+    by Ctrl-C or otherwise, the same command continues it; existing cells are not run again.
 
     For example:
 

@@ -10,9 +10,9 @@ __all__ = ["env"]
 
 
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, devices, kernels present and absent with the reasons, and folders: what a report of a fault needs.
+    """Show versions, devices, available kernels (and why others are not) and folders, for bug reports.
 
-    Of environment variables those are shown that change speed, numbers or folders, without values that are secret.
+    Environment variables that affect speed, results or folders are shown; secret values are hidden.
 
     For example:
 

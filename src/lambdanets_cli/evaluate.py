@@ -17,26 +17,32 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Other data, scored whole: a test part if there is one, else a validation part, else all images. "
-            "Classes are matched by name.  \\[default: the run's own test images]"
+            help="Other data: their test split if there is one, otherwise their validation split, otherwise all "
+            "images. Classes are matched by name.  \\[default: the run's own test images]"
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the files.  \\[default: the run folder]"),
+        typer.Option(help="Folder for the files.  \\[default: the run folder; runs/NAME for bundled weights]"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step.  \\[default: as in the training]", min=1)
+    ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes that read images; 0: none.", min=0),
+        typer.Option(
+            help="Number of processes that read images; 0: the main process reads them.  "
+            "\\[default: as in the training]",
+            min=0,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a run's best weights on the test images: top-1, top-5, loss, a picture of the confusion matrix.
+    """Evaluate the best weights of a run on the test images: top-1, top-5, loss, and a plot of the confusion matrix.
 
-    The test images are those of the split that is stored with the run. Other data are a source of their own: a
-    folder of class folders, or one with test/ or val/, with any number of images for each class.
+    The test images are those of the split that is stored with the run. Other data (--data) are a folder of class
+    folders, or one with test/ or val/, with any number of images per class; nothing is held out.
 
     Writes evaluation.json, confusion.csv and confusion.png.
 

@@ -26,38 +26,37 @@ def explain(
         str | None,
         typer.Argument(
             metavar="RUN_OR_MODEL",
-            help="A folder that `lambdanets train` wrote, weights that come with the package, as "
-            "lambda_resnet_tiny.digits, or a model of timm's registry.  "
-            "\\[default: weights that come with the package]",
+            help="A run folder (written by `lambdanets train`), the name of bundled weights, or a model of timm's "
+            "registry.  \\[default: lambda_resnet_tiny.digits]",
         ),
     ] = None,
     image: Annotated[
         Path | None,
         typer.Argument(
             metavar="IMAGE",
-            help="An image file of any size; without one the page has what the layers have learnt alone.  "
-            "\\[default: a test image stored with the run, if there is one]",
+            help="An image file of any size.  \\[default: a test image stored with the run; without one, the page "
+            "shows only what the layers have learnt about positions]",
         ),
     ] = None,
     layer: Annotated[
-        list[str] | None, typer.Option(help="Explain this layer alone; may be given several times.  \\[default: all]")
+        list[str] | None, typer.Option(help="Explain only this layer; can be given several times.  \\[default: all]")
     ] = None,
-    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("explain.html"),
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Which weights of the run: best or last.  \\[default: best]")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("explain.html"),
+    checkpoint: Annotated[str | None, typer.Option(help="Weights of the run: best or last.  \\[default: best]")] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="A model of timm's registry without its published weights.")
+        bool, typer.Option("--random-weights", help="Use a model of timm's registry without its published weights.")
     ] = False,
     decision: Annotated[
         bool,
-        typer.Option(help="What matters for the class: runs the model some dozens of times more."),
+        typer.Option(
+            help="Also show what matters for the predicted class; this runs the model several dozen more times."
+        ),
     ] = True,
     debug: Debug = False,
 ) -> None:
-    """Show what the lambda layers of a model take from where in an image, as one HTML page to point at.
+    """Write an HTML page that shows how strongly each query of the lambda layers weights each image position.
 
-    Prints for each layer how well the weights that the page shows account for the layer's output; a relative difference
+    For each layer, prints how well the weights on the page reproduce the output of the layer; a relative difference
     above 0.01 is an error.
 
     For example:

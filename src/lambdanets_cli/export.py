@@ -23,25 +23,26 @@ def export(
     run: RunFolder,
     format: Annotated[
         str | None,
-        typer.Option(help="onnx or torch-export.  \\[default: by the suffix of --output, else onnx]"),
+        typer.Option(help="onnx or torch-export.  \\[default: by the suffix of --output, otherwise onnx]"),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="The file, .onnx or .pt2.  \\[default: best.onnx or best.pt2 in the run folder]"),
+        typer.Option(help="Output file, .onnx or .pt2.  \\[default: best.onnx or best.pt2 in the run folder]"),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Which weights: best or last.")] = "best",
-    logits: Annotated[
-        bool, typer.Option("--logits", help="Write a model that gives logits, not probabilities.")
-    ] = False,
+    checkpoint: Annotated[str, typer.Option(help="Weights to export: best or last.")] = "best",
+    logits: Annotated[bool, typer.Option("--logits", help="Return logits instead of probabilities.")] = False,
     fixed_size: Annotated[
-        bool, typer.Option("--fixed-size", help="Images of the run's size only, for models that take no other.")
+        bool,
+        typer.Option(
+            "--fixed-size", help="Accept only images of the run's size, for models that support no other size."
+        ),
     ] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, from 18.  \\[default: PyTorch's]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or higher.  \\[default: PyTorch's]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a run's model to a file for other runtimes, and check that the file gives the same numbers.
+    """Export the model of a run to ONNX or torch.export, and check that the file gives the same outputs.
 
-    The file takes any number of images of any size and gives probabilities. Preprocessing and class names are in
+    The file accepts batches and images of any size and returns probabilities. Preprocessing and class names are in
     its metadata, so that it can be used without this package.
 
     For example:

@@ -50,20 +50,23 @@ def kernels(
         str, typer.Option(help="Batch, grid (one to three sizes) and channels, for example 8,14,14,256.")
     ] = "8,14,14,256",
     scope: Annotated[
-        str | None, typer.Option(help="Odd scope of a local context, or one for each axis.  \\[default: global]")
+        str | None,
+        typer.Option(help="Scope of a local context, odd: one number, or one per axis.  \\[default: global]"),
     ] = None,
     heads: Annotated[int, typer.Option(help="Number of heads.", min=1)] = 4,
-    dim_key: Annotated[int, typer.Option(help="Depth of the queries.", min=1)] = 16,
+    dim_key: Annotated[int, typer.Option(help="Query depth k.", min=1)] = 16,
     intra_depth: Annotated[int, typer.Option(help="Intra-depth u.", min=1)] = 1,
-    causal: Annotated[bool, typer.Option("--causal", help="Each position sees those before it only.")] = False,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Each position sees itself and the positions before it.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.  \\[default: cuda if there is one, else cpu]")
+        str | None, typer.Option(help="cpu or cuda.  \\[default: cuda if available, otherwise cpu]")
     ] = None,
 ) -> None:
-    """Show every kernel for a shape: whether it can run, what it would cost, and which one is chosen.
+    """Show all kernels for a shape: whether each can run, its estimated cost, and which one is chosen.
 
-    Costs are estimated by constants of the package, or of this machine after `lambdanets bench --calibrate`.
+    Costs are estimated with the constants of the package, or of this machine after `lambdanets bench --calibrate`.
 
     For example:
 

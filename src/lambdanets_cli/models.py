@@ -20,25 +20,29 @@ _COUNTS = ("params (M)", "mult-adds (G)", "activations (M)")
 def models(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="A model of timm's registry: its stages.  \\[default: list the family]"),
+        typer.Argument(
+            metavar="NAME",
+            help="List the stages of this model of timm's registry.  \\[default: list all LambdaResNets]",
+        ),
     ] = None,
     image_size: Annotated[
         str | None, typer.Option(help="SIDE or HEIGHTxWIDTH in pixels.  \\[default: each model's own]")
     ] = None,
     stages: Annotated[
-        str | None, typer.Option(help="Another placement, as CLLL or C-C-CL-L; with NAME only.", metavar="PLACEMENT")
+        str | None,
+        typer.Option(help="Another placement, such as CLLL or C-C-CL-L; only with NAME.", metavar="PLACEMENT"),
     ] = None,
     count_padding: Annotated[
         bool, typer.Option("--count-padding", help="Count local lambda layers as padded convolutions, m = scope².")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write the table to a file, too.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
 ) -> None:
-    """List the LambdaResNets with their costs, or one model's stages; nothing is allocated for it.
+    """List the LambdaResNets with their costs, or the stages of one model; nothing is allocated.
 
-    For one image: multiply-adds of products and convolutions; activations are what convolutions, linear and
-    lambda layers put out. Lambda layers count in the paper's order over the context positions inside their
-    scope and map, whatever kernel runs.
+    Costs are for one image: multiply-adds of matrix products and convolutions, and activations, the output elements of
+    convolutions, linear and lambda layers. Lambda layers are counted in the paper's order, over the context positions
+    inside their scope and map, whichever kernel runs.
 
     For example:
 

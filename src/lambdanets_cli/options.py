@@ -19,13 +19,13 @@ def _set_debug(value: bool) -> None:
 
 Debug = Annotated[
     bool,
-    typer.Option("--debug", help="Show the traceback of an error (or set LAMBDANETS_DEBUG=1).", callback=_set_debug),
+    typer.Option("--debug", help="Show the traceback of errors (or set LAMBDANETS_DEBUG=1).", callback=_set_debug),
 ]
 RunFolder = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="A folder that `lambdanets train` wrote, or weights that come with the package, for example "
+        help="A run folder (written by `lambdanets train`), or the name of bundled weights, for example "
         "lambda_resnet_tiny.digits.",
     ),
 ]

@@ -13,15 +13,15 @@ __all__ = ["plot"]
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders that `lambdanets train` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders (written by `lambdanets train`).")],
     output: Annotated[
-        Path, typer.Option(help="The picture to write: .png, .svg or .pdf.  \\[default: runs.png]", show_default=False)
+        Path, typer.Option(help="Output file: .png, .svg or .pdf.  \\[default: runs.png]", show_default=False)
     ] = Path("runs.png"),
     debug: Debug = False,
 ) -> None:
-    """Draw the curves of several runs in one picture: training loss, validation loss, validation error.
+    """Plot the curves of several runs in one figure: training loss, validation loss, validation error.
 
-    Each run has a colour of its own in all three, and is named as its folder is.
+    Each run has the same colour in all three plots, and is labelled with the name of its folder.
 
     For example:
 

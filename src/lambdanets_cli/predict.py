@@ -15,14 +15,14 @@ __all__ = ["predict"]
 def predict(
     run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files of any size.")],
-    top: Annotated[int, typer.Option(help="How many classes to show.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="Number of classes to show, most probable first.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what is in images: the most probable classes by a run's best weights.
+    """Classify images with the best weights of a run.
 
-    Images are converted and resized as those of the training were, and not changed otherwise: a model of the
-    digits knows bright strokes on black, not pencil on paper.
+    Images are converted and resized as in the training, and not changed in any other way: a model of the
+    digits expects bright strokes on black, not pencil on paper.
 
     For example:
 

@@ -17,16 +17,16 @@ def publish(
         str,
         typer.Option(
             metavar="PLACE",
-            help="hf-hub:USER/NAME, a repository of the Hugging Face hub; or local-dir:FOLDER, a new folder.",
+            help="hf-hub:USER/NAME, a repository on the Hugging Face hub, or local-dir:FOLDER, a new or empty folder.",
         ),
     ],
-    checkpoint: Annotated[str, typer.Option(help="Which weights: best or last.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="Weights to publish: best or last.")] = "best",
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Put a run's model where timm loads it from, with its input transform, classes and a model card.
+    """Publish the model of a run for timm to load, with its input transform, classes and a model card.
 
-    It is read back and compared with the run's model before it goes anywhere.
+    Before anything is published, the model is read back and compared with that of the run.
 
     For example:
 

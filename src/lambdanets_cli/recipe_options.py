@@ -82,8 +82,9 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 
 def _help(words: str) -> str:
-    """The words for a terminal: without the marks of code, brackets kept from being read as markup."""
+    """The words for a terminal: without the marks of code, None as it is typed, brackets not read as markup."""
     plain = re.sub(r'``"([^"`]*)"``', r"\1", words).replace("``", "").replace("[", "\\[")
+    plain = re.sub(r"\bNone\b", "none", plain)
     # A value keeps its case.
     return plain if words.startswith("`") else plain[0].upper() + plain[1:]
 

@@ -13,14 +13,14 @@ __all__ = ["runs"]
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the runs are.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that contains the runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List the runs in a folder with their best results: those on the same data side by side, the best first.
+    """List the runs in a folder with their best results, grouped by data and sorted by validation accuracy.
 
     The validation accuracy is that of the best epoch, and the test accuracy that of its weights. A run is running,
-    finished, interrupted (`lambdanets train --resume RUN` goes on with it), diverged or damaged.
+    finished, interrupted (`lambdanets train --resume RUN` continues it), diverged or damaged.
 
     For example:
 

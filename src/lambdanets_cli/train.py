@@ -21,46 +21,48 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help=f"What is not chosen by other options: {', '.join(recipe_names())}; FILE.yaml, as --print-recipe "
-            "prints it; or FILE.py, your own program, which sets RECIPE.  \\[default: by --data]",
+            help=f"Base configuration: {', '.join(recipe_names())}; FILE.yaml, as printed by --print-recipe; or "
+            "FILE.py, your own program, which sets RECIPE. Other options override it.  \\[default: depends on --data]",
         ),
     ] = None,
     print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Print what would be run as YAML, and end.")
+        bool, typer.Option("--print-recipe", help="Print the resulting recipe as YAML and exit.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="The run folder to make.  \\[default: runs/<model>-<data>-<time>]"),
+        typer.Option(help="Run folder to create.  \\[default: runs/<model>-<data>-<time>]"),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with a run that was stopped; it keeps its choices. RUN/checkpoint/NAME goes on from that one.",
+            help="Continue a stopped run with its own settings. RUN/checkpoint/NAME continues from that checkpoint.",
         ),
     ] = None,
     checkpoint_every: Annotated[
         str,
         typer.Option(
             metavar="N|MINUTESm",
-            help="Steps (500) or minutes (10m) between two checkpoints; each epoch ends with one.",
+            help="Steps (500) or minutes (10m) between checkpoints; there is also one at the end of each epoch.",
         ),
     ] = _EVERY,
     timeout: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Time without an answer after which a process that reads images or trains counts as dead.",
+            help="Seconds without a response before a data or training process is considered dead.",
         ),
     ] = _TIMEOUT,
     profile: Annotated[
         bool,
-        typer.Option("--profile", help="Write a trace of some of the first steps, and show where their time goes."),
+        typer.Option(
+            "--profile", help="Profile a few of the first steps: show where their time goes, and write a trace."
+        ),
     ] = False,
     debug: Debug = False,
     **choices: str | bool | None,
 ) -> None:
-    """Train a LambdaResNet and test it; without options: a small one on handwritten digits.
+    """Train a LambdaResNet and test it; without options, a small one on handwritten digits.
 
     For example:
 
@@ -78,8 +80,9 @@ def train(
 
       torchrun --nproc-per-node 8 -m lambdanets train --recipe imagenet-90 --data imagenet/
 
-    Every field of a recipe has an option; "none" stands for no value. Ctrl-C and SIGTERM end the training at the next
-    step and save its state; --resume goes on from there to the same result as without the interruption.
+    Every field of a recipe has an option; "none" means no value. The recipe sets the defaults of these options;
+    --print-recipe shows them. Ctrl-C and SIGTERM stop the training after the current step and save its state; --resume
+    continues from there, to the same result as without the interruption.
     """
     given = chosen(choices)
     if print_recipe:

@@ -313,7 +313,7 @@ def test_help_has_indented_examples(run, command):
 def test_help_flows_with_the_width_of_the_terminal(run):
     _, output, _ = run("predict", "--help")
     # In the source this sentence is on two lines.
-    assert "a model of the digits knows bright strokes" in " ".join(output.split())
+    assert "a model of the digits expects bright strokes" in " ".join(output.split())
     assert "a model of the \n" not in re.sub(" +", " ", output)
 
 

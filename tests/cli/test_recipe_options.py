@@ -37,6 +37,7 @@ def test_every_field_has_an_option_with_its_words():
         shown = options[field.option].help
         assert unmarked(shown) == unmarked(field.words)
         assert shown.count('"') % 2 == 0
+        assert "None" not in shown  # it is typed as none
 
 
 def unmarked(text):

@@ -40,22 +40,22 @@ _MAX_WORKERS = 256
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to the training images. Validation and test images never see them.
+    """Random changes to the training images; validation and test images are not changed.
 
     Attributes:
-        crop: ``"none"``, ``"padded"`` (pad by ``padding`` pixels, cut out the image size at random) or
+        crop: ``"none"``, ``"padded"`` (pad by ``padding`` pixels, then crop to the image size at a random position) or
             ``"resized"`` (random-resized crop, as on ImageNet).
-        padding: pixels added on each side, for ``crop="padded"``.
-        scale: smallest and largest share of the image's area, for ``crop="resized"``.
-        horizontal_flip: probability of mirroring left and right.
-        rotation: largest rotation in degrees, either way.
-        random_erasing: probability of blanking a random rectangle.
-        auto_augment: a policy of ``timm.data.auto_augment``, such as ``"rand-m15-n2"``, or None; needs the crop
-            ``"resized"``.
-        mixup: mixes pairs of images and their labels with a share drawn from Beta(mixup, mixup); 0: no mixing. With
-            ``cutmix`` each batch takes one of both, with equal probability.
-        cutmix: puts a rectangle of one image into another, its area drawn from Beta(cutmix, cutmix); 0: none.
-        mix_probability: probability that a batch is mixed, where ``mixup`` or ``cutmix`` is above 0.
+        padding: pixels to add on each side, for ``crop="padded"``.
+        scale: smallest and largest fraction of the image's area, for ``crop="resized"``.
+        horizontal_flip: probability of a horizontal flip.
+        rotation: largest rotation in degrees, in both directions; not for ``crop="resized"``.
+        random_erasing: probability of erasing a random rectangle.
+        auto_augment: a policy of ``timm.data.auto_augment``, such as ``"rand-m15-n2"``, or None; for
+            ``crop="resized"``.
+        mixup: mix pairs of images and their labels with a ratio drawn from Beta(mixup, mixup); 0: no mixup. If
+            ``cutmix`` is also above 0, each batch uses one of the two, with equal probability.
+        cutmix: paste a rectangle of one image into another, its area drawn from Beta(cutmix, cutmix); 0: no cutmix.
+        mix_probability: probability that a batch is mixed, if ``mixup`` or ``cutmix`` is above 0.
     """
 
     crop: str = "none"
@@ -85,62 +85,64 @@ class Recipe:
     """All choices of one training.
 
     Attributes:
-        name: the recipe's name on the command line.
-        model: a name in timm's registry, where the LambdaResNets are too; or ``local-dir:FOLDER`` or ``hf-hub:NAME``
+        name: name of the recipe on the command line.
+        model: a name in timm's registry, which includes the LambdaResNets; or ``local-dir:FOLDER`` or ``hf-hub:NAME``
             for a model with its weights.
         data: ``digits``, ``fashion-mnist``, ``fashion-mnist:DIR``, a folder of images (``DIR`` or
-            ``imagefolder:DIR``), or what timm's readers take (``hfds/NAME``, ``torch/NAME``, ``wds/:DIR``); None
-            where the user must give it.
-        model_kwargs: further arguments for ``timm.create_model``.
-        init_from: weights to start from: a run folder, weights of this package (``lambda_resnet_tiny.digits``), a
-            file (safetensors, or what ``torch.save`` wrote of tensors alone), pretrained weights of timm
-            (``resnet50.a1_in1k``, ``hf-hub:NAME``, ``local-dir:FOLDER``). None: random weights.
-        image_size: side of the square input in pixels; None takes the data's own size.
-        crop_pct: share of the image's shorter side that validation and test images keep (centre crop).
-        validation_share: share of the training images that is held out to choose by, from each class; the data's own
-            validation images are then the test images if there are no others, else training images too. None: the
-            data's validation images, or a tenth of the training images.
-        epochs: passes over the training images.
-        batch_size: images an update of the weights takes, over all processes and accumulated parts together.
-        accumulate: parts that each batch is computed in, one after the other, to take less memory; the gradients are
-            added up. Batch-norms see one part at a time.
-        optimizer: a name that ``timm.optim.create_optimizer_v2`` knows, such as ``sgd``, ``adamw`` or ``lamb``.
-        lr: peak learning rate, per ``lr_batch_size`` images if that is given.
-        lr_batch_size: the learning rate scales with ``batch_size / lr_batch_size``; None: no scaling.
-        momentum: momentum of SGD and its relatives.
-        weight_decay: weight decay; biases and norms are left out, as timm does.
-        layer_decay: factor from each layer's learning rate to that of the layer before it; the classifier has the
-            full one. None: all layers have the same.
-        frozen_stages: first groups of layers that keep their weights and batch statistics: 1 for the stem, 2 for the
-            stem and the first stage, and so on.
-        schedule: ``"cosine"`` (to ``min_lr`` at the end), ``"step"`` (times ``decay_rate`` every ``decay_epochs``),
-            ``"one-cycle"`` (a line up for 30 % of the training, then a cosine down to ``min_lr``, without another
-            warm-up) or ``"constant"``.
+            ``imagefolder:DIR``), or data of timm's readers (``hfds/NAME``, ``torch/NAME``, ``wds/:DIR``). None: the
+            recipe has no data of its own.
+        model_kwargs: additional arguments for ``timm.create_model``.
+        init_from: initial weights: a run folder, bundled weights (``lambda_resnet_tiny.digits``), a file (safetensors,
+            or written by ``torch.save`` and without code), or weights of timm (``resnet50.a1_in1k``, ``hf-hub:NAME``,
+            ``local-dir:FOLDER``). None: random weights.
+        image_size: side of the square input in pixels. None: that of the data or, if they have none, of the initial
+            weights.
+        crop_pct: fraction of the shorter image side that the centre crop of validation and test images keeps.
+        validation_share: fraction of the training images, per class, held out for choosing the best epoch. The data's
+            own validation images then become the test set, or training images if there is a test set. None: use the
+            data's validation images or, if there are none, a tenth of the training images.
+        epochs: number of passes over the training images.
+        batch_size: images per update of the weights, in total over all processes and accumulated parts.
+        accumulate: number of parts in which each batch is computed, one after the other, to save memory; the gradients
+            are added up. Batch-norm statistics are computed for each part separately.
+        optimizer: a name known to ``timm.optim.create_optimizer_v2``, such as ``sgd``, ``adamw`` or ``lamb``.
+        lr: peak learning rate; per ``lr_batch_size`` images if that is set.
+        lr_batch_size: scale the learning rate by ``batch_size / lr_batch_size``. None: no scaling.
+        momentum: momentum of SGD and related optimizers.
+        weight_decay: weight decay; not applied to biases and norms, as in timm.
+        layer_decay: factor by which the learning rate decreases from each layer to the one before it; the classifier
+            has the full rate. None: the same rate for all layers.
+        frozen_stages: number of groups of layers, from the input on, that keep their weights and batch statistics: 1
+            for the stem, 2 for the stem and the first stage, and so on.
+        schedule: ``"cosine"`` (down to ``min_lr``), ``"step"`` (multiply by ``decay_rate`` every ``decay_epochs``),
+            ``"one-cycle"`` (linear increase for 30 % of the training, then cosine down to ``min_lr``; no other warm-up)
+            or ``"constant"``.
         warmup_epochs: epochs of linear warm-up before the schedule.
-        min_lr: learning rate at the end of the schedules ``cosine`` and ``one-cycle``.
+        min_lr: final learning rate of the schedules ``cosine`` and ``one-cycle``.
         decay_epochs: epochs between two decays of the schedule ``step``.
-        decay_rate: factor of the schedule ``step``.
-        label_smoothing: share of the target spread over all classes.
-        clip_grad: largest norm of the gradient, None: no clipping.
-        clip_mode: ``"norm"`` clips by the norm of the whole gradient; ``"agc"`` each unit's by ``clip_grad`` times the
-            norm of its weights (timm's adaptive clipping), the classifier left out.
-        nonfinite_steps: steps in a row whose loss or gradient is not finite, and which are left out, before the
-            training ends; under a gradient scaler (fp16) 16 times as many.
-        ema_decay: decay of the moving average of the weights (timm's ``ModelEmaV3`` with warm-up), None: no
-            average. With an average, it is what is validated, saved and tested.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth.
+        decay_rate: decay factor of the schedule ``step``.
+        label_smoothing: fraction of the target distributed over all classes.
+        clip_grad: largest norm of the gradient. None: no clipping.
+        clip_mode: ``"norm"`` clips the norm of the whole gradient; ``"agc"`` clips the gradient of each unit at
+            ``clip_grad`` times the norm of its weights (timm's adaptive clipping), except in the classifier.
+        nonfinite_steps: number of consecutive steps with a non-finite loss or gradient after which the training ends;
+            such steps are skipped, except on a GPU without a gradient scaler. With a scaler (fp16) it takes 16 times as
+            many.
+        ema_decay: decay of the moving average of the weights (timm's ``ModelEmaV3`` with warm-up); the average is then
+            validated, saved and tested. None: no average.
+        drop_rate: dropout rate before the classifier.
+        drop_path_rate: rate of stochastic depth.
         augmentation: random changes to the training images.
-        seed: seed of the weights, of the order of the images and of the augmentation.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (mixed precision).
-        channels_last: keeps images and weights of convolutions with the channels as their last axis in memory.
-        compile: compiles the model by ``torch.compile``, for each shape of a batch on its own.
-        shard: shares out weights, gradients and the optimizer's state to the processes (PyTorch's FSDP2), for models
-            that are too large for one device; needs two or more processes.
-        workers: processes that read images for each training process; 0 reads in the training process.
-        cpu_threads: threads a process computes with on a CPU; None leaves it to PyTorch.
-        skip_bad_images: how many unreadable images may be replaced by the next readable one of their part; 0: an
-            unreadable image is an error.
+        seed: random seed of the weights, the order of the images and the augmentation.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` (the last two: mixed precision).
+        channels_last: keep images and convolution weights in the channels-last memory format.
+        compile: compile the model with ``torch.compile``, separately for each batch shape.
+        shard: shard weights, gradients and optimizer state over the processes (PyTorch's FSDP2), for models that do not
+            fit on one device; needs two or more processes.
+        workers: number of processes that read images, per training process; 0: the training process reads them.
+        cpu_threads: number of threads per process for computations on a CPU. None: PyTorch's default.
+        skip_bad_images: largest number of unreadable images to replace by the next readable image of the same split; 0:
+            an unreadable image is an error.
     """
 
     name: str
