@@ -162,8 +162,8 @@ def _escape_what_encodings_lack() -> None:
 def main() -> None:
     """Run the command.
 
-    Exit codes: 0 done; 1 the loss diverged; 2 wrong input, told in one message; 130 Ctrl-C. Other errors are
-    faults and show their traceback.
+    Exit codes: 0 success; 1 the loss diverged, or ``adopt`` found different outputs; 2 wrong input or a refusal of the
+    system, in one message; 128 + signal after a signal. Other errors are bugs and show their traceback.
     """
     _escape_what_encodings_lack()
     try:

@@ -44,7 +44,7 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
 
     Returns:
         The model. Parameters stay the same objects with the same dtype, device and ``requires_grad``, so that tables
-        shared by layers stay shared; gradients are dropped, and an optimiser must be made anew, since its state
+        shared by layers stay shared; gradients are dropped, and an optimizer must be made anew, since its state
         has the old shapes. Nothing is changed where the size is the same.
 
     Raises:

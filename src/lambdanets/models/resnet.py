@@ -152,7 +152,7 @@ class LambdaResNet(ResNet):
             convolutions are dilated then, and a lambda layer's scope still counts positions of its map, so that
             it covers a smaller part of the image; give it a larger scope where that matters.
 
-    Weight decay: timm's optimisers exempt vectors (norms, biases). Position tables decay as convolution filters do,
+    Weight decay: timm's optimizers exempt vectors (norms, biases). Position tables decay as convolution filters do,
     since a local one is a filter bank, as in the published codes; ``no_weight_decay_list=["*.positions"]`` of
     timm's ``create_optimizer_v2`` parameter groups exempts them.
 

@@ -77,11 +77,11 @@ def test_training_goes_on_as_there(name):
     x = torch.randn(3, 16, *GRID, dtype=torch.float64)
     target = torch.randn(3, ours.dim_out, *ours.pool(x).shape[2:], dtype=torch.float64)
     for layer in (theirs, ours):
-        optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (layer(x) - target).square().sum().mul(0.1).backward()
-            optimiser.step()
+            optimizer.step()
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in ours.parameters())
     for training in (True, False):
         expected = theirs.train(training)(x)

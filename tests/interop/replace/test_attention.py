@@ -71,13 +71,13 @@ def test_a_vision_transformer_trains_on():
     torch.manual_seed(0)
     model = quiet(vit())
     x, y = torch.randn(10, 3, 32, 32), torch.arange(10) % 5
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(15):
         loss = nn.functional.cross_entropy(model(x), y)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
 

@@ -217,13 +217,13 @@ def test_trains_on():
     x, y = torch.randn(10, 3, 32, 32), torch.arange(10) % 5
 
     def losses(steps):
-        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         found = []
         for _ in range(steps):
             loss = nn.functional.cross_entropy(model(x), y)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             found.append(loss.item())
         return found
 

@@ -93,7 +93,7 @@ def adopt(model: nn.Module, *, faithful: bool | None = None) -> Adoption:
 
     The model is changed in place, and only after all layers have been read: an error leaves it as it was.
     Parameters that change shape are new objects (projections that are joined, position tables), so make the
-    optimiser afterwards; names in ``state_dict`` become ours, which :func:`lambdanets.load_weights` reads.
+    optimizer afterwards; names in ``state_dict`` become ours, which :func:`lambdanets.load_weights` reads.
 
     Args:
         model: any module; a lambda layer itself too.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["Checkpoint", "named_as", "read_checkpoint"]
 
-# Where training scripts put the weights beside their optimiser; moving averages first, as timm does.
+# Where training scripts put the weights beside their optimizer; moving averages first, as timm does.
 _ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
 # What wrappers (data parallel, torch.compile, Lightning) put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")

@@ -72,7 +72,7 @@ def load_weights(
 
     Everything is checked before anything is copied. The model's device and dtype stay. Where weights carry a position
     bias that is not zero, and a layer has none, the layer gets one; where leaderj1001 pools behind a layer without a
-    stride, so does ours: both are in the result's ``adjusted``. Make the optimiser afterwards.
+    stride, so does ours: both are in the result's ``adjusted``. Make the optimizer afterwards.
 
     Args:
         model: has :class:`lambdanets.LambdaLayer` wherever the weights have a lambda layer.

@@ -60,7 +60,7 @@ def replace_convs(
     the error names the module. A model that does not run before on an example that was guessed is changed unchecked;
     the table says so, and why.
 
-    Exactly one of ``stages``, ``where`` and ``names`` chooses the convolutions. Make the optimiser afterwards, and
+    Exactly one of ``stages``, ``where`` and ``names`` chooses the convolutions. Make the optimizer afterwards, and
     train before evaluating: normalisations that follow have the statistics of the convolution until then.
 
     Args:
