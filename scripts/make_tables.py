@@ -44,13 +44,9 @@ README_CASES = (
     "global-14x14-d256-b8",
     "global-28x28-d128-b4",
     "global-56x56-d64-b2",
-    "global-n1024-d256-b2",
     "scope7-28x28-d128-b4",
-    "scope23-14x14-d256-b8",
     "scope23-28x28-d128-b4",
-    "scope23-56x56-d64-b2",
     "global-14x14-d256-b8-u4",
-    "scope7-28x28-d128-b4-u4",
 )
 
 

@@ -1,5 +1,6 @@
 """Importing the package, and the direction in which its parts import each other."""
 
+import ast
 import os
 import re
 import shutil
@@ -29,6 +30,31 @@ import lambdanets, timm, torch
 print(timm.is_model("lambda_resnet50"), torch.ops.lambdanets.grid_term, sys.meta_path[: len(before)] == before)
 """
     assert in_new_process(code) == "True lambdanets.grid_term True"
+
+
+@pytest.mark.smoke
+def test_what_a_module_takes_from_another_is_in_its_all():
+    """Where a module says what is for others."""
+    trees = {}
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+        trees[name] = ast.parse(file.read_text(encoding="utf-8"))
+    public = {
+        name: set(ast.literal_eval(node.value))
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    }
+    taken = {
+        (name, node.module, alias.name)
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in public
+        for alias in node.names
+        if f"{node.module}.{alias.name}" not in trees  # a module
+    }
+    assert len(taken) > 500
+    assert not {each for each in taken if each[2] not in public[each[1]]}
 
 
 @pytest.mark.smoke

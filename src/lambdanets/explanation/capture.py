@@ -16,7 +16,7 @@ from lambdanets.interop.adopt import TwoOrderLambdaLayer
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer, TokenLambda
 from lambdanets.names import unknown_name
 
-__all__ = ["bound_arguments", "capture", "evaluating", "lambda_layers", "parts_of"]
+__all__ = ["LAYERS", "bound_arguments", "capture", "choose", "evaluating", "lambda_layers", "parts_of"]
 
 LAYERS = (LambdaLayer, TokenLambda, GraphLambdaLayer)
 

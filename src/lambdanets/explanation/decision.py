@@ -17,7 +17,7 @@ from lambdanets.explanation.terms import Array
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer, TokenLambda
 
-__all__ = ["Ablation", "ablate", "grad_cam", "has_grad_cam", "occlude"]
+__all__ = ["Ablation", "ablate", "class_scores", "grad_cam", "has_grad_cam", "occlude"]
 
 PARTS = ("content", "position", "layer")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lambdanets.explanation.terms import Array, LayerTerms
 
-__all__ = ["Packed", "pack", "round_trip", "rounded"]
+__all__ = ["Packed", "pack", "packed_arrays", "round_trip", "rounded"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from lambdanets.layers.linear_attention_conv import LinearAttentionConv
 from lambdanets.layers.local_attention import LocalAttention
 from lambdanets.layers.scriptable import ScriptableLambdaLayer
 
-__all__ = ["LAYERS", "LayerEntry", "layer_classes"]
+__all__ = ["DECIDED", "LAYERS", "LayerEntry", "layer_classes"]
 
 # Arguments that the place of a layer decides.
 DECIDED = frozenset({"dim", "dim_out", "channels", "ndim", "stride", "device", "dtype"})

@@ -24,6 +24,7 @@ __all__ = [
     "cell_file",
     "cell_key",
     "coherent",
+    "label",
     "read_cell",
     "read_cells",
     "study_version",

@@ -14,7 +14,7 @@ from torch import nn
 from lambdanets.console import one_line
 from lambdanets.interop.replace.tree import parameters_of, swap
 
-__all__ = ["Change", "Kept", "Plan"]
+__all__ = ["Change", "Kept", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True)

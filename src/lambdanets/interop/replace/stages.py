@@ -12,7 +12,7 @@ from torch import nn
 from lambdanets.interop.replace.tree import is_lambda
 from lambdanets.models.placement import place_blocks
 
-__all__ = ["Stage", "find_stages", "is_spatial", "lambda_blocks"]
+__all__ = ["Stage", "find_stages", "is_spatial", "lambda_blocks", "modules_of_block"]
 
 # layer1 (ResNets), s1 (timm's RegNet), block1 (torchvision's), denseblock1, stage2 (ShuffleNet, HRNet), and the names
 # that timm's features_only makes of stages.0 and the like.

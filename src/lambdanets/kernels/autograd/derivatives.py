@@ -46,7 +46,7 @@ from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transf
 if TYPE_CHECKING:
     from lambdanets.kernels.autograd.library import Op
 
-__all__ = ["Backward", "Forward", "gradients_by_autograd"]
+__all__ = ["Forward", "gradients_by_autograd", "second_gradients"]
 
 
 class Forward(torch.autograd.Function):

@@ -14,10 +14,12 @@ from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton.tiling import Config
 
 __all__ = [
+    "ADDRESSES",
     "addressable",
     "check_call",
     "current",
     "depth_last",
+    "example_elements",
     "offsets_first",
     "run",
     "splits",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lambdanets.kernels.grid.contract import GridProblem
 
-__all__ = ["Config", "as_image", "power_of_2"]
+__all__ = ["LEAST_BLOCK", "LEAST_DEPTH", "Config", "as_image", "power_of_2"]
 
 # Tensor cores multiply depths of 16; the places of a tile are one of them.
 LEAST_DEPTH = LEAST_BLOCK = 16
