@@ -1,7 +1,7 @@
 """Layouts in memory of banded products: tiles of queries, strips of values and bands of the table.
 
 **A worked example**: one image of 3 rows y0, y1, y2 and 4 columns, a table of 3x3 offsets (R = 3, ``above`` = 1) and
-tiles of T = 2 queries. There are 2 columns of tiles, and a tile's window is T + 3 - 1 = 4 columns wide: -1..2 for the
+tiles of t = 2 queries. There are 2 columns of tiles, and a tile's window is t + 3 - 1 = 4 columns wide: -1..2 for the
 left column of tiles, 1..4 for the right one (-1 and 4 are outside of the grid: zeros). Each column of tiles is a strip
 of 3 rows plus max(above, R - 1 - above) = 1 of zeros, so ``lines_per_strip`` is 4 and there are 8 lines. The strips
 of V stand below each other with ``above`` rows of zeros in front, 8 - 1 + 3 rows in all:
@@ -26,7 +26,7 @@ of the tiles, (rows, R h x, depth), whose first stride is one line: :meth:`Tiles
 
     (l + o) · R · line + (R - 1 - o) · line  =  l · R · line + o · (R - 1) · line + (R - 1) · line
 
-for lines of ``line`` = h·T·a elements: strides of R lines for l and of R - 1 lines for o, from an offset of R - 1 lines
+for lines of ``line`` = h·t·a elements: strides of R lines for l and of R - 1 lines for o, from an offset of R - 1 lines
 (``_BandedScores.make_by_row`` in ``banded.py``).
 
 **A volume** has more axes in front (``leads``): each of their places has tiles and strips of its own, and their offsets
@@ -59,7 +59,7 @@ __all__ = ["Bands", "Sizes", "Strips", "Tiles", "tile_width"]
 
 
 def tile_width(width: int, extent: int) -> int:
-    """T: wide tiles multiply more zeros, narrow ones make small products; even tiles waste no queries."""
+    """The width t of a tile: wide tiles multiply more zeros, narrow ones make small products; even tiles waste no queries."""
     wanted = 2 if extent <= 7 else 4 if extent <= 15 else 8
     return math.ceil(width / math.ceil(width / wanted))
 
@@ -76,7 +76,7 @@ class Sizes:
         extent: columns of the table.
         origin: index of offset 0 in the table, along each axis.
         above: rows of the table before its offset 0.
-        tile: T, queries of a tile.
+        tile: t, queries of a tile.
         tiles: tiles of a row of the grid: columns of tiles.
         window: columns of the context that a tile sees.
         row_places: a, places of one row of a window.
