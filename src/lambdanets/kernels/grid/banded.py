@@ -1,13 +1,13 @@
 """Query first in a local context: the rows of the grid are cut into tiles, whose scores are banded matrices.
 
-A tile of T neighbouring queries along the last axis sees a window of T + r - 1 context places on each of the context
+A tile of t neighbouring queries along the last axis sees a window of t + r - 1 context places on each of the context
 rows around it. For the query at place x of its tile the scores with the whole window are one product with the table,
 shifted by x and filled up with zeros:
 
-    S[x, (rows, T + r - 1)] = q_x · band_x,     band_x[:, rows, j] = table[:, rows, j - x].
+    S[x, (rows, t + r - 1)] = q_x · band_x,     band_x[:, rows, j] = table[:, rows, j - x].
 
-So S is made by T matrix products for many tiles at once and y = S · V by one batched product with the windows of V.
-V is copied once into strips, T + r - 1 wide, one for each column of tiles, and the strips stand below each other with
+So S is made by t matrix products for many tiles at once and y = S · V by one batched product with the windows of V.
+V is copied once into strips, t + r - 1 wide, one for each column of tiles, and the strips stand below each other with
 as many rows of zeros between them as the table reaches over. Then the windows of all tiles overlap and stand one row
 apart in memory: a batched product reads them where they are, for any number of tiles, without an index. The rows of
 zeros are lines without queries; their part in the work is small where a scope is. Backward makes S again and writes it
@@ -15,7 +15,7 @@ in the order of the rows of the strips: the tiles that see a row overlap and sta
 that the gradient of a row is one product too, over all of them. ``strips.py`` has the layouts in memory, with a worked
 example.
 
-Multiply-adds: b·h·n·c·(k + v) with c = u · rows · (T + r - 1) window places, and the same for the rows of zeros; kept
+Multiply-adds: b·h·n·c·(k + v) with c = u · rows · (t + r - 1) window places, and the same for the rows of zeros; kept
 for backward: the inputs.
 
 Axes in names: s strips (of all examples), l lines (rows of all strips, those of zeros too), x place in the tile,
