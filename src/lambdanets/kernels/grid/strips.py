@@ -59,7 +59,7 @@ __all__ = ["Bands", "Sizes", "Strips", "Tiles", "tile_width"]
 
 
 def tile_width(width: int, extent: int) -> int:
-    """The width t of a tile. Wide tiles multiply more zeros, narrow ones make small products; even ones waste no queries."""
+    """Width t of a tile: wide ones multiply more zeros, narrow ones make small products, even ones waste no queries."""
     wanted = 2 if extent <= 7 else 4 if extent <= 15 else 8
     return math.ceil(width / math.ceil(width / wanted))
 
