@@ -171,7 +171,7 @@ def compact_table(rows: Sequence[Row], names: Collection[str] | None = None) -> 
         kept = [int(found[name, PASSES[0]]["saved_bytes"]) for name in PEERS if (name, PASSES[0]) in found]
         own = int(found["lambdanets", PASSES[0]]["saved_bytes"])
         lines.append([f"`{case}`", ours, *cells, f"{min(kept) / own:.1f}x" if kept else ""])
-    return _with_legend(markdown(["case", "ours, ms", *COLUMNS.values(), "peers' kept memory"], lines))
+    return _with_legend(markdown(["case", "ours, ms", *COLUMNS.values(), "memory kept by the others"], lines))
 
 
 def growth_table(rows: Sequence[Row]) -> str:
