@@ -148,6 +148,20 @@ def test_the_rate_of_a_search_is_the_best_that_its_images_tell(images, accuracie
     assert best_rate(searches) == rate
 
 
+def test_the_rate_of_a_report_is_that_of_the_whole_search():
+    """Also where trainings with others than the middle one, of an earlier search, are there."""
+    searches = [
+        replace(
+            made("a", "search", lr=lr), result={"validation_top1": 0.7}, data={"fingerprint": "d1", "images": [9, 9]}
+        )
+        for lr in (0.1, 0.2, 0.3)
+    ]
+    low, middle, high = (made("a", seed=0, epochs=3, lr=lr) for lr in (0.1, 0.2, 0.3))
+    assert coherent([*searches, low, middle, high]) == ([*searches, middle], [low, high])
+    # While there is none with the rate of the search, the report is of one of the others.
+    assert coherent([*searches, low, high]) == ([*searches, low], [high])
+
+
 def test_trainings_with_a_rate_that_a_longer_search_no_longer_chooses_are_left_out():
     def search(row, lr, accuracy):
         result = {"validation_top1": accuracy}

@@ -259,10 +259,16 @@ def coherent(
 
 
 def _rates(trained: Sequence[Done], cells: Sequence[Done]) -> dict[str, float]:
-    """The rate of each row: of those that were trained with, the one of the best search, where there is any."""
+    """The rate of each row: of its search, or the best of those that it was trained with while that one is missing."""
     tried = {(done.config["row"], done.config.get("lr")) for done in trained}
     searches: dict[str, list[Done]] = {}
     for done in cells:
-        if done.kind == "search" and "lr" in done.config and (done.config["row"], done.config["lr"]) in tried:
+        if done.kind == "search" and "lr" in done.config:
             searches.setdefault(done.config["row"], []).append(done)
-    return {row: best_rate(found) for row, found in searches.items()}
+    rates = {}
+    for row, found in searches.items():
+        own = [done for done in found if (row, done.config["lr"]) in tried]
+        if own:
+            rate = best_rate(found)
+            rates[row] = rate if (row, rate) in tried else best_rate(own)
+    return rates
