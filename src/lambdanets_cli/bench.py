@@ -96,7 +96,7 @@ def bench(
     _check(device, seconds, max_seconds)
     quiet_profiler()
     from lambdanets.console import make_console
-    from lambdanets.experiments.report.results import open_folder, table_of
+    from lambdanets.experiments.report.results import table_of
 
     console = make_console()
     if table is not None:
@@ -107,7 +107,6 @@ def bench(
         return
     _need_peers()
     output = output or Path("bench-results")
-    open_folder(output)
     limits = _limits(seconds, max_seconds, *((1.0, 5.0) if quick else (2.0, 15.0)))
     kept = _rows_to_keep(output / _FILES[growth, device]) if noisy else []
     if growth:
@@ -194,8 +193,9 @@ def _measure(
 
     They replace the rows of the same cases among those that are kept.
     """
-    from lambdanets.experiments.report.results import merged
+    from lambdanets.experiments.report.results import merged, open_folder
 
+    open_folder(output)
     rows: list[Row] = []
     finished = 0
 

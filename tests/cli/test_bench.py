@@ -175,10 +175,12 @@ def test_a_table_of_a_damaged_file(tmp_path, content, message):
         raise run("bench", "--table", str(tmp_path / "x.csv")).exception
 
 
-def test_a_pattern_that_matches_nothing_lists_the_names():
+def test_a_pattern_that_matches_nothing_lists_the_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     result = run("bench", "--cases", "nothing")
     with pytest.raises(ValueError, match="cases must match at least one of global-7x7-d64-b1"):
         raise result.exception
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_profiler_keeps_quiet(tmp_path):

@@ -1,4 +1,4 @@
-"""How tensors lie in memory: the order of their axes, views, and signs that are only noted."""
+"""The layout of tensors in memory: the order of their axes, views, and signs that are only noted."""
 
 from __future__ import annotations
 
