@@ -92,7 +92,7 @@ def test_a_slow_row_is_timed_once(tmp_path, monkeypatch):
     assert row["milliseconds"] == {INFERENCE: [1000.0], TRAINING: [3000.0]}
     assert (row["ratio"], ours["ratio"][TRAINING]) == ({}, [1.0, 1.0, 1.0])
     outcome = memory.STUDY.outcome(cells)
-    assert not any("the time of" in claim.text for claim in outcome.claims)
+    assert not any(claim.text.startswith("Time of") for claim in outcome.claims)
     assert outcome.tables[0].rows[1] == ["lambda", "6x6", "not ended"]
 
 
@@ -154,9 +154,30 @@ def test_claims_of_time_are_judged_by_the_intervals(ratios, held):
         done(side, {"lambda": (100, 2.0, OWN), name: (300, 2.0 if held else 20.0, list(ratio))})
         for side, ratio in zip((14, 20), ratios, strict=True)
     ]
-    claim = next(claim for claim in memory.STUDY.outcome(cells).claims if "the time of" in claim.text)
+    claim = next(claim for claim in memory.STUDY.outcome(cells).claims if claim.text.startswith("Time of"))
     assert claim.held is held
     assert f"{ratios[0][0]:.2f} ({ratios[0][1]:.2f} to {ratios[0][2]:.2f}) at 14x14" in claim.text
+
+
+def test_losses_at_sizes_in_a_row_are_told_by_the_ends():
+    rows = {"lambda": (200, 1.0, OWN), "axial attention": (100, 3.0, [3.0, 2.0, 4.0])}
+    tables = memory.STUDY.outcome([done(side, rows) for side in (14, 20, 28)]).tables
+    (note,) = next(table for table in tables if table.name == "peak").notes
+    assert note.endswith("an attention: axial attention needs less than lambda from 14x14 to 28x28.")
+
+
+def test_a_claim_on_many_sizes_has_the_least_and_the_most_and_a_table_has_all():
+    times = {14: (2.0, 1.9, 2.1), 20: (1.5, 1.4, 1.6), 28: (9.0, 8.0, 9.5)}
+    cells = [
+        done(side, {"lambda": (100, 1.0, OWN), "axial attention": (100 * side, 3.0, list(times[side]))})
+        for side in times
+    ]
+    outcome = memory.STUDY.outcome(cells)
+    kept, took = (claim.text for claim in outcome.claims if "axial" in claim.text)
+    assert "14.00 at 14x14 to 28.00 at 28x28, the least and the most of 3 sizes;" in kept
+    assert "1.50 (1.40 to 1.60) at 20x20 to 9.00 (8.00 to 9.50) at 28x28, the least and the most of 3 sizes;" in took
+    ratios = next(table for table in outcome.tables if table.name == "ratios")
+    assert ratios.rows == [["axial attention", "2.00 (1.90 to 2.10)", "1.50 (1.40 to 1.60)", "9.00 (8.00 to 9.50)"]]
 
 
 def test_fused_attention_is_asked_from_28_on():
@@ -164,7 +185,7 @@ def test_fused_attention_is_asked_from_28_on():
     cells = [
         done(side, {"lambda": (100, 2.0, OWN), name: (300, 2.0, [ratio] * 3)}) for side, ratio in ((14, 0.5), (28, 2.0))
     ]
-    (claim,) = (claim for claim in memory.STUDY.outcome(cells).claims if "the time of" in claim.text)
+    (claim,) = (claim for claim in memory.STUDY.outcome(cells).claims if claim.text.startswith("Time of"))
     assert claim.held
     assert "0.50 (0.50 to 0.50) at 14x14" in claim.text
 
@@ -180,13 +201,13 @@ def test_what_lambda_rows_lose_is_marked():
     tables = {table.name: table for table in memory.STUDY.outcome(cells).tables}
     assert [row[0] for row in tables["kept"].rows].index("lambda") == 2
     assert tables["kept"].marked == {(2, 1)}
-    assert tables["kept"].notes[-1].endswith("the least: lambda than local attention at 14x14.")
+    assert tables["kept"].notes[-1].endswith("an attention: local attention needs less than lambda at 14x14.")
     # The interval against local attention contains 1, and the convolution is level with axial attention.
     assert tables["training"].marked == {(2, 1)}
     assert (
         tables["training"]
         .notes[-1]
-        .endswith("by its whole interval or as timed once; the least: lambda than axial attention at 14x14.")
+        .endswith("by its whole interval or as timed once: axial attention needs less than lambda at 14x14.")
     )
     assert tables["parameters"].marked == frozenset()
 
@@ -203,12 +224,12 @@ def once(cell, name, seconds, ended=False):
 def test_what_was_timed_once_is_marked_and_makes_a_claim_doubtful(ended):
     name = "local attention"
     cells = [done(side, {"lambda": (100, 2.0, OWN), name: (900, 4.0, [2.0, 1.9, 2.1])}) for side in (14, 28)]
-    (claim,) = (claim for claim in memory.STUDY.outcome(cells).claims if "the time of" in claim.text)
+    (claim,) = (claim for claim in memory.STUDY.outcome(cells).claims if claim.text.startswith("Time of"))
     assert claim.held
     cells[1] = once(cells[1], "lambda", 3.0, ended)
     cells[1].result["rows"][name]["ratio"] = {}
     outcome = memory.STUDY.outcome(cells)
-    (claim,) = (claim for claim in outcome.claims if "the time of" in claim.text)
+    (claim,) = (claim for claim in outcome.claims if claim.text.startswith("Time of"))
     assert claim.held is None
     assert "about 0.00133 (timed once) at 28x28" in claim.text
     training = next(table for table in outcome.tables if table.name == "training")
@@ -218,7 +239,10 @@ def test_what_was_timed_once_is_marked_and_makes_a_claim_doubtful(ended):
     cells[1] = once(done(28, {"lambda": (100, 2.0, OWN), "global attention": (900, 4.0, OWN)}), "lambda", 3.0, ended)
     cells.append(done(28, {name: (900, 1.0, [0.5, 0.4, 0.6])}))
     outcome = memory.STUDY.outcome(cells)
-    assert "global attention at 28x28" in next(table for table in outcome.tables if table.name == "training").notes[-2]
+    assert (
+        "global attention needs less than lambda at 28x28"
+        in next(table for table in outcome.tables if table.name == "training").notes[-2]
+    )
 
 
 def test_the_papers_figures_stand_beside():

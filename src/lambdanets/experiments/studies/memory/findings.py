@@ -88,9 +88,20 @@ def _claim_of_memory(name: str, sizes: Sizes) -> Claim | None:
         for side, rows in sizes.items()
         if (own := _value(rows, OURS, "saved_bytes")) and (other := _value(rows, name, "saved_bytes"))
     }
-    spread = ", ".join(f"{ratio:.2f} at {_sides([side])}" for side, ratio in ratios.items())
-    text = f"{name} keeps so many times the memory of {OURS}: {spread}; expected are more than 1."
-    return Claim(text, min(ratios.values()) > 1) if ratios else None
+    if not ratios:
+        return None
+    spread = _spread({side: (ratio, f"{ratio:.2f}") for side, ratio in ratios.items()})
+    text = f"Memory kept by {name}, in multiples of that of {OURS}: {spread}; expected are more than 1."
+    return Claim(text, min(ratios.values()) > 1)
+
+
+def _spread(found: Mapping[int, tuple[float, str]]) -> str:
+    """The values of all sides in words; of more than two the least and the most."""
+    told = {side: f"{text} at {_sides([side])}" for side, (_, text) in found.items()}
+    if len(found) <= 2:
+        return ", ".join(told.values())
+    least, most = (choose(found, key=lambda side: found[side][0]) for choose in (min, max))
+    return f"{told[least]} to {told[most]}, the least and the most of {len(found)} sizes"
 
 
 def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
@@ -106,19 +117,23 @@ def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
     asked = [ratio for side, ratio in ratios.items() if side >= least]
     if not asked:
         return None
-    spread = [
-        f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f}) at {_sides([side])}" for side, ratio in ratios.items()
-    ]
-    doubtful = False
-    for side, rows in sizes.items():
-        own, other = rows.get(OURS, {}), rows.get(name, {})
-        ours, theirs = _milliseconds(own, TRAINING), _milliseconds(other, TRAINING)
-        if side not in ratios and ours and theirs and own["cell"] == other["cell"]:
-            spread.append(f"about {theirs[0] / ours[0]:.3g} (timed once) at {_sides([side])}")
-            doubtful |= theirs[0] < ours[0]
+    found = {side: ratio for side, rows in sizes.items() if (ratio := _times_ours(rows, name))}
+    doubtful = any(value < 1 for side, (value, _) in found.items() if side not in ratios)
     slower, faster = (low > 1 and not doubtful for _, low, _ in asked), any(high < 1 for _, _, high in asked)
-    text = f"{name} takes so many times the time of {OURS}: {', '.join(spread)}; expected are more than 1"
+    text = f"Time of {name}, in multiples of that of {OURS}: {_spread(found)}; expected are more than 1"
     return Claim(f"{text}{f' from {_sides([least])} on' if least else ''}.", all(slower) or (False if faster else None))
+
+
+def _times_ours(rows: Mapping[str, Mapping[str, Any]], name: str) -> tuple[float, str] | None:
+    """How many times the time of a lambda layer a row's training pass takes, and in words; None if not of one run."""
+    own, other = rows.get(OURS, {}), rows.get(name, {})
+    ratio = other.get("ratio", {}).get(TRAINING)
+    if ratio:
+        return ratio[0], f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})"
+    ours, theirs = _milliseconds(own, TRAINING), _milliseconds(other, TRAINING)
+    if not ours or not theirs or own["cell"] != other["cell"]:
+        return None
+    return theirs[0] / ours[0], f"about {theirs[0] / ours[0]:.3g} (timed once)"
 
 
 def _losses(names: Sequence[str], sizes: Sizes, value: str) -> dict[tuple[str, int], str]:
@@ -171,7 +186,7 @@ def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[
         if losses:
             whole = ", by its whole interval or as timed once" if value in PASSES else ""
             notes.append(
-                f"Marked where a lambda layer needs more than an attention{whole}; the least: {_told(losses)}."
+                f"Marked where a lambda layer needs more than an attention{whole}: {_told(losses, list(sizes))}."
             )
         places = {(row, side): (i, j) for i, row in enumerate(names) for j, side in enumerate(sizes, start=1)}
         return Table(name, title, columns, lines, [*notes, *apart], marked=frozenset(places[loss] for loss in losses))
@@ -210,16 +225,33 @@ def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[
             "With the pass by which a row ended.",
             ("rate", "images/s"),
         ),
+        Table(
+            "ratios",
+            f"Forward and backward pass, times that of {OURS} (95 %)",
+            ["row", *(_sides([side]) for side in sizes)],
+            [
+                [row, *(found[1] if (found := _times_ours(rows, row)) else "" for rows in sizes.values())]
+                for row in names
+                if row != OURS
+            ],
+            apart,
+        ),
         table("inference", "Forward pass, ms", INFERENCE, milliseconds(INFERENCE)),
     ]
 
 
-def _told(losses: Mapping[tuple[str, int], str]) -> str:
-    """Losses in words: "lambda than axial attention at 14x14, 28x28"."""
+def _told(losses: Mapping[tuple[str, int], str], sizes: Sequence[int]) -> str:
+    """Losses in words: "axial attention needs less than lambda at 14x14, 28x28"; a row of sizes by its ends."""
     sides: dict[tuple[str, str], list[int]] = {}
     for (name, side), other in losses.items():
         sides.setdefault((name, other), []).append(side)
-    return "; ".join(f"{name} than {other} at {_sides(at)}" for (name, other), at in sides.items())
+
+    def where(at: Sequence[int]) -> str:
+        first, last = sizes.index(at[0]), sizes.index(at[-1])
+        in_a_row = len(at) > 2 and last - first == len(at) - 1
+        return f"from {_sides(at[:1])} to {_sides(at[-1:])}" if in_a_row else f"at {_sides(at)}"
+
+    return "; ".join(f"{other} needs less than {name} {where(at)}" for (name, other), at in sides.items())
 
 
 def _paper(name: str, figure: str) -> str:
