@@ -125,7 +125,7 @@ def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
 
 
 def _times_ours(rows: Mapping[str, Mapping[str, Any]], name: str) -> tuple[float, str] | None:
-    """How many times the time of a lambda layer a row's training pass takes, and in words; None if not of one run."""
+    """Time of a row's training pass over that of a lambda layer, and in words; None if they are not of one run."""
     own, other = rows.get(OURS, {}), rows.get(name, {})
     ratio = other.get("ratio", {}).get(TRAINING)
     if ratio:
