@@ -81,7 +81,7 @@ def lambda_apply(
             ``positions`` or ``causal`` is something else.
         ValueError: if shapes do not fit each other, tensors are on several devices, an index of an edge is out of
             range, or the named kernel is unknown or cannot run here.
-        NotImplementedError: for a derivative that there is not.
+        NotImplementedError: for the derivatives that the content term in causal order does not have.
     """
     if key is None and positions is None:
         raise ValueError("key and positions must not both be None: there would be no term left to compute")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -341,8 +340,10 @@ def machine_line(cells: Sequence[Done]) -> str:
     for done in cells:
         kind = "trainings" if "seed" in done.config else "measurements"
         threads.setdefault(kind, {})[str(done.environment.get("threads", ""))] = None
-    told = ", ".join(f"{kind} with {' and '.join(counts)} threads" for kind, counts in threads.items())
-    told = re.sub(r"\b1 threads", "1 thread", told)
+    told = ", ".join(
+        f"{kind} with {' and '.join(counts)} {'thread' if list(counts) == ['1'] else 'threads'}"
+        for kind, counts in threads.items()
+    )
     return (
         f"{each('machine')}, {each('cores')} cores, {each('precision')}; {told}; PyTorch {each('torch')}, timm "
         f"{each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"

@@ -1,7 +1,7 @@
 """The Toeplitz operand of query first: E between all places of two rows of a grid, for each offset of the rows.
 
-Behind the first axis E[x, c] = table[c - x]. The operand is the table's entries, vectors of depth k, picked by an index
-that depends on the shape alone; the table's gradient adds up what was picked from the same entry.
+Along the axes after the first E[x, c] = table[c - x]. The operand is the table's entries, vectors of depth k, picked by
+an index that depends on the shape alone; the table's gradient adds up what was picked from the same entry.
 
 Axes in names: u intra-depth, o offsets along the first axis, x and c places of query and context along the others,
 k query depth.

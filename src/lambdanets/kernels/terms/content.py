@@ -42,7 +42,7 @@ def normalise(key: Tensor) -> Tensor:
     below float16's normal numbers from m = 16,384 on.
 
     A key of -inf has weight 0, also where the keys of all positions are -inf. There a plain softmax is NaN, which one
-    position shows where reading it costs little; elsewhere it costs two passes more.
+    position shows where reading it costs little; elsewhere such keys are always looked for.
     """
     key = key.transpose(2, 3)
     dtype = torch.float32 if key.dtype in HALF else None

@@ -262,7 +262,7 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
         trained = [done for done in cells if done.kind == "train" and done.row == name]
         if not trained:
             continue
-        scores = accuracies(cells, name)
+        scores, time = accuracies(cells, name), times.get(name, {})
         choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
         found[name] = Summary(
             parameters=trained[0].result["parameters"],
@@ -270,9 +270,9 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
             accuracy=mean_of(list(scores.values())) if scores else None,
             difference=None if name == baseline(structure) else paired_difference(scores, base),
             choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
-            milliseconds=times[name]["milliseconds"] if name in times else None,
-            ratio=times[name]["ratio"] if name in times else None,
-            seconds=times[name]["seconds"] if name in times else None,
+            milliseconds=time.get("milliseconds"),
+            ratio=time.get("ratio"),
+            seconds=time.get("seconds"),
             diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
         )
     return found

@@ -331,5 +331,5 @@ def _sizes(problem: GridProblem, tiling: QueryFirstTiling) -> tuple[int, ...]:
 
 
 # An entry of the table that is not finite reaches outputs beside the grid's border that do not see it. To take such
-# entries out would take some ten launches more at every call; ``lambda_apply`` names the exception instead.
+# entries out would take further launches at every call; ``lambda_apply`` names the exception instead.
 KERNEL = GridKernel("query_first_triton", forward, backward, check, work, device="cuda", half=True)
