@@ -30,6 +30,7 @@ __all__ = [
     "Positions",
     "describe_type",
     "lexicographic_past",
+    "pairs_in_reach",
     "require_dense",
     "without_future_edges",
     "without_future_offsets",
@@ -84,6 +85,18 @@ def lexicographic_past(extents: Sequence[int], origin: Sequence[int], device: to
         offset = offset.reshape(-1, *([1] * past.ndim))
         past = (offset < 0) | ((offset == 0) & past)
     return past
+
+
+def pairs_in_reach(grid: Sequence[int], extents: Sequence[int], origin: Sequence[int]) -> int:
+    """Return the number of (query, context position) of a grid whose offset has an entry in the table.
+
+    Args:
+        grid: sizes of the grid.
+        extents: sizes of the table of offsets.
+        origin: place of offset 0 in the table.
+    """
+    axes = zip(grid, extents, origin, strict=True)
+    return math.prod(sum(max(0, size - abs(i - zero)) for i in range(extent)) for size, extent, zero in axes)
 
 
 def without_future_offsets(table: Tensor, origin: Sequence[int]) -> Tensor:

@@ -106,6 +106,13 @@ def test_activations_of_a_lambda_layer():
     assert layer.activations == 8 * 8 * (64 + qkv + 64) + 4 * 4 * (256 + 256)
 
 
+def test_activations_of_a_strided_attention():
+    """Counted before its pooling too."""
+    cost = model_cost("lambda_resnet_tiny", 16, stages="CCCW")
+    qkv = 3 * 128
+    assert cost.parts[4].activations == 4 * 4 * (128 + qkv + 128) + 2 * 2 * (512 + 512)
+
+
 def test_other_channels_of_the_image():
     grey, colour = (model_cost("lambda_resnet_tiny", 16, in_chans=channels).parts[0] for channels in (1, 3))
     assert colour.multiply_adds - grey.multiply_adds == 2 * 32 * 16 * 16 * 9

@@ -35,7 +35,7 @@ from lambdanets.layers.norms import (
     make_norm,
 )
 from lambdanets.layers.projection import FromInput, projected, tensors_of
-from lambdanets.positions import GridPositions
+from lambdanets.positions import GridPositions, pairs_in_reach
 
 __all__ = ["LambdaLayer"]
 
@@ -184,6 +184,17 @@ class LambdaLayer(LambdaModule):
     def num_context(self) -> int:
         """Context positions of a query at the largest (global) or away from the border (local)."""
         return math.prod(self.scope or self.size or ())
+
+    def padding_multiply_adds(self, *grid: int) -> int:
+        """Return the products with the padding of a local context that reaches over the border, for one map.
+
+        No kernel computes them; counters of a position convolution over a padded map include them.
+        """
+        if self.scope is None:
+            return 0
+        inside = pairs_in_reach(grid, self.scope, [scope // 2 for scope in self.scope])
+        outside = math.prod(grid) * math.prod(self.scope) - inside
+        return self.intra_depth * self.dim_key * self.dim_value * outside
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

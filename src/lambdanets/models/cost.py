@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registry, register_flop_formula
 from torch.utils.hooks import RemovableHandle
 
-from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
 from lambdanets.models.shipped import check_tag
 from lambdanets.names import did_you_mean
+from lambdanets.positions import pairs_in_reach
 
 __all__ = ["ModelCost", "PartCost", "model_cost"]
 
@@ -78,7 +78,8 @@ def model_cost(
     Multiply-adds are those of products of matrices, convolutions included, half of what PyTorch's
     ``FlopCounterMode`` counts. A lambda layer counts in the paper's order, position lambdas first, b·n·m·k·v·u and
     b·h·n·k·v, whatever kernel runs; m are the context positions that lie inside the scope *and* inside the map. A layer
-    with products that are computed element by element states them in a method ``elementwise_multiply_adds``.
+    states in methods what PyTorch does not count: products element by element in ``elementwise_multiply_adds(*grid)``,
+    those with a padded map in ``padding_multiply_adds(*grid)``.
 
     Args:
         name: of a model in timm's registry.
@@ -174,18 +175,17 @@ class _Seen:
 
     def add(self, name: str, module: nn.Module, grid: tuple[int, ...], output: Tensor) -> None:
         """Note one call of a layer."""
-        count = output.numel()
-        stated = getattr(module, "elementwise_multiply_adds", None)
-        if stated is not None:
-            self.products[name] = self.products.get(name, 0) + stated(*grid)
-        if isinstance(module, LambdaLayer):
-            count = module.dim_out * math.prod(grid)  # its output before the pooling
-            if module.scope is not None:
-                n, each = math.prod(grid), module.intra_depth * module.dim_key * module.dim_value
-                axes = zip(grid, module.scope, (scope // 2 for scope in module.scope), strict=True)
-                outside = n * math.prod(module.scope) - math.prod(_pairs(*axis) for axis in axes)
-                self.padding[name] = self.padding.get(name, 0) + each * outside
-        self.activations[name] = self.activations.get(name, 0) + count
+        self.activations[name] = self.activations.get(name, 0) + output.numel()
+        for counts, stated in (
+            (self.products, getattr(module, "elementwise_multiply_adds", None)),
+            (self.padding, getattr(module, "padding_multiply_adds", None)),
+        ):
+            if stated is not None:
+                counts[name] = counts.get(name, 0) + stated(*grid)
+
+    def add_pooled(self, name: str, before: Tensor, output: Tensor) -> None:
+        """Note the pooling that ends a layer: its activations are those before it."""
+        self.activations[name] = self.activations.get(name, 0) + before.numel() - output.numel()
 
     def total(self, kind: str, inside: tuple[str, ...] = ("",)) -> int:
         """Sum of a kind of counts over the layers in some submodules."""
@@ -195,13 +195,17 @@ class _Seen:
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[_Seen]:
     """While it lasts, forward passes are noted."""
-    seen, counted = _Seen(), (*_COUNTED, *layer_classes())
+    layers = layer_classes()
+    seen, counted = _Seen(), (*_COUNTED, *layers)
+    pools = {f"{name}.pool" for name, module in model.named_modules() if isinstance(module, layers)}
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 seen.outputs[name] = tuple(output.shape[1:])
-                if isinstance(module, counted):
+                if name in pools:
+                    seen.add_pooled(name.removesuffix(".pool"), args[0], output)
+                elif isinstance(module, counted):
                     seen.add(name, module, tuple(args[0].shape[2:]), output)
 
         return module.register_forward_hook(hook)
@@ -214,14 +218,9 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
             handle.remove()
 
 
-def _pairs(size: int, extent: int, origin: int) -> int:
-    """Number of (query, context position) of one axis that have an offset inside the table."""
-    return sum(max(0, size - abs(offset)) for offset in range(-origin, extent - origin))
-
-
 def _position_products(query: Sequence[int], value: Sequence[int], table: Sequence[int], grid: Any, origin: Any) -> int:
     """b·u·k·v for each pair of positions that sees each other."""
-    pairs = math.prod(_pairs(*axis) for axis in zip(grid, table[2:], origin, strict=True))
+    pairs = pairs_in_reach(grid, table[2:], origin)
     return query[0] * table[0] * table[1] * value[3] * pairs
 
 
