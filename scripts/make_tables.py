@@ -19,14 +19,15 @@ from statistics import mean
 
 from lambdanets import files
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
-from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.bench.measure import PASSES, TRAINING
 from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
-from lambdanets.experiments.compare.summary import SMALL_SAMPLES
+from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, summaries, told_accuracy
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
+from lambdanets.experiments.studies.layers import STUDY as LAYERS_STUDY
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.training.display.progress import format_seconds
 
@@ -325,6 +326,30 @@ def study(name: str) -> str:
     return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
 
 
+def layers() -> str:
+    """The study of layers in short: every layer that was trained, of attention's two forms the better one."""
+    cells, _ = read_cells(COMPARE / "layers")
+    rows = summaries(LAYERS_STUDY, cells)
+    lines = []
+    for name, row in rows.items():
+        if not row.trains:
+            continue
+        forms = [row, *(rows[f"{name}, {form}"] for form in ("stored maps", "fused") if f"{name}, {form}" in rows)]
+        rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]
+        kept = min(form.saved_bytes for form in forms)
+        lines.append(
+            [
+                name,
+                f"{row.parameters / 1e6:.3f}",
+                told_accuracy(row.accuracy, row.diverged),
+                f"{rate[0]:.2f}x",
+                f"{kept / 1e6:.2f}",
+            ]
+        )
+    header = ["layer", "parameters, M", "test accuracy, % (95 %)", "training speed", "kept for backward, MB an image"]
+    return f"{report.markdown(header, lines)}\n\n{machine_line(cells)}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "ahead-lambda-first": lambda: _compiled(16, lambda_first=True),
@@ -335,6 +360,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-memory": bench_memory,
     "clocks": clocks,
     "growth": growth,
+    "layers": layers,
     "models": models,
     "placement": placement,
     "planner": planner,
