@@ -27,7 +27,8 @@ def test_all_lambda_layers_of_a_case_compute_the_same(case):
     check_results(group)
     names = {contender.name for contender in group}
     assert "lambdanets" in names
-    assert {"attention", "convolution", OP} <= names
+    assert {"convolution", OP} <= names
+    assert ("attention" in names) == (case.scope is None)
     assert ("lucidrains" in names) == (len(case.grid) == 2)
     assert ("timm" in names) == (case.intra_depth == 1)
 
@@ -109,6 +110,23 @@ def test_a_pass_leaves_no_memory_behind():
         call()
     assert layer.weight.grad is None
     assert layer.bias.grad is None
+
+
+def test_a_whole_model_computes_no_gradient_of_its_images():
+    class Seen(nn.Linear):
+        def forward(self, x):
+            wanted.append(x.requires_grad)
+            return super().forward(x)
+
+    wanted = []
+    for input_gradient in (True, False):
+        passes(Seen(4, 4), torch.randn(2, 4), input_gradient)["forward+backward"]()
+    assert wanted == [True, False]
+
+
+def test_a_floor_is_that_of_a_lambda_layer(rows):
+    """What computes another function has none."""
+    assert {row["contender"] for row in rows if row["floor_ms"] == ""} == {"attention", "convolution"}
 
 
 def test_cases_are_chosen_by_pattern():

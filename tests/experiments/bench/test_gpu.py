@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from lambdanets.experiments.bench import gpu
 from lambdanets.experiments.bench.cases import Case, select_cases
+from lambdanets.experiments.bench.contenders import contenders
 from lambdanets_cli.app import app
 
 MACHINE = gpu.Rates(multiply_adds=1e12, bytes=1e11)
@@ -29,6 +30,20 @@ def test_every_contender_is_a_row_for_each_pass(case):
     }
     assert {tuple(row) for row in rows} == {gpu.COLUMNS}
     assert all(row["median_ms"] == 2000.0 for row in rows)
+    wider = {row["contender"] for row in rows if row["note"] == "over the whole map"}
+    assert wider == ({"op:attention"} if case.scope else set())
+
+
+def test_layers_that_compute_another_thing_are_not_timed(monkeypatch):
+    def doubled(case, kernels):
+        for contender in contenders(case, kernels):
+            if contender.name == "timm":
+                contender.module.qkv.weight.data *= 2
+            yield contender
+
+    monkeypatch.setattr(gpu, "contenders", doubled)
+    with pytest.raises(RuntimeError, match="timm differs from lambdanets in its output"):
+        gpu.measure_case(Case(1, (3, 3), 16), MACHINE, clock, **LIMITS)
 
 
 def test_what_has_no_room_is_a_row_with_a_note(monkeypatch):

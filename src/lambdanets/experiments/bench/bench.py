@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import OP, contenders, grid_problem
+from lambdanets.experiments.bench.contenders import OP, Contender, contenders, grid_problem
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
@@ -78,6 +78,13 @@ def _floor_operations(case: Case, backward: bool, projected: bool) -> float:
     return (3 if backward else 1) * both + sum(least)
 
 
+def _floor_ms(case: Case, contender: Contender, way: str, rate: float) -> float | str:
+    """The floor of a lambda layer or of the op; "" of what computes another function."""
+    if contender.name != OP and not contender.checked:
+        return ""
+    return round(1e3 * _floor_operations(case, way != "forward", projected=contender.name != OP) / rate, 4)
+
+
 def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: bool, rate: float) -> list[Row]:
     """Measure all contenders of a case in both passes; outputs and gradients are compared before anything is timed.
 
@@ -100,7 +107,6 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
         turns = Turns([call[way] for call in calls])
         turns.take(seconds, max_seconds)
         for contender, call, timing in zip(group, calls, turns.timings(), strict=True):
-            floor = _floor_operations(case, way != "forward", projected=contender.name != OP) / rate
             rows.append(
                 {
                     "case": case.name,
@@ -108,7 +114,7 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
                     "contender": contender.name,
                     "pass": way,
                     **time_columns(timing),
-                    "floor_ms": round(floor * 1e3, 4),
+                    "floor_ms": _floor_ms(case, contender, way, rate),
                     "saved_bytes": saved[contender.name],
                     "peak_bytes": peak_bytes(call[way]),
                     "note": contender.note,

@@ -198,8 +198,9 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
         yield Contender("timm", _timm(case, ours), x, True)
     packed = torch.randn(case.batch, case.projected, case.positions).transpose(1, 2)
     yield Contender(OP, Op(case), packed, False, "lambda_apply without projections and norms")
-    qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
-    yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")
+    if case.scope is None:  # over the whole map: beside a local context it would do another thing
+        qkv = torch.randn(3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads)
+        yield Contender("attention", Attention(), qkv, False, "scaled_dot_product_attention without projections")
     conv: Callable[..., nn.Module] = nn.Conv2d if len(case.grid) == 2 else nn.Conv1d
     yield Contender("convolution", conv(case.dim, case.dim, 3, padding=1, bias=False), x, False, "3 wide, d to d")
 

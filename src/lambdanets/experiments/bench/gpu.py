@@ -10,7 +10,7 @@ import datetime
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import OP, Op, contenders
-from lambdanets.experiments.bench.measure import PASSES, passes, saved_bytes
+from lambdanets.experiments.bench.measure import PASSES, check_results, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
 from lambdanets.provenance import package_version, source_commit
 
@@ -44,6 +44,8 @@ GPU_CASES: tuple[Case, ...] = tuple(
     for size, dims in ((14, (64, 256, 512)), (28, (64, 128, 256, 512)), (56, (64, 128, 256)))
     for dim in dims
 )
+
+ATTENTION = "op:attention", "op:flex, relative"
 
 COLUMNS = (
     *("case", "contender", "pass", "median_ms", "low_ms", "high_ms", "ratio_median", "ratio_low", "ratio_high"),
@@ -122,24 +124,25 @@ def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int 
 
 
 class _Attention(nn.Module):
-    """PyTorch's attention, with ``relative`` FlexAttention and a bias for each head and offset."""
+    """PyTorch's attention, with ``relative`` FlexAttention and a learnt bias for each head and offset."""
 
     def __init__(self, case: Case, relative: bool = False):
         super().__init__()
         self.attend: Callable[..., Any] = F.scaled_dot_product_attention
         if relative:
-            self.attend = _relative_attention(case)
+            height, width = case.grid if len(case.grid) == 2 else (1, case.grid[0])
+            self.bias = nn.Parameter(torch.randn(case.num_heads, 2 * height - 1, 2 * width - 1))
+            self.attend = _relative_attention(self.bias)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """(3, b, h, n, v) -> (b, h, n, v)."""
         return self.attend(*qkv)
 
 
-def _relative_attention(case: Case) -> Callable[..., Any]:
+def _relative_attention(bias: Tensor) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    height, width = case.grid if len(case.grid) == 2 else (1, case.grid[0])
-    bias = torch.randn(case.num_heads, 2 * height - 1, 2 * width - 1, device="cuda")
+    height, width = bias.shape[1] // 2 + 1, bias.shape[2] // 2 + 1
 
     def add_bias(score: Tensor, b: Tensor, h: Tensor, n: Tensor, m: Tensor) -> Tensor:
         return score + bias[h, m // width - n // width + height - 1, m % width - n % width + width - 1]
@@ -185,9 +188,9 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
         yield _Entry("layer:timm", layer("timm"))
     qkv = 3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads
     yield _Entry(OP, alone(lambda: Op(case), case.batch, case.positions, case.projected))
-    yield _Entry("op:attention", alone(lambda: _Attention(case), *qkv))
+    yield _Entry(ATTENTION[0], alone(lambda: _Attention(case), *qkv))
     if flex:
-        yield _Entry("op:flex, relative", alone(lambda: _Attention(case, relative=True), *qkv))
+        yield _Entry(ATTENTION[1], alone(lambda: _Attention(case, relative=True), *qkv))
 
 
 def measure_case(
@@ -214,9 +217,13 @@ def measure_case(
         flex: FlexAttention takes part; it must be compiled.
 
     Returns:
-        A row for each: milliseconds, the ratio to ours, bytes kept beyond inputs and parameters, the most bytes in use,
-        and the floor of the op. A contender that has no room is a row with a note.
+        A row for each: milliseconds, the ratio to ours, bytes kept beyond inputs and parameters, the most bytes
+        that a call allocates at once, and the floor of the op. A contender that has no room is a row with a note.
+
+    Raises:
+        RuntimeError: if the layers do not compute the same, tried with two examples in float32 on the CPU.
     """
+    check_results(list(contenders(replace(case, batch=2), kernels=False)))
     rows: list[Row] = []
     entries = list(group(case, device, dtype, flex))
     for kind in ("layer:", "op:"):
@@ -259,11 +266,16 @@ def _prepare(entry: _Entry, device: str) -> _Ready:
     kept, calls, peaks = saved_bytes(module, x), passes(module, x), {}
     for way, call in calls.items():
         call()  # tuning and compilation at the first call are not the call's memory
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        call()
-        peaks[way] = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+        peaks[way] = _peak(call) if device == "cuda" else 0
     return _Ready(entry.name, calls, kept, peaks, x.element_size())
+
+
+def _peak(call: Call) -> int:
+    """The most bytes that a call has allocated at once, beyond what it finds: other contenders live beside it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _names(case: Case, name: str, way: str) -> Row:
@@ -279,7 +291,8 @@ def _row(case: Case, ready: _Ready, way: str, machine: Rates, timing: Timing) ->
         "share_of_floor": round(floor / timing.seconds.median, 3) if ready.name == OP else "",
         "saved_bytes": ready.kept,
         "peak_bytes": ready.peaks[way],
-        "note": "",
+        # Attention has no scope here, so that beside a local context it does more.
+        "note": "over the whole map" if case.scope is not None and ready.name in ATTENTION else "",
     }
 
 

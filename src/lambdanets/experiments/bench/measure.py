@@ -15,18 +15,27 @@ __all__ = ["INFERENCE", "PASSES", "TRAINING", "check_results", "passes", "peak_b
 PASSES = INFERENCE, TRAINING = ("forward", "forward+backward")
 
 
-def passes(module: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
-    """Return the two calls that are timed: inference, and a training step's forward and backward pass."""
+def passes(module: nn.Module, x: Tensor, input_gradient: bool = True) -> dict[str, Callable[[], object]]:
+    """Return the two calls that are timed: inference, and a training step's forward and backward pass.
+
+    Args:
+        module: what is timed.
+        x: its input.
+        input_gradient: the backward pass computes the gradient of ``x`` too, as a layer inside of a network does.
+            False for a whole model, whose images need none. Default True.
+    """
 
     def forward() -> Tensor:
-        module.eval()
+        if module.training:  # the switch visits every submodule, which a small layer's time would show
+            module.eval()
         with torch.inference_mode():
             return module(x)
 
-    leaf = x.clone().requires_grad_()
+    leaf = x.clone().requires_grad_(input_gradient)
 
     def forward_backward() -> None:
-        module.train()
+        if not module.training:
+            module.train()
         out = module(leaf)
         out.backward(torch.ones_like(out))
         # Here, not before the next pass: what a call has allocated is freed within it, as the count of memory needs.

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lambdanets.experiments.bench.measure import PASSES, passes, peak_bytes, saved_bytes
+from lambdanets.experiments.bench.measure import PASSES, TRAINING, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.bench.timing import Estimate, Turns
 from lambdanets.models import model_cost
 
@@ -70,7 +70,7 @@ def measure_memory(model: str, kwargs: Mapping[str, Any], shape: Mapping[str, in
     """
     cost = model_cost(model, shape["image_size"], num_classes=shape["classes"], in_chans=shape["channels"], **kwargs)
     module, x = build(model, kwargs, shape), images(shape, batch)
-    step = passes(module, x)["forward+backward"]
+    step = passes(module, x, input_gradient=False)[TRAINING]
     step()
     return {
         "parameters": cost.parameters,
@@ -93,7 +93,7 @@ def measure_speed(models: Mapping[str, tuple[nn.Module, Tensor]], seconds: float
         a second as the first (median, low, high), from the ratios of the turns, and ``seconds``, an image's in each
         turn, None where the model did not take part.
     """
-    calls = {name: passes(*model) for name, model in models.items()}
+    calls = {name: passes(module, x, input_gradient=False) for name, (module, x) in models.items()}
     sizes = [len(x) for _, x in models.values()]
     found: dict[str, Any] = {}
     for way in PASSES:
@@ -144,7 +144,8 @@ def _weights_and_step(arguments: str) -> tuple[int, int]:
     """Bytes of the weights of a model and of a step; cached, as all seeds of a row ask for the same."""
     model, kwargs, shape, batch = json.loads(arguments)
     module = build(model, kwargs, shape)
-    two, four = (peak_bytes(passes(module, images(shape, count))["forward+backward"]) for count in (2, 4))
+    steps = (passes(module, images(shape, count), input_gradient=False)[TRAINING] for count in (2, 4))
+    two, four = map(peak_bytes, steps)
     return sum(parameter.nbytes for parameter in module.parameters()), two + (batch - 2) * (four - two) // 2
 
 

@@ -129,7 +129,7 @@ def bench_table(rows: Sequence[Row]) -> str:
             _interval(row, "", "_ms"),
             times(row),
             _interval(row, "ratio_"),
-            f"{float(row['floor_ms']):.2f}",
+            f"{float(row['floor_ms']):.2f}" if row["floor_ms"] != "" else "",
             f"{int(row['saved_bytes']) / 1e6:.1f}",
             f"{int(row['peak_bytes']) / 1e6:.1f}",
             str(row["note"]),

@@ -146,7 +146,7 @@ class FamilyStudy(Study):
             models[name] = (build(row.model, {}, shape), images(shape, config["batch"]))
         module, x = models[config["row"]]
         cost = model_cost(config["model"], config["image_size"])
-        peak = peak_bytes(passes(module, x)[TRAINING])
+        peak = peak_bytes(passes(module, x, input_gradient=False)[TRAINING])
         speed = measure_speed(models, config["seconds"], config["most"])
         return {
             "parameters": cost.parameters,
