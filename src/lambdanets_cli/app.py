@@ -98,10 +98,10 @@ for _function in (
 
 
 def _is_ours(error: BaseException) -> bool:
-    """True if an error was raised by this package's own checks, not by a fault further down."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    if last.startswith(_PACKAGES):
-        return True
+    """True if an error was raised by this package's own checks: by a ``raise`` of its own, not by what a line calls."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if last.filename.startswith(_PACKAGES):
+        return (last.line or "raise").startswith("raise")  # without sources there is no line
     # An error in a data worker arrives as text, with the worker's traceback in its message.
     files = [line.split('"')[1] for line in str(error).splitlines() if line.lstrip().startswith('File "')]
     return bool(files) and files[-1].startswith(_PACKAGES)

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.main import get_command
 
+from lambdanets.positions import pairs_in_reach
 from lambdanets_cli import app as cli
 
 COMMAND = [sys.executable, "-m", "lambdanets"]
@@ -255,15 +256,18 @@ def test_debug_shows_the_traceback(monkeypatch, how):
         cli.main()
 
 
-def test_faults_keep_their_traceback(monkeypatch):
-    """A ValueError from below is a fault of the program, not of the user."""
-
-    def fault(*_, **__):
-        return int("x")
-
-    monkeypatch.setattr("lambdanets.training.predict_images", fault)
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda: int("x"), "invalid literal"),  # from below
+        (lambda: pairs_in_reach([1], [2, 3], [0]), "longer"),  # from a line of this package, which checks nothing
+    ],
+)
+def test_faults_keep_their_traceback(monkeypatch, fault, message):
+    """A ValueError that no check has raised is a fault of the program, not of the user."""
+    monkeypatch.setattr("lambdanets.training.predict_images", lambda *_, **__: fault())
     monkeypatch.setattr(sys, "argv", ["lambdanets", "predict", "run", "image"])
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match=message):
         cli.main()
 
 
