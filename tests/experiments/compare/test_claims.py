@@ -39,13 +39,19 @@ def test_a_whole_interval_decides(low, high, true):
 
 
 def test_of_accuracy():
-    rows = summaries(STUDY, trainings("base", [0.5, 0.6]) + trainings("ours", [0.6, 0.8]))
+    rows = summaries(STUDY, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.6, 0.71, 0.62]))
     (claim,) = first_claim(rows, "ours", "base", "more than 0", paper="0.8")
-    assert claim.text.startswith("ours: +15.00 (10.00 to 20.00) points of accuracy against base; expected is more than")
+    assert claim.text.startswith("ours: +11.00 (10.00 to 11.67) points of accuracy against base; expected is more than")
     assert claim.text.endswith("(paper: 0.8).")
     assert claim.held is True
     assert first_claim(rows, "other", "base", "more than 0") == []
-    one = Paired(Mean(3.0, None, None, 1), None)
+    # Two seeds whose differences are 10 and 20 points: Student's t interval is as wide as all accuracies.
+    few = summaries(STUDY, trainings("base", [0.5, 0.6]) + trainings("ours", [0.6, 0.8]))
+    assert first_claim(few, "ours", "base", "more than 0")[0].held is None
+    # Equal accuracies of all seeds, as of few test images.
+    equal = summaries(STUDY, trainings("base", [0.5] * 3) + trainings("ours", [0.5] * 3))
+    assert first_claim(equal, "ours", "base", "0 or more")[0].held is None
+    one = Paired(Mean(3.0, None, None, 1), None, None)
     assert accuracy_claim("ours", one, "base", "more than 0").held is None
 
 

@@ -11,7 +11,7 @@ def test_a_mean_and_its_interval():
     assert found.mean == 4
     assert 1 < found.low < 4 < found.high < 10
     assert (mean_of([2.0]).low, mean_of([2.0]).high) == (None, None)
-    assert (mean_of([2.0, 2.0]).low, mean_of([2.0, 2.0]).high) == (2, 2)
+    assert (mean_of([2.0, 2.0]).low, mean_of([2.0, 2.0]).high) == (None, None)
 
 
 def test_intervals_cover_the_mean():
@@ -29,8 +29,16 @@ def test_differences_are_paired_by_seed():
     assert (found.difference.mean, found.difference.count) == (1, 3)
     # Of three pairs that all point one way a test of the signs has p = 2 / 2³.
     assert found.p == pytest.approx(0.25)
+    assert found.bounds is None  # equal differences tell nothing of their spread
     assert paired_difference({5: 1.0}, base) is None
     assert paired_difference({0: 1.0}, base).p is None
+
+
+def test_bounds_allow_for_few_seeds():
+    """Of three differences Student's t interval is that of the tables: 4.303 standard errors to either side."""
+    found = paired_difference({0: 1.0, 1: 2.0, 2: 3.0}, dict.fromkeys(range(3), 0.0))
+    assert found.bounds == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    assert 1 <= found.difference.low < found.difference.high <= 3
 
 
 def test_the_pareto_front():

@@ -1,6 +1,8 @@
 """Claims of a study of trained models: what it expected and what its rows say of it, a sentence with a verdict each.
 
 A verdict is given by a whole interval: where what was expected is neither true nor false in all of it, there is none.
+Of accuracies it is the wider of the bootstrap interval, which is shown, and Student's t interval, which allows for few
+seeds.
 """
 
 from __future__ import annotations
@@ -52,8 +54,7 @@ def accuracy_claim(
     text = f"{name}: {signed(difference)} points of accuracy against {base}"
     if bad:
         return Claim(f"{text} without those that diverged ({'; '.join(bad)}); {told}", None)
-    low, high = difference.difference.low, difference.difference.high
-    return Claim(f"{text}; {told}", None if low is None or high is None else verdict(low, high, expected))
+    return Claim(f"{text}; {told}", None if difference.bounds is None else verdict(*difference.bounds, expected))
 
 
 def first_claim(rows: Mapping[str, Summary], name: str, base: str, expected: Expected, paper: str = "") -> list[Claim]:

@@ -19,7 +19,7 @@ _RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its interval at 95 %, and of how many values; the interval of one value is None."""
+    """A mean with its interval at 95 %, and of how many values; one value, or equal ones, have no interval: None."""
 
     mean: float
     low: float | None
@@ -32,26 +32,27 @@ class Paired:
     """A mean of paired differences.
 
     Args:
-        difference: the mean of the differences with its interval.
+        difference: the mean of the differences with its bootstrap interval.
         p: two-sided p-value of a permutation test of the signs; None for one pair. Of n pairs it is at least 2^(1 - n).
+        bounds: between which the mean difference is for a verdict: all of the bootstrap interval, which is too narrow
+            of few seeds, and of Student's t interval at 95 %, which is not. None for one pair, or for equal differences.
     """
 
     difference: Mean
     p: float | None
+    bounds: tuple[float, float] | None
 
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean with the BCa bootstrap interval of scipy (Efron 1987).
 
     Args:
-        values: at least one. Equal ones have an interval of no width.
+        values: at least one.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean = float(sample.mean())
-    if len(sample) < 2:
+    if len(sample) < 2 or np.ptp(sample) < TIE:
         return Mean(mean, None, None, len(sample))
-    if np.ptp(sample) == 0:
-        return Mean(mean, mean, mean, len(sample))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate distribution, found out below
         interval = stats.bootstrap(
@@ -77,12 +78,17 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     if not seeds:
         return None
     differences = np.array([values[seed] - baseline[seed] for seed in seeds])
+    mean = mean_of(differences.tolist())
     if len(seeds) < 2:
-        return Paired(mean_of(differences.tolist()), None)
+        return Paired(mean, None, None)
     test = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", vectorized=False, n_resamples=_RESAMPLES, rng=0
     )
-    return Paired(mean_of(differences.tolist()), float(test.pvalue))
+    bounds = None
+    if mean.low is not None and mean.high is not None:
+        student = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
+        bounds = min(mean.low, float(student.low)), max(mean.high, float(student.high))
+    return Paired(mean, float(test.pvalue), bounds)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], x_is: str) -> list[int]:

@@ -34,7 +34,7 @@ __all__ = [
 
 SMALL_SAMPLES = (
     "Of few seeds such an interval is too narrow: with normal errors it covers the true mean in about 70 of 100 cases "
-    "with 3 seeds, in 85 with 5, in 91 with 10. What 3 seeds tell is a hint."
+    "with 3 seeds, in 85 with 5, in 91 with 10. So verdicts need Student's t interval too, which allows for it."
 )
 
 
@@ -201,8 +201,9 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
         "peak, MB an image",
     ]
     accuracy_notes = [
-        "Means over seeds with BCa bootstrap intervals; differences are paired by seed, p is a permutation test's and "
-        "of n seeds at least 2^(1 − n). Marked rows are below the first one with their whole interval, or diverged.",
+        "Means over seeds with BCa bootstrap intervals; differences are paired by seed, p is a permutation test's, of n "
+        "seeds at least 2^(1 − n), and not corrected for the number of rows. Marked rows are below the first one with "
+        "their whole interval, or diverged.",
         SMALL_SAMPLES,
     ]
     cost_notes = [
