@@ -42,6 +42,20 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_system_that_refuses_to_remove_names_the_file_too(tmp_path, monkeypatch):
+    """One that is read-only does, even where there is nothing."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", "hidden")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        pytest.raises(OSError, match=r"Read-only file system: '.*/weights\.bin'"),
+        replacing(tmp_path / "weights.bin") as temporary,
+    ):
+        raise OSError(errno.EROFS, "Read-only file system", str(temporary))
+
+
 def test_write_replaces_the_file_only_at_the_end(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -111,7 +111,8 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         if replaceable:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that is read-only refuses even what is not there
+                temporary.unlink(missing_ok=True)
 
 
 def _create(path: Path) -> int:

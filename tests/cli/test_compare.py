@@ -6,8 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from compare_toy import Toy
+from lambdanets.console import make_console
 from lambdanets.experiments import studies
+from lambdanets.experiments.compare.cell import Wanted
 from lambdanets.experiments.compare.outcome import Claim, Outcome
+from lambdanets.experiments.report.study_report import report_cells
 from lambdanets_cli.app import app
 from lambdanets_cli.compare import _parameter
 
@@ -40,10 +43,12 @@ def test_it_runs_reports_and_goes_on(toy, tmp_path):
     result = run("toy", "--report", "--output", out)
     assert f"{damaged} is damaged" in result.output
     assert "as expected: 6 cells" in result.output
-    assert "1 damaged file" in (out / "toy" / "report.html").read_text()
+    assert "1 file of cells that cannot be read" in (out / "toy" / "report.html").read_text()
     # Cells of another size are there too: those that the report was asked for.
     assert "as expected: 4 cells" in run("toy", "--jobs", 1, "--seeds", 1, "--output", out).output
     assert "as expected: 6 cells" in run("toy", "--report", "--quick", "--output", out).output
+    with pytest.raises(ValueError, match="no trainings of 7 epochs"):
+        report_cells(toy, out / "toy", make_console(), wanted=Wanted(epochs=7))
     toy.stop = "a"
     damaged.unlink()
     run("toy", "--jobs", 1, "--output", out)

@@ -1,5 +1,6 @@
 """The cells of a toy study: run once, in order, resumed, damaged ones again; locks, room, several at a time."""
 
+import errno
 import os
 import pickle
 import re
@@ -224,6 +225,28 @@ def test_a_result_that_cannot_be_kept_fails(toy, tmp_path, capsys):
     with pytest.raises(CellsFailedError, match="2 of 6 cells failed, 4 are done"):
         run(toy, tmp_path)
     assert "train of a, seed 0 failed: Out of range float values" in capsys.readouterr().out
+
+
+def test_a_folder_in_place_of_a_cell_is_refused_before_work(toy, tmp_path):
+    cells = run(toy, tmp_path)
+    toy.ran()
+    file = cell_file(tmp_path, cell_key(cells[1].config, "", study_version(1)))
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match=f"{file.name} is a folder.*move it away"):
+        run(toy, tmp_path)
+    assert toy.ran() == []
+
+
+def test_a_full_disk_stops_it_and_says_what_is_left(toy, tmp_path, capsys, monkeypatch):
+    def full(folder, key, done):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / key))
+
+    monkeypatch.setattr("lambdanets.experiments.compare.grid.write_cell", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(toy, tmp_path)
+    assert "Stopped with 6 of 6 cells left; the same command goes on." in capsys.readouterr().out
+    assert len(toy.ran()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -89,10 +89,10 @@ def run_cells(
                 ) from error
             grid = _Grid(study, options, folder, jobs, console, cluster, signals)
             return grid.run()
-    except (StoppedError, KeyboardInterrupt) as error:
+    except (StoppedError, KeyboardInterrupt, OSError) as error:  # the last as of a full disk
         left = f" with {len(grid.cells) - len(grid.done)} of {len(grid.cells)} cells left" if grid else ""
         print_whole(console, f"Stopped{left}; the same command goes on.")
-        raise (error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)) from None
+        raise (StoppedError(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error) from None
 
 
 class _Grid:
@@ -120,13 +120,14 @@ class _Grid:
     def run(self) -> list[Done]:
         for cell in self.cells:
             self._task(cell)  # those that are done tell how long the others will take
-        self._show_start()
         try:
             if self.cluster is not None:
                 with cluster_jobs(self.cluster, self.jobs, self.folder / "jobs") as executor:
+                    self._show_start()
                     self._run_one_by_one(executor, alone=True)
                     self._run_beside(executor, here=False)
             else:
+                self._show_start()
                 self._run_one_by_one(None, alone=self.jobs > 1)
                 waits = self.jobs > 1
                 while waits:
@@ -207,8 +208,11 @@ class _Grid:
             if cell.complete is not None:
                 config = cell.complete(config, [self.done[before] for before in cell.after])
             key = cell_key(config, self.fingerprint, self.version)
+            file = cell_file(self.folder, key)
+            if file.is_dir():
+                raise ValueError(f"{file} is a folder, and a cell is to be written there; move it away")
             try:
-                self.done[cell] = read_cell(cell_file(self.folder, key))
+                self.done[cell] = read_cell(file)
                 return None
             except FileNotFoundError:
                 pass
@@ -259,7 +263,7 @@ class _Grid:
         if isinstance(outcome, Failed):
             self.failed.add(task.cell)
             log = log_file(task.place)
-            where = f"; its log is {log}" if log.exists() else ""
+            where = f"; its log is {log}" if log.exists() and log.stat().st_size else ""
             print_whole(self.console, one_line(f"{label(task.config)} failed: {outcome.text}{where}"))
 
     def _show_start(self) -> None:

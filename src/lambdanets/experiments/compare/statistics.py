@@ -35,7 +35,7 @@ class Paired:
         difference: the mean of the differences with its bootstrap interval.
         p: two-sided p-value of a permutation test of the signs; None for one pair. Of n pairs it is at least 2^(1 - n).
         bounds: between which the mean difference is for a verdict: all of the bootstrap interval, which is too narrow
-            of few seeds, and of Student's t interval at 95 %, which is not. None for one pair, or for equal differences.
+            of few seeds, and of Student's t interval at 95 %, which is not. None for one pair or equal differences.
     """
 
     difference: Mean

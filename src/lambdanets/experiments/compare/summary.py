@@ -201,9 +201,9 @@ def _tables(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
         "peak, MB an image",
     ]
     accuracy_notes = [
-        "Means over seeds with BCa bootstrap intervals; differences are paired by seed, p is a permutation test's, of n "
-        "seeds at least 2^(1 − n), and not corrected for the number of rows. Marked rows are below the first one with "
-        "their whole interval, or diverged.",
+        "Means over seeds with BCa bootstrap intervals; differences are paired by seed; p is a permutation test's, of "
+        "n seeds at least 2^(1 − n), and not corrected for the number of rows. Marked rows are below the first one "
+        "with their whole interval, or diverged.",
         SMALL_SAMPLES,
     ]
     cost_notes = [

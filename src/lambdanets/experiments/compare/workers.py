@@ -129,7 +129,7 @@ class ClusterExecutor(Executor):
             self._submitit = submitit.AutoExecutor(folder, cluster=cluster.name)
             self._submitit.update_parameters(name="lambdanets")
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"--cluster {cluster.name}: {error}") from error
+            raise ValueError(f"--cluster {cluster.name}: {error}; give slurm or local") from error
         for name, value in cluster.parameters.items():
             self._set(name, value)
         self._threads = ThreadPoolExecutor(jobs)

@@ -13,9 +13,10 @@ from lambdanets.experiments.compare.outcome import Outcome, Table
 from lambdanets.experiments.compare.study import Study
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.report import markdown
-from lambdanets.files import make_folder, write_text
+from lambdanets.files import check_folder, make_folder, write_text
 from lambdanets.markdown_text import as_text
 from lambdanets.pages import render_page
+from lambdanets.training.data.listing import count
 
 __all__ = ["latex", "report_cells", "table_text", "write_report"]
 
@@ -36,8 +37,9 @@ def report_cells(
         The page.
 
     Raises:
-        ValueError: if there are no such cells.
+        ValueError: if there are no such cells, or the folder cannot be written to.
     """
+    check_folder(folder)
     cells, damaged = read_cells(folder)
     for message in damaged:
         print_whole(console, one_line(f"{message}; left out"))
@@ -45,13 +47,16 @@ def report_cells(
     if not cells:
         what = "such cells" if others else "cells"
         raise ValueError(f"{folder} has no {what} of the study {study.name}; run it without --report")
+    if wanted is not None and wanted.epochs is not None and not any("epochs" in done.config for done in cells):
+        raise ValueError(
+            f"{folder} has no trainings of {count(wanted.epochs, 'epoch', 'epochs')}; run them without --report"
+        )
     warnings = []
     if others:
-        warnings.append(
-            f"Left out are {len(others)} cells of another size, version or learning rate, or of other data."
-        )
+        differ = "another size, version, learning rate or number of epochs, or of other data"
+        warnings.append(f"Left out: {count(len(others), 'cell', 'cells')} of {differ}.")
     if damaged:
-        warnings.append(f"Left out are {len(damaged)} damaged files of cells.")
+        warnings.append(f"Left out: {count(len(damaged), 'file', 'files')} of cells that cannot be read.")
     outcome = study.outcome(cells)
     page = write_report(outcome, folder, warnings)
     for claim in outcome.claims:
