@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
-from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
+from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, four_digits, save_plot
 from lambdanets.experiments.report.labels import LETTER
 from lambdanets.experiments.report.study_report import latex, table_text, write_report
 from lambdanets.experiments.studies import read_outcome
@@ -81,9 +81,9 @@ def test_the_plot():
             r'<g class="mark s(\d)".*?aria-label="(.*?)".*?<circle class="dot" cx="(.*?)" cy="(.*?)"', svg
         )
         assert [(number, text) for number, text, *_ in marks] == [
-            ("0", "conv: 50 (48 to 52); one"),
-            ("1", "&lt;lambda&gt;: 60"),
-            ("2", "worse: 40"),
+            ("0", "conv: 50 % (48 to 52); one"),
+            ("1", "&lt;lambda&gt;: 60 %"),
+            ("2", "worse: 40 %"),
         ]
         xs, ys = ([float(mark[i]) for mark in marks] for i in (2, 3))
         assert xs[0] < xs[2] < xs[1]
@@ -127,6 +127,20 @@ def test_numbers_of_marks_do_not_overlap(frame):
         assert all(abs(x - float(a)) >= half or abs(y - float(b)) >= 10.8 for a, b in dots), number
     # Whose number is far from it is joined to it.
     assert 'class="leader"' in svg
+
+
+@pytest.mark.parametrize(("value", "text"), [(35078.4, "35,078"), (0.34823, "0.3482"), (12.3456, "12.35"), (0, "0")])
+def test_numbers_to_read(value, text):
+    assert four_digits(value) == text
+
+
+def test_equal_rows_are_all_seen():
+    """Each one that others cover is drawn wider."""
+    equal = [Series(name, [Point(1.0, 2.0), Point(2.0, 4.0)]) for name in "abc"]
+    longer = Series("d", [Point(1.0, 2.0), Point(2.0, 4.0), Point(3.0, 9.0)])
+    svg = draw_svg(Plot("equal", "Equal", Axis("x"), Axis("y"), [*equal, longer], lines=True))
+    assert re.findall(r'<polyline class="line s\d" .*? stroke-width="([\d.]+)"', svg) == ["12.5", "9", "5.5", "2"]
+    assert re.findall(r'class="dot" .*? r="([\d.]+)"', svg)[:-1:2] == ["10.25", "8.5", "6.75", "5"]
 
 
 def test_connected_points_have_one_number():
@@ -179,7 +193,7 @@ def test_every_range_has_ticks(low, high, log):
 
 def test_tables_as_text():
     assert table_text(TABLE) == "| row | 50 % & more |\n| --- | ---: |\n| a_1 | 2^3 |\n| &lt;b&gt; ▼ | −1 |\n\nA note."
-    assert latex(TABLE).splitlines()[2:6] == [
+    assert latex(TABLE).splitlines()[3:7] == [
         r"row & 50 \% \& more \\",
         r"\midrule",
         r"a\_1 & 2\textasciicircum{}3 \\",
@@ -200,8 +214,8 @@ CELLS = Table(
 def test_single_cells_are_marked(tmp_path):
     assert "| b | 2 ▼ |  |\n\nMarked" in table_text(CELLS)
     lines = latex(CELLS).splitlines()
-    assert lines[0] == r"\begin{tabular}{lrp{16em}}"
-    assert lines[4:6] == [r"a & 1 & as it is \\", r"b & 2 $\bigtriangledown$ &  \\"]
+    assert lines[1] == r"\begin{tabular}{lrp{16em}}"
+    assert lines[5:7] == [r"a & 1 & as it is \\", r"b & 2 $\bigtriangledown$ &  \\"]
     assert lines[-1] == r"\par\smallskip\noindent{\footnotesize Marked: $\ge$ 2 \%.\par}"
     page = write_report(replace(OUTCOME, tables=[CELLS]), tmp_path).read_text()
     assert '<tr><th scope="row">b</th><td class="lost">2</td><td class="text"></td></tr>' in page
@@ -211,13 +225,15 @@ def test_single_cells_are_marked(tmp_path):
 def test_latex_compiles(tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex: apt-get install texlive-latex-recommended")
-    tables = "\n".join(map(latex, (TABLE, CELLS)))
+    wide = Table("wide", "Wide", [f"column {i}" for i in range(30)], [["1.00 (0.99 to 1.01)"] * 30])
+    tables = "\n".join(map(latex, (TABLE, CELLS, wide)))
     (tmp_path / "t.tex").write_text(
-        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{tables}\n\\end{{document}}\n"
+        f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}\n{tables}\n\\end{{document}}\n"
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout
+    assert "Overfull" not in result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -247,12 +263,12 @@ def test_in_a_browser(tmp_path, browser):
     complaints = []
     page = opened(browser, write_report(OUTCOME, tmp_path), 375, "dark", complaints)
     page.locator(".mark .dot >> visible=true").nth(1).hover()
-    assert page.locator(".readout").inner_text() == "<lambda>: 60"
+    assert page.locator(".readout").inner_text() == "<lambda>: 60 %"
     assert page.locator(".mark.on >> visible=true").count() == 1
     page.locator(".mark >> visible=true").nth(0).focus()
-    assert page.locator(".readout").inner_text() == "conv: 50 (48 to 52); one"
+    assert page.locator(".readout").inner_text() == "conv: 50 % (48 to 52); one"
     page.locator(".legend li").nth(2).click()
-    assert page.locator(".readout").inner_text() == "worse: 40"
+    assert page.locator(".readout").inner_text() == "worse: 40 %"
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.close()
     assert complaints == []

@@ -15,7 +15,7 @@ from lambdanets.experiments.compare.statistics import pareto_front
 from lambdanets.experiments.report.labels import LETTER, RADIUS, Mark, before_label, far_away, place_labels
 from lambdanets.files import replacing
 
-__all__ = ["COLOURS", "LARGE", "SMALL", "Frame", "draw_svg", "save_plot"]
+__all__ = ["COLOURS", "LARGE", "SMALL", "Frame", "draw_svg", "four_digits", "legend_key", "save_plot"]
 
 # Of the series in their order; styles of the page repeat them, with others for dark mode.
 COLOURS = (
@@ -33,6 +33,8 @@ COLOURS = (
 # Of the series of each round of colours, in matplotlib's letters; the page has the same ones.
 SHAPES = ("o", "s", "D", "^")
 TICKS, LINE_HEIGHT = 8, 16
+# Marks that are nearer on the screen hide each other; a series is drawn wider by so much for each one that covers it.
+HIDDEN, WIDER, MOST = 2.0, 3.5, 4
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,12 @@ def _number(value: float) -> str:
     return f"{value:,.6g}"
 
 
+def four_digits(value: float) -> str:
+    """Return a number with four digits, and all before the point: "0.3482", "12.35", "35,078"."""
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, max(0, digits)):,.10g}"
+
+
 def _points(plot: Plot) -> list[Point]:
     return [point for series in plot.series for point in series.points]
 
@@ -123,6 +131,26 @@ def _ranges(plot: Plot) -> tuple[tuple[float, float], tuple[float, float]]:
     points = _points(plot)
     heights = [y for point in points for y in (point.y, point.low, point.high) if y is not None]
     return _limits([point.x for point in points], plot.x.log), _limits(heights, plot.y.log)
+
+
+def _covering(places: Sequence[Sequence[tuple[float, float]]]) -> list[int]:
+    """By how many later series, to ``MOST``, each is covered as a whole: equal rows, of which the last would be seen.
+
+    Args:
+        places: of the points of each series on the screen.
+    """
+
+    def hides(later: Sequence[tuple[float, float]], place: tuple[float, float]) -> bool:
+        return any(math.dist(place, other) < HIDDEN for other in later)
+
+    return [
+        min(MOST, sum(all(hides(later, place) for place in own) for later in places[number + 1 :]))
+        for number, own in enumerate(places)
+    ]
+
+
+def _radius(covered: int) -> float:
+    return RADIUS + WIDER / 2 * covered
 
 
 def _labels(plot: Plot) -> dict[int, str]:
@@ -151,17 +179,22 @@ def draw_svg(plot: Plot, frame: Frame = LARGE) -> str:
     if plot.front is not None:
         front = pareto_front([(point.x, point.y) for point in points], plot.front)
         parts.append(_line([points[i] for i in front], x, y, "front"))
+    covering = _covering([[(x(p.x), y(p.y)) for p in series.points] for series in plot.series])
+    radii = [radius for series, radius in zip(plot.series, map(_radius, covering), strict=True) for _ in series.points]
     marks = [
-        Mark(x(p.x), y(p.y), y(p.y if p.low is None else p.low), y(p.y if p.high is None else p.high)) for p in points
+        Mark(x(p.x), y(p.y), y(p.y if p.low is None else p.low), y(p.y if p.high is None else p.high), radius)
+        for p, radius in zip(points, radii, strict=True)
     ]
     labels = _labels(plot)
     places = place_labels(marks, labels, (left, 0, frame.width, bottom))
     count = 0
-    for number, series in enumerate(plot.series):
+    for number, (series, covered) in enumerate(zip(plot.series, covering, strict=True)):
         if plot.lines:
-            parts.append(_line(series.points, x, y, f"line {_colour(number)}{' dashed' * series.dashed}"))
+            kind = f"line {_colour(number)}{' dashed' * series.dashed}"
+            parts.append(_line(series.points, x, y, kind, 2 + WIDER * covered))
         for point in series.points:
-            parts.append(_mark(point, number, series.name, marks[count], places.get(count)))
+            text = _told(plot, series.name, point)
+            parts.append(_mark(point, number, text, marks[count], places.get(count)))
             count += 1
     title = escape(f"{plot.title}: {plot.y.label} against {plot.x.label}")
     return (
@@ -193,9 +226,10 @@ def _label(axis: Axis) -> str:
     return f"{axis.label} (log scale)" if axis.log else axis.label
 
 
-def _line(points: Sequence[Point], x: _Scale, y: _Scale, kind: str) -> str:
+def _line(points: Sequence[Point], x: _Scale, y: _Scale, kind: str, width: float | None = None) -> str:
     path = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in points)
-    return f'<polyline class="{kind}" points="{path}"/>'
+    style = "" if width is None else f' stroke-width="{width:g}"'
+    return f'<polyline class="{kind}" points="{path}"{style}/>'
 
 
 def _colour(number: int) -> str:
@@ -208,8 +242,13 @@ def _shape(number: int) -> int:
     return number // len(COLOURS) % len(SHAPES)
 
 
-def _dot(number: int, x: float, y: float) -> str:
-    r, d = RADIUS, RADIUS + 1
+def legend_key(number: int) -> str:
+    """Return the mark of a series as an SVG element of its own, for the legend."""
+    return f'<svg class="key" viewBox="-7 -7 14 14" aria-hidden="true">{_dot(number, 0, 0)}</svg>'
+
+
+def _dot(number: int, x: float, y: float, r: float = RADIUS) -> str:
+    d = r + 1
     if _shape(number) == 0:
         return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r:g}"/>'
     # From the middle: a square, a diamond, a triangle.
@@ -221,16 +260,22 @@ def _dot(number: int, x: float, y: float) -> str:
     return f'<path class="dot" d="M{x:.1f} {y:.1f}{path}"/>'
 
 
-def _mark(point: Point, number: int, name: str, mark: Mark, place: tuple[float, float] | None) -> str:
+def _told(plot: Plot, name: str, point: Point) -> str:
+    """What is shown when one points at a mark: "lambda: 59.4 % (59.1 to 59.8); ..."."""
+    unit = plot.y.label.rpartition(", ")[2] if ", " in plot.y.label else ""
+    text = f"{name}: {four_digits(point.y)} {unit}".rstrip()
+    if point.low is not None and point.high is not None:
+        text += f" ({four_digits(point.low)} to {four_digits(point.high)})"
+    return f"{text}; {point.text}" if point.text else text
+
+
+def _mark(point: Point, number: int, text: str, mark: Mark, place: tuple[float, float] | None) -> str:
     parts = []
-    text = f"{name}: {point.y:.4g}"
     if point.low is not None and point.high is not None:
         parts.append(
             f'<line class="interval" x1="{mark.x:.1f}" x2="{mark.x:.1f}" y1="{mark.low:.1f}" y2="{mark.high:.1f}"/>'
         )
-        text += f" ({point.low:.4g} to {point.high:.4g})"
-    text += f"; {point.text}" if point.text else ""
-    parts.append(_dot(number, mark.x, mark.y))
+    parts.append(_dot(number, mark.x, mark.y, mark.radius))
     if place is not None:
         if far_away(mark, place):
             x, y = before_label(mark, place)
@@ -262,10 +307,12 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
         ticks(values, labels=[_number(value) for value in values])
         named(_label(axis))
     axes.minorticks_off()
-    for number, series in enumerate(plot.series):
+    covering = _covering([axes.transData.transform([(p.x, p.y) for p in s.points]).tolist() for s in plot.series])
+    for number, (series, covered) in enumerate(zip(plot.series, covering, strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         xs, ys = [point.x for point in series.points], [point.y for point in series.points]
-        style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)], "markersize": 6.5}
+        style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)]}
+        style |= {"markersize": 6.5 + WIDER * covered, "linewidth": 1.5 + 0.75 * WIDER * covered}
         style["linestyle"] = "" if not plot.lines else "--" if series.dashed else "-"
         axes.plot(xs, ys, **style, label=f"{number + 1}  {series.name}", markeredgecolor="white", markeredgewidth=0.7)
         for point in series.points:
@@ -276,10 +323,12 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
         front = [points[i] for i in pareto_front([(point.x, point.y) for point in points], plot.front)]
         style = {"color": "#9aa0a6", "linestyle": ":", "zorder": 0, "label": "Pareto front"}
         axes.plot([p.x for p in front], [p.y for p in front], **style)
-    _number_marks(plot, axes)
+    _number_marks(plot, axes, covering)
     axes.set_title(plot.title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.03, 0.5))
+    for handle in legend.legend_handles[: len(plot.series)]:
+        handle.set(markersize=6.5, linewidth=1.5)
     with rc_context({"svg.hashsalt": plot.name}):  # the same file for the same cells
         for path in paths:
             with replacing(path) as temporary:
@@ -287,7 +336,7 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
                 figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata=metadata)
 
 
-def _number_marks(plot: Plot, axes: Any) -> None:
+def _number_marks(plot: Plot, axes: Any, covering: Sequence[int]) -> None:
     """Write the numbers of the series beside their marks."""
     points, labels = _points(plot), _labels(plot)
 
@@ -296,9 +345,10 @@ def _number_marks(plot: Plot, axes: Any) -> None:
         return across, -along
 
     marks = []
-    for p in points:
+    covered = [count for series, count in zip(plot.series, covering, strict=True) for _ in series.points]
+    for p, count in zip(points, covered, strict=True):
         (x, y), low, high = (screen(p.x, p.y if end is None else end) for end in (p.y, p.low, p.high))
-        marks.append(Mark(x, y, low[1], high[1]))
+        marks.append(Mark(x, y, low[1], high[1], _radius(count)))
     box = axes.bbox
     places = place_labels(marks, labels, (box.x0, -box.y1, box.x1, -box.y0))
     colours = [COLOURS[number % len(COLOURS)] for number, series in enumerate(plot.series) for _ in series.points]

@@ -17,12 +17,13 @@ FARTHEST, STEP = 70, 4
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark on the screen and the two ends of its interval; y grows downwards."""
+    """A mark on the screen, the two ends of its interval and its radius; y grows downwards."""
 
     x: float
     y: float
     low: float
     high: float
+    radius: float = RADIUS
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def place_labels(
     Returns:
         The middle of each label by the number of its mark.
     """
-    dots = [_Box(mark.x, mark.y, RADIUS, RADIUS) for mark in marks]
+    dots = [_Box(mark.x, mark.y, mark.radius, mark.radius) for mark in marks]
     intervals = [_Box(mark.x, (mark.low + mark.high) / 2, 1, abs(mark.high - mark.low) / 2) for mark in marks]
     found: dict[int, _Box] = {}
     lines: list[_Box] = []
@@ -86,8 +87,8 @@ def _around(mark: Mark, half: float) -> list[_Box]:
     for distance in range(1, FARTHEST, STEP):
         for turn in TURNS:
             angle = turn * math.pi / 8
-            x = mark.x + (half + RADIUS + distance) * math.cos(angle)
-            y = mark.y - (LINE / 2 + RADIUS + distance) * math.sin(angle)
+            x = mark.x + (half + mark.radius + distance) * math.cos(angle)
+            y = mark.y - (LINE / 2 + mark.radius + distance) * math.sin(angle)
             found.append(_Box(x, y, half, LINE / 2))
     return found
 
@@ -99,7 +100,7 @@ def _inside(box: _Box, area: tuple[float, float, float, float]) -> bool:
 
 def far_away(mark: Mark, place: tuple[float, float]) -> bool:
     """True if a label is so far from its mark that a line must join them."""
-    return math.hypot(place[0] - mark.x, place[1] - mark.y) > 3 * RADIUS + LINE / 2
+    return math.hypot(place[0] - mark.x, place[1] - mark.y) > mark.radius + 2 * RADIUS + LINE / 2
 
 
 def before_label(mark: Mark, place: tuple[float, float]) -> tuple[float, float]:

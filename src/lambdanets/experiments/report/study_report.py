@@ -11,7 +11,7 @@ from lambdanets.console import one_line, print_whole
 from lambdanets.experiments.compare.cell import Done, Wanted, coherent, read_cells
 from lambdanets.experiments.compare.outcome import Outcome, Table
 from lambdanets.experiments.compare.study import Study
-from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
+from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, legend_key, save_plot
 from lambdanets.experiments.report.report import markdown
 from lambdanets.files import check_folder, make_folder, write_text
 from lambdanets.markdown_text import as_text
@@ -82,7 +82,7 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         make_folder(folder / name)
     for table in outcome.tables:
         write_text(folder / "tables" / f"{table.name}.md", f"{as_text(outcome.environment)}\n\n{table_text(table)}\n")
-        write_text(folder / "tables" / f"{table.name}.tex", latex(table))
+        write_text(folder / "tables" / f"{table.name}.tex", f"% {one_line(outcome.environment)}\n{latex(table)}")
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
     page = folder / "report.html"
@@ -93,6 +93,7 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         warnings=list(warnings),
         plots=[(plot, [draw_svg(plot, frame) for frame in (LARGE, SMALL)]) for plot in plots],
         colours=len(COLOURS),
+        legend_key=legend_key,
     )
     write_text(page, text)
     return page
@@ -132,7 +133,10 @@ _LATEX = {
 
 
 def latex(table: Table) -> str:
-    """Return a table in LaTeX, for the package booktabs, with its notes; rows and cells that lost are marked."""
+    """Return a table in LaTeX, with its notes; rows and cells that lost are marked.
+
+    It needs the packages booktabs and graphicx, by which a table wider than the line is made smaller.
+    """
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
@@ -142,6 +146,7 @@ def latex(table: Table) -> str:
 
     # Text may be as long as sentences, in which lines break.
     columns = "l" + "".join("p{16em}" if i in table.text else "r" for i in range(1, len(table.columns)))
-    top = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
+    fit = r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    top = [fit, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
     notes = [rf"\par\smallskip\noindent{{\footnotesize {escaped(note)}\par}}" for note in table.notes]
-    return "\n".join([*top, *map(line, _marked(table)), r"\bottomrule", r"\end{tabular}", *notes, ""])
+    return "\n".join([*top, *map(line, _marked(table)), r"\bottomrule", r"\end{tabular}}", *notes, ""])

@@ -23,11 +23,19 @@ for (const figure of document.querySelectorAll("figure")) {
     mark.addEventListener("pointerleave", rest);
     mark.addEventListener("blur", () => show(undefined, hint));
   }
-  for (const name of figure.querySelectorAll(".legend li")) {
+  for (const name of figure.querySelectorAll(".legend li[data-series]")) {
     const own = [...charts[0].querySelectorAll(`.mark[data-series="${name.dataset.series}"]`)];
     const text = own.map((mark) => mark.getAttribute("aria-label")).join("; ");
     for (const event of ["pointerenter", "click"]) name.addEventListener(event, () => show(name.dataset.series, text));
     name.addEventListener("pointerleave", rest);
   }
+}
+// A table that can be scrolled to the right is shaded there.
+for (const table of document.querySelectorAll(".wide")) {
+  const shade = () =>
+    table.parentElement.classList.toggle("more", table.scrollLeft + table.clientWidth < table.scrollWidth - 1);
+  table.addEventListener("scroll", shade);
+  new ResizeObserver(shade).observe(table);
+  shade();
 }
 document.documentElement.dataset.ready = "";
