@@ -134,7 +134,7 @@ def _ranges(plot: Plot) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def _covering(places: Sequence[Sequence[tuple[float, float]]]) -> list[int]:
-    """By how many later series, to ``MOST``, each is covered as a whole: equal rows, of which the last would be seen.
+    """The number of later series, to ``MOST``, that cover each one: of equal rows only the last would be seen.
 
     Args:
         places: of the points of each series on the screen.
@@ -261,7 +261,7 @@ def _dot(number: int, x: float, y: float, r: float = RADIUS) -> str:
 
 
 def _told(plot: Plot, name: str, point: Point) -> str:
-    """What is shown when one points at a mark: "lambda: 59.4 % (59.1 to 59.8); ..."."""
+    """The text that pointing at a mark shows, as "lambda: 59.4 % (59.1 to 59.8); one block", in one line."""
     unit = plot.y.label.rpartition(", ")[2] if ", " in plot.y.label else ""
     text = f"{name}: {four_digits(point.y)} {unit}".rstrip()
     if point.low is not None and point.high is not None:
@@ -326,7 +326,7 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
     _number_marks(plot, axes, covering)
     axes.set_title(plot.title)
     axes.grid(alpha=0.3)
-    legend = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.03, 0.5))
+    legend: Any = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.03, 0.5))
     for handle in legend.legend_handles[: len(plot.series)]:
         handle.set(markersize=6.5, linewidth=1.5)
     with rc_context({"svg.hashsalt": plot.name}):  # the same file for the same cells
