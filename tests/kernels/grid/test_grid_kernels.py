@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import (
     EVERYWHERE,
+    PRESENT,
     assert_same,
     grid_call,
     kernel_cases,
@@ -223,3 +224,18 @@ def test_half_precision_accumulates_in_float32(kernel, dtype):
     half_ulp = torch.finfo(dtype).eps / 2
     error = (actual.double() - expected).abs()
     assert (error <= half_ulp * expected.abs() * 1.001 + 1e-4).all()
+
+
+LARGE = [((28, 28), (55, 55)), ((700,), (1399,)), ((6, 5, 7), (11, 9, 13))]
+
+
+@pytest.mark.parametrize(("kernel", "grid", "extents"), kernel_cases(PRESENT, LARGE))
+def test_large_numbers_do_not_overflow_on_the_way(kernel, grid, extents):
+    """A value a hundredth of the largest number of float32, with sums and gradients that are below it."""
+    call = grid_call(grid, extents, h=2, v=3, dtype=torch.float32)
+    call.positions.table.div_(28)
+    call.value[0, 0, math.prod(grid) // 2, 1] = 3e36
+    call = call.requiring_grad()
+    out = lambda_apply(*call.args, kernel=kernel)
+    for result in (out, *torch.autograd.grad(out, call.leaves(), 1e-3 * torch.randn_like(out))):
+        assert result.isfinite().all()

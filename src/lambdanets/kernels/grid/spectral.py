@@ -36,6 +36,9 @@ __all__ = ["KERNEL", "fft_length"]
 BLOCK_ELEMENTS = 1 << 18
 # Points up to which a grid is one line: longer ones leave the innermost cache, and less arithmetic counts for more.
 LINE_POINTS = 1 << 13
+# The product of two spectra is divided by L, here half of it in each: multiplied first, they would overflow for numbers
+# whose result has room.
+FORTH, BACK = "ortho", "forward"
 # Cost of a point of a transform by how often its length is divisible by 2; 1 from four times on (measured on CPUs).
 _COST_BY_TWOS = (2.5, 1.4, 1.25, 1.1)
 
@@ -137,16 +140,16 @@ class _SpectralLayout:
         """(..., *grid) -> (..., *frequencies)."""
         if self.is_line:
             planes = self._to_line(planes)
-        return torch.fft.rfftn(planes, s=self.lengths, dim=self.axes)
+        return torch.fft.rfftn(planes, s=self.lengths, dim=self.axes, norm=FORTH)
 
     def back(self, spectrum: Tensor) -> Tensor:
         """Inverse transform, cut to the grid. Rows outside it are dropped before the last axis is done."""
         if self.is_line:
-            return self._from_line(torch.fft.irfft(spectrum, n=self.lengths[0]), self.grid)
+            return self._from_line(torch.fft.irfft(spectrum, n=self.lengths[0], norm=BACK), self.grid)
         *front, _ = self.axes
         for axis, size in zip(front, self.grid, strict=False):
-            spectrum = torch.fft.ifft(spectrum, dim=axis).narrow(axis, 0, size)
-        return torch.fft.irfft(spectrum, n=self.lengths[-1], dim=-1)[..., : self.grid[-1]]
+            spectrum = torch.fft.ifft(spectrum, dim=axis, norm=BACK).narrow(axis, 0, size)
+        return torch.fft.irfft(spectrum, n=self.lengths[-1], dim=-1, norm=BACK)[..., : self.grid[-1]]
 
     def table_spectrum(self, table: Tensor) -> Tensor:
         """(u, k, f): offset o of the table stands at o modulo the length."""
@@ -158,11 +161,12 @@ class _SpectralLayout:
             for pad in (0, length - table.shape[axis])
         ]
         shifts = [-shift for shift in self.shifts]
-        return torch.fft.rfftn(F.pad(table, pads).roll(shifts, self.axes), s=self.lengths, dim=self.axes)
+        padded = F.pad(table, pads).roll(shifts, self.axes)
+        return torch.fft.rfftn(padded, s=self.lengths, dim=self.axes, norm=FORTH)
 
     def table_gradient(self, spectrum: Tensor) -> Tensor:
         """Undo :meth:`table_spectrum`."""
-        table = torch.fft.irfftn(spectrum, s=self.lengths, dim=self.axes).roll(self.shifts, self.axes)
+        table = torch.fft.irfftn(spectrum, s=self.lengths, dim=self.axes, norm=BACK).roll(self.shifts, self.axes)
         if self.is_line:
             return self._from_line(table, self.extents)
         for axis, extent in zip(self.axes, self.extents, strict=True):
