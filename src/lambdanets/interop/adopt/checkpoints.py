@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Checkpoint", "named_as", "read_checkpoint"]
+__all__ = ["Checkpoint", "check_plain", "named_as", "read_checkpoint"]
 
 # Where training scripts put the weights beside their optimizer; moving averages first, as timm does.
 _ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
@@ -127,13 +127,17 @@ def _untrusted(path: Path, error: BaseException) -> ValueError:
 
 def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
     entry: list[str] = []
-    while True:
-        inner = next((name for name in _ENTRIES if isinstance(read.get(name), Mapping) and read[name]), None)
-        if inner is None:
-            break
+    seen = [read]
+    while inner := next((name for name in _ENTRIES if isinstance(read.get(name), Mapping) and read[name]), None):
         entry.append(inner)
         read = read[inner]  # type: ignore[assignment]
+        if any(read is outer for outer in seen):
+            raise ValueError(f"{origin} holds itself under {inner!r}; pass the state_dict itself")
+        seen.append(read)
     tensors = {name: tensor for name, tensor in read.items() if isinstance(tensor, Tensor)}
+    nameless = [name for name in tensors if not isinstance(name, str)]
+    if nameless:
+        raise ValueError(f"{origin} holds a tensor under {nameless[0]!r}, which is no name; write it with names")
     if not tensors:
         names = ", ".join(map(repr, list(read)[:5])) or "nothing"
         raise ValueError(f"{origin} holds no weights by name; it holds {names}. Pass the state_dict itself")
@@ -141,6 +145,25 @@ def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
         entry.append(prefix)
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return Checkpoint(tensors, origin, tuple(entry))
+
+
+def check_plain(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Raise a ValueError for tensors whose numbers cannot be copied one by one: sparse, nested, quantised or meta ones.
+
+    Args:
+        tensors: by name.
+        origin: of the tensors, for the message.
+    """
+    odd = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta
+    ]
+    if odd:
+        raise ValueError(
+            f"{origin} has {len(odd)} tensors that are quantised, sparse, nested or without memory, {odd[0]} the first. "
+            "Nothing was loaded; write them as plain tensors: dequantize(), to_dense()"
+        )
 
 
 def named_as(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lambdanets.interop.adopt.checkpoints import Checkpoint, named_as, read_checkpoint
+from lambdanets.interop.adopt.checkpoints import Checkpoint, check_plain, named_as, read_checkpoint
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
@@ -242,12 +242,7 @@ class _Plan:
 
     def check(self, origin: str, strict: bool, translated: bool) -> None:
         """Raise a ValueError that names the first differences and counts them."""
-        odd = [name for name in self.common if not _is_copyable(self.tensors[name])]
-        if odd:
-            raise ValueError(
-                f"{origin} has {len(odd)} tensors that are quantised, sparse or without memory, {odd[0]} the first; "
-                "nothing was loaded. Write them as plain tensors: dequantize(), to_dense()"
-            )
+        check_plain({name: self.tensors[name] for name in self.common}, origin)
         shapes = [name for name in self.common if self.state[name].shape != self.tensors[name].shape]
         problems = []
         if shapes:
@@ -265,6 +260,13 @@ class _Plan:
                 f"{origin} has the weights of another model than this {type(self.model).__name__}: of its "
                 f"{self.given} tensors and the model's {len(self.state)}, {', '.join(problems)}. Nothing was "
                 f"loaded{self._remedy(shapes, translated)}"
+            )
+        lost = [name for name in self.common if _loses(self.tensors[name], self.state[name].dtype)]
+        if lost:
+            raise ValueError(
+                f"{origin} has {len(lost)} tensors whose numbers the model's type cannot hold: {lost[0]} is "
+                f"{self.tensors[lost[0]].dtype}, the model's {self.state[lost[0]].dtype}. Nothing was "
+                "loaded; write the weights in the model's type"
             )
 
     def _remedy(self, shapes: list[str], translated: bool) -> str:
@@ -313,8 +315,13 @@ class _Plan:
         return len(self.common) + len(self.biases)
 
 
-def _is_copyable(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+def _loses(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """True if a copy in another type is of another kind of number, or overflows."""
+    if tensor.dtype == dtype or dtype.is_complex:
+        return False
+    if tensor.dtype.is_complex or tensor.dtype.is_floating_point != dtype.is_floating_point:
+        return True
+    return dtype.is_floating_point and bool((tensor.isfinite() & ~tensor.to(dtype).isfinite()).any())
 
 
 def _module(model: nn.Module, path: str) -> nn.Module | None:
