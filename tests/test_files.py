@@ -11,6 +11,7 @@ import pytest
 from lambdanets.files import (
     check_file,
     check_folder,
+    check_name,
     digest_file,
     flush,
     make_folder,
@@ -117,6 +118,22 @@ def test_places_for_files(tmp_path):
         check_file(tmp_path / "no" / "new.csv", "--csv")
     with pytest.raises(ValueError, match=r"--csv .* is a folder; name a file in it"):
         check_file(tmp_path, "--csv")
+
+
+def test_places_that_the_system_refuses(tmp_path, monkeypatch):
+    """As on a file system that is read-only, which root may not write to either."""
+    (tmp_path / "old.csv").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and path == refused))
+    for refused in (tmp_path, tmp_path / "old.csv"):
+        with pytest.raises(ValueError, match=rf"old\.csv cannot be written: no permission for {refused}; give another"):
+            check_file(tmp_path / "old.csv", "--csv")
+    check_file(tmp_path / "new.csv", "--csv")
+
+
+def test_names_that_are_no_text(tmp_path):
+    check_name(tmp_path / "名")
+    with pytest.raises(ValueError, match=r"run\\xfe' is not valid UTF-8; rename it"):
+        check_name(tmp_path / os.fsdecode(b"run\xfe"))
 
 
 def test_places_for_folders(tmp_path):

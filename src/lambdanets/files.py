@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 __all__ = [
     "check_file",
     "check_folder",
+    "check_name",
+    "check_writable",
     "digest_file",
     "flush",
     "make_folder",
@@ -53,12 +55,33 @@ def check_file(path: Path, name: str) -> None:
         name: what gave it, for messages: "--csv".
 
     Raises:
-        ValueError: its folder does not exist, or it is a folder itself.
+        ValueError: its folder does not exist, or it is a folder itself, or may not be written.
     """
     if not path.parent.is_dir():
         raise ValueError(f"{name} {path} is in {path.parent}, which is no folder; make it first")
     if path.is_dir():
         raise ValueError(f"{name} {path} is a folder; name a file in it")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that the system will not let us write, as on a file system that is read-only.
+
+    Raises:
+        ValueError: no permission for the file, or for its folder, where a new one takes its place.
+    """
+    there = [path, path.parent] if path.is_file() else [path if path.exists() else path.parent]
+    for place in there:
+        if not os.access(place, os.W_OK):
+            raise ValueError(f"the output {path} cannot be written: no permission for {place}; give another file")
+
+
+def check_name(path: Path) -> None:
+    """Raise a ValueError for a path whose bytes are no UTF-8: it could be neither stored nor shown."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"the name {os.fsencode(path)!r} is not valid UTF-8; rename it") from None
 
 
 def check_folder(path: Path) -> None:

@@ -299,7 +299,13 @@ def _growth(console: Console, output: Path, kept: list[Row], limits: tuple[float
 def _calibrate(console: Console, output: Path | None, limits: tuple[float, float]) -> None:
     from lambdanets.experiments.bench import calibrate
     from lambdanets.experiments.report import results
+    from lambdanets.files import check_file, check_folder, make_folder
+    from lambdanets.kernels.grid.costs import cache_file
 
+    file = output or cache_file()
+    check_folder(file.parent)
+    make_folder(file.parent)
+    check_file(file, "--output")
     cases = calibrate.CALIBRATION_CASES
     console.print(f"Timing every kernel on {len(cases)} shapes: some minutes.")
     constants = calibrate.calibrate(

@@ -86,6 +86,16 @@ def test_calibrate_writes_what_is_shipped(monkeypatch, tmp_path):
     assert not costs.cache_file().exists()
 
 
+def test_calibrate_refuses_its_output_before_it_measures(monkeypatch, tmp_path):
+    from lambdanets.experiments.bench import calibrate
+
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "file").touch()
+    for output, message in ((tmp_path, "is a folder; name a file in it"), (tmp_path / "file" / "c", "file is a file")):
+        result = run("bench", "--calibrate", "--output", str(output))
+        assert message in str(result.exception)
+
+
 def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
     from lambdanets.experiments.bench import calibrate
 

@@ -1,6 +1,7 @@
 """Exported files against the model, by the runtimes themselves, and without this package."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -403,6 +404,7 @@ def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, me
         ({"path": "model"}, ValueError, r"path must end in \.onnx or \.pt2, or format be one of"),
         ({"path": "no/model.pt2"}, FileNotFoundError, r"the folder .*no for the output model\.pt2 does not exist"),
         ({"path": "there.pt2"}, FileExistsError, r"there\.pt2 exists; give another name, or overwrite it"),
+        ({"path": os.fsdecode(b"out\xfe.pt2")}, ValueError, r"out\\xfe\.pt2' is not valid UTF-8; rename it"),
         ({"path": "folder.pt2"}, IsADirectoryError, r"folder\.pt2 is a folder"),
         ({"output": "classes"}, ValueError, "output must be one of probabilities, logits, got 'classes'"),
         ({"example": None}, ValueError, "example must be given for a model without a timm configuration"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from lambdanets.experiments.bench.bench import Row
 from lambdanets.experiments.report import goals, report
-from lambdanets.files import check_folder, write_csv, write_json, write_text
+from lambdanets.files import check_folder, make_folder, write_csv, write_json, write_text
 from lambdanets.files import read_rows as read_table
 from lambdanets.kernels.grid import costs
 
@@ -80,7 +80,7 @@ def write_calibration(constants: dict[str, Any], path: Path | None = None) -> Pa
         The file.
     """
     path = path or costs.cache_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, constants)
     costs.reload()
     return path

@@ -161,8 +161,8 @@ def check_plain(tensors: Mapping[str, Tensor], origin: str) -> None:
     ]
     if odd:
         raise ValueError(
-            f"{origin} has {len(odd)} tensors that are quantised, sparse, nested or without memory, {odd[0]} the first. "
-            "Nothing was loaded; write them as plain tensors: dequantize(), to_dense()"
+            f"{origin} has {len(odd)} tensors that are quantised, sparse, nested or without memory, {odd[0]} the "
+            "first. Nothing was loaded; write them as plain tensors: dequantize(), to_dense()"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lambdanets.files import replacing
+from lambdanets.files import check_name, check_writable, replacing
 from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
 from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
@@ -217,6 +217,8 @@ def _check_arguments(model: nn.Module, path: Path, output: str, fixed_size: bool
         raise IsADirectoryError(f"the output {path} is a folder; give a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"the output {path} exists; give another name, or overwrite it (--overwrite)")
+    check_writable(path)
+    check_name(path)  # the writers and readers of these files take no other
 
 
 def _example(model: nn.Module, given: Tensor | None) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lambdanets.files import check_name
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
 from lambdanets.training.data.listing import (
     beside,
-    check_name,
     class_folders,
     count,
     describe_skipped,

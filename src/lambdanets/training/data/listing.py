@@ -20,6 +20,8 @@ from pathlib import Path
 from PIL import Image
 from timm.utils.misc import natural_key
 
+from lambdanets.files import check_name
+
 LITTER = frozenset(
     {
         ".ds_store",
@@ -112,14 +114,6 @@ def _walk(folder: Path, above: tuple[str, ...], endings: Collection[str], found:
                 raise ValueError(f"the file {path} is a link that leads nowhere; remove it, or bring its file back")
             else:
                 found.skipped.append(path)  # a pipe, a device
-
-
-def check_name(path: Path) -> None:
-    """Raise a ValueError for a path whose bytes are no UTF-8: it could be neither stored nor shown."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"the name {os.fsencode(path)!r} is not valid UTF-8; rename it") from None
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from lambdanets.files import check_folder, make_folder, write_json
+from lambdanets.files import check_folder, check_name, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
-from lambdanets.training.data.listing import check_name
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
@@ -127,6 +126,7 @@ class Run:
             raise FileNotFoundError(f"the run folder {path} does not exist. {_ADVICE}{_others(path)}.")
         if not path.is_dir():
             raise ValueError(f"the run folder {path} is a file. {_ADVICE}{_others(path)}.")
+        check_name(path)  # safetensors takes no other
         file = path / "config.json"
         if not file.exists():
             raise FileNotFoundError(f"{path} is not a run folder: config.json is missing. {_ADVICE}{_others(path)}.")
