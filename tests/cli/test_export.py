@@ -17,7 +17,7 @@ from lambdanets.models import lambda_resnet
 from lambdanets.training import Recipe, Run, predict_images
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import save_weights
+from lambdanets.training.runs.model import save_weights
 
 CLASSES = ("blue", "grün", "red")
 
@@ -135,7 +135,7 @@ def test_differing_file_is_told_with_the_table(run, run_folder, monkeypatch):
     def differ(model, path, **options):
         export._check_difference([export.Check(2, 20, 30, 0.25)], 1e-4, "probabilities", path)
 
-    monkeypatch.setattr("lambdanets.training.runs.export.export_model", differ)
+    monkeypatch.setattr("lambdanets.training.inference.export.export_model", differ)
     code, output, error = run("export", run_folder, "--overwrite")
     assert code == 2
     assert re.search(r"20 x 30 .* 2\.5e-01", output)

@@ -20,8 +20,8 @@ from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.mixing import BatchMixer
-from lambdanets.training.engine.model import build_model
 from lambdanets.training.engine.optimisation import freeze_stages
+from lambdanets.training.runs.model import build_model
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,10 @@ from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
-from lambdanets.training.engine.model import check_model_name, load_weights
 from lambdanets.training.engine.optimisation import freeze_stages
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, begun_before_restart, remember
 from lambdanets.training.engine.profiling import ProfiledBatches
-from lambdanets.training.engine.sharding import check_sharding
+from lambdanets.training.engine.sharding import check_sharding, load_state
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -54,8 +53,9 @@ from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
+from lambdanets.training.runs.model import check_model_name, read_weights
 from lambdanets.training.runs.schema import read_result
-from lambdanets.training.runs.split import stored_data
+from lambdanets.training.runs.stored import stored_data
 
 _SAMPLES = 10
 
@@ -313,7 +313,7 @@ def _test(trainer: Trainer, data: ImageData) -> Scores:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     accelerator.wait_for_everyone()
     model = trainer.evaluated_model
-    load_weights(model, run.path / "best.safetensors", run.class_names)
+    load_state(model, read_weights(model, run.path / "best.safetensors", run.class_names))
     loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
     return measure(accelerator, model, loader, len(run.class_names))
 

@@ -35,13 +35,13 @@ from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
 from lambdanets.training.engine.memory import peak_memory
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.mixing import BatchMixer
-from lambdanets.training.engine.model import save_weights
 from lambdanets.training.engine.optimisation import frozen_modules, make_optimizer, make_schedule, peak_rate
 from lambdanets.training.engine.randomness import kept_generators
 from lambdanets.training.engine.sharding import shard, whole
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.model import save_weights
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20

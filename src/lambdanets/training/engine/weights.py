@@ -23,9 +23,9 @@ from lambdanets.models.shipped import shipped_names
 from lambdanets.names import unknown_name
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import check_weights, names_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.model import check_weights, names_weights
 
 # Arguments of stored models that a training decides itself.
 DECIDED = (

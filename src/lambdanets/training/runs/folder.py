@@ -18,9 +18,9 @@ from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.listing import check_name
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
+from lambdanets.training.runs.model import build_model, read_weights
 from lambdanets.training.runs.schema import FORMAT, is_config, read_config
 from lambdanets.training.runs.split import fingerprints, write_split
 
@@ -212,7 +212,7 @@ class Run:
                 f"removed. A training that is not finished goes on with `lambdanets train --resume {self.path}`."
             )
         model = self.new_model()
-        load_weights(model, file, self.class_names)
+        model.load_state_dict(read_weights(model, file, self.class_names))
         return model.eval()
 
     def check_classes(self, class_names: Sequence[str], spec: str) -> None:

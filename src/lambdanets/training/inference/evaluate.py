@@ -23,7 +23,7 @@ from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch
 from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
-from lambdanets.training.runs.split import seen_in_training, stored_data
+from lambdanets.training.runs.stored import seen_in_training, stored_data
 
 
 @dataclass(frozen=True)
