@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanets.files import write_json
+from lambdanets.files import read_rows, write_csv, write_json
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import describe_copies, fingerprint, inspect_images
@@ -169,6 +169,17 @@ def test_an_edited_split_is_refused(run, edit, version):
     # Other images can be scored without it.
     (note,) = seen_in_training(Run.open(run.path), load_data(run.data_spec).test)
     assert note.startswith(f"Whether the run was trained on some of these images is not known: {file}")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_split_without_a_part_that_every_training_has(run, part):
+    """Of runs of earlier versions, which have neither digest nor numbers."""
+    for name in ("split", "images"):
+        del run.config["data"][name]
+    file = run.path / "split.csv"
+    write_csv(file, [row for row in read_rows(file) if row["part"] != part])
+    with pytest.raises(ValueError, match=rf"split\.csv has no {part} images, and a training has some"):
+        stored_data(run)
 
 
 @pytest.mark.parametrize("content", [b"", b"part,class,fingerprint,image\n", b"\xff\xfe", b'"'])

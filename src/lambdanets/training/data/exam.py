@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lambdanets.names import unknown_name
-from lambdanets.training.data.core import ArrayImages
+from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
 from lambdanets.training.data.folders import LAYOUT, check_data_folder, part_folders, read_classes
@@ -40,7 +39,7 @@ class Exam:
 
     spec: str
     part: str
-    images: Any
+    images: Part
     notes: tuple[str, ...] = ()
 
 
@@ -70,9 +69,9 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         return Exam(f"fashion-mnist:{folder.resolve()}", "test", images)
     if kind == "imagefolder":
         return _folder(Path(rest or spec).expanduser(), class_names)
-    part, images, names, notes = open_reader_exam(kind, rest, batch_size)
-    images.labels_to = class_indices(names, class_names, spec)
-    return Exam(kind if rest is None else f"{kind}:{rest}", part, images, notes)
+    part, read, names, notes = open_reader_exam(kind, rest, batch_size)
+    read.labels_to = class_indices(names, class_names, spec)
+    return Exam(kind if rest is None else f"{kind}:{rest}", part, read, notes)
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str], source: str) -> list[int]:

@@ -14,10 +14,10 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from lambdanets.files import read_text
-from lambdanets.training.data.core import SPLIT_SEED, ImageData, LabelledImages
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
-from lambdanets.training.data.transforms import Transform, convert_colours, decode_image, read_image
+from lambdanets.training.data.transforms import convert_colours, decode_image, read_image
 from lambdanets.training.rules import text
 
 READERS = ("hfds", "torch", "wds", "tfds")
@@ -25,7 +25,7 @@ _VALIDATION = ("validation", "val", "valid")
 _SPLITS = ("train", *_VALIDATION, "test")
 
 
-class ReaderImages(LabelledImages):
+class ReaderImages(Part):
     """Some images of a data set that a reader opened, in colour, with a transform of their own.
 
     Args:
@@ -62,7 +62,7 @@ class ReaderImages(LabelledImages):
         """Some of the images, in the order of ``indices``."""
         return ReaderImages(self.base, [int(self.indices[index]) for index in indices], self.labels_to)
 
-    def joined(self, other: LabelledImages) -> ReaderImages | None:
+    def joined(self, other: Part) -> ReaderImages | None:
         """These images and others that the same reader opened, in its order."""
         if not isinstance(other, ReaderImages) or other.base is not self.base:
             return None
@@ -106,16 +106,17 @@ class ReaderImages(LabelledImages):
         return digest.hexdigest()
 
 
-class StreamImages(IterableDataset[tuple[Any, int]]):
+class StreamImages(Part, IterableDataset[tuple[Any, int]]):
     """A streamed data set that timm opened, in colour; ``transform`` and ``labels_to`` as of ``ReaderImages``.
 
     One process reads the whole stream, whatever the number of training processes and workers, so an epoch has each
     image once.
     """
 
+    streams = True
+
     def __init__(self, base: Any) -> None:
         self.base = base
-        self.transform: Transform | None = None
         self.labels_to: Sequence[int] | None = None
         reader: Any = getattr(base, "reader", None)
         if hasattr(reader, "dist_num_replicas"):
@@ -213,7 +214,9 @@ def _split(name: str, base: Any) -> list[Any]:
     return [ReaderImages(base, rest.tolist()), ReaderImages(base, held_out.tolist())]
 
 
-def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
+def open_reader_exam(
+    name: str, root: str | None, batch_size: int
+) -> tuple[str, ReaderImages | StreamImages, tuple[str, ...], tuple[str, ...]]:
     """Open the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:

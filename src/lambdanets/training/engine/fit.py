@@ -17,7 +17,7 @@ from rich.console import Console
 from lambdanets.console import make_console
 from lambdanets.files import check_folder, make_folder, replacing, write_json
 from lambdanets.layers.arguments import check_bool
-from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
+from lambdanets.training.data import ArrayImages, FileImages, ImageData, Part, load_data
 from lambdanets.training.data.skipping import check_skipping, skip_bad_images
 from lambdanets.training.display.profile import print_profile
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
@@ -274,7 +274,7 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
                 with progress:
                     finished = trainer.fit(progress, stop)
                 # Not cut short by a signal, as a validation is not.
-                test = _test(trainer, data) if finished and data.test is not None else None
+                test = _test(trainer, data.test) if finished and data.test is not None else None
         except TrainingDivergedError:
             _write_result(trainer, "diverged", None, time.monotonic() - started)
             raise
@@ -308,13 +308,13 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     return result
 
 
-def _test(trainer: Trainer, data: ImageData) -> Scores:
+def _test(trainer: Trainer, images: Part) -> Scores:
     """The scores of the best weights on the test images, read from the file that others will read."""
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     accelerator.wait_for_everyone()
     model = trainer.evaluated_model
     load_state(model, read_weights(model, run.path / "best.safetensors", run.class_names))
-    loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
+    loader = measuring_loader(accelerator, images, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
     return measure(accelerator, model, loader, len(run.class_names))
 
 

@@ -128,7 +128,7 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"the data {data.spec!r} have no {name} images; add some")
     class_names(data.class_names, f"class_names of the data {data.spec!r}")
     for name, part in data.parts.items():
-        labels = part.known_labels() if hasattr(part, "known_labels") else None
+        labels = part.known_labels()
         if labels is None:
             continue
         present = set(labels)

@@ -43,7 +43,8 @@ def write_split(folder: Path, data: ImageData) -> str | None:
 
 def fingerprints(data: ImageData) -> dict[str, str]:
     """The digest of each part of data that are not in files; a stream has none."""
-    return {name: part.fingerprint() for name, part in data.parts.items() if hasattr(part, "fingerprint")}
+    marks = {name: part.fingerprint() for name, part in data.parts.items()}
+    return {name: mark for name, mark in marks.items() if mark is not None}
 
 
 def read_split(folder: Path, config: Mapping[str, Any]) -> dict[str, FileImages]:

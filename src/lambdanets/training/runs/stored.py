@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lambdanets.training.data import FileImages, ImageData, load_data
 from lambdanets.training.data.folders import check_data_folder
@@ -37,7 +36,10 @@ def stored_data(run: Run, parts: Sequence[str] | None = None) -> ImageData:
     for name, part in split.items():
         if parts is None or name in parts:
             _check_files(run, name, part)
-    train, validation, test = (split.get(name) for name in PARTS)
+    for name in PARTS[:2]:
+        if name not in split:
+            raise ValueError(f"{run.path / FILE} has no {name} images, and a training has some; bring the file back")
+    train, validation, test = split["train"], split["validation"], split.get("test")
     notes = _differences(root, split)
     return ImageData.photographs(run.data_spec, run.class_names, train, validation, test, notes)
 
@@ -88,8 +90,8 @@ def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
     # With a part that the data have gained another one would be held out.
     gained = [name for name in data.parts if counts and name not in counts]
     for name in dict.fromkeys([*marks, *counts, *gained]):
-        part: Any = data.parts.get(name)
-        now = part.fingerprint() if hasattr(part, "fingerprint") else None
+        part = data.parts.get(name)
+        now = None if part is None else part.fingerprint()
         changed = name in marks and now != marks[name]
         changed |= name in counts and (0 if part is None else len(part)) != counts[name]
         if name in gained or (changed and (parts is None or name in parts)):
