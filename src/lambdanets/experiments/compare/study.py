@@ -14,7 +14,7 @@ from rich.console import Console
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.names import unknown_name
-from lambdanets.training.data import FileImages, Part, load_data
+from lambdanets.training.data import DataSpec, FileImages, Part, load_data
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.engine.start import check_data
 
@@ -57,7 +57,7 @@ class DataFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """The facts for the file of a cell: without the place of the data, on which nothing depends."""
-        name = Path(self.spec.partition(":")[2] or self.spec).name
+        name = Path(DataSpec.parse(self.spec).place or self.spec).name
         return {**vars(self), "spec": name, "images": list(self.images)}
 
 

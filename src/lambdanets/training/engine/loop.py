@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.files import digest_file, write_csv
-from lambdanets.training.data import ImageData
+from lambdanets.training.data import DataSpec, ImageData
 from lambdanets.training.display.plots import plot_curves
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import state
@@ -364,7 +364,7 @@ class Trainer:
             self.writer.flush()
 
     def _draw(self) -> None:
-        title = f"{self.recipe.model} on {self.run.data_spec.partition(':')[0]}"
+        title = f"{self.recipe.model} on {DataSpec.parse(self.run.data_spec).label}"
         plot_curves(self.run.path / "curves.png", self.rows, title)
         self.drawn = time.monotonic()
 

@@ -17,6 +17,7 @@ from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
 from lambdanets.training.data.listing import check_name
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
@@ -38,8 +39,7 @@ def versions() -> dict[str, str]:
 
 def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
     """An empty folder ``parent/<model>-<data>-<date>-<time>``, which another training of this second does not get."""
-    kind, _, rest = data.partition(":")
-    label = Path(rest).name if kind == "imagefolder" and rest else kind.replace("/", "-")
+    label = DataSpec.parse(data).label.replace("/", "-")
     base = f"{model.replace('/', '-').replace(':', '-')}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
     make_folder(parent)
     path, count = parent / base, 1

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.lock import is_locked
 from lambdanets.training.runs.schema import is_config, read_all_metrics, read_metrics, read_result
@@ -87,7 +88,7 @@ def summarise(path: Path) -> Summary:
         return Summary(
             run=path,
             status=_status(path, result),
-            data=_data(run.data_spec),
+            data=DataSpec.parse(run.data_spec).label,
             model=run.recipe.model,
             epochs=len(rows),
             all_epochs=run.recipe.epochs,
@@ -115,14 +116,6 @@ def finished_epochs(path: Path) -> list[dict[str, Any]]:
 def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The row of the highest validation accuracy, of equals that with the lowest loss; None if there are none."""
     return max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
-
-
-def _data(spec: str) -> str:
-    """A data specification without the folders above that of the data."""
-    kind, _, rest = spec.partition(":")
-    if kind == "imagefolder":
-        return Path(rest).name
-    return kind + Path(rest).name if kind.endswith("/") else kind
 
 
 def _status(path: Path, result: Mapping[str, Any] | None) -> str:

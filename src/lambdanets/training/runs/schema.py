@@ -17,6 +17,7 @@ import timm
 from lambdanets.files import read_csv, read_json
 from lambdanets.training.data.listing import count
 from lambdanets.training.data.load import resolve_data
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
 from lambdanets.training.rules import (
@@ -66,17 +67,17 @@ def _version(value: object, name: str) -> None:
 
 def _data(value: object, name: str) -> None:
     text(value, name)
-    spec = str(value)
-    kind, _, rest = spec.partition(":")
+    spec = DataSpec.parse(str(value))
     remedy = "a run has digits, fashion-mnist:FOLDER, imagefolder:FOLDER or READER/NAME[:ROOT], of this machine"
-    if kind in ("fashion-mnist", "imagefolder"):
-        if not (PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute()):
+    if spec.kind in ("fashion-mnist", "imagefolder"):
+        place = spec.place or ""
+        if not (PurePosixPath(place).is_absolute() or PureWindowsPath(place).is_absolute()):
             raise refuse(value, name, f"{remedy}, with a whole path")
         return
-    if spec != "digits" and "/" not in kind:
+    if spec != DataSpec("digits") and "/" not in spec.kind:
         raise refuse(value, name, remedy)
     try:
-        resolve_data(spec)
+        resolve_data(str(spec))
     except (ValueError, OSError) as error:
         raise refuse(value, name, f"{remedy} ({error})") from error
 

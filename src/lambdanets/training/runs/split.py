@@ -16,6 +16,7 @@ from typing import Any
 from lambdanets.files import digest_file, read_rows, write_csv
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import fingerprint_files
+from lambdanets.training.data.spec import DataSpec
 
 FILE = "split.csv"
 PARTS = ("train", "validation", "test")
@@ -59,7 +60,7 @@ def read_split(folder: Path, config: Mapping[str, Any]) -> dict[str, FileImages]
             names the file, and the line where there is one.
     """
     data = config["data"]
-    root = Path(data["spec"].partition(":")[2])
+    root = Path(DataSpec.parse(data["spec"]).place or "")
     file = folder / FILE
     # Runs of earlier versions have no digest.
     digest = data.get("split")

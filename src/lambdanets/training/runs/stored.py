@@ -9,6 +9,7 @@ from lambdanets.training.data import FileImages, ImageData, load_data
 from lambdanets.training.data.folders import check_data_folder
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.data.listing import count, first, list_images
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.split import FILE, PARTS, read_split
 
@@ -28,9 +29,10 @@ def stored_data(run: Run, parts: Sequence[str] | None = None) -> ImageData:
         FileNotFoundError: the data are gone.
         ValueError: images of these parts are gone or changed.
     """
-    if not run.data_spec.startswith("imagefolder:"):
+    spec = DataSpec.parse(run.data_spec)
+    if spec.kind != "imagefolder":
         return _same_data(run, parts)
-    root = Path(run.data_spec.partition(":")[2])
+    root = Path(spec.place or "")
     check_data_folder(root)
     split = read_split(run.path, run.config)
     for name, part in split.items():
