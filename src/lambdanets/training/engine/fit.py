@@ -54,7 +54,7 @@ from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
 from lambdanets.training.runs.model import check_model_name, read_weights
-from lambdanets.training.runs.schema import read_result
+from lambdanets.training.runs.schema import read_finished
 from lambdanets.training.runs.stored import stored_data
 
 _SAMPLES = 10
@@ -211,7 +211,7 @@ def resume(
     every = _interval(checkpoint_every, timeout)
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)
-    if _is_finished(run):
+    if read_finished(run.path) is not None:
         raise ValueError(
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
@@ -247,13 +247,6 @@ def resume(
 def _interval(checkpoint_every: str, timeout: float) -> Interval:
     number(1, 1e6, "use a number of seconds from 1 to 1000000")(timeout, "timeout")
     return Interval.parse(checkpoint_every)
-
-
-def _is_finished(run: Run) -> bool:
-    if (run.path / "checkpoint").is_dir():
-        return False
-    result = read_result(run.path)
-    return result is not None and result["status"] == "finished"
 
 
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console, profile: bool) -> TrainingResult:

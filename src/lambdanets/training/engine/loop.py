@@ -42,6 +42,7 @@ from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.model import save_weights
+from lambdanets.training.runs.schema import best_row
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20
@@ -136,11 +137,8 @@ class Trainer:
 
     @property
     def best_row(self) -> dict[str, Any] | None:
-        """The line of the epoch with the highest validation accuracy, of equals that with the lowest loss.
-
-        With a few validation images many epochs are equal, and the earliest of them is far from trained.
-        """
-        return max(self.rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
+        """The line of the best epoch so far."""
+        return best_row(self.rows)
 
     def start(self) -> None:
         """Write the first weights, so that there is something good to keep from the start on."""

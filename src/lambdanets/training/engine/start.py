@@ -23,9 +23,9 @@ from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
-from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
+from lambdanets.training.engine.weights import Source, fit_weights
 from lambdanets.training.recipes.recipe import AUGMENTATION_FIELDS, Augmentation, Recipe
-from lambdanets.training.rules import class_names, refuse
+from lambdanets.training.rules import DECIDED, class_names, refuse
 from lambdanets.training.runs.model import build_model_for_size, names_weights
 
 

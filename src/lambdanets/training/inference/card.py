@@ -16,7 +16,7 @@ from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.engine.start import without_effect
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
-from lambdanets.training.runs.schema import read_result
+from lambdanets.training.runs.schema import read_finished
 
 _CARD = """# {name}
 
@@ -53,7 +53,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         data: the data set in words, in Markdown. Default: its name, without the folders above it.
         licence: of the data set, in Markdown. Default: that it is not stated.
     """
-    result, recipe = read_result(run.path), run.recipe
+    result, recipe = read_finished(run.path), run.recipe
     found = run.config.get("versions", {})
     return _CARD.format(
         name=as_text(name),
@@ -132,7 +132,7 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def _accuracy(result: Mapping[str, Any] | None) -> str:
-    if result is None or result["status"] != "finished":
+    if result is None:
         return "not measured: the training was not finished"
     test = result["test"]
     if test is None:

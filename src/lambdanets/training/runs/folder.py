@@ -22,7 +22,7 @@ from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
 from lambdanets.training.runs.model import build_model, read_weights
-from lambdanets.training.runs.schema import FORMAT, is_config, read_config
+from lambdanets.training.runs.schema import CHECKPOINT, FORMAT, is_config, read_config
 from lambdanets.training.runs.split import fingerprints, write_split
 
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -238,7 +238,7 @@ def check_new(path: Path) -> None:
     if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.
-        if (path / "checkpoint").is_dir():
+        if (path / CHECKPOINT).is_dir():
             remedy += f", or continue that run with `lambdanets train --resume {path}`"
         raise ValueError(f"the output folder {path} is not empty; {remedy}")
 

@@ -8,7 +8,7 @@ registry, and none of the model's arguments names a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -36,6 +36,8 @@ from lambdanets.training.rules import (
 )
 
 FORMAT = 1
+# The folder of what an interrupted training continues from; a finished one removes it.
+CHECKPOINT = "checkpoint"
 METRICS = (
     "epoch",
     "train_loss",
@@ -186,6 +188,26 @@ def read_result(run: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{file}: {error}. Bring back the file that the training wrote") from error
     return result
+
+
+def read_finished(run: Path) -> dict[str, Any] | None:
+    """The content of the ``result.json`` of a finished training; None of one that is not.
+
+    One that was killed at its end has its checkpoint beside the result, and continues from it.
+
+    Raises:
+        ValueError: as of ``read_result``.
+    """
+    result = None if (run / CHECKPOINT).is_dir() else read_result(run)
+    return result if result is not None and result["status"] == "finished" else None
+
+
+def best_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the epoch with the highest validation accuracy, of equals that with the lowest loss; None without rows.
+
+    With a few validation images many epochs are equal, and the earliest of them is far from trained.
+    """
+    return max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
 
 
 def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:
