@@ -203,7 +203,7 @@ def read_finished(run: Path) -> dict[str, Any] | None:
 
 
 def best_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the epoch with the highest validation accuracy, of equals that with the lowest loss; None without rows.
+    """The row of the highest validation accuracy, of equals that with the lowest loss; None if there are none.
 
     With a few validation images many epochs are equal, and the earliest of them is far from trained.
     """
