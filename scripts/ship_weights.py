@@ -16,7 +16,7 @@ from typing import Any
 from lambdanets.files import read_json, write_json, write_text
 from lambdanets.models.shipped import FOLDER
 from lambdanets.training import Run
-from lambdanets.training.runs.card import model_card
+from lambdanets.training.inference.card import model_card
 
 MAX_BYTES = 2_000_000
 

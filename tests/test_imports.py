@@ -151,14 +151,24 @@ def test_imports_point_one_way():
     assert code == 0, report
 
 
-def test_an_import_that_points_up_is_found(tmp_path):
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("layers.arguments", "models"),
+        ("training.runs.lock", "training.engine.devices"),
+        ("training.engine.state", "training.engine.loop"),  # a cycle within a package
+    ],
+)
+def test_an_import_that_points_up_is_found(tmp_path, importer, imported):
+    """Also one that is for annotations only."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tmp_path / "src/lambdanets/layers/arguments.py", "a", encoding="utf-8") as file:
-        file.write("\nfrom lambdanets.models import LambdaResNet  # noqa\n")
+    path = tmp_path / "src" / "lambdanets" / f"{importer.replace('.', '/')}.py"
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lambdanets.{imported}\n")
     code, report = lint(tmp_path)
     assert code != 0
-    assert re.search(r"lambdanets\.layers\.arguments -> lambdanets\.models", report), report
+    assert re.search(rf"{importer.rpartition('.')[2]} -> \S*{imported.rpartition('.')[2]}\b", report), report
 
 
 PRIVATE = re.compile(r"\btorch(\.\w+)*\._(?!_)|\b(_opoverload|_is_view|_current_level)\b")

@@ -13,8 +13,8 @@ from lambdanets.layers.registry import LAYERS
 from lambdanets.layers.token_lambda import TokenLambda
 from lambdanets.models.cost import model_cost
 from lambdanets.training.engine.fit import resume, train
-from lambdanets.training.runs.export import export_run
-from lambdanets.training.runs.publish import publish_run
+from lambdanets.training.inference.export import export_run
+from lambdanets.training.inference.publish import publish_run
 
 CALLS = {
     lambdanets.LambdaLayer: ((8,), {"scope": 3}),

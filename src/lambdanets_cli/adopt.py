@@ -130,7 +130,7 @@ def _print_comparison(console: Console, migration: Migration) -> None:
 def _write(console: Console, migration: Migration, output: Path, checkpoint: Path | None, origin: str) -> None:
     from lambdanets import __version__
     from lambdanets.console import one_line
-    from lambdanets.training.engine.model import save_weights
+    from lambdanets.training.runs.model import save_weights
 
     metadata: dict[str, object] = {
         "format": "pt",

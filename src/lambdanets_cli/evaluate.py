@@ -54,7 +54,7 @@ def evaluate(
     """
     from lambdanets import training
     from lambdanets.console import make_console, print_json
-    from lambdanets.training.display.summary import print_evaluation
+    from lambdanets_cli.summary import print_evaluation
 
     result = training.evaluate_run(run, data=data, output=output, batch_size=batch_size, workers=workers)
     if not result.main_process:

@@ -191,7 +191,7 @@ def _from_registry(
     from lambdanets import adopt
     from lambdanets.explanation.capture import LAYERS
     from lambdanets.training.data.transforms import InputTransform
-    from lambdanets.training.engine.model import check_model_name
+    from lambdanets.training.runs.model import check_model_name
 
     if Path(name).exists() and not timm.is_model(name):
         raise ValueError(f"{name} is a file; give a run folder, or the name of a model of timm's registry")

@@ -55,7 +55,7 @@ def export(
     """
     from lambdanets.console import make_console, one_line, print_whole
     from lambdanets.interop.export import ExportDifferenceError
-    from lambdanets.training.runs.export import export_run
+    from lambdanets.training.inference.export import export_run
 
     console = make_console()
     print_whole(console, f"Exporting {one_line(run)}: tracing, writing and checking take some seconds.")

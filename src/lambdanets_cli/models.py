@@ -115,7 +115,7 @@ def _one(name: str, size: tuple[int, int] | None, count_padding: bool, stages: s
     import timm
 
     from lambdanets.models import model_cost
-    from lambdanets.training.engine.model import check_model_name
+    from lambdanets.training.runs.model import check_model_name
 
     check_model_name(name)
     if stages is not None and name not in timm.list_models(module="lambda_resnet"):

@@ -32,7 +32,7 @@ def predict(
     """
     from lambdanets import training
     from lambdanets.console import make_console, print_json
-    from lambdanets.training.display.summary import print_predictions
+    from lambdanets_cli.summary import print_predictions
 
     predictions = training.predict_images(run, images, top=top)
     if as_json:

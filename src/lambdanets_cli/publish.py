@@ -35,7 +35,7 @@ def publish(
       lambdanets publish runs/my-run --to local-dir:my-model
     """
     from lambdanets.console import make_console, one_line, print_whole
-    from lambdanets.training.runs.publish import publish_run
+    from lambdanets.training.inference.publish import publish_run
 
     name = publish_run(run, to, checkpoint=checkpoint, private=private)
     console = make_console()

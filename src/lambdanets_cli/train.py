@@ -98,8 +98,8 @@ def train(
 
     from lambdanets import training
     from lambdanets.console import make_console
-    from lambdanets.training.display.summary import print_training
     from lambdanets.training.recipes.files import write_recipe
+    from lambdanets_cli.summary import print_training
 
     if print_recipe:
         planned = training.plan_recipe(recipe, given) if resume is None else training.Run.open(resume).recipe

@@ -15,9 +15,9 @@ from helpers import random_norms
 from lambdanets.interop.export import export
 from lambdanets.models import lambda_resnet
 from lambdanets.training import Recipe, Run, predict_images
-from lambdanets.training.data import ImageData
+from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import save_weights
+from lambdanets.training.runs.model import save_weights
 
 CLASSES = ("blue", "grün", "red")
 
@@ -34,7 +34,7 @@ def random_weights(model, seed):
 def run_folder(tmp_path_factory):
     """A run folder as a training leaves it."""
     recipe = Recipe(name="test", model="lambda_resnet_tiny", data="digits")
-    data = ImageData("imagefolder:/colours", CLASSES, [], [], None, channels=3, image_size=None, mean=(0,), std=(1,))
+    data = ImageData.photographs("imagefolder:/colours", CLASSES, FileImages([], []), FileImages([], []), None)
     transform = InputTransform(20, 3, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), interpolation="bicubic", crop_pct=0.8)
     run = Run.create(tmp_path_factory.mktemp("runs") / "run", recipe, data, transform)
     model = timm.create_model("lambda_resnet_tiny", num_classes=3)
@@ -135,7 +135,7 @@ def test_differing_file_is_told_with_the_table(run, run_folder, monkeypatch):
     def differ(model, path, **options):
         export._check_difference([export.Check(2, 20, 30, 0.25)], 1e-4, "probabilities", path)
 
-    monkeypatch.setattr("lambdanets.training.runs.export.export_model", differ)
+    monkeypatch.setattr("lambdanets.training.inference.export.export_model", differ)
     code, output, error = run("export", run_folder, "--overwrite")
     assert code == 2
     assert re.search(r"20 x 30 .* 2\.5e-01", output)

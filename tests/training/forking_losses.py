@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import IterableDataset
 
 from helpers import load_script
 from lambdanets.training import Run
 from lambdanets.training.data import load_data
+from lambdanets.training.data.readers import StreamImages
 from lambdanets.training.engine.checkpoint import find_checkpoint
 from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import TrainingBatches, input_transform
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.mixing import BatchMixer
-from lambdanets.training.engine.model import build_model
 from lambdanets.training.engine.optimisation import freeze_stages
+from lambdanets.training.runs.model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +156,11 @@ def test_losses_are_those_of_one_process(harness, colours, tmp_path):
             torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
 
 
-class Numbers(IterableDataset):
+class Numbers(StreamImages):
     """A stream of 50 images, of which timm would give each process a share."""
 
-    skips = None
+    def __init__(self):
+        pass
 
     def __len__(self):
         return 50

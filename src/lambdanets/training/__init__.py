@@ -3,13 +3,13 @@
 from lambdanets.training.engine.fit import TrainingResult, resume, train
 from lambdanets.training.engine.loop import TrainingDivergedError
 from lambdanets.training.engine.plan import plan_recipe
+from lambdanets.training.inference.evaluate import Evaluation, evaluate_run
+from lambdanets.training.inference.export import export_run
+from lambdanets.training.inference.predict import Prediction, predict_images
+from lambdanets.training.inference.publish import publish_run
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.recipes.recipe import Augmentation, Recipe
-from lambdanets.training.runs.evaluate import Evaluation, evaluate_run
-from lambdanets.training.runs.export import export_run
 from lambdanets.training.runs.folder import Run
-from lambdanets.training.runs.predict import Prediction, predict_images
-from lambdanets.training.runs.publish import publish_run
 
 __all__ = [
     "Augmentation",

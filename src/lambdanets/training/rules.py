@@ -212,7 +212,7 @@ _WEIGHTS = (
 
 
 # Arguments of every model, and where their values are from.
-_DECIDED = {
+_SET = {
     "name": "the field model sets it",
     "model_name": "the field model sets it",
     "image_size": "the field image_size sets it",
@@ -221,6 +221,8 @@ _DECIDED = {
     "drop_rate": "the field drop_rate sets it",
     "drop_path_rate": "the field drop_path_rate sets it",
 }
+# Arguments that no recipe gives a model: what stored models have of them is left out.
+DECIDED = frozenset({*_SET, *_WEIGHTS})
 
 
 def model_arguments(value: object, name: str) -> None:
@@ -228,8 +230,8 @@ def model_arguments(value: object, name: str) -> None:
     if not isinstance(value, Mapping):
         raise refuse(value, name, "use names with values")
     for key, item in value.items():
-        if isinstance(key, str) and key in _DECIDED:
-            raise refuse(item, f"{name}.{key}", f"{_DECIDED[key]}; leave it out")
+        if isinstance(key, str) and key in _SET:
+            raise refuse(item, f"{name}.{key}", f"{_SET[key]}; leave it out")
     _plain(value, name, 0)
 
 

@@ -1,6 +1,7 @@
 """Jobs of a cluster: submitit's executor that runs them here stands for those that send them away."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ from compare_toy import Toy
 from lambdanets.console import make_console
 from lambdanets.experiments.compare import workers
 from lambdanets.experiments.compare.grid import run_cells
-from lambdanets.experiments.compare.study import CellsFailedError, Options
-from lambdanets.experiments.compare.workers import Cluster
+from lambdanets.experiments.compare.study import CellsFailedError, Options, StoppedError
+from lambdanets.experiments.compare.workers import Cluster, check_stopped, stop_cells
 
 
 def run(folder, cluster, **options):
@@ -108,3 +109,19 @@ def test_submitit_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match=r"--cluster local needs the package submitit: pip install"):
         run(tmp_path, Cluster("local"))
+
+
+def test_an_ignored_interrupt_stops_no_cell():
+    """As in the background of a shell, and in the processes of several jobs, which leave it to their parent."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_cells() as stop:
+            signal.raise_signal(signal.SIGINT)
+            check_stopped(stop)
+            with pytest.raises(StoppedError):
+                signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(StoppedError):
+                check_stopped(stop)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

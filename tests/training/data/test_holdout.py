@@ -9,7 +9,7 @@ from lambdanets.training.data import ImageData, load_data
 from lambdanets.training.data.holdout import hold_out
 from lambdanets.training.data.readers import ReaderImages, StreamImages
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.runs.split import stored_data
+from lambdanets.training.runs.stored import stored_data
 
 
 def write_images(folder, count):

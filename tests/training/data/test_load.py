@@ -1,6 +1,6 @@
 import pytest
 
-from lambdanets.training.data import recipe_for_data, resolve_data
+from lambdanets.training.data import DataSpec, recipe_for_data, resolve_data
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,14 @@ from lambdanets.training.data import recipe_for_data, resolve_data
     ],
 )
 def test_specifications(spec, kind, rest):
-    assert resolve_data(spec) == (kind, rest)
+    assert resolve_data(spec) == DataSpec(kind, rest)
 
 
 def test_a_folder_is_an_image_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    assert resolve_data("photos") == ("imagefolder", "photos")
-    assert resolve_data(str(tmp_path)) == ("imagefolder", str(tmp_path))
+    assert resolve_data("photos") == DataSpec("imagefolder", "photos")
+    assert resolve_data(str(tmp_path)) == DataSpec("imagefolder", str(tmp_path))
 
 
 def test_recipes_by_data(tmp_path):

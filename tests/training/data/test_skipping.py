@@ -11,6 +11,7 @@ from PIL import Image
 from lambdanets.files import read_rows
 from lambdanets.training import evaluate_run, resume, train
 from lambdanets.training.data import FileImages, inspection, load_data
+from lambdanets.training.data.readers import StreamImages
 from lambdanets.training.data.skipping import SkipList, check_skipping
 from lambdanets.training.data.transforms import UnreadableImageError
 from lambdanets.training.display.progress import TrainingProgress
@@ -80,7 +81,7 @@ def test_what_the_machine_refuses_is_not_skipped(images, tmp_path, monkeypatch):
 
 
 def test_streams_are_refused():
-    data = dataclasses.replace(load_data("digits"), train=object())
+    data = dataclasses.replace(load_data("digits"), train=StreamImages(None))
     check_skipping(data, 0)
     with pytest.raises(ValueError, match="skip_bad_images is 1, and the data 'digits' are a stream"):
         check_skipping(data, 1)

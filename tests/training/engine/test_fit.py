@@ -22,10 +22,10 @@ from lambdanets.training import Run, TrainingDivergedError, evaluate_run, resume
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import fit as fit_module
-from lambdanets.training.engine import model as model_module
 from lambdanets.training.engine.checkpoint import list_checkpoints
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.update import Update
+from lambdanets.training.runs import model as model_module
 
 LEARNT = ("train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate")
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import IterableDataset
 
 from lambdanets.training.data import load_data
+from lambdanets.training.data.readers import StreamImages
 from lambdanets.training.engine import loaders
 from lambdanets.training.engine.devices import make_accelerator
 from lambdanets.training.engine.loaders import (
@@ -79,7 +79,7 @@ def test_shards_are_read_a_few_at_a_time(monkeypatch):
     assert [index for _, index in indices(order, 1, first=15)] == epochs[1][15:]
 
 
-class NoiseStream(IterableDataset):
+class NoiseStream(StreamImages):
     """Images that are numbers, changed by all generators."""
 
     transform = staticmethod(lambda image: (image, *Noise()[image][1:]))

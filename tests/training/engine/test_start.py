@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from lambdanets.training import Run, get_recipe, list_recipes, plan_recipe, train
 from lambdanets.training.data import load_data
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import build_model
 from lambdanets.training.engine.start import check_training_step, describe_without_effect, initial_model
+from lambdanets.training.runs.model import build_model
 
 
 def write_images(folder, counts, size=8):
@@ -241,7 +241,7 @@ def test_run_does_not_need_the_folder_of_the_weights_again(recipe, hub, tmp_path
 
 
 def test_numbers_of_weights_are_checked(recipe, tmp_path):
-    from lambdanets.training.engine.model import load_weights, save_weights
+    from lambdanets.training.runs.model import read_weights, save_weights
 
     model = model_for("lambda_resnet_tiny")
     good = model.state_dict()
@@ -253,4 +253,4 @@ def test_numbers_of_weights_are_checked(recipe, tmp_path):
         name = next(iter(good))
         save_weights(tmp_path / "w.safetensors", {**good, name: change(good[name])}, {})
         with pytest.raises(ValueError, match=message):
-            load_weights(model, tmp_path / "w.safetensors", ("a", "b"))
+            read_weights(model, tmp_path / "w.safetensors", ("a", "b"))

@@ -9,6 +9,7 @@ import timm.optim
 from lambdanets.training import Augmentation, Recipe, get_recipe, list_recipes
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.imagenet_350 import BY_MODEL
+from lambdanets.training.rules import DECIDED
 
 pytestmark = pytest.mark.smoke
 
@@ -140,3 +141,9 @@ def test_depth_decides_size_and_regularisation():
     assert list(BY_MODEL) == family
     for name in family:
         assert get_recipe("imagenet-350", name).image_size == timm.get_pretrained_cfg(name).input_size[-1]
+
+
+@pytest.mark.parametrize("name", sorted(DECIDED))
+def test_arguments_that_are_left_out_of_stored_models_are_refused_in_a_recipe(name):
+    with pytest.raises(ValueError, match=rf"model_kwargs\.{name} is 1; "):
+        Recipe(name="test", model="lambda_resnet_tiny", data="digits", model_kwargs={name: 1})

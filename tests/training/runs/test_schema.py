@@ -15,8 +15,8 @@ from lambdanets.models.shipped import FOLDER, shipped_names
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import build_model_for_size
-from lambdanets.training.runs.card import model_card
+from lambdanets.training.inference.card import model_card
+from lambdanets.training.runs.model import build_model_for_size
 from lambdanets.training.runs.overview import list_runs
 from lambdanets.training.runs.schema import METRICS, read_config, read_metrics, read_result
 

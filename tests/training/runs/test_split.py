@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanets.files import write_json
+from lambdanets.files import read_rows, write_csv, write_json
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.inspection import describe_copies, fingerprint, inspect_images
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.runs.split import read_split, seen_in_training, stored_data
+from lambdanets.training.runs.split import read_split
+from lambdanets.training.runs.stored import seen_in_training, stored_data
 
 
 def write_images(folder, names):
@@ -67,7 +68,7 @@ def test_an_added_image_is_in_no_part_and_told(run, folder, added):
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_a_missing_or_changed_image_is_refused_by_name(run, folder, part):
-    name = read_split(run)[part].names[0]
+    name = read_split(run.path, run.config)[part].names[0]
     content = (folder / name).read_bytes()
     (folder / name).unlink()
     for used in (None, (part,)):
@@ -87,7 +88,7 @@ def test_a_missing_or_changed_image_is_refused_by_name(run, folder, part):
 
 
 def test_a_trained_image_in_the_place_of_a_test_image_is_refused(run, folder):
-    split = read_split(run)
+    split = read_split(run.path, run.config)
     shutil.copy(split["train"].paths[0], split["test"].paths[0])
     with pytest.raises(ValueError, match="1 test image of the run"):
         stored_data(run, ("test",))
@@ -123,7 +124,7 @@ def test_damaged_split(run, old, new, message):
     file = run.path / "split.csv"
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=message) as error:
-        read_split(run)
+        read_split(run.path, run.config)
     assert str(file) in str(error.value)
 
 
@@ -132,7 +133,7 @@ def test_one_image_in_two_parts(run):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines, lines[1].replace("train,", "test,")]))
     with pytest.raises(ValueError, match="and in one before; each has one part"):
-        read_split(run)
+        read_split(run.path, run.config)
 
 
 def cut(lines):
@@ -156,11 +157,11 @@ def test_an_edited_split_is_refused(run, edit, version):
     if version != "now":
         del run.config["data"]["split"]
         write_json(run.path / "config.json", run.config)
-    read_split(Run.open(run.path))
+    read_split(run.path, Run.open(run.path).config)
     file = run.path / "split.csv"
     file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
     if edit is exchanged and version != "now":
-        read_split(Run.open(run.path))
+        read_split(run.path, Run.open(run.path).config)
         return
     for used in (None, ("test",)):
         with pytest.raises(ValueError, match=r"split\.csv .*config\.json.*: it was cut off or edited.* Bring"):
@@ -170,11 +171,22 @@ def test_an_edited_split_is_refused(run, edit, version):
     assert note.startswith(f"Whether the run was trained on some of these images is not known: {file}")
 
 
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_split_without_a_part_that_every_training_has(run, part):
+    """Of runs of earlier versions, which have neither digest nor numbers."""
+    for name in ("split", "images"):
+        del run.config["data"][name]
+    file = run.path / "split.csv"
+    write_csv(file, [row for row in read_rows(file) if row["part"] != part])
+    with pytest.raises(ValueError, match=rf"split\.csv has no {part} images, and a training has some"):
+        stored_data(run)
+
+
 @pytest.mark.parametrize("content", [b"", b"part,class,fingerprint,image\n", b"\xff\xfe", b'"'])
 def test_split_that_is_no_table(run, content):
     (run.path / "split.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"split\.csv is damaged"):
-        read_split(run)
+        read_split(run.path, run.config)
 
 
 def test_arrays_are_known_by_their_content(tmp_path, monkeypatch):
@@ -184,7 +196,7 @@ def test_arrays_are_known_by_their_content(tmp_path, monkeypatch):
     assert set(run.config["data"]["fingerprints"]) == {"train", "validation", "test"}
     stored_data(Run.open(run.path))
     data.test.images = data.test.images + np.uint8(1)
-    monkeypatch.setattr("lambdanets.training.runs.split.load_data", lambda *_, **__: data)
+    monkeypatch.setattr("lambdanets.training.runs.stored.load_data", lambda *_, **__: data)
     stored_data(run, ("train",))
     with pytest.raises(ValueError, match="the test images of 'digits' are not those that the run"):
         stored_data(run, ("test",))
@@ -197,12 +209,12 @@ def test_parts_that_are_others_than_at_the_start(tmp_path, monkeypatch, change):
     run = make_run(tmp_path / "run", data)
     run.config["data"]["fingerprints"] = {}
     less = {name: value and data.validation.select(range(3)) for name, value in change.items()}
-    monkeypatch.setattr("lambdanets.training.runs.split.load_data", lambda *_, **__: replace(data, **less))
+    monkeypatch.setattr("lambdanets.training.runs.stored.load_data", lambda *_, **__: replace(data, **less))
     (name,) = change
     with pytest.raises(ValueError, match=f"the {name} images of 'digits' are not those that the run"):
         stored_data(run, (name,))
     del run.config["data"]["images"]["test"]
-    monkeypatch.setattr("lambdanets.training.runs.split.load_data", lambda *_, **__: data)
+    monkeypatch.setattr("lambdanets.training.runs.stored.load_data", lambda *_, **__: data)
     with pytest.raises(ValueError, match="the test images of 'digits' are not those that the run"):
         stored_data(run, ("validation",))
 

@@ -33,9 +33,17 @@ from lambdanets.experiments.compare.measured import available_memory
 from lambdanets.experiments.compare.one_cell import Failed, Ran, allocated, lack_of_room, log_file, run_cell, told
 from lambdanets.experiments.compare.study import CellsFailedError, Needs, Options, StoppedError, Study
 from lambdanets.experiments.compare.time_left import seconds_left
-from lambdanets.experiments.compare.workers import Cluster, ClusterExecutor, StopSignals, cluster_jobs, processes
+from lambdanets.experiments.compare.workers import (
+    Cluster,
+    ClusterExecutor,
+    check_stopped,
+    cluster_jobs,
+    processes,
+    stop_cells,
+)
 from lambdanets.files import check_folder, make_folder
 from lambdanets.training.display.progress import format_seconds
+from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.runs.lock import locked
 
 __all__ = ["run_cells"]
@@ -80,7 +88,7 @@ def run_cells(
     make_folder(folder)
     grid = None
     try:
-        with StopSignals() as signals, ExitStack() as stack:
+        with stop_cells() as signals, ExitStack() as stack:
             try:
                 stack.enter_context(locked(folder))
             except ValueError as error:
@@ -104,7 +112,7 @@ class _Grid:
         jobs: int,
         console: Console,
         cluster: Cluster | None,
-        signals: StopSignals,
+        signals: StopSignal,
     ) -> None:
         self.study, self.options, self.folder, self.jobs, self.console = study, options, folder, jobs, console
         self.cluster, self.signals = cluster, signals
@@ -259,7 +267,7 @@ class _Grid:
                 shutil.rmtree(task.place, ignore_errors=True)
                 self._show(done)
         # It may have been dropped, or have come as the error of a cell.
-        self.signals.check()
+        check_stopped(self.signals)
         if isinstance(outcome, Failed):
             self.failed.add(task.cell)
             log = log_file(task.place)

@@ -14,7 +14,7 @@ from rich.console import Console
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.names import unknown_name
-from lambdanets.training.data import load_data
+from lambdanets.training.data import DataSpec, FileImages, Part, load_data
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.engine.start import check_data
 
@@ -57,7 +57,7 @@ class DataFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """The facts for the file of a cell: without the place of the data, on which nothing depends."""
-        name = Path(self.spec.partition(":")[2] or self.spec).name
+        name = Path(DataSpec.parse(self.spec).place or self.spec).name
         return {**vars(self), "spec": name, "images": list(self.images)}
 
 
@@ -69,22 +69,22 @@ def inspect(spec: str) -> DataFacts:
 
     Raises:
         FileNotFoundError: if the data are missing.
-        ValueError: if the specification is unknown, the data are damaged, have no test images, or are such that no
-            training starts: of one class, or with an empty part.
+        ValueError: if the specification is unknown, the data are damaged, a stream, without test images, or such that
+            no training starts: of one class, or with an empty part.
     """
     data = load_data(spec)
+    if any(part.streams for part in data.parts.values()):
+        raise ValueError(
+            f"the data {spec!r} are a stream, of which nothing tells whether its images are still the same, so that a "
+            "study cannot keep results of it; export the images into folders and give --data imagefolder:DIR"
+        )
     if data.test is None:
         raise ValueError(f"the data {spec!r} have no test images, by which a study compares; add a folder test/")
     check_data(data)
     digest = hashlib.blake2b(digest_size=12)
     for name, part in data.parts.items():
-        if hasattr(part, "fingerprint"):
-            marks = [part.fingerprint()]
-        else:
-            files = zip(part.names, part.labels, fingerprint_files(part.paths), strict=True)
-            marks = [f"{file}\0{label}\0{mark}" for file, label, mark in files]
-        digest.update("\n".join([name, *marks, ""]).encode("utf-8", "surrogateescape"))
-    size = data.image_size or min(data.train.image(0).size)
+        digest.update("\n".join([name, *_marks(part), ""]).encode("utf-8", "surrogateescape"))
+    size = data.image_size or min(data.train.read(0)[0].size)
     return DataFacts(
         spec=data.spec,
         fingerprint=digest.hexdigest(),
@@ -93,6 +93,15 @@ def inspect(spec: str) -> DataFacts:
         classes=len(data.class_names),
         images=(len(data.train), len(data.validation), len(data.test)),
     )
+
+
+def _marks(part: Part) -> list[str]:
+    """Texts of which one changes when an image or a label of the part changes."""
+    if isinstance(part, FileImages):
+        files = zip(part.names, part.labels, fingerprint_files(part.paths), strict=True)
+        return [f"{file}\0{label}\0{mark}" for file, label, mark in files]
+    mark = part.fingerprint()
+    return [] if mark is None else [mark]
 
 
 @dataclass(frozen=True)

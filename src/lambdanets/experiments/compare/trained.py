@@ -9,7 +9,6 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.bench.measure import TRAINING
@@ -26,7 +25,7 @@ from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
-from lambdanets.training.runs.schema import read_metrics, read_result
+from lambdanets.training.runs.schema import CHECKPOINT, read_finished, read_metrics, read_result
 
 __all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
 
@@ -263,9 +262,9 @@ def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
         StoppedError: if it was stopped by a signal.
     """
     run = place.folder / "run"
-    if not _finished(run):
+    if read_finished(run) is None:
         try:
-            if (run / "checkpoint").is_dir():
+            if (run / CHECKPOINT).is_dir():
                 result = resume(run, console=place.console)
             else:
                 shutil.rmtree(run, ignore_errors=True)
@@ -286,8 +285,3 @@ def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
         "validation_by_epoch": [round(row["validation_top1"], 4) for row in rows],
         "device": content["device"],
     }
-
-
-def _finished(run: Path) -> bool:
-    result = None if (run / "checkpoint").is_dir() else read_result(run)
-    return result is not None and result["status"] == "finished"

@@ -4,54 +4,35 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from lambdanets.experiments.compare.study import StoppedError
+from lambdanets.training.engine.signals import StopSignal
 
-__all__ = ["Cluster", "ClusterExecutor", "StopSignals", "cluster_jobs", "processes"]
+__all__ = ["Cluster", "ClusterExecutor", "check_stopped", "cluster_jobs", "processes", "stop_cells"]
 
 
-class StopSignals:
-    """While active, the first SIGINT or SIGTERM raises a StoppedError where the main thread is.
+def stop_cells() -> StopSignal:
+    """Return a context in which the first SIGINT or SIGTERM raises a StoppedError where the main thread is.
 
-    A library may drop what is raised in a callback, or turn it into another error: ``check`` raises it again. A second
-    SIGINT interrupts at once. A signal that is ignored, as in the background of a shell, stays so.
+    A library may drop what is raised in a callback, or turn it into another error: ``check_stopped`` raises it again.
     """
+    return StopSignal(_raise_stopped)
 
-    def __init__(self) -> None:
-        self._number: int | None = None
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._receive)
-        return self
+def check_stopped(signals: StopSignal) -> None:
+    """Raise a StoppedError if a signal came."""
+    if signals.number is not None:
+        _raise_stopped(signals.number)
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._number is None:
-            self._number = number
-            raise StoppedError(number)
-        # Launchers follow a SIGINT with a SIGTERM, which must not cut short the clean end.
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise a StoppedError if a signal came."""
-        if self._number is not None:
-            raise StoppedError(self._number)
+def _raise_stopped(number: int) -> None:
+    raise StoppedError(number)
 
 
 @contextmanager

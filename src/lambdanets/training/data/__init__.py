@@ -11,13 +11,16 @@ A data specification is one word on the command line:
 ================================= ==================================================================
 """
 
-from lambdanets.training.data.core import ArrayImages, FileImages, ImageData, split_by_class
+from lambdanets.training.data.core import ArrayImages, FileImages, ImageData, Part, split_by_class
 from lambdanets.training.data.load import load_data, recipe_for_data, resolve_data
+from lambdanets.training.data.spec import DataSpec
 
 __all__ = [
     "ArrayImages",
+    "DataSpec",
     "FileImages",
     "ImageData",
+    "Part",
     "load_data",
     "recipe_for_data",
     "resolve_data",

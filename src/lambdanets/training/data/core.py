@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -20,16 +20,24 @@ from lambdanets.training.data.transforms import Transform, read_image
 SPLIT_SEED = 0
 
 
-class LabelledImages(Dataset[tuple[Any, int]]):
-    """Images with labels; subclasses say how they are read.
+class Part(Dataset[tuple[Any, int]]):
+    """Images of one part of a data set, with labels; subclasses say how they are read.
 
     Attributes:
+        streams: True if the images come one after the other, so that none can be read or selected by its index, and
+            their number is one that the data announce.
         transform: applied to every image, or None.
         skips: where images are noted that cannot be read and are replaced; None: they are errors.
     """
 
+    streams: ClassVar[bool] = False
     transform: Transform | None = None
     skips: SkipList | None = None
+
+    @property
+    def groups(self) -> Sequence[int] | None:
+        """Number of images in each file that is best read as a whole, one behind the other; None without such files."""
+        return None
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """An image as it is, before the transform, and its class index."""
@@ -39,16 +47,22 @@ class LabelledImages(Dataset[tuple[Any, int]]):
         """The name of an image for the list of those that cannot be read."""
         return str(index)
 
-    def select(self, indices: Sequence[int]) -> LabelledImages:
+    def select(self, indices: Sequence[int]) -> Part:
         """Some of the images, in the order of ``indices``."""
         raise NotImplementedError
 
-    def joined(self, other: LabelledImages) -> LabelledImages | None:
+    def joined(self, other: Part) -> Part | None:
         """These images and those of another part of the same data; None if they cannot be put together."""
         raise NotImplementedError
 
     def known_labels(self) -> Sequence[int] | None:
         """The class index of every image, below 0 for one without a label; None if images must be read for them."""
+        return None
+
+    def fingerprint(self) -> str | None:
+        """A digest by which a run tells whether its images are still the same; None for files, each of which has its
+        own, and for a stream.
+        """
         return None
 
     def __len__(self) -> int:
@@ -59,7 +73,7 @@ class LabelledImages(Dataset[tuple[Any, int]]):
         return (image if self.transform is None else self.transform(image)), label
 
 
-class StoredImages(LabelledImages):
+class StoredImages(Part):
     """Images whose labels are known; subclasses say how image ``index`` is made.
 
     Attributes:
@@ -104,7 +118,7 @@ class ArrayImages(StoredImages):
         """Some of the images, in the order of ``indices``."""
         return ArrayImages(self.images[list(indices)], np.asarray(self.labels)[list(indices)])
 
-    def joined(self, other: LabelledImages) -> ArrayImages | None:
+    def joined(self, other: Part) -> ArrayImages | None:
         """These images, then those of another part."""
         if not isinstance(other, ArrayImages):
             return None
@@ -157,7 +171,7 @@ class FileImages(StoredImages):
         paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
         return FileImages(paths, labels, self.mode, root=self.root)
 
-    def joined(self, other: LabelledImages) -> FileImages | None:
+    def joined(self, other: Part) -> FileImages | None:
         """These images and those of another part, by the names of the files."""
         if not isinstance(other, FileImages):
             return None
@@ -191,9 +205,9 @@ class ImageData:
 
     spec: str
     class_names: tuple[str, ...]
-    train: Any
-    validation: Any
-    test: Any
+    train: Part
+    validation: Part
+    test: Part | None
     channels: int
     image_size: int | None
     mean: tuple[float, ...]
@@ -205,9 +219,9 @@ class ImageData:
         cls,
         spec: str,
         class_names: Sequence[str],
-        train: Any,
-        validation: Any,
-        test: Any,
+        train: Part,
+        validation: Part,
+        test: Part | None,
         notes: Sequence[str] = (),
     ) -> ImageData:
         """Colour images of any size, scaled by the mean and the deviation of ImageNet."""
@@ -225,13 +239,13 @@ class ImageData:
         )
 
     @property
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Part]:
         """The parts that there are, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
-    def held_out(self) -> tuple[str, Any]:
+    def held_out(self) -> tuple[str, Part]:
         """The part to evaluate on, with its name: test, or validation where there is no test."""
         return ("validation", self.validation) if self.test is None else ("test", self.test)
 

@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lambdanets.names import unknown_name
-from lambdanets.training.data.core import ArrayImages
+from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
 from lambdanets.training.data.folders import LAYOUT, check_data_folder, part_folders, read_classes
 from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, first
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
+from lambdanets.training.data.spec import DataSpec
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Exam:
 
     spec: str
     part: str
-    images: Any
+    images: Part
     notes: tuple[str, ...] = ()
 
 
@@ -60,19 +60,19 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         FileNotFoundError: a folder or file is missing.
         ValueError: there are no images, or the source has a class that the model does not have.
     """
-    kind, rest = resolve_data(spec)
-    if kind == "digits":
+    found = resolve_data(spec)
+    if found.kind == "digits":
         names, images = load_digits_images()
-        return Exam("digits", "all", _relabelled(images, names, class_names, spec))
-    if kind == "fashion-mnist":
-        folder = Path(rest).expanduser() if rest else DEFAULT_FOLDER
+        return Exam(str(found), "all", _relabelled(images, names, class_names, spec))
+    if found.kind == "fashion-mnist":
+        folder = DEFAULT_FOLDER if found.place is None else Path(found.place).expanduser()
         images = _relabelled(load_test_images(folder), CLASS_NAMES, class_names, spec)
-        return Exam(f"fashion-mnist:{folder.resolve()}", "test", images)
-    if kind == "imagefolder":
-        return _folder(Path(rest or spec).expanduser(), class_names)
-    part, images, names, notes = open_reader_exam(kind, rest, batch_size)
-    images.labels_to = class_indices(names, class_names, spec)
-    return Exam(kind if rest is None else f"{kind}:{rest}", part, images, notes)
+        return Exam(str(DataSpec(found.kind, str(folder.resolve()))), "test", images)
+    if found.kind == "imagefolder":
+        return _folder(Path(found.place or spec).expanduser(), class_names)
+    part, read, names, notes = open_reader_exam(found, batch_size)
+    read.labels_to = class_indices(names, class_names, spec)
+    return Exam(str(found), part, read, notes)
 
 
 def class_indices(names: Sequence[str], class_names: Sequence[str], source: str) -> list[int]:
@@ -117,7 +117,7 @@ def _folder(folder: Path, class_names: Sequence[str]) -> Exam:
     notes = describe_skipped(skipped + others, folder)
     if missing:
         notes += (f"No images of {count(len(missing), 'class', 'classes')} of the model: {first(missing, 8)}.",)
-    return Exam(f"imagefolder:{folder.resolve()}", part, images, notes)
+    return Exam(str(DataSpec("imagefolder", str(folder.resolve()))), part, images, notes)
 
 
 def _scored_folder(folder: Path, class_names: Sequence[str]) -> tuple[str, Path]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lambdanets.training.data.core import ArrayImages, ImageData, split_by_class
 from lambdanets.training.data.idx import read_idx
+from lambdanets.training.data.spec import DataSpec
 
 # Where Debian's and Ubuntu's package dataset-fashion-mnist puts the files.
 DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -56,7 +57,7 @@ def load_fashion_mnist(folder: Path = DEFAULT_FOLDER) -> ImageData:
         )
     train, validation = split_by_class(labels.tolist(), 1 / 12)
     return ImageData(
-        spec=f"fashion-mnist:{folder.resolve()}",
+        spec=str(DataSpec("fashion-mnist", str(folder.resolve()))),
         class_names=CLASS_NAMES,
         train=ArrayImages(images[train], labels[train]),
         validation=ArrayImages(images[validation], labels[validation]),

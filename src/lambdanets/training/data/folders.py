@@ -16,6 +16,7 @@ from lambdanets.training.data.listing import (
     image_extensions,
     list_images,
 )
+from lambdanets.training.data.spec import DataSpec
 
 # The names that a part's folder may have, in any case.
 PART_FOLDERS = {
@@ -47,7 +48,7 @@ def load_image_folder(folder: Path) -> ImageData:
         ValueError: it is empty or no folder, or a class has no images or too few to split.
     """
     check_data_folder(folder)
-    return ImageData.photographs(f"imagefolder:{folder.resolve()}", *_find_parts(folder))
+    return ImageData.photographs(str(DataSpec("imagefolder", str(folder.resolve()))), *_find_parts(folder))
 
 
 def check_data_folder(folder: Path) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset
 
-from lambdanets.training.data.core import SPLIT_SEED, ImageData, split_by_class
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part, StoredImages, split_by_class
 
 
 def hold_out(data: ImageData, share: float) -> ImageData:
@@ -27,7 +25,7 @@ def hold_out(data: ImageData, share: float) -> ImageData:
     Raises:
         ValueError: the data are a stream, or a class has too few images.
     """
-    if isinstance(data.train, IterableDataset):
+    if data.train.streams:
         raise ValueError(
             f"validation_share is {share:g}, and the data {data.spec!r} are a stream, which cannot be split; use None"
         )
@@ -45,10 +43,9 @@ def hold_out(data: ImageData, share: float) -> ImageData:
     return dataclasses.replace(data, train=train, validation=validation, test=test, notes=notes)
 
 
-def _split(pool: Any, share: float) -> list[list[int]]:
-    labels = getattr(pool, "labels", None)
-    if labels is not None:
-        return split_by_class(labels, share)
+def _split(pool: Part, share: float) -> list[list[int]]:
+    if isinstance(pool, StoredImages):
+        return split_by_class(pool.labels, share)
     if len(pool) < 2:
         raise ValueError(f"{len(pool)} images; at least 2 are needed")
     order = np.random.RandomState(SPLIT_SEED).permutation(len(pool))

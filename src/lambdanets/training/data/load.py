@@ -12,41 +12,42 @@ from lambdanets.training.data.fashion_mnist import DEFAULT_FOLDER, load_fashion_
 from lambdanets.training.data.folders import load_image_folder
 from lambdanets.training.data.holdout import hold_out
 from lambdanets.training.data.readers import READERS, load_with_reader
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.rules import local
 
 NAMES = ("digits", "fashion-mnist", "imagefolder")
 _DATA_NAME = re.compile(r"[\w./-]*", re.ASCII)
 
 
-def resolve_data(spec: str) -> tuple[str, str | None]:
-    """Parts a data specification into its kind and the folder or root behind the colon.
+def resolve_data(spec: str) -> DataSpec:
+    """Find out what a data specification means, and check what can be checked without opening anything.
 
     Args:
         spec: see ``lambdanets.training.data``. A path to something that exists is an image folder.
 
     Returns:
-        The kind (``"digits"``, ``"fashion-mnist"``, ``"imagefolder"`` or ``"READER/NAME"``) and the rest, of a reader
-        as a whole path.
+        Its kind and its place, of a reader as a whole path; the place is None where none is given.
 
     Raises:
         FileNotFoundError: it looks like a path, and nothing is there.
         ValueError: it is no known name; the message shows the nearest.
     """
-    kind, colon, rest = spec.partition(":")
+    given = DataSpec.parse(spec)
+    kind, place = given.kind, given.place or None
     if kind in NAMES or kind.partition("/")[0].lower() in READERS:
-        if kind not in NAMES and rest.startswith("//"):
+        if kind not in NAMES and place is not None and place.startswith("//"):
             raise ValueError(f"data {spec!r} are an address, which is not opened; download them, and give the folder")
-        if kind == "imagefolder" and not rest:
+        if kind == "imagefolder" and place is None:
             raise ValueError(f"data {spec!r} names no folder; give imagefolder:DIR")
-        if kind == "digits" and colon:
+        if kind == "digits" and given.place is not None:
             raise ValueError(f"data {spec!r}: digits come with scikit-learn and take no folder; give 'digits'")
         if kind not in NAMES:
-            check_reader_name(kind, rest or None)
+            check_reader_name(kind, place)
             # A run is read from other folders too.
-            rest = rest and str(Path(rest).expanduser().resolve())
-        return kind, rest or None
+            place = None if place is None else str(Path(place).expanduser().resolve())
+        return DataSpec(kind, place)
     if Path(spec).exists():
-        return "imagefolder", spec
+        return DataSpec("imagefolder", spec)
     if "/" in spec or "\\" in spec or spec.startswith((".", "~")):
         raise FileNotFoundError(f"the data folder {spec} does not exist")
     raise unknown_name("data", spec, NAMES, "A folder of images can be given by its path.")
@@ -64,7 +65,7 @@ def check_reader_name(kind: str, root: str | None) -> None:
 
 def recipe_for_data(spec: str) -> str:
     """The name of the recipe that suits the data when none is asked for."""
-    kind, _ = resolve_data(spec)
+    kind = resolve_data(spec).kind
     return kind if kind in ("digits", "fashion-mnist") else "image-folder"
 
 
@@ -90,11 +91,11 @@ def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share
 
 
 def _load(spec: str, batch_size: int, seed: int) -> ImageData:
-    kind, rest = resolve_data(spec)
-    if kind == "digits":
+    found = resolve_data(spec)
+    if found.kind == "digits":
         return load_digits_data()
-    if kind == "fashion-mnist":
-        return load_fashion_mnist(Path(rest).expanduser() if rest else DEFAULT_FOLDER)
-    if kind == "imagefolder":
-        return load_image_folder(Path(rest or spec).expanduser())
-    return load_with_reader(kind, rest, batch_size, seed)
+    if found.kind == "fashion-mnist":
+        return load_fashion_mnist(DEFAULT_FOLDER if found.place is None else Path(found.place).expanduser())
+    if found.kind == "imagefolder":
+        return load_image_folder(Path(found.place or spec).expanduser())
+    return load_with_reader(found, batch_size, seed)

@@ -14,10 +14,11 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from lambdanets.files import read_text
-from lambdanets.training.data.core import SPLIT_SEED, ImageData, LabelledImages
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
-from lambdanets.training.data.transforms import Transform, convert_colours, decode_image, read_image
+from lambdanets.training.data.spec import DataSpec
+from lambdanets.training.data.transforms import convert_colours, decode_image, read_image
 from lambdanets.training.rules import text
 
 READERS = ("hfds", "torch", "wds", "tfds")
@@ -25,7 +26,7 @@ _VALIDATION = ("validation", "val", "valid")
 _SPLITS = ("train", *_VALIDATION, "test")
 
 
-class ReaderImages(LabelledImages):
+class ReaderImages(Part):
     """Some images of a data set that a reader opened, in colour, with a transform of their own.
 
     Args:
@@ -62,7 +63,7 @@ class ReaderImages(LabelledImages):
         """Some of the images, in the order of ``indices``."""
         return ReaderImages(self.base, [int(self.indices[index]) for index in indices], self.labels_to)
 
-    def joined(self, other: LabelledImages) -> ReaderImages | None:
+    def joined(self, other: Part) -> ReaderImages | None:
         """These images and others that the same reader opened, in its order."""
         if not isinstance(other, ReaderImages) or other.base is not self.base:
             return None
@@ -106,16 +107,17 @@ class ReaderImages(LabelledImages):
         return digest.hexdigest()
 
 
-class StreamImages(IterableDataset[tuple[Any, int]]):
+class StreamImages(Part, IterableDataset[tuple[Any, int]]):
     """A streamed data set that timm opened, in colour; ``transform`` and ``labels_to`` as of ``ReaderImages``.
 
     One process reads the whole stream, whatever the number of training processes and workers, so an epoch has each
     image once.
     """
 
+    streams = True
+
     def __init__(self, base: Any) -> None:
         self.base = base
-        self.transform: Transform | None = None
         self.labels_to: Sequence[int] | None = None
         reader: Any = getattr(base, "reader", None)
         if hasattr(reader, "dist_num_replicas"):
@@ -134,15 +136,15 @@ class StreamImages(IterableDataset[tuple[Any, int]]):
             yield convert_colours(image, "RGB"), _label(label, self.labels_to)
 
 
-def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) -> ImageData:
+def load_with_reader(spec: DataSpec, batch_size: int, seed: int) -> ImageData:
     """Open the parts of a data set that a timm reader knows.
 
     Where there is no validation part, a tenth of the training images, the same for the same number of images, is for
     validation.
 
     Args:
-        name: reader and data set, for example ``"hfds/uoft-cs/cifar10"``.
-        root: folder of the data, or where the reader keeps its copy.
+        spec: reader and data set, for example ``"hfds/uoft-cs/cifar10"``, and the folder of the data, or where the
+            reader keeps its copy.
         batch_size: images a step, a hint to streaming readers.
         seed: seed of streaming readers' shuffle.
 
@@ -151,21 +153,21 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
 
     Raises:
         ValueError: a part cannot be opened, a streamed data set has no validation part, or neither the
-            reader nor a file ``classes.txt`` in ``root`` tells the class names, each once.
+            reader nor a file ``classes.txt`` in the folder tells the class names, each once.
     """
+    name, root = spec.kind, spec.place
     _refuse_folder(name, root)
     train = _open(name, root, "train", batch_size, seed)
     parts = {part: _first(name, root, splits, batch_size, seed) for part, splits in _held_out(name).items()}
     validation, test = parts.get("validation"), parts.get("test")
     names = _class_names(name, root, train)
-    spec = name if root is None else f"{name}:{root}"
     if isinstance(train, IterableDataset) and validation is None:
         raise ValueError(
             f"the streamed data {name!r} have no validation part (tried {', '.join(_VALIDATION)}), and a "
             "stream cannot be split. Export the images into folders and give --data imagefolder:DIR."
         )
     images = _split(name, train) if validation is None else [_whole(train), _whole(validation)]
-    notes = _notes(spec, train, validation, test)
+    notes = _notes(str(spec), train, validation, test)
     held_out = _whole(test)
     if isinstance(held_out, ReaderImages) and max(held_out.known_labels() or [0]) < 0:
         notes += (f"The {len(held_out):,} test images of {spec} have no labels and are not used.",)
@@ -174,7 +176,7 @@ def load_with_reader(name: str, root: str | None, batch_size: int, seed: int) ->
     for part in images:
         if part is not None:
             part.labels_to = range(len(names))
-    return ImageData.photographs(spec, names, images[0], images[1], images[2], notes)
+    return ImageData.photographs(str(spec), names, images[0], images[1], images[2], notes)
 
 
 def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
@@ -213,12 +215,13 @@ def _split(name: str, base: Any) -> list[Any]:
     return [ReaderImages(base, rest.tolist()), ReaderImages(base, held_out.tolist())]
 
 
-def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str, Any, tuple[str, ...], tuple[str, ...]]:
+def open_reader_exam(
+    spec: DataSpec, batch_size: int
+) -> tuple[str, ReaderImages | StreamImages, tuple[str, ...], tuple[str, ...]]:
     """Open the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:
-        name: reader and data set.
-        root: folder of the data, or where the reader keeps its copy.
+        spec: as of ``load_with_reader``.
         batch_size: images a step, a hint to streaming readers.
 
     Returns:
@@ -227,14 +230,15 @@ def open_reader_exam(name: str, root: str | None, batch_size: int) -> tuple[str,
     Raises:
         ValueError: none of the parts can be opened, or the class names are not told.
     """
+    name, root = spec.kind, spec.place
     _refuse_folder(name, root)
-    held_out, spec = _held_out(name), name if root is None else f"{name}:{root}"
+    held_out = _held_out(name)
     for part in ("test", "validation"):
         images = _first(name, root, held_out.get(part, ()), batch_size, 0)
         if images is not None:
-            return part, _whole(images), _class_names(name, root, images), _notes(spec, images)
+            return part, _whole(images), _class_names(name, root, images), _notes(str(spec), images)
     images = _open(name, root, "train", batch_size, 0)
-    return "train", _whole(images), _class_names(name, root, images), _notes(spec, images)
+    return "train", _whole(images), _class_names(name, root, images), _notes(str(spec), images)
 
 
 def _refuse_folder(name: str, root: str | None) -> None:

@@ -134,7 +134,7 @@ def skip_bad_images(data: Any, run: Path, most: int, *, writable: bool = True) -
 
 def check_skipping(data: Any, most: int) -> None:
     """Raise a ValueError if images of the data cannot be replaced, though ``most`` of them may be."""
-    if most and not all(hasattr(part, "skips") for part in data.parts.values()):
+    if most and any(part.streams for part in data.parts.values()):
         raise ValueError(
             f"skip_bad_images is {most}, and the data {data.spec!r} are a stream, whose reader decodes the images "
             "itself; use 0"

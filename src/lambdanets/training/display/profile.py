@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from rich.console import Console
 
 from lambdanets.console import one_line, print_whole
-from lambdanets.training.engine.profiling import Profile
 
 _NAME = 40
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Parts of a step.
+
+    Attributes:
+        steps: how many were measured.
+        seconds: of one step.
+        parts: seconds a step of waiting for images, forward pass, backward pass, optimizer, and all else, by name.
+        operators: the operators that take longest: name, calls a step, seconds a step, on the GPU if there is one.
+        trace: the file for a viewer of traces.
+    """
+
+    steps: int
+    seconds: float
+    parts: dict[str, float]
+    operators: list[tuple[str, float, float]]
+    trace: Path
 
 
 def print_profile(console: Console, profile: Profile) -> None:

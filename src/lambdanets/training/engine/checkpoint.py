@@ -29,8 +29,8 @@ from lambdanets.files import (
 from lambdanets.training.engine.faults import from_weights
 from lambdanets.training.engine.trees import load_tree, save_tree
 from lambdanets.training.rules import Rule, entries, fields, maybe, number, text, whole
+from lambdanets.training.runs.schema import CHECKPOINT
 
-FOLDER = "checkpoint"
 LATEST = "latest.json"
 _FACTS = "checkpoint.json"
 _FORMAT = 2
@@ -109,7 +109,7 @@ def save_checkpoint(run: Path, facts: Mapping[str, Any], parts: Mapping[str, Any
     Raises:
         OSError: the machine refused; the checkpoint before is still the latest.
     """
-    parent = run / FOLDER
+    parent = run / CHECKPOINT
     make_folder(parent)
     final = parent / f"epoch-{facts['epoch']:05d}-batch-{facts['batch']:07d}"
     if final.exists():
@@ -135,13 +135,13 @@ def _point(folder: Path) -> None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the earliest first."""
-    found = [path for path in (run / FOLDER).glob("epoch-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    found = [path for path in (run / CHECKPOINT).glob("epoch-*") if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: tuple(map(int, _NAME.fullmatch(path.name).groups())))  # type: ignore[union-attr]
 
 
 def split_checkpoint(path: Path) -> tuple[Path, Path | None]:
     """The run folder and, if ``path`` is one of its checkpoints, that checkpoint."""
-    if path.parent.name == FOLDER and _NAME.fullmatch(path.name):
+    if path.parent.name == CHECKPOINT and _NAME.fullmatch(path.name):
         return path.parent.parent, path
     return path, None
 
@@ -153,7 +153,7 @@ def find_checkpoint(run: Path, chosen: Path | None = None) -> Checkpoint:
         FileNotFoundError: the run has no checkpoint.
         ValueError: a file is missing, cut or changed, or of an earlier version; the message names it.
     """
-    parent = run / FOLDER
+    parent = run / CHECKPOINT
     digest = None
     if chosen is None and not (parent / LATEST).exists():
         raise _without_latest(run)
@@ -172,7 +172,7 @@ def find_checkpoint(run: Path, chosen: Path | None = None) -> Checkpoint:
 
 
 def _without_latest(run: Path) -> Exception:
-    parent = run / FOLDER
+    parent = run / CHECKPOINT
     found = list_checkpoints(run)
     if found:
         return ValueError(
@@ -222,7 +222,7 @@ def _checked(file: Path, rule: Rule) -> dict[str, Any]:
 
 def keep_only_until(run: Path, checkpoint: Checkpoint) -> None:
     """Make a checkpoint the latest, and remove later ones and what a killed training left half written."""
-    parent = run / FOLDER
+    parent = run / CHECKPOINT
     _point(checkpoint.folder)
     found = list_checkpoints(run)
     for later in found[found.index(checkpoint.folder) + 1 :]:
@@ -237,5 +237,5 @@ def keep_only_until(run: Path, checkpoint: Checkpoint) -> None:
 
 def remove_checkpoints(run: Path) -> None:
     """Remove what a finished training needs no more."""
-    if (run / FOLDER).is_dir():
-        remove_folder(run / FOLDER)
+    if (run / CHECKPOINT).is_dir():
+        remove_folder(run / CHECKPOINT)

@@ -17,7 +17,7 @@ from rich.console import Console
 from lambdanets.console import make_console
 from lambdanets.files import check_folder, make_folder, replacing, write_json
 from lambdanets.layers.arguments import check_bool
-from lambdanets.training.data import ArrayImages, FileImages, ImageData, load_data
+from lambdanets.training.data import ArrayImages, FileImages, ImageData, Part, load_data
 from lambdanets.training.data.skipping import check_skipping, skip_bad_images
 from lambdanets.training.display.profile import print_profile
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
@@ -34,11 +34,10 @@ from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
-from lambdanets.training.engine.model import check_model_name, load_weights
 from lambdanets.training.engine.optimisation import freeze_stages
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, begun_before_restart, remember
 from lambdanets.training.engine.profiling import ProfiledBatches
-from lambdanets.training.engine.sharding import check_sharding
+from lambdanets.training.engine.sharding import check_sharding, load_state
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
     check_batches,
@@ -54,8 +53,9 @@ from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
-from lambdanets.training.runs.schema import read_result
-from lambdanets.training.runs.split import stored_data
+from lambdanets.training.runs.model import check_model_name, read_weights
+from lambdanets.training.runs.schema import read_finished
+from lambdanets.training.runs.stored import stored_data
 
 _SAMPLES = 10
 
@@ -211,7 +211,7 @@ def resume(
     every = _interval(checkpoint_every, timeout)
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)
-    if _is_finished(run):
+    if read_finished(run.path) is not None:
         raise ValueError(
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
         )
@@ -249,13 +249,6 @@ def _interval(checkpoint_every: str, timeout: float) -> Interval:
     return Interval.parse(checkpoint_every)
 
 
-def _is_finished(run: Run) -> bool:
-    if (run.path / "checkpoint").is_dir():
-        return False
-    result = read_result(run.path)
-    return result is not None and result["status"] == "finished"
-
-
 def _run(trainer: Trainer, data: ImageData, started: float, console: Console, profile: bool) -> TrainingResult:
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     if accelerator.is_main_process:
@@ -274,7 +267,7 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
                 with progress:
                     finished = trainer.fit(progress, stop)
                 # Not cut short by a signal, as a validation is not.
-                test = _test(trainer, data) if finished and data.test is not None else None
+                test = _test(trainer, data.test) if finished and data.test is not None else None
         except TrainingDivergedError:
             _write_result(trainer, "diverged", None, time.monotonic() - started)
             raise
@@ -308,13 +301,13 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     return result
 
 
-def _test(trainer: Trainer, data: ImageData) -> Scores:
+def _test(trainer: Trainer, images: Part) -> Scores:
     """The scores of the best weights on the test images, read from the file that others will read."""
     accelerator, run, recipe = trainer.accelerator, trainer.run, trainer.recipe
     accelerator.wait_for_everyone()
     model = trainer.evaluated_model
-    load_weights(model, run.path / "best.safetensors", run.class_names)
-    loader = measuring_loader(accelerator, data.test, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
+    load_state(model, read_weights(model, run.path / "best.safetensors", run.class_names))
+    loader = measuring_loader(accelerator, images, run.transform, recipe.batch_size, recipe.workers, trainer.timeout)
     return measure(accelerator, model, loader, len(run.class_names))
 
 

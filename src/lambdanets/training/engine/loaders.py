@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from lambdanets.training.data import ImageData
+from lambdanets.training.data import ImageData, Part
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.faults import deadline
 from lambdanets.training.engine.randomness import derive_seed, kept_generators, seed_generators, seeded
@@ -212,14 +212,14 @@ class TrainingBatches:
         self.batch_size, self.spec = recipe.batch_size, data.spec
         self.waited, self._device = 0.0, accelerator.device
         options = _worker_options(accelerator, data.train, recipe.workers, timeout)
-        if isinstance(data.train, IterableDataset):
+        if data.train.streams:
             # The worker of a stream learns the epoch when it is started.
             options["persistent_workers"] = False
             self.order: Any = SeededStream(data.train, recipe.seed)
             images: Any = self.order
             sampler = None
         else:
-            self.order = EpochOrder(len(data.train), recipe.seed, getattr(data.train, "groups", None))
+            self.order = EpochOrder(len(data.train), recipe.seed, data.train.groups)
             images, sampler = SeededImages(data.train, recipe.seed), self.order
         loader: DataLoader[Any] = DataLoader(
             images,
@@ -306,7 +306,7 @@ def answered(loader: Any) -> Iterator[Any]:
 
 def measuring_loader(
     accelerator: Accelerator,
-    images: Any,
+    images: Part,
     transform: InputTransform,
     batch_size: int,
     workers: int = 0,
@@ -319,8 +319,8 @@ def measuring_loader(
     return accelerator.prepare(loader)
 
 
-def _worker_options(accelerator: Accelerator, images: Any, workers: int, timeout: float) -> dict[str, Any]:
-    if isinstance(images, IterableDataset):
+def _worker_options(accelerator: Accelerator, images: Part, workers: int, timeout: float) -> dict[str, Any]:
+    if images.streams:
         # One process reads a stream: accelerate's loader hands its batches to the others.
         workers = min(workers, 1) if accelerator.is_main_process else 0
     return {

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.files import digest_file, write_csv
-from lambdanets.training.data import ImageData
+from lambdanets.training.data import DataSpec, ImageData
 from lambdanets.training.display.plots import plot_curves
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import state
@@ -35,13 +35,14 @@ from lambdanets.training.engine.loaders import TrainingBatches, measuring_loader
 from lambdanets.training.engine.memory import peak_memory
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.mixing import BatchMixer
-from lambdanets.training.engine.model import save_weights
 from lambdanets.training.engine.optimisation import frozen_modules, make_optimizer, make_schedule, peak_rate
 from lambdanets.training.engine.randomness import kept_generators
 from lambdanets.training.engine.sharding import shard, whole
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.model import save_weights
+from lambdanets.training.runs.schema import best_row
 
 # On a GPU every look at the loss waits for the device, and on several processes for all of them.
 _STEPS_BETWEEN_LOOKS = 20
@@ -136,11 +137,8 @@ class Trainer:
 
     @property
     def best_row(self) -> dict[str, Any] | None:
-        """The line of the epoch with the highest validation accuracy, of equals that with the lowest loss.
-
-        With a few validation images many epochs are equal, and the earliest of them is far from trained.
-        """
-        return max(self.rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
+        """The line of the best epoch so far."""
+        return best_row(self.rows)
 
     def start(self) -> None:
         """Write the first weights, so that there is something good to keep from the start on."""
@@ -364,7 +362,7 @@ class Trainer:
             self.writer.flush()
 
     def _draw(self) -> None:
-        title = f"{self.recipe.model} on {self.run.data_spec.partition(':')[0]}"
+        title = f"{self.recipe.model} on {DataSpec.parse(self.run.data_spec).label}"
         plot_curves(self.run.path / "curves.png", self.rows, title)
         self.drawn = time.monotonic()
 

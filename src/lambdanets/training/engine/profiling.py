@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lambdanets.files import make_folder, replacing
+from lambdanets.training.display.profile import Profile
 
 FOLDER = "profile"
 # Steps before the measured ones, and these.
@@ -26,25 +26,6 @@ WARM, STEPS = 3, 10
 _OPERATORS = 10
 _PARTS = ("images", "forward", "backward", "optimizer")
 _MARK = "lambdanets: "
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Parts of a step.
-
-    Attributes:
-        steps: how many were measured.
-        seconds: of one step.
-        parts: seconds a step of waiting for images, forward pass, backward pass, optimizer, and all else, by name.
-        operators: the operators that take longest: name, calls a step, seconds a step, on the GPU if there is one.
-        trace: the file for a viewer of traces.
-    """
-
-    steps: int
-    seconds: float
-    parts: dict[str, float]
-    operators: list[tuple[str, float, float]]
-    trace: Path
 
 
 class ProfiledBatches:

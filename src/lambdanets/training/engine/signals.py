@@ -1,9 +1,10 @@
-"""Ending a training on Ctrl-C (SIGINT) or SIGTERM at the next step, not in the middle of one."""
+"""A request to stop, by Ctrl-C (SIGINT) or SIGTERM, that is met at the next good moment and not at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -11,25 +12,36 @@ from typing import Any
 class StopSignal:
     """While active, the first SIGINT or SIGTERM only sets ``number``; a second SIGINT interrupts at once.
 
+    A signal that is ignored, as SIGINT is in the background of a shell, stays so.
+
+    Args:
+        first: called with the number of the first signal, in the main thread; what it raises is raised there. Default:
+            nothing is called.
+
     Attributes:
         number: the signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[int], None] | None = None) -> None:
         self.number: int | None = None
+        self._first = first
         self._previous: dict[int, Any] = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            if self._first is not None:
+                self._first(number)
         # Launchers follow a SIGINT with a SIGTERM, which must not cut short the clean end.
-        if self.number is not None and number == signal.SIGINT:
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = self.number or number
 
     def __enter__(self) -> StopSignal:
         # Python allows handlers in the main thread alone; elsewhere the caller has its own way to stop.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(

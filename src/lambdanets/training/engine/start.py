@@ -22,11 +22,11 @@ from lambdanets.training.data.skipping import FILE as SKIPPED
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
-from lambdanets.training.engine.model import build_model_for_size, names_weights
 from lambdanets.training.engine.optimisation import check_optimizer, freeze_stages
-from lambdanets.training.engine.weights import DECIDED, Source, fit_weights
+from lambdanets.training.engine.weights import Source, fit_weights
 from lambdanets.training.recipes.recipe import AUGMENTATION_FIELDS, Augmentation, Recipe
-from lambdanets.training.rules import class_names, refuse
+from lambdanets.training.rules import DECIDED, class_names, refuse
+from lambdanets.training.runs.model import build_model_for_size, names_weights
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"the data {data.spec!r} have no {name} images; add some")
     class_names(data.class_names, f"class_names of the data {data.spec!r}")
     for name, part in data.parts.items():
-        labels = part.known_labels() if hasattr(part, "known_labels") else None
+        labels = part.known_labels()
         if labels is None:
             continue
         present = set(labels)

@@ -6,11 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
+from timm.utils import ModelEmaV3
+from torch import nn
 
 from lambdanets.files import digest_file
 from lambdanets.training.data.listing import count
@@ -18,14 +21,29 @@ from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
 from lambdanets.training.engine.faults import from_weights, resume_command
 from lambdanets.training.engine.randomness import random_states, restore_random_states
 from lambdanets.training.engine.sharding import load_optimizer, load_state, whole
-from lambdanets.training.runs.folder import versions
+from lambdanets.training.runs.folder import Run, versions
 from lambdanets.training.runs.schema import read_metrics
 
-if TYPE_CHECKING:
-    from lambdanets.training.engine.loop import Trainer
+
+class Trained(Protocol):
+    """A training as a checkpoint knows it: the attributes of a ``Trainer`` that are saved or compared."""
+
+    accelerator: Accelerator
+    run: Run
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: Any
+    batches: Any
+    rows: list[dict[str, Any]]
+    epoch: int
+    batch: int
+    sums: torch.Tensor
+    bad: torch.Tensor
+    seconds: float
+    best: dict[str, Any] | None
 
 
-def save(trainer: Trainer) -> None:
+def save(trainer: Trained) -> None:
     """Write a checkpoint of a trainer between two steps; all processes must call it, and the main one writes."""
     accelerator, run = trainer.accelerator, trainer.run
     own = {
@@ -61,7 +79,7 @@ def save(trainer: Trainer) -> None:
     accelerator.wait_for_everyone()
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def restore(trainer: Trained, checkpoint: Checkpoint) -> None:
     """Set a trainer to the state in a checkpoint of its run.
 
     Raises:
@@ -84,7 +102,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     _load(checkpoint, _rank(accelerator.process_index), partial(_restore_rank, trainer))
 
 
-def check_fit(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def check_fit(trainer: Trained, checkpoint: Checkpoint) -> None:
     """Raise a ValueError if a checkpoint is of another number of processes, or of a run with other choices."""
     accelerator, run, facts = trainer.accelerator, trainer.run, checkpoint.facts
     if facts["processes"] != accelerator.num_processes:
@@ -124,7 +142,7 @@ def _digest(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.blake2b(json.dumps(list(rows)).encode(), digest_size=16).hexdigest()
 
 
-def _rows(trainer: Trainer, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _rows(trainer: Trained, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """The lines of the finished epochs; lines behind the checkpoint are of an epoch that is done again."""
     file = trainer.run.path / "metrics.csv"
     rows = read_metrics(file, checkpoint.epoch)
@@ -136,7 +154,7 @@ def _rows(trainer: Trainer, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_best(trainer: Trainer, checkpoint: Checkpoint) -> None:
+def _check_best(trainer: Trained, checkpoint: Checkpoint) -> None:
     """Raise a ValueError if the best weights so far, which the end of the training tests, are gone or others."""
     best, file = trainer.best, trainer.run.path / "best.safetensors"
     if best is None or (checkpoint.batch == 0 and best["epoch"] == checkpoint.epoch):
@@ -168,7 +186,7 @@ def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:
         raise ValueError(f"{checkpoint.folder / name}.safetensors does not fit this run: {error}") from error
 
 
-def _restore_rank(trainer: Trainer, tree: Any) -> None:
+def _restore_rank(trainer: Trained, tree: Any) -> None:
     trainer.sums.copy_(tree["sums"])
     trainer.bad.copy_(tree["bad"])
     restore_random_states(tree["random"], trainer.accelerator.device)

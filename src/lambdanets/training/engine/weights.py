@@ -23,20 +23,11 @@ from lambdanets.models.shipped import shipped_names
 from lambdanets.names import unknown_name
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import check_weights, names_weights
 from lambdanets.training.recipes.recipe import Recipe
+from lambdanets.training.rules import DECIDED
 from lambdanets.training.runs.folder import Run
+from lambdanets.training.runs.model import check_weights, names_weights
 
-# Arguments of stored models that a training decides itself.
-DECIDED = (
-    "model_name",
-    "pretrained_cfg",
-    "pretrained_model_args",
-    "num_classes",
-    "in_chans",
-    "drop_rate",
-    "drop_path_rate",
-)
 _FORMS = "use a run folder, a file of weights, or a model of timm that has weights, such as resnet50.a1_in1k"
 
 

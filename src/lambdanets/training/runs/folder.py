@@ -16,11 +16,12 @@ from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
 from lambdanets.training.data import ImageData
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
-from lambdanets.training.engine.model import build_model, load_weights
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
-from lambdanets.training.runs.schema import FORMAT, is_config, read_config
+from lambdanets.training.runs.model import build_model, read_weights
+from lambdanets.training.runs.schema import CHECKPOINT, FORMAT, is_config, read_config
 from lambdanets.training.runs.split import fingerprints, write_split
 
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -37,8 +38,7 @@ def versions() -> dict[str, str]:
 
 def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:
     """An empty folder ``parent/<model>-<data>-<date>-<time>``, which another training of this second does not get."""
-    kind, _, rest = data.partition(":")
-    label = Path(rest).name if kind == "imagefolder" and rest else kind.replace("/", "-")
+    label = DataSpec.parse(data).label.replace("/", "-")
     base = f"{model.replace('/', '-').replace(':', '-')}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
     make_folder(parent)
     path, count = parent / base, 1
@@ -212,7 +212,7 @@ class Run:
                 f"removed. A training that is not finished goes on with `lambdanets train --resume {self.path}`."
             )
         model = self.new_model()
-        load_weights(model, file, self.class_names)
+        model.load_state_dict(read_weights(model, file, self.class_names))
         return model.eval()
 
     def check_classes(self, class_names: Sequence[str], spec: str) -> None:
@@ -238,7 +238,7 @@ def check_new(path: Path) -> None:
     if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.
-        if (path / "checkpoint").is_dir():
+        if (path / CHECKPOINT).is_dir():
             remedy += f", or continue that run with `lambdanets train --resume {path}`"
         raise ValueError(f"the output folder {path} is not empty; {remedy}")
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.lock import is_locked
-from lambdanets.training.runs.schema import is_config, read_all_metrics, read_metrics, read_result
+from lambdanets.training.runs.schema import (
+    best_row,
+    is_config,
+    read_all_metrics,
+    read_finished,
+    read_metrics,
+    read_result,
+)
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,11 @@ def summarise(path: Path) -> Summary:
     try:
         run = Run.open(path)
         rows, result = finished_epochs(path), read_result(path)
-        best = best_of(rows)
+        best = best_row(rows)
         return Summary(
             run=path,
             status=_status(path, result),
-            data=_data(run.data_spec),
+            data=DataSpec.parse(run.data_spec).label,
             model=run.recipe.model,
             epochs=len(rows),
             all_epochs=run.recipe.epochs,
@@ -106,27 +114,14 @@ def finished_epochs(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file is damaged, or a finished training has fewer rows than epochs.
     """
-    result = read_result(path)
-    if _status(path, result) == "finished":
-        return read_metrics(path / "metrics.csv", result["epochs"])  # type: ignore[index]
-    return read_all_metrics(path / "metrics.csv")
-
-
-def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row of the highest validation accuracy, of equals that with the lowest loss; None if there are none."""
-    return max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
-
-
-def _data(spec: str) -> str:
-    """A data specification without the folders above that of the data."""
-    kind, _, rest = spec.partition(":")
-    if kind == "imagefolder":
-        return Path(rest).name
-    return kind + Path(rest).name if kind.endswith("/") else kind
+    result = None if is_locked(path) else read_finished(path)
+    file = path / "metrics.csv"
+    return read_all_metrics(file) if result is None else read_metrics(file, result["epochs"])
 
 
 def _status(path: Path, result: Mapping[str, Any] | None) -> str:
     if is_locked(path):
         return "running"
-    status = "interrupted" if result is None else result["status"]
-    return "interrupted" if status == "finished" and (path / "checkpoint").is_dir() else status
+    if read_finished(path) is not None:
+        return "finished"
+    return "diverged" if result is not None and result["status"] == "diverged" else "interrupted"

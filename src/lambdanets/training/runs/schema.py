@@ -8,7 +8,7 @@ registry, and none of the model's arguments names a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,6 +17,7 @@ import timm
 from lambdanets.files import read_csv, read_json
 from lambdanets.training.data.listing import count
 from lambdanets.training.data.load import resolve_data
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
 from lambdanets.training.rules import (
@@ -35,6 +36,8 @@ from lambdanets.training.rules import (
 )
 
 FORMAT = 1
+# The folder of what an interrupted training continues from; a finished one removes it.
+CHECKPOINT = "checkpoint"
 METRICS = (
     "epoch",
     "train_loss",
@@ -66,17 +69,17 @@ def _version(value: object, name: str) -> None:
 
 def _data(value: object, name: str) -> None:
     text(value, name)
-    spec = str(value)
-    kind, _, rest = spec.partition(":")
+    spec = DataSpec.parse(str(value))
     remedy = "a run has digits, fashion-mnist:FOLDER, imagefolder:FOLDER or READER/NAME[:ROOT], of this machine"
-    if kind in ("fashion-mnist", "imagefolder"):
-        if not (PurePosixPath(rest).is_absolute() or PureWindowsPath(rest).is_absolute()):
+    if spec.kind in ("fashion-mnist", "imagefolder"):
+        place = spec.place or ""
+        if not (PurePosixPath(place).is_absolute() or PureWindowsPath(place).is_absolute()):
             raise refuse(value, name, f"{remedy}, with a whole path")
         return
-    if spec != "digits" and "/" not in kind:
+    if spec != DataSpec("digits") and "/" not in spec.kind:
         raise refuse(value, name, remedy)
     try:
-        resolve_data(spec)
+        resolve_data(str(spec))
     except (ValueError, OSError) as error:
         raise refuse(value, name, f"{remedy} ({error})") from error
 
@@ -185,6 +188,26 @@ def read_result(run: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{file}: {error}. Bring back the file that the training wrote") from error
     return result
+
+
+def read_finished(run: Path) -> dict[str, Any] | None:
+    """The content of the ``result.json`` of a finished training; None of one that is not.
+
+    One that was killed at its end has its checkpoint beside the result, and continues from it.
+
+    Raises:
+        ValueError: as of ``read_result``.
+    """
+    result = None if (run / CHECKPOINT).is_dir() else read_result(run)
+    return result if result is not None and result["status"] == "finished" else None
+
+
+def best_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the highest validation accuracy, of equals that with the lowest loss; None if there are none.
+
+    With a few validation images many epochs are equal, and the earliest of them is far from trained.
+    """
+    return max(rows, key=lambda row: (row["validation_top1"], -row["validation_loss"]), default=None)
 
 
 def read_metrics(file: Path, epochs: int) -> list[dict[str, Any]]:

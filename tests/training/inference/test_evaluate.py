@@ -97,7 +97,7 @@ def test_exam_is_scored_whole_and_says_what_was_scored(trained, tmp_path):
 
 
 def test_images_that_the_run_has_seen_are_told(trained, colours, tmp_path):
-    split = read_split(trained.run)
+    split = read_split(trained.run.path, trained.run.config)
     for part, files in split.items():
         (tmp_path / "exam" / "red").mkdir(parents=True, exist_ok=True)
         chosen = next(path for path, name in zip(files.paths, files.names, strict=True) if name.startswith("red"))

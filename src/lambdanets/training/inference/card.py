@@ -12,10 +12,11 @@ from typing import Any
 from lambdanets.console import one_line
 from lambdanets.markdown_text import as_code, as_text
 from lambdanets.models.shipped import shipped_folder
+from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.engine.start import without_effect
 from lambdanets.training.recipes import get_recipe, list_recipes
 from lambdanets.training.runs.folder import Run
-from lambdanets.training.runs.schema import read_result
+from lambdanets.training.runs.schema import read_finished
 
 _CARD = """# {name}
 
@@ -49,10 +50,10 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         run: the run.
         name: the heading.
         address: the model's name for timm.
-        data: the data set in words, in Markdown. Default: its specification, without folders.
+        data: the data set in words, in Markdown. Default: its name, without the folders above it.
         licence: of the data set, in Markdown. Default: that it is not stated.
     """
-    result, recipe = read_result(run.path), run.recipe
+    result, recipe = read_finished(run.path), run.recipe
     found = run.config.get("versions", {})
     return _CARD.format(
         name=as_text(name),
@@ -69,7 +70,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         start=as_text(run.config["model"].get("weights", "random weights")),
         command=_command(run),
         versions=", ".join(f"{key} {as_text(found[key])}" for key in _VERSIONS if found.get(key)),
-        data=as_text(run.data_spec.partition(":")[0]) if data is None else data,
+        data=as_text(DataSpec.parse(run.data_spec).label) if data is None else data,
         licence="not stated" if licence is None else licence,
     )
 
@@ -96,7 +97,7 @@ def _literal(text: str) -> str:
 
 def _command(run: Run) -> str:
     """The command of a training, with what its recipe does not say by itself; folders by their last part."""
-    recipe = dataclasses.replace(run.recipe, data=_data(run.data_spec))
+    recipe = dataclasses.replace(run.recipe, data=_data(DataSpec.parse(run.data_spec)))
     if recipe.name not in list_recipes():
         return f"`lambdanets train` by a recipe of the user's, {as_text(recipe.name)}"
     ours = get_recipe(recipe.name, recipe.model)
@@ -111,12 +112,11 @@ def _command(run: Run) -> str:
     return as_code(shlex.join(words))
 
 
-def _data(spec: str) -> str:
-    kind, _, folder = spec.partition(":")
-    name = Path(folder).name
-    if kind == "imagefolder":
-        return f"{name}/"
-    return f"{kind}:{name}/" if folder and "/" in kind else kind
+def _data(spec: DataSpec) -> str:
+    folder = f"{spec.folder}/"
+    if spec.kind == "imagefolder":
+        return folder
+    return str(DataSpec(spec.kind, folder)) if spec.place and "/" in spec.kind else spec.kind
 
 
 def _option(name: str, value: object) -> list[str]:
@@ -132,7 +132,7 @@ def _option(name: str, value: object) -> list[str]:
 
 
 def _accuracy(result: Mapping[str, Any] | None) -> str:
-    if result is None or result["status"] != "finished":
+    if result is None:
         return "not measured: the training was not finished"
     test = result["test"]
     if test is None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import IterableDataset
-
 from lambdanets.files import check_folder, write_json, write_table
 from lambdanets.training.data import FileImages
 from lambdanets.training.data.exam import Exam, load_exam
@@ -23,7 +21,7 @@ from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch
 from lambdanets.training.rules import whole
 from lambdanets.training.runs.folder import Run, versions
-from lambdanets.training.runs.split import seen_in_training, stored_data
+from lambdanets.training.runs.stored import seen_in_training, stored_data
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:
     announced = len(exam.images)
     if scores.images == announced:
         return ()
-    if isinstance(exam.images, IterableDataset):
+    if exam.images.streams:
         return (f"{exam.spec} announces {announced:,} images, and {scores.images:,} could be read.",)
     raise RuntimeError(f"{scores.images:,} images were scored of {announced:,}; this is a fault of lambdanets")
 

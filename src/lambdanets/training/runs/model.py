@@ -18,7 +18,6 @@ from lambdanets.console import one_line
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.models.shipped import check_tag
 from lambdanets.names import unknown_name
-from lambdanets.training.engine.sharding import load_state
 
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -187,13 +186,16 @@ def _sort_metadata(file: Path) -> None:
         opened.write(text.ljust(length))
 
 
-def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> None:
-    """Read weights into a model.
+def read_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Read the weights of a model, which is left as it is.
 
     Args:
         model: has one output for each class.
         path: a safetensors file.
         class_names: the classes of the data.
+
+    Returns:
+        Weights for ``model.load_state_dict``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -215,7 +217,7 @@ def load_weights(model: nn.Module, path: Path, class_names: Sequence[str]) -> No
             "Give the data that the weights were trained on."
         )
     check_weights(model, weights, f"the weights {path}")
-    load_state(model, weights)
+    return weights
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:

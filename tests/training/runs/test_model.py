@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from lambdanets.training.engine.model import build_model, build_model_for_size, load_weights, save_weights
+from lambdanets.training.runs.model import build_model, build_model_for_size, read_weights, save_weights
 
 NAMES = ("a", "b", "c")
 
@@ -18,7 +18,7 @@ def small(num_classes=3, channels=1, **kwargs):
 def test_weights_come_back(tmp_path):
     one, two = small(), small()
     save_weights(tmp_path / "w.safetensors", one.state_dict(), {"epoch": 3})
-    load_weights(two, tmp_path / "w.safetensors", NAMES)
+    two.load_state_dict(read_weights(two, tmp_path / "w.safetensors", NAMES))
     for name, tensor in two.state_dict().items():
         torch.testing.assert_close(tensor, one.state_dict()[name], rtol=0, atol=0)
 
@@ -50,7 +50,7 @@ def test_weights_that_are_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ValueError, match="are a folder, a pipe or a device; give a safetensors file"):
-            load_weights(small(), path, NAMES)
+            read_weights(small(), path, NAMES)
 
 
 def test_arguments_reach_the_model():
@@ -131,13 +131,13 @@ def test_a_model_that_is_no_classifier():
 def test_other_number_of_classes(tmp_path, classes):
     save_weights(tmp_path / "w.safetensors", small(classes).state_dict(), {})
     with pytest.raises(ValueError, match=rf"w\.safetensors have {classes} classes, but the data have 3 \(a, b, c\)"):
-        load_weights(small(), tmp_path / "w.safetensors", NAMES)
+        read_weights(small(), tmp_path / "w.safetensors", NAMES)
 
 
 def test_weights_of_another_model(tmp_path):
     save_weights(tmp_path / "w.safetensors", small(channels=3).state_dict(), {})
     with pytest.raises(ValueError, match=r"do not fit the model: conv1.*weight is \(.*3, 3, 3\), not \(.*1, 3, 3\)"):
-        load_weights(small(), tmp_path / "w.safetensors", NAMES)
+        read_weights(small(), tmp_path / "w.safetensors", NAMES)
 
 
 def test_missing_and_unknown_weights_are_named(tmp_path):
@@ -146,7 +146,7 @@ def test_missing_and_unknown_weights_are_named(tmp_path):
     weights["extra"] = torch.zeros(1)
     save_weights(tmp_path / "w.safetensors", weights, {})
     with pytest.raises(ValueError, match=r"bn1.weight is missing, .*; extra is unknown"):
-        load_weights(small(), tmp_path / "w.safetensors", NAMES)
+        read_weights(small(), tmp_path / "w.safetensors", NAMES)
 
 
 def test_damaged_weights(tmp_path):
@@ -154,9 +154,9 @@ def test_damaged_weights(tmp_path):
     save_weights(path, small().state_dict(), {})
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"w\.safetensors are damaged"):
-        load_weights(small(), path, NAMES)
+        read_weights(small(), path, NAMES)
 
 
 def test_missing_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors do not exist"):
-        load_weights(small(), tmp_path / "none.safetensors", NAMES)
+        read_weights(small(), tmp_path / "none.safetensors", NAMES)

@@ -11,8 +11,10 @@ from lambdanets.console import one_line, print_whole, shell_word
 from lambdanets.training.display.progress import format_seconds, print_notes
 from lambdanets.training.engine.faults import resume_command
 from lambdanets.training.engine.fit import TrainingResult
-from lambdanets.training.runs.evaluate import Evaluation
-from lambdanets.training.runs.predict import Prediction
+from lambdanets.training.inference.evaluate import Evaluation
+from lambdanets.training.inference.predict import Prediction
+
+__all__ = ["print_evaluation", "print_predictions", "print_training"]
 
 _FILES = (
     ("best.safetensors", "weights with the highest validation accuracy"),

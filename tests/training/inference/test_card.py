@@ -9,7 +9,7 @@ import pytest
 from lambdanets.markdown_text import as_code
 from lambdanets.models.shipped import FOLDER, shipped_names
 from lambdanets.training import Run, plan_recipe
-from lambdanets.training.runs.card import model_card
+from lambdanets.training.inference.card import model_card
 from lambdanets_cli.recipe_options import recipe_fields
 
 DIGITS = "lambda_resnet_tiny.digits"
@@ -40,6 +40,7 @@ def read(words):
     return plan_recipe("digits", given)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("changes", "augmentation", "expected"),
     [

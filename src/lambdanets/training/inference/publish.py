@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 from lambdanets.files import check_folder, write_text
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
-from lambdanets.training.runs.card import published_card
+from lambdanets.training.inference.card import published_card
 from lambdanets.training.runs.folder import CHECKPOINTS, Run
 
 _FORMS = "hf-hub:USER/NAME or local-dir:FOLDER"
