@@ -23,6 +23,7 @@ from lambdanets.experiments.bench.measure import PASSES, TRAINING
 from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, summaries, told_accuracy
+from lambdanets.experiments.compare.trained import forms_of
 from lambdanets.experiments.report import goals, report
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
@@ -334,7 +335,7 @@ def layers() -> str:
     for name, row in rows.items():
         if not row.trains:
             continue
-        forms = [row, *(rows[f"{name}, {form}"] for form in ("stored maps", "fused") if f"{name}, {form}" in rows)]
+        forms = [rows[form] for form in forms_of(LAYERS_STUDY.rows, name) if form in rows]
         rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]
         kept = min(form.saved_bytes for form in forms)
         lines.append(

@@ -92,7 +92,7 @@ def test_rows_that_are_not_trained_yet_are_named():
 
 
 def test_another_form_of_a_row_has_costs_alone():
-    forms = {**ROWS, "worse": Row("VVVV", trains=False)}
+    forms = {**ROWS, "worse": Row("VVVV", form_of="lambda")}
     study = TrainedStudy("toy", "Toy", "Which?", forms, lambda rows: [])
     outcome = study.outcome([cell for cell in cells() if cell.row != "worse" or cell.kind != "train"])
     accuracy, costs = outcome.tables

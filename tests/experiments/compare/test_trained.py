@@ -19,6 +19,8 @@ from lambdanets.experiments.compare.trained import Row, Scale, TrainedStudy
 from lambdanets.experiments.report.study_report import write_report
 from lambdanets.experiments.studies import get_study, list_studies
 from lambdanets.files import read_csv
+from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import LAYERS
 from lambdanets.training.engine.loop import Trainer
 
 FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
@@ -53,6 +55,20 @@ def test_every_row_has_a_model_that_differs_in_its_arguments_alone(name):
             trained.recipe_of({**config, "lr": 0.1}, "digits")
             model = timm.create_model(config["model"], num_classes=10, **config["model_kwargs"])
             assert sum(p.numel() for p in model.parameters()) > 1e5
+
+
+def test_layers_have_as_many_heads_as_lambda_layers():
+    cells = {}
+    for letter in LAYERS:
+        study = TrainedStudy("toy", "Toy", "Which?", {"row": Row(letter * 4)}, lambda rows: [])
+        cells[letter] = study.cells(Options(data=FACTS))[1].config["model_kwargs"]
+    given = {letter for letter, arguments in cells.items() if "layer_args" in arguments}
+    assert given == {*"EAWXG"}
+    assert all(cells[letter]["layer_args"] == {letter: {"num_heads": 4}} for letter in given)
+    with torch.device("meta"):
+        for arguments in (cells["L"], cells["V"]):
+            model = timm.create_model("lambda_resnet_tiny", **arguments)
+            assert {layer.num_heads for layer in model.modules() if isinstance(layer, LambdaLayer)} == {4}
 
 
 def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monkeypatch, capsys):

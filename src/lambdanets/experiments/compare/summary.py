@@ -322,8 +322,8 @@ def _notes(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
         f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is chosen among {', '.join(f'{rate:g}' for rate in rates)} by the mean validation "
-        "accuracy of trainings with other seeds: of those within one standard error of the best, the middle one. Tested "
-        "are the weights of the epoch with the highest validation accuracy.",
+        "accuracy of trainings with other seeds: of those within one standard error of the best, the middle one. "
+        "Tested are the weights of the epoch with the highest validation accuracy.",
         f"{len(cells)} cells, {hours:.2f} hours of computing in all ({config['scale']} size).",
     ]
 

@@ -25,13 +25,15 @@ from lambdanets.experiments.compare.measured import (
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
+from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import LAYERS
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
 from lambdanets.training.runs.schema import read_metrics, read_result
 
-__all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
+__all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "forms_of", "train_cell"]
 
 MODEL = "lambda_resnet_tiny"
-# Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
+# Of attention, as many as lambda layers have: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4
 # Seeds of the search for the learning rate, by which no row is judged, and how many of the comparison's need one more.
 SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
@@ -51,15 +53,25 @@ class Row:
         layer_args: arguments of its other layers, by letter.
         paper: the paper's figures for it: "params" in millions, "top1" in percent, "rate" of
             training in images a second.
-        trains: False for another form of a row that computes the same numbers: its costs alone are measured.
-            Default True.
+        form_of: another row that computes the same numbers: that one is trained, and of this one the costs alone are
+            measured. Default: none.
     """
 
     stages: str
     lambda_args: Mapping[str, Any] = field(default_factory=dict)
     layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paper: Mapping[str, float] = field(default_factory=dict)
-    trains: bool = True
+    form_of: str | None = None
+
+    @property
+    def trains(self) -> bool:
+        """True if the row is trained, not another form of one that is."""
+        return self.form_of is None
+
+
+def forms_of(rows: Mapping[str, Row], name: str) -> list[str]:
+    """Return the names of a row and of its other forms."""
+    return [name, *(other for other, row in rows.items() if row.form_of == name)]
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,7 @@ class TrainedStudy(Study):
 def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
     """Arguments of the model of a row, as values of JSON."""
     layer_args = {letter: dict(args) for letter, args in row.layer_args.items()}
-    for letter in sorted({*row.stages} & {*"EAWXG"}):
+    for letter in filter(_needs_heads, sorted({*row.stages})):
         layer_args[letter] = {"num_heads": HEADS, **layer_args.get(letter, {})}
     arguments: dict[str, Any] = {
         "layers": list(scale.blocks),
@@ -220,6 +232,12 @@ def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
     if "L" in row.stages:
         arguments["lambda_args"] = {"num_heads": HEADS, **row.lambda_args}
     return arguments | ({"layer_args": layer_args} if layer_args else {})
+
+
+def _needs_heads(letter: str) -> bool:
+    """True for layers with heads whose own number is another one than that of lambda layers."""
+    layer = LAYERS[letter].layer
+    return layer is not None and "num_heads" in LAYERS[letter].options and not issubclass(layer, LambdaLayer)
 
 
 def _with_best_rate(config: Config, searches: Sequence[Done]) -> Config:

@@ -88,7 +88,7 @@ def _state(kernel: GridKernel) -> str:
     reason = kernel.check(GridProblem(1, 4, 16, 16, 1, (14, 14), (7, 7), (3, 3), torch.float32, device))
     if reason is not None:
         return f"absent: {reason}"
-    found = binding.library() if kernel.name.endswith("_compiled") else None
+    found = binding.library() if kernel.compiled else None
     return "present" if found is None else f"present, {found.name}"
 
 

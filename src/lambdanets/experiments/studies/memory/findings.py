@@ -77,7 +77,7 @@ def claims_of(names: Sequence[str], sizes: Sizes) -> list[Claim]:
     if errors:
         text = f"The formulas predict the memory that is kept within {max(errors):.1%}; expected are 10 %."
         claims.append(Claim(text, max(errors) <= 0.1))
-    attention = [name for name in names if "attention" in name]
+    attention = [name for name in names if ROWS[name].attention]
     claims += [claim for name in attention if (claim := _claim_of_memory(name, sizes))]
     return claims + [claim for name in attention if (claim := _claim_of_time(name, sizes))]
 
@@ -110,7 +110,7 @@ def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
     What was timed once can make an answer doubtful, and gives none.
     """
     # Against fused attention the paper says nothing of small maps.
-    least = 28 if "fused" in name else 0
+    least = 28 if ROWS[name].attention == "fused" else 0
     ratios = {
         side: ratio for side, rows in sizes.items() if (ratio := rows.get(name, {}).get("ratio", {}).get(TRAINING))
     }
@@ -141,11 +141,11 @@ def _losses(names: Sequence[str], sizes: Sizes, value: str) -> dict[tuple[str, i
     found = {}
     for side, rows in sizes.items():
         for name in names:
-            if "attention" not in name:
+            if not ROWS[name].attention:
                 less = {
                     other: most
                     for other in names
-                    if "attention" in other and (most := _less(rows.get(other, {}), rows.get(name, {}), value))
+                    if ROWS[other].attention and (most := _less(rows.get(other, {}), rows.get(name, {}), value))
                 }
                 if less:
                     found[name, side] = min(less, key=lambda other: less[other])

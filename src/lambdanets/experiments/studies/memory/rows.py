@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -35,12 +35,14 @@ class Layer:
         make: a layer from the side of the map.
         kept: numbers that a layer keeps for the backward pass of one image, its input left out, from the number of
             positions and the side of the map.
+        attention: the form of an attention, with maps that are stored or fused; None for a lambda layer.
         shared: True if all layers have one table of positions.
         paper: the paper's figures: "gigabytes" and "rate", images a second, 0 where memory did not suffice.
     """
 
     make: Callable[[int], nn.Module]
     kept: Callable[[int, int], int]
+    attention: Literal["stored maps", "fused"] | None = None
     shared: bool = False
     paper: Mapping[str, float] = field(default_factory=dict)
 
@@ -74,27 +76,34 @@ ROWS: dict[str, Layer] = {
     "global attention": Layer(
         partial(_attention, GlobalAttention),
         lambda n, side: 5 * DIM * n + HEADS * n * n,
+        "stored maps",
         paper={"gigabytes": 120, "rate": 0},
     ),
     "global attention, fused": Layer(
         partial(_attention, GlobalAttention, fused=True),
         lambda n, side: 2 * DIM * n + 4 * n * (DIM + HEADS * 2 * side) + HEADS * n,
+        "fused",
     ),
     "axial attention": Layer(
         partial(_attention, AxialAttention),
         lambda n, side: 9 * DIM * n + 2 * HEADS * n * side,
+        "stored maps",
         paper={"gigabytes": 4.8, "rate": 960},
     ),
     "axial attention, fused": Layer(
         partial(_attention, AxialAttention, fused=True),
         lambda n, side: 3 * DIM * n + 8 * n * (DIM + HEADS * side) + 2 * HEADS * n,
+        "fused",
     ),
     "local attention": Layer(
         partial(_attention, LocalAttention, sized=False),
         lambda n, side: 3 * DIM * n + 2 * DIM * (side + 6) ** 2 + HEADS * n * 49,
+        "stored maps",
         paper={"rate": 440},
     ),
-    "local attention, fused": Layer(partial(_attention, LocalAttention, sized=False, fused=True), _kept_local_fused),
+    "local attention, fused": Layer(
+        partial(_attention, LocalAttention, sized=False, fused=True), _kept_local_fused, "fused"
+    ),
     OURS: Layer(_lambda, _kept_lambda, paper={"gigabytes": 1.9, "rate": 1160}),
     "lambda, k 8": Layer(
         partial(_lambda, dim_key=8),

@@ -48,20 +48,33 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A row of the study.
+
+    Args:
+        make: what makes the layer that mixes positions.
+        is_lambda: True for a lambda layer, which is compared with all others. Default False.
+    """
+
+    make: Callable[[int, int], nn.Module]
+    is_lambda: bool = False
+
+
+@dataclass(frozen=True)
 class Structure:
     """A kind of data with its rows.
 
     Args:
         data: name of the data set.
         load: reads it.
-        rows: by name, what makes the layer that mixes positions; the first is the baseline.
+        rows: by name; the first is the baseline.
         unit: what differences are paired by, a seed or a fold.
         steps: of a training, by scale.
     """
 
     data: str
     load: Callable[[], Sequences | Graphs]
-    rows: Mapping[str, Callable[[int, int], nn.Module]]
+    rows: Mapping[str, Layer]
     unit: str
     steps: Mapping[str, int]
 
@@ -71,10 +84,10 @@ STRUCTURES = {
         "OSULeaf",
         load_leaves,
         {
-            "sequence: convolution": lambda dim, size: nn.Conv1d(dim, dim, 7, padding=3),
-            "sequence: attention": Attention,
-            "sequence: lambda": lambda dim, size: LambdaLayer(dim, size=size, ndim=1),
-            "sequence: lambda, scope 7": lambda dim, size: LambdaLayer(dim, scope=7, ndim=1),
+            "sequence: convolution": Layer(lambda dim, size: nn.Conv1d(dim, dim, 7, padding=3)),
+            "sequence: attention": Layer(Attention),
+            "sequence: lambda": Layer(lambda dim, size: LambdaLayer(dim, size=size, ndim=1), is_lambda=True),
+            "sequence: lambda, scope 7": Layer(lambda dim, size: LambdaLayer(dim, scope=7, ndim=1), is_lambda=True),
         },
         "seed",
         {"full": 300, "quick": 40},
@@ -83,10 +96,10 @@ STRUCTURES = {
         "MUTAG",
         load_molecules,
         {
-            "graph: graph network": GraphNetwork,
-            "graph: relational convolution": RelationalConvolution,
-            "graph: lambda": GraphLambda,
-            "graph: lambda, no edge labels": lambda dim, dim_edge: GraphLambda(dim, None),
+            "graph: graph network": Layer(GraphNetwork),
+            "graph: relational convolution": Layer(RelationalConvolution),
+            "graph: lambda": Layer(GraphLambda, is_lambda=True),
+            "graph: lambda, no edge labels": Layer(lambda dim, dim_edge: GraphLambda(dim, None), is_lambda=True),
         },
         "fold",
         {"full": 150, "quick": 40},
@@ -179,7 +192,7 @@ class StructureStudy(Study):
 def _network(config: Config, row: str, norm: str, seed: int) -> Network:
     kind = STRUCTURES[config["structure"]]
     torch.manual_seed(seed)
-    return Network(kind.load(), kind.rows[row], norm)
+    return Network(kind.load(), kind.rows[row].make, norm)
 
 
 def _measure(config: Config) -> dict[str, Any]:
@@ -280,8 +293,8 @@ def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
 
 def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
     """Return what the paper's text leads to expect, and what was found."""
-    unit, claims = STRUCTURES[structure].unit, []
-    pairs = [(name, other) for name in rows if "lambda" in name for other in rows if "lambda" not in other]
+    unit, layers, claims = STRUCTURES[structure].unit, STRUCTURES[structure].rows, []
+    pairs = [(name, other) for name in rows if layers[name].is_lambda for other in rows if not layers[other].is_lambda]
     if structure == "graph":
         pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
     for name, other in pairs:
