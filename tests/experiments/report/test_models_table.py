@@ -15,8 +15,8 @@ RESULTS = Path(__file__).parents[3] / "results" / "models.csv"
 def test_rows_are_those_of_the_result_file(monkeypatch):
     """A few of them, so that a change of the models or of the counting shows."""
     monkeypatch.setattr(timm, "list_models", lambda **kwargs: ["lambda_resnet101", "lambda_resnet50"])
-    monkeypatch.setattr(models_table, "ABLATION", {(8, 8, 4): 15.3})
-    monkeypatch.setattr(models_table, "PLACEMENTS", {"CLLL": 15.1})
+    monkeypatch.setattr(models_table, "ABLATION", {(8, 8, 4): {"params": 15.3}})
+    monkeypatch.setattr(models_table, "PLACEMENTS", {"CLLL": {"params": 15.1}})
     monkeypatch.setattr(models_table, "KEPT", {})
     seen = []
     rows = models_table.run(report=seen.append)

@@ -25,6 +25,7 @@ from lambdanets.experiments.compare.measured import (
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, summarise
+from lambdanets.experiments.paper import Figures
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import LAYERS
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
@@ -51,8 +52,7 @@ class Row:
         stages: letters of the model's stages.
         lambda_args: arguments of its lambda layers.
         layer_args: arguments of its other layers, by letter.
-        paper: the paper's figures for it: "params" in millions, "top1" in percent, "rate" of
-            training in images a second.
+        paper: the paper's figures for it, of which "params", "top1" and "rate" are shown.
         form_of: another row that computes the same numbers: that one is trained, and of this one the costs alone are
             measured. Default: none.
     """
@@ -60,7 +60,7 @@ class Row:
     stages: str
     lambda_args: Mapping[str, Any] = field(default_factory=dict)
     layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    paper: Mapping[str, float] = field(default_factory=dict)
+    paper: Figures = field(default_factory=dict)
     form_of: str | None = None
 
     @property

@@ -9,52 +9,13 @@ import timm
 
 from lambdanets.experiments.bench.measure import saved_bytes
 from lambdanets.experiments.compare.measured import build, images
+from lambdanets.experiments.paper import ABLATION, FAMILY, PLACEMENTS
 from lambdanets.models import model_cost
 from lambdanets.provenance import package_version, source_commit
 
-__all__ = ["ABLATION", "PAPER_PARAMETERS", "PLACEMENTS", "run"]
+__all__ = ["KEPT", "run"]
 
 Row = dict[str, Any]
-
-# Millions of parameters (paper, tables 3 and 5 with the text around them).
-PAPER_PARAMETERS: Mapping[str, float] = {
-    "lambda_resnet152": 35.0,
-    "lambda_resnet200": 42.0,
-    "lambda_resnet50_llll": 15.0,
-    "lambda_resnet50_llll_u4": 16.0,
-}
-
-# (k, h, u) -> millions of parameters; all lambda ResNet-50, scope 23 where u is 1, else 7 (paper, ablation table).
-ABLATION: Mapping[tuple[int, int, int], float] = {
-    (8, 2, 1): 14.8,
-    (8, 16, 1): 15.6,
-    (2, 4, 1): 14.7,
-    (4, 4, 1): 14.7,
-    (8, 4, 1): 14.8,
-    (16, 4, 1): 15.0,
-    (32, 4, 1): 15.4,
-    (2, 8, 1): 14.7,
-    (4, 8, 1): 14.7,
-    (8, 8, 1): 14.7,
-    (16, 8, 1): 15.1,
-    (32, 8, 1): 15.7,
-    (8, 8, 4): 15.3,
-    (8, 8, 8): 16.0,
-    (16, 4, 4): 16.0,
-}
-
-# Where lambda layers go in a ResNet-50 -> millions of parameters (paper, placement table).
-PLACEMENTS: Mapping[str, float] = {
-    "CCCC": 25.6,
-    "LCCC": 25.5,
-    "LLCC": 25.0,
-    "LLLC": 21.7,
-    "LLLL": 15.0,
-    "CLLL": 15.1,
-    "CCLL": 15.4,
-    "CCCL": 18.8,
-}
-
 
 # Models whose memory is measured -> name, arguments and side of their images; ImageNet's classes.
 KEPT: Mapping[str, tuple[str, Mapping[str, Any], int]] = {
@@ -102,12 +63,14 @@ def run(report: Callable[[Row], None] | None = None) -> list[Row]:
 
 def _costs() -> Any:
     for name in sorted(timm.list_models(module="lambda_resnet"), key=_depth):
-        yield "family", name, PAPER_PARAMETERS.get(name, ""), model_cost(name), ""
-    for (k, h, u), paper in ABLATION.items():
+        yield "family", name, FAMILY.get(name, {}).get("params", ""), model_cost(name), ""
+    for (k, h, u), figures in ABLATION.items():
         layer = {"dim_key": k, "num_heads": h, "intra_depth": u, "scope": 23 if u == 1 else 7}
-        yield "ablation", f"k={k} h={h} u={u}", paper, model_cost("lambda_resnet50_llll", lambda_args=layer), ""
-    for stages, paper in PLACEMENTS.items():
-        yield "placement", stages, paper, model_cost("lambda_resnet50_llll", stages=stages), ""
+        cost = model_cost("lambda_resnet50_llll", lambda_args=layer)
+        yield "ablation", f"k={k} h={h} u={u}", figures["params"], cost, ""
+    for stages, figures in PLACEMENTS.items():
+        cost = model_cost("lambda_resnet50_llll", stages=stages)
+        yield "placement", stages, figures["params"], cost, ""
     for label, (name, arguments, side) in KEPT.items():
         shape = {"image_size": side, "channels": 3, "classes": 1000}
         kept = saved_bytes(build(name, arguments, shape), images(shape, KEPT_BATCH))

@@ -14,6 +14,7 @@ from importlib.resources import files
 from statistics import median
 from typing import Any
 
+from lambdanets.experiments import paper
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING, passes, peak_bytes
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.claims import verdict
@@ -41,14 +42,6 @@ QUICK = (
     "EfficientNet-B0",
     "EfficientNet-B1",
 )
-# The paper's figures: millions of parameters; images a second of a training at 224 pixels, on its accelerator.
-PAPER: Mapping[str, Mapping[str, float]] = {
-    "LambdaResNet-50 LLLL": {"parameters": 15.0, "rate": 1160},
-    "LambdaResNet-50 LLLL, u = 4": {"parameters": 16.0},
-    "LambdaResNet-152": {"parameters": 35},
-    "LambdaResNet-200": {"parameters": 42},
-    REFERENCE: {"parameters": 25.6, "rate": 7240},
-}
 # Of a training that this study adds where it is given data.
 SHAPE = {"channels": 3, "classes": 1000}
 
@@ -282,11 +275,11 @@ def _claims(rows: Mapping[str, Summary]) -> list[Claim]:
             rival = max(equal, key=lambda other: others[other].rate[TRAINING])
             times, low, high = _faster(row, others[rival], TRAINING)
             accuracy = others[rival].accuracy
-            paper = "; the paper's figures for it are 3.2 to 4.4" if group == "EfficientNet" else ""
+            published = f"; the paper's figures for it are {paper.TIMES_AS_FAST}" if group == "EfficientNet" else ""
             text = (
                 f"{name} ({row.accuracy.mean:.1f} %) trains {times:.2f} ({low:.2f} to {high:.2f}) times as many images "
                 f"a second as {rival} ({accuracy.mean if accuracy else 0:.1f} %), the fastest {group} here that is at "
-                f"least as accurate; expected are more than 1{paper}."
+                f"least as accurate; expected are more than 1{published}."
             )
             claims.append(Claim(text, verdict(low - 1, high - 1, "more than 0")))
     return claims
@@ -332,10 +325,10 @@ def _tables(rows: Mapping[str, Summary], measured: bool) -> list[Table]:
     def rate(row: Summary, way: str) -> str:
         return f"{_three_digits(row.rate[way])} ({row.ratio[way][0]:.2f}x)" if way in row.rate else ""
 
-    def paper(name: str) -> list[str]:
-        found = PAPER.get(name, {})
-        parameters = f"{found['parameters']:g}" if found else ""
-        times = f"{found['rate']:,} ({found['rate'] / PAPER[REFERENCE]['rate']:.2f}x)" if "rate" in found else ""
+    def published(row: Summary) -> list[str]:
+        found, reference = paper.FAMILY.get(row.network.model, {}), paper.FAMILY[ROWS[REFERENCE].model]
+        parameters = f"{found['params']:g}" if found else ""
+        times = f"{found['rate']:,} ({found['rate'] / reference['rate']:.2f}x)" if "rate" in found else ""
         return [parameters, times]
 
     lines = [
@@ -347,7 +340,7 @@ def _tables(rows: Mapping[str, Summary], measured: bool) -> list[Table]:
             figure(row, "peak_bytes", 1e6, 0),
             with_interval(row.accuracy),
             *(rate(row, way) for way in (TRAINING, INFERENCE)),
-            *paper(name),
+            *published(row),
         ]
         for name, row in rows.items()
     ]

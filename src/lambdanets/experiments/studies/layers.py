@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lambdanets.experiments import paper
 from lambdanets.experiments.compare.claims import first_claim, memory_claim, rate_claim
 from lambdanets.experiments.compare.outcome import Claim
 from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, Summary
@@ -19,22 +20,21 @@ LAMBDAS = ("lambda", "lambda, u = 4", "lambda convolution")
 ATTENTIONS = ("local attention", "axial attention", "global attention")
 FUSED = {"fused": True}
 
-# The paper's ResNet-50: parameters in millions, images a second in training, and accuracy on ImageNet.
 ROWS: dict[str, Row] = {
-    CONVOLUTION: Row("CCCC", paper={"params": 25.6, "rate": 7240, "top1": 76.9}),
-    "convolution + SE": Row("SSSS", paper={"params": 28.1, "top1": 77.6}),
-    "convolution + linear attention": Row("EEEE", paper={"params": 33.0, "top1": 77.0}),
-    "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper={"params": 25.8, "top1": 77.7}),
+    CONVOLUTION: Row("CCCC", paper=paper.PLACEMENTS["CCCC"]),
+    "convolution + SE": Row("SSSS", paper=paper.LAYERS["convolution + SE"]),
+    "convolution + linear attention": Row("EEEE", paper=paper.LAYERS["convolution + linear attention"]),
+    "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper=paper.LAYERS["augmented convolution"]),
     "augmented convolution, stored maps": Row("AAAA", form_of="augmented convolution"),
-    "local attention": Row("WWWW", layer_args={"W": {"scope": 7, **FUSED}}, paper={"rate": 440, "top1": 77.4}),
+    "local attention": Row("WWWW", layer_args={"W": {"scope": 7, **FUSED}}, paper=paper.COSTS["local attention"]),
     "local attention, stored maps": Row("WWWW", layer_args={"W": {"scope": 7}}, form_of="local attention"),
-    "axial attention": Row("XXXX", paper={"rate": 960, "top1": 77.5}),
+    "axial attention": Row("XXXX", paper=paper.COSTS["axial attention"]),
     "axial attention, fused": Row("XXXX", layer_args={"X": FUSED}, form_of="axial attention"),
     "global attention": Row("GGGG", layer_args={"G": FUSED}),
     "global attention, stored maps": Row("GGGG", form_of="global attention"),
-    "lambda": Row("LLLL", {"scope": None}, paper={"params": 15.0, "rate": 1160, "top1": 78.4}),
-    "lambda, u = 4": Row("LLLL", {"scope": 7, "intra_depth": 4}, paper={"params": 16.0, "top1": 78.9}),
-    "lambda convolution": Row("LLLL", {"scope": 7}, paper={"rate": 1100, "top1": 78.1}),
+    "lambda": Row("LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"]),
+    "lambda, u = 4": Row("LLLL", {"scope": 7, "intra_depth": 4}, paper=paper.LAYERS["lambda, u = 4"]),
+    "lambda convolution": Row("LLLL", {"scope": 7}, paper=paper.COSTS["lambda convolution"]),
 }
 
 

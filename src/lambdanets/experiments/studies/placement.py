@@ -11,21 +11,11 @@ from lambdanets.experiments.compare.claims import first_claim, rate_claim
 from lambdanets.experiments.compare.outcome import Claim
 from lambdanets.experiments.compare.summary import TRAINING, Summary
 from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.paper import PLACEMENTS
 
-# Parameters of the paper's ResNet-50 in millions, images a second in training, and accuracy on ImageNet.
-PAPER = {
-    "CCCC": (25.6, 7240, 76.9),
-    "LCCC": (25.5, 1880, 77.3),
-    "LLCC": (25.0, 1280, 77.2),
-    "LLLC": (21.7, 1160, 77.8),
-    "LLLL": (15.0, 1160, 78.4),
-    "CLLL": (15.1, 2200, 78.3),
-    "CCLL": (15.4, 4980, 78.3),
-    "CCCL": (18.8, 7160, 77.3),
-}
 ROWS = {
-    stages: Row(stages, {"scope": None} if "L" in stages else {}, paper={"params": params, "rate": rate, "top1": top1})
-    for stages, (params, rate, top1) in PAPER.items()
+    stages: Row(stages, {"scope": None} if "L" in stages else {}, paper=figures)
+    for stages, figures in PLACEMENTS.items()
 }
 
 
