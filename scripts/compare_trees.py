@@ -251,9 +251,8 @@ def summary(turns: list[dict], limit: float) -> list[dict]:
 
 def main() -> int:
     """Measure, write the summary and print it; the status is 0 if every case is not slower."""
-    from lambdanets.experiments.bench.bench import environment
     from lambdanets.files import write_csv
-    from lambdanets.provenance import source_commit
+    from lambdanets.provenance import environment, source_commit
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=lambda text: Path(text).resolve(), help="src folder of the old tree")

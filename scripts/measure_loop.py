@@ -15,7 +15,6 @@ import argparse
 import copy
 import csv
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -30,7 +29,7 @@ from rich.console import Console
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 
-from lambdanets.provenance import processor, source_commit
+from lambdanets.provenance import environment
 from lambdanets.training import Recipe, Run, get_recipe
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
@@ -164,11 +163,7 @@ def main() -> None:
         "loop_seconds": f"{loop:.4f}",
         "of_it_images": f"{fetching:.4f}",
         "overhead_percent": f"{100 * (loop / alone - 1):.2f}",
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": source_commit(),
+        **environment("threads", "processor", "torch", "python", "commit"),
     }
     with open(chosen.output, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")

@@ -11,7 +11,7 @@ from lambdanets.experiments.bench.measure import saved_bytes
 from lambdanets.experiments.compare.measured import build, images
 from lambdanets.experiments.paper import ABLATION, FAMILY, PLACEMENTS
 from lambdanets.models import model_cost
-from lambdanets.provenance import package_version, source_commit
+from lambdanets.provenance import environment
 
 __all__ = ["KEPT", "run"]
 
@@ -51,9 +51,7 @@ def run(report: Callable[[Row], None] | None = None) -> list[Row]:
             "activations": cost.activations,
             "paper_parameters_m": paper,
             "kept_bytes": kept,
-            "timm": timm.__version__,
-            "lambdanets": package_version("lambdanets"),
-            "commit": source_commit(),
+            **environment("timm", "lambdanets", "commit"),
         }
         rows.append(row)
         if report is not None:
