@@ -24,11 +24,12 @@ from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, summaries, told_accuracy
 from lambdanets.experiments.compare.trained import forms_of
-from lambdanets.experiments.report import goals, report
+from lambdanets.experiments.report import bench_report, goals
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
 from lambdanets.experiments.studies.layers import STUDY as LAYERS_STUDY
+from lambdanets.markdown_text import markdown_table
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.training.display.progress import format_seconds
 
@@ -72,13 +73,13 @@ def _published(name: str) -> list[dict]:
 def bench() -> str:
     """Our layer beside the others, the README's cases."""
     rows = _published("bench")
-    return f"{report.compact_table(rows, README_CASES)}\n\n{report.environment_line(rows)}."
+    return f"{bench_report.compact_table(rows, README_CASES)}\n\n{bench_report.environment_line(rows)}."
 
 
 def bench_all() -> str:
     """Our layer beside the others, every case and pass, with intervals."""
     rows = _published("bench")
-    return f"{report.pass_table(rows)}\n\n{report.environment_line(rows)}."
+    return f"{bench_report.pass_table(rows)}\n\n{bench_report.environment_line(rows)}."
 
 
 def bench_goals() -> str:
@@ -89,7 +90,7 @@ def bench_goals() -> str:
 def bench_memory() -> str:
     """Memory kept for the backward pass and peaks, every case."""
     found = {(row["case"], row["contender"], row["pass"]): row for row in read_rows(RESULTS / "bench.csv")}
-    names = ("lambdanets", *report.PEERS, "attention", "convolution")
+    names = ("lambdanets", *bench_report.PEERS, "attention", "convolution")
     lines = []
     for case in dict.fromkeys(case for case, _, _ in found):
         cells = []
@@ -97,7 +98,7 @@ def bench_memory() -> str:
             row = found.get((case, name, "forward+backward"))
             cells.append(f"{int(row['saved_bytes']) / 1e6:.1f} / {int(row['peak_bytes']) / 1e6:.1f}" if row else "")
         lines.append([f"`{case}`", *cells])
-    return report.markdown(["case", *(report.LABELS.get(name, name) for name in names)], lines)
+    return markdown_table(["case", *(bench_report.LABELS.get(name, name) for name in names)], lines)
 
 
 def rates() -> str:
@@ -110,7 +111,7 @@ def rates() -> str:
         line += [f"{float(row['images_per_second']):.1f}", f"{ratio:.2f}x ({low:.2f} to {high:.2f})"]
     columns = ["network", "image size"]
     columns += [f"{way}, {what}" for way in PASSES for what in ("images/s", "of ResNet-50's")]
-    return f"{report.markdown(columns, list(lines.values()))}\n\n{report.environment_line(rows)}."
+    return f"{markdown_table(columns, list(lines.values()))}\n\n{bench_report.environment_line(rows)}."
 
 
 def planner() -> str:
@@ -132,13 +133,13 @@ def planner() -> str:
         "slower than the fastest, mean",
         "furthest",
     ]
-    return f"{report.markdown(columns, lines)}\n\n{report.environment_line(rows)}."
+    return f"{markdown_table(columns, lines)}\n\n{bench_report.environment_line(rows)}."
 
 
 def growth() -> str:
     """Time against n."""
     rows = _published("growth")
-    return f"{report.growth_table(rows)}\n\n{report.environment_line(rows)}."
+    return f"{bench_report.growth_table(rows)}\n\n{bench_report.environment_line(rows)}."
 
 
 def transcript() -> str:
@@ -196,7 +197,7 @@ def training() -> str:
                 _threads(runs[0]),
             ]
         )
-    return report.markdown(["command", "test accuracy", "seeds", "parameters", "time", "machine"], lines)
+    return markdown_table(["command", "test accuracy", "seeds", "parameters", "time", "machine"], lines)
 
 
 def _models(kind: str) -> list[dict[str, str]]:
@@ -222,7 +223,7 @@ def models() -> str:
             [f"`{row['model']}`", row["stages"], row["image_size"], ours, paper, f"{gigas:.2f}", f"{activations:.1f}"]
         )
     header = ["model", "stages", "image", "parameters, M", "paper, M", "multiply-adds, G", "activations, M"]
-    return report.markdown(header, lines)
+    return markdown_table(header, lines)
 
 
 def ablation() -> str:
@@ -231,13 +232,13 @@ def ablation() -> str:
     for row in _models("ablation"):
         sizes = [part.split("=")[1] for part in row["model"].split()]
         lines.append([*sizes, *_millions(row), f"{int(row['multiply_adds']) / 1e9:.2f}"])
-    return report.markdown(["k", "h", "u", "parameters, M", "paper, M", "multiply-adds, G"], lines)
+    return markdown_table(["k", "h", "u", "parameters, M", "paper, M", "multiply-adds, G"], lines)
 
 
 def placement() -> str:
     """Cost of the places of lambda layers in a ResNet-50."""
     lines = [[row["stages"], *_millions(row), f"{int(row['multiply_adds']) / 1e9:.2f}"] for row in _models("placement")]
-    return report.markdown(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
+    return markdown_table(["stages", "parameters, M", "paper, M", "multiply-adds, G"], lines)
 
 
 def kept() -> str:
@@ -245,7 +246,7 @@ def kept() -> str:
     lines = [
         [f"`{row['model']}`", row["image_size"], f"{int(row['kept_bytes']) / 2**20:.1f}"] for row in _models("kept")
     ]
-    return report.markdown(["model", "image", "kept, MiB"], lines)
+    return markdown_table(["model", "image", "kept, MiB"], lines)
 
 
 def _ahead() -> list[dict[str, str]]:
@@ -257,7 +258,7 @@ def _compiled(depth: int, lambda_first: bool) -> str:
         row for row in _ahead() if int(row["depth"]) == depth and row["kernel"].startswith("lambda_") == lambda_first
     ]
     header = [name for name in rows[0] if name not in ("depth", "triton", "torch", "commit")]
-    table = report.markdown(header, [[row[name] for name in header] for row in rows])
+    table = markdown_table(header, [[row[name] for name in header] for row in rows])
     return f"{table}\n\nTriton {rows[0]['triton']}, lambdanets {rows[0]['commit']}."
 
 
@@ -277,7 +278,7 @@ def clocks() -> str:
         ("lambda first: instructions, by the table below", lambda v: float(addresses["clocks"]) * v / 16),
     ]
     cells = [[name, *(f"{clocks_of(v):.3f}" for v in depths)] for name, clocks_of in lines]
-    return report.markdown(["clocks for a score", *(f"v = {v}" for v in depths)], cells)
+    return markdown_table(["clocks for a score", *(f"v = {v}" for v in depths)], cells)
 
 
 def start() -> str:
@@ -287,7 +288,7 @@ def start() -> str:
     found = {(row["context"], row["u"], row["size"]): row["output"] for row in rows}
     layers = dict.fromkeys((row["context"], row["u"]) for row in rows)
     lines = [[f"{context}, u = {u}", *(found[context, u, size] for size in sizes)] for context, u in layers]
-    return report.markdown(["output's variance", *sizes], lines)
+    return markdown_table(["output's variance", *sizes], lines)
 
 
 def weights() -> str:
@@ -301,7 +302,7 @@ def weights() -> str:
         images = f"{size}x{size}, {'grey' if channels == 1 else 'colour'}"
         accuracy = f"{test['top1']:.2%} of {test['images']:,}"
         lines.append([f"`{name}`", images, str(len(config["class_names"])), accuracy, str(config["seed"]), card])
-    return report.markdown(["name", "images", "classes", "test accuracy", "seed", ""], lines)
+    return markdown_table(["name", "images", "classes", "test accuracy", "seed", ""], lines)
 
 
 @cache
@@ -348,7 +349,7 @@ def layers() -> str:
             ]
         )
     header = ["layer", "parameters, M", "test accuracy, % (95 %)", "training speed", "kept for backward, MB an image"]
-    return f"{report.markdown(header, lines)}\n\n{machine_line(cells)}."
+    return f"{markdown_table(header, lines)}\n\n{machine_line(cells)}."
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -80,7 +80,7 @@ ALLOWED = {
         ("10 %", "TOLERANCE"),
     ],
     "src/lambdanets/experiments/bench/bench.py": [("95 %", "timing.CONFIDENCE")],
-    "src/lambdanets/experiments/report/report.py": [("1.73x", "an example of a format")],
+    "src/lambdanets/experiments/report/bench_report.py": [("1.73x", "an example of a format")],
     "src/lambdanets/explanation/explanation.py": [("3 MB", "page.MAX_BYTES")],
     "src/lambdanets/experiments/compare/statistics.py": [("95 %", "CONFIDENCE")],
     "src/lambdanets/kernels/grid/toeplitz.py": [("8 MiB", "of KEPT_VECTORS, two numbers of 4 bytes each")],
