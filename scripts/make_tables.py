@@ -20,10 +20,11 @@ from statistics import mean
 from lambdanets import files
 from lambdanets.experiments.bench.contenders import LARGEST_TABLE_BYTES
 from lambdanets.experiments.bench.measure import PASSES, TRAINING
+from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, told_accuracy
 from lambdanets.experiments.compare.cell import read_cells
-from lambdanets.experiments.compare.outcome import Outcome
-from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, summaries, told_accuracy
-from lambdanets.experiments.compare.trained import forms_of
+from lambdanets.experiments.compare.outcome import Outcome, machine_line
+from lambdanets.experiments.compare.rows import forms_of
+from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report import bench_report, goals
 from lambdanets.experiments.report.results import noisy_rows, read_rows
 from lambdanets.experiments.report.study_report import table_text
@@ -331,7 +332,7 @@ def study(name: str) -> str:
 def layers() -> str:
     """The study of layers in short: every layer that was trained, of attention's two forms the better one."""
     cells, _ = read_cells(COMPARE / "layers")
-    rows = summaries(LAYERS_STUDY, cells)
+    rows = summaries(LAYERS_STUDY.rows, cells)
     lines = []
     for name, row in rows.items():
         if not row.trains:
@@ -343,7 +344,7 @@ def layers() -> str:
             [
                 name,
                 f"{row.parameters / 1e6:.3f}",
-                told_accuracy(row.accuracy, row.diverged),
+                told_accuracy(row),
                 f"{rate[0]:.2f}x",
                 f"{kept / 1e6:.2f}",
             ]

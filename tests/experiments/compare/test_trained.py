@@ -13,9 +13,10 @@ from lambdanets.experiments.compare import trained
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.measured import HELD, PROCESS_BYTES, measure_memory, step_bytes
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.study import DataFacts, Options, Place, StoppedError, inspect
 from lambdanets.experiments.compare.summary import summaries
-from lambdanets.experiments.compare.trained import Row, Scale, TrainedStudy
+from lambdanets.experiments.compare.trained import Scale, TrainedStudy
 from lambdanets.experiments.report.study_report import write_report
 from lambdanets.experiments.studies import get_study, list_studies
 from lambdanets.files import read_csv
@@ -86,7 +87,7 @@ def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monk
     chosen = {(cell.row, cell.config["lr"]) for cell in cells if cell.kind == "train"}
     assert chosen == {("convolution", SMALL.rates[0]), ("lambda", SMALL.rates[1])}
     assert not list((tmp_path / "work").iterdir())
-    rows = summaries(TOY, cells)
+    rows = summaries(TOY.rows, cells)
     assert rows["lambda"].accuracies == pytest.approx({0: 50, 1: 51})
     assert rows["lambda"].difference.difference.mean == pytest.approx(5)
     assert rows["lambda"].ratio["forward"][0] > 0
@@ -158,7 +159,7 @@ def done(row, seed, top1=None):
 def test_a_training_that_diverged_is_a_result():
     cells = [done("convolution", seed, 0.5 + seed / 10) for seed in range(3)]
     cells += [done("lambda", 0, 0.7), done("lambda", 1)]
-    rows = summaries(TOY, cells)
+    rows = summaries(TOY.rows, cells)
     assert rows["lambda"].diverged == [1]
     assert rows["lambda"].difference.difference.count == 1
     table = TOY.outcome(cells).tables[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from lambdanets.experiments.compare.measured import (
     step_bytes,
     turns_bytes,
 )
-from lambdanets.experiments.compare.outcome import Claim, Outcome
+from lambdanets.experiments.compare.outcome import Claim, Outcome, machine_line
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
-from lambdanets.experiments.compare.summary import Summary, summarise
-from lambdanets.experiments.paper import Figures
+from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import LAYERS
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
 from lambdanets.training.runs.schema import read_metrics, read_result
 
-__all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "forms_of", "train_cell"]
+__all__ = ["HEADS", "RUN_BYTES", "Scale", "TrainedStudy", "train_cell"]
 
 MODEL = "lambda_resnet_tiny"
 # Of attention, as many as lambda layers have: the backbone is too narrow for the eight heads of the paper's attention.
@@ -42,36 +42,6 @@ SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
 THREADS = 1
 # A file and a checkpoint of a run, beside three copies of the weights.
 RUN_BYTES = 100 << 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a study.
-
-    Args:
-        stages: letters of the model's stages.
-        lambda_args: arguments of its lambda layers.
-        layer_args: arguments of its other layers, by letter.
-        paper: the paper's figures for it, of which "params", "top1" and "rate" are shown.
-        form_of: another row that computes the same numbers: that one is trained, and of this one the costs alone are
-            measured. Default: none.
-    """
-
-    stages: str
-    lambda_args: Mapping[str, Any] = field(default_factory=dict)
-    layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    paper: Figures = field(default_factory=dict)
-    form_of: str | None = None
-
-    @property
-    def trains(self) -> bool:
-        """True if the row is trained, not another form of one that is."""
-        return self.form_of is None
-
-
-def forms_of(rows: Mapping[str, Row], name: str) -> list[str]:
-    """Return the names of a row and of its other forms."""
-    return [name, *(other for other, row in rows.items() if row.form_of == name)]
 
 
 @dataclass(frozen=True)
@@ -215,7 +185,17 @@ class TrainedStudy(Study):
 
     def outcome(self, cells: Sequence[Done]) -> Outcome:
         """See the interface."""
-        return summarise(self, cells)
+        rows = summaries(self.rows, cells)
+        return Outcome(
+            self.name,
+            self.title,
+            self.question,
+            self.judge(rows),
+            tables_of(self.baseline, rows),
+            plots_of(rows),
+            notes_of(rows, cells),
+            machine_line(cells),
+        )
 
 
 def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:

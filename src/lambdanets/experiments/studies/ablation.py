@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lambdanets.experiments.compare.claims import accuracy_claim, first_claim
+from lambdanets.experiments.compare.claims import pair_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.statistics import paired_difference
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.summary import Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.trained import TrainedStudy
 from lambdanets.experiments.paper import ABLATION, CHOICES, Figures
 
 BASE = "k 16, h 4, u 1"
@@ -57,14 +57,9 @@ ROWS: dict[str, Row] = {
 
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
-    claims = [claim for name in WORSE for claim in first_claim(rows, name, BASE, "less than 0")]
-    claims += [claim for name in STARTS for claim in first_claim(rows, name, BASE, "0 or less")]
-    for name in (f"{DEEP}, {start}" for start in STARTS):
-        if name in rows and DEEP in rows:
-            difference = paired_difference(rows[name].accuracies, rows[DEEP].accuracies)
-            diverged = {row: rows[row].diverged for row in (name, DEEP)}
-            claims.append(accuracy_claim(name, difference, DEEP, "0 or less", diverged))
-    return claims
+    claims = [claim for name in WORSE for claim in pair_claim(rows, name, BASE, "less than 0")]
+    claims += [claim for name in STARTS for claim in pair_claim(rows, name, BASE, "0 or less")]
+    return claims + [claim for start in STARTS for claim in pair_claim(rows, f"{DEEP}, {start}", DEEP, "0 or less")]
 
 
 STUDY = TrainedStudy(

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lambdanets.experiments import paper
-from lambdanets.experiments.compare.claims import first_claim, memory_claim, rate_claim
+from lambdanets.experiments.bench.measure import INFERENCE, TRAINING
+from lambdanets.experiments.compare.claims import memory_claim, pair_claim, rate_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy, forms_of
+from lambdanets.experiments.compare.rows import Row, forms_of
+from lambdanets.experiments.compare.summary import Summary
+from lambdanets.experiments.compare.trained import TrainedStudy
 
 CONVOLUTION = "convolution"
 LAMBDAS = ("lambda", "lambda, u = 4", "lambda convolution")
@@ -48,7 +50,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
             share = row.parameters / base.parameters
             text = f"{name}: {share:.2f} of the convolution's parameters; expected are at most 0.65."
             claims.append(Claim(text, share <= 0.65))
-        claims += first_claim(rows, name, CONVOLUTION, "0 or more")
+        claims += pair_claim(rows, name, CONVOLUTION, "0 or more")
         claims += memory_claim(rows, name, [CONVOLUTION])
         for way in (TRAINING, INFERENCE):
             claims += rate_claim(rows, name, [CONVOLUTION], way)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lambdanets.experiments.compare.claims import first_claim, rate_claim
+from lambdanets.experiments.bench.measure import TRAINING
+from lambdanets.experiments.compare.claims import pair_claim, rate_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.summary import TRAINING, Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.summary import Summary
+from lambdanets.experiments.compare.trained import TrainedStudy
 from lambdanets.experiments.paper import PLACEMENTS
 
 ROWS = {
@@ -23,8 +25,8 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
     return [
         *rate_claim(rows, "CCLL", ["LLLL"], TRAINING),
-        *first_claim(rows, "LLLL", "CCCC", "0 or more"),
-        *first_claim(rows, "CCLL", "CCCC", "0 or more"),
+        *pair_claim(rows, "LLLL", "CCCC", "0 or more"),
+        *pair_claim(rows, "CCLL", "CCCC", "0 or more"),
     ]
 
 

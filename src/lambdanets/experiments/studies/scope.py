@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lambdanets.experiments.compare.claims import first_claim
+from lambdanets.experiments.compare.claims import pair_claim
 from lambdanets.experiments.compare.outcome import Claim
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.summary import Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.trained import TrainedStudy
 from lambdanets.experiments.paper import SCOPES
 
 ROWS = {
@@ -22,7 +23,7 @@ ROWS = {
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
     paper = f"{SCOPES[None]['top1'] - SCOPES[3]['top1']:.1f}"
-    return first_claim(rows, "global", "scope 3", "more than 0", paper=paper)
+    return pair_claim(rows, "global", "scope 3", "more than 0", paper=paper)
 
 
 STUDY = TrainedStudy(

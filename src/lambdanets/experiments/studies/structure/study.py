@@ -16,21 +16,21 @@ import torch
 from torch import nn
 
 from lambdanets.experiments.bench.timing import Turns, ratio_of_turns
-from lambdanets.experiments.compare.cell import Cell, Config, Done
-from lambdanets.experiments.compare.claims import accuracy_claim, verdict
-from lambdanets.experiments.compare.measured import PROCESS_BYTES
-from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
-from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
-from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
-from lambdanets.experiments.compare.summary import (
+from lambdanets.experiments.compare.accuracy import (
     SMALL_SAMPLES,
-    accuracies,
-    is_marked,
-    machine_line,
-    signed,
-    told_accuracy,
-    told_p,
+    Scores,
+    accuracy_cells,
+    accuracy_columns,
+    accuracy_note,
+    accuracy_plot,
+    marked,
+    scores_of,
 )
+from lambdanets.experiments.compare.cell import Cell, Config, Done
+from lambdanets.experiments.compare.claims import pair_claim, verdict
+from lambdanets.experiments.compare.measured import PROCESS_BYTES
+from lambdanets.experiments.compare.outcome import Claim, Outcome, Plot, Table, effort_line, machine_line
+from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.studies.structure.data import Graphs, Sequences, load_leaves, load_molecules
 from lambdanets.experiments.studies.structure.networks import (
     Attention,
@@ -184,8 +184,7 @@ class StructureStudy(Study):
                 tables.append(_table(structure, rows))
                 plots += _plots(structure, rows)
                 notes.append(_note(structure, own))
-        hours = sum(done.seconds for done in cells) / 3600
-        notes.append(f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size).")
+        notes.append(effort_line(cells))
         return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, machine_line(cells))
 
 
@@ -240,68 +239,52 @@ def _train(config: Config) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Findings of the cells on a row; None for what no cell says.
+class Summary(Scores):
+    """Findings of the cells on a row, its accuracies by seed or fold included; None for what no cell says.
 
     Args:
         parameters: their number.
-        accuracies: of the examples to test on by seed or fold, in percent.
-        accuracy: their mean.
-        difference: to the baseline's, paired by seed or fold, in points of percent.
         choices: the norms and learning rates that were chosen, and how often each.
         milliseconds: of a training step (median, low, high).
         ratio: how many times those of the baseline (median, low, high).
         seconds: of a step in each turn, None where the row did not take part.
-        diverged: seeds or folds whose training diverged.
     """
 
     parameters: int
-    accuracies: Mapping[int, float]
-    accuracy: Mean | None
-    difference: Paired | None
     choices: Mapping[str, int]
     milliseconds: Sequence[float] | None
     ratio: Sequence[float] | None
     seconds: Sequence[float | None] | None
-    diverged: Sequence[int]
 
 
 def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row of a structure that was trained, in the study's order."""
-    base = accuracies(cells, baseline(structure))
     times = {name: time for done in cells if done.kind == "speed" for name, time in done.result["rows"].items()}
     found = {}
     for name in STRUCTURES[structure].rows:
         trained = [done for done in cells if done.kind == "train" and done.row == name]
         if not trained:
             continue
-        scores, time = accuracies(cells, name), times.get(name, {})
+        time = times.get(name, {})
         choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
         found[name] = Summary(
+            **vars(scores_of(cells, name, baseline(structure))),
             parameters=trained[0].result["parameters"],
-            accuracies=scores,
-            accuracy=mean_of(list(scores.values())) if scores else None,
-            difference=None if name == baseline(structure) else paired_difference(scores, base),
             choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
             milliseconds=time.get("milliseconds"),
             ratio=time.get("ratio"),
             seconds=time.get("seconds"),
-            diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
         )
     return found
 
 
 def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
     """Return what the paper's text leads to expect, and what was found."""
-    unit, layers, claims = STRUCTURES[structure].unit, STRUCTURES[structure].rows, []
+    unit, layers = STRUCTURES[structure].unit, STRUCTURES[structure].rows
     pairs = [(name, other) for name in rows if layers[name].is_lambda for other in rows if not layers[other].is_lambda]
     if structure == "graph":
         pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
-    for name, other in pairs:
-        if name in rows and other in rows:
-            difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
-            diverged = {row: rows[row].diverged for row in (name, other)}
-            claims.append(accuracy_claim(name, difference, other, "0 or more", diverged, unit))
+    claims = [claim for name, other in pairs for claim in pair_claim(rows, name, other, "0 or more", unit)]
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
     if ours and attention and ours.seconds and attention.seconds:
         times = ratio_of_turns(attention.seconds, ours.seconds)
@@ -314,18 +297,14 @@ def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
 
 
 def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
-    unit, base = STRUCTURES[structure].unit, baseline(structure)
-    bad = frozenset(number for number, row in enumerate(rows.values()) if is_marked(row.difference, row.diverged))
+    unit = STRUCTURES[structure].unit
     lines: list[list[str]] = []
     for name, row in rows.items():
         lines.append(
             [
                 name,
                 f"{row.parameters:,}",
-                told_accuracy(row.accuracy, row.diverged, unit),
-                signed(row.difference),
-                told_p(row.difference),
-                str(len(row.accuracies)),
+                *accuracy_cells(row, unit),
                 ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
                 f"{row.milliseconds[0]:.1f} ({row.ratio[0]:.2f}x)" if row.milliseconds and row.ratio else "",
             ]
@@ -333,36 +312,32 @@ def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
     columns = [
         "row",
         "parameters",
-        "test accuracy, % (95 %)",
-        f"difference to {base} (95 %)",
-        "p",
-        f"{unit}s",
+        *accuracy_columns(baseline(structure), unit),
         "norm and learning rate",
         "training step, ms (of the first)",
     ]
     notes = [
-        f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}, p is a permutation test's "
-        f"and of n {unit}s at least 2^(1 − n). Marked rows are below the first one with their whole interval, or "
-        f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows.",
+        f"{accuracy_note(unit)} A step is a forward and a backward pass of {BATCH} examples; medians over turns of all "
+        "rows.",
         SMALL_SAMPLES,
     ]
-    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad, text=frozenset({6}))
+    return Table(
+        structure, f"{structure.capitalize()}s", columns, lines, notes, marked(list(rows.values())), frozenset({6})
+    )
 
 
 def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
-    def plot(name: str, label: str, values: Mapping[str, float | None]) -> Plot:
-        series = []
-        for row, summary in rows.items():
-            x, mean = values[row], summary.accuracy
-            if x is not None and mean is not None:
-                series.append(Series(row, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {x:.4g}")]))
-        title = f"{structure.capitalize()}s: {name} and accuracy"
-        return Plot(f"{structure}-{name}", title, Axis(label, log=True), Axis("test accuracy, %"), series, front="low")
-
-    times = {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()}
+    costs: dict[str, tuple[str, dict[str, float | None]]] = {
+        "parameters": ("parameters", {name: row.parameters for name, row in rows.items()}),
+        "time": (
+            "training step, ms",
+            {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()},
+        ),
+    }
+    title = f"{structure.capitalize()}s"
     return [
-        plot("parameters", "parameters", {name: float(row.parameters) for name, row in rows.items()}),
-        plot("time", "training step, ms", times),
+        accuracy_plot(f"{structure}-{name}", f"{title}: {name} and accuracy", label, values, rows, digits=4)
+        for name, (label, values) in costs.items()
     ]
 
 
