@@ -133,7 +133,7 @@ class FamilyStudy(Study):
 
 
 def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
-    """How times and accuracies were measured, or where they were published, in sentences."""
+    """Return where times and accuracies are from, in sentences."""
     speed = [done for done in cells if done.kind == "speed"]
     notes = []
     if speed:
