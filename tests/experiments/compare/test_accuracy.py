@@ -30,7 +30,10 @@ def test_scores_are_paired_with_the_first_row():
     base, worse = (scores_of(cells, name, "base") for name in ("base", "worse"))
     assert (base.accuracies, base.difference, base.diverged) == ({0: 50.0, 1: 70.0, 2: 90.0}, None, [])
     assert (worse.difference.difference.mean, worse.diverged) == (pytest.approx(-15.0), [2])
-    assert marked([base, worse]) == {1}
+    cells += trainings("lost", [0.9, 0.9, None])
+    better, lost = scores_of(cells[3:], "base", "worse"), scores_of(cells, "lost", "base")
+    assert lost.difference.difference.low > 0
+    assert marked([base, worse, better, lost]) == {1, 3}
     assert scores_of(cells, "none", "base").accuracy is None
     line = dict(zip(accuracy_columns("base", "fold"), accuracy_cells(worse, "fold"), strict=True))
     assert line["test accuracy, % (95 %)"].endswith(" diverged with fold 2")
