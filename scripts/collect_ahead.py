@@ -32,7 +32,7 @@ from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton import lambda_first, lambda_kernels, query_kernels
 from lambdanets.kernels.grid.triton.query_first import candidates, tile
 from lambdanets.kernels.grid.triton.tiling import Config, as_image
-from lambdanets.provenance import package_version, source_commit
+from lambdanets.provenance import environment
 
 KERNELS = {
     name.removesuffix("_kernel"): getattr(module, name)
@@ -201,7 +201,7 @@ def print_one_shape() -> None:
 
 def collect() -> None:
     """Write results/ahead.csv."""
-    versions = {"triton": package_version("triton"), "torch": package_version("torch"), "commit": source_commit()}
+    versions = environment("triton", "torch", "commit")
     rows = [
         {"depth": str(depth), **{key: str(value) for key, value in row.items()}, **versions}
         for depth in (64, 16)

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.files import read_csv, write_json
+from lambdanets.provenance import processor
 
 RESULTS = Path(__file__).parents[1] / "results" / "training.json"
 COMMANDS = {
@@ -36,7 +36,7 @@ def entry(run: Path) -> dict:
         "validation_top1": result["validation"]["top1"],
         # Of a resumed training version 0.1.0 wrote the last part's time.
         "seconds": max(result["seconds"], round(sum(row["seconds"] for row in read_csv(run / "metrics.csv")), 2)),
-        "machine": environment()["machine"],
+        "machine": processor(),
         "threads": result["threads"],
         "precision": result["precision"],
         "versions": result["versions"],

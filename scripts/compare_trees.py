@@ -249,12 +249,8 @@ def summary(turns: list[dict], limit: float) -> list[dict]:
     return rows
 
 
-def main() -> int:
-    """Measure, write the summary and print it; the status is 0 if every case is not slower."""
-    from lambdanets.experiments.bench.bench import environment
-    from lambdanets.files import write_csv
-    from lambdanets.provenance import source_commit
-
+def arguments() -> tuple[argparse.Namespace, dict[str, dict]]:
+    """Return what the command line asks for, and the cases that it selects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=lambda text: Path(text).resolve(), help="src folder of the old tree")
     parser.add_argument("new", type=lambda text: Path(text).resolve(), help="src folder of the new tree")
@@ -271,21 +267,29 @@ def main() -> int:
     cases = {name: case for name, case in all_cases().items() if fnmatch.fnmatch(name, args.cases)}
     if not cases:
         parser.error(f"--cases {args.cases} matches none of {', '.join(all_cases())}")
+    return args, cases
+
+
+def conditions(args: argparse.Namespace, turns_file: Path) -> dict:
+    """Return machine, versions and both commits, and end the command where earlier turns were taken under others."""
+    from lambdanets.provenance import environment, source_commit
+
     commits = {f"{key}_commit": source_commit(getattr(args, key) / "lambdanets") for key in ("old", "new")}
     where = {**environment(), "threads": args.threads, **commits}
     del where["lambdanets"], where["commit"]
-    # Turns of other trees or another machine must not be mixed with these.
-    about_file, turns_file = args.output.with_suffix(".about.json"), args.output.with_suffix(".turns.csv")
+    about_file = args.output.with_suffix(".about.json")
     about = {name: where[name] for name in ("machine", "threads", "torch", *commits)}
     if turns_file.exists() and json.loads(about_file.read_text(encoding="utf-8")) != about:
-        parser.error(f"{turns_file} was measured under other conditions ({about_file}); give another --output")
+        print(
+            f"{turns_file} was measured under other conditions ({about_file}); give another --output", file=sys.stderr
+        )
+        raise SystemExit(2)
     about_file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    try:
-        measure(args, cases, turns_file)
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on.")
-    rows = summary(read(turns_file), args.limit)
-    write_csv(args.output, [{**row, **where} for row in rows])
+    return where
+
+
+def print_rows(rows: list[dict]) -> dict[str, int]:
+    """Print the summary; return the number of rows by verdict."""
     for row in rows:
         print(
             f"{row['case']}, {row['pass']}: {row['old_ms']:.3f} -> {row['new_ms']:.3f} ms, ratio {row['ratio']:.3f} "
@@ -293,6 +297,23 @@ def main() -> int:
         )
     counts = {word: sum(row["verdict"] == word for row in rows) for word in ("not slower", "slower", "undecided")}
     print(", ".join(f"{count} {word}" for word, count in counts.items()))
+    return counts
+
+
+def main() -> int:
+    """Measure, write the summary and print it; the status is 0 if every case is not slower."""
+    from lambdanets.files import write_csv
+
+    args, cases = arguments()
+    turns_file = args.output.with_suffix(".turns.csv")
+    where = conditions(args, turns_file)
+    try:
+        measure(args, cases, turns_file)
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on.")
+    rows = summary(read(turns_file), args.limit)
+    write_csv(args.output, [{**row, **where} for row in rows])
+    counts = print_rows(rows)
     return 0 if counts["not slower"] == len(rows) == len(cases) * len(PASSES) else 1
 
 

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from lambdanets.experiments.report import report
+from lambdanets.experiments.report import bench_report
 from lambdanets.experiments.report.chart import save_plot
 from lambdanets.experiments.report.results import read_rows
 from lambdanets.experiments.studies import read_outcome
@@ -134,6 +134,6 @@ def studies() -> None:
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     lambda_layer(IMAGES / "lambda-layer.png")
-    report.plot_bench(read_rows(RESULTS / "bench.csv"), IMAGES / "bench.png")
-    report.plot_growth(read_rows(RESULTS / "growth.csv"), IMAGES / "growth.png")
+    bench_report.plot_bench(read_rows(RESULTS / "bench.csv"), IMAGES / "bench.png")
+    bench_report.plot_growth(read_rows(RESULTS / "growth.csv"), IMAGES / "growth.png")
     studies()

@@ -25,11 +25,11 @@ from unittest.mock import patch
 import torch
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.files import write_csv
 from lambdanets.kernels.autograd import derivatives, library
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.terms import grid as terms
+from lambdanets.provenance import environment
 
 # Calls of a turn, of which the fastest counts: other processes interrupt some.
 CALLS = 7

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -30,7 +28,8 @@ from rich.console import Console
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 
-from lambdanets.provenance import processor, source_commit
+from lambdanets.files import write_csv
+from lambdanets.provenance import environment
 from lambdanets.training import Recipe, Run, get_recipe
 from lambdanets.training.data import load_data
 from lambdanets.training.display.progress import TrainingProgress
@@ -133,8 +132,8 @@ def measure(recipe: Recipe, folder: Path, steps: int) -> TakingTurns:
     return trainer.batches
 
 
-def main() -> None:
-    """Measure and write the table."""
+def arguments() -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lambda_resnet50")
     parser.add_argument("--size", type=int, default=224, help="pixels")
@@ -142,7 +141,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of each kind")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "loop.csv")
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def result_row(chosen: argparse.Namespace, turns: TakingTurns) -> dict[str, Any]:
+    """Return the medians of the steps of both kinds, the first ones left out, with what was measured where."""
+    fetching, loop, alone = (statistics.median(times[WARM:]) for times in (turns.fetching, turns.loop, turns.alone))
+    return {
+        "model": chosen.model,
+        "size": chosen.size,
+        "batch": chosen.batch,
+        "workers": chosen.workers,
+        "steps": len(turns.loop) - WARM,
+        "bare_seconds": f"{alone:.4f}",
+        "loop_seconds": f"{loop:.4f}",
+        "of_it_images": f"{fetching:.4f}",
+        "overhead_percent": f"{100 * (loop / alone - 1):.2f}",
+        **environment("threads", "processor", "torch", "python", "commit"),
+    }
+
+
+def main() -> None:
+    """Measure and write the table."""
+    chosen = arguments()
     recipe = get_recipe("imagenet-90").override(
         model=chosen.model,
         image_size=chosen.size,
@@ -153,27 +174,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         turns = measure(recipe, Path(folder), chosen.steps)
-    fetching, loop, alone = (statistics.median(times[WARM:]) for times in (turns.fetching, turns.loop, turns.alone))
-    row = {
-        "model": chosen.model,
-        "size": chosen.size,
-        "batch": chosen.batch,
-        "workers": chosen.workers,
-        "steps": len(turns.loop) - WARM,
-        "bare_seconds": f"{alone:.4f}",
-        "loop_seconds": f"{loop:.4f}",
-        "of_it_images": f"{fetching:.4f}",
-        "overhead_percent": f"{100 * (loop / alone - 1):.2f}",
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": source_commit(),
-    }
-    with open(chosen.output, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(row)
+    row = result_row(chosen, turns)
+    write_csv(chosen.output, [row])
     print("\n".join(f"{name}: {value}" for name, value in row.items()))
 
 

@@ -18,13 +18,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.calibrate import CALIBRATION_CASES, time_kernels
 from lambdanets.experiments.bench.contenders import grid_problem
 from lambdanets.files import write_table
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.costs import cache_file
 from lambdanets.kernels.grid.planner import choose
+from lambdanets.provenance import environment
 
 SECONDS, MOST = 1.0, 5.0
 COLUMNS = ("instruction_set", "case", "direction", "chosen", "fastest", "chosen_ms", "fastest_ms", "ratio")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.provenance import processor, source_commit
+from lambdanets.provenance import environment
 
 SECONDS = 4.0
 LEAST_ROUNDS = 30
@@ -163,12 +163,7 @@ def _interval(ratios: np.ndarray) -> tuple[float, float]:
 def main() -> None:
     """Measure every case and write the table."""
     rows = []
-    about = {
-        "machine": processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": source_commit(),
-    }
+    about = environment("machine", "threads", "torch", "commit")
     for side, dim, batch, context in CASES:
         for backward in (False, True):
             torch.manual_seed(0)

@@ -20,9 +20,9 @@ import timm
 from torch import Tensor, nn
 
 from lambdanets import adopt, replace_convs
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.compare.measured import images, measure_speed
 from lambdanets.files import write_csv
+from lambdanets.provenance import environment
 
 BATCH = 4
 SECONDS = 300.0

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
-from lambdanets.provenance import processor, source_commit
+from lambdanets.provenance import environment
 
 SIZES = (1, 2, 3, 4, 5, 7, 10, 14, 28)
 SEEDS = 32
@@ -61,9 +61,7 @@ def main() -> None:
                         "seeds": SEEDS,
                         "batch": BATCH,
                         "dtype": "float32",
-                        "torch": torch.__version__,
-                        "machine": processor(),
-                        "commit": source_commit(),
+                        **environment("torch", "machine", "commit"),
                     }
                 )
     with (Path(__file__).parents[1] / "results/start.csv").open("w", newline="", encoding="utf-8") as file:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers import load_script
+import make_tables
 from lambdanets import LambdaLayer, files
 from lambdanets.experiments.report.results import read_rows
 from lambdanets.files import write_csv
+from result_tables import bench, training
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,7 +81,7 @@ ALLOWED = {
         ("10 %", "TOLERANCE"),
     ],
     "src/lambdanets/experiments/bench/bench.py": [("95 %", "timing.CONFIDENCE")],
-    "src/lambdanets/experiments/report/report.py": [("1.73x", "an example of a format")],
+    "src/lambdanets/experiments/report/bench_report.py": [("1.73x", "an example of a format")],
     "src/lambdanets/explanation/explanation.py": [("3 MB", "page.MAX_BYTES")],
     "src/lambdanets/experiments/compare/statistics.py": [("95 %", "CONFIDENCE")],
     "src/lambdanets/kernels/grid/toeplitz.py": [("8 MiB", "of KEPT_VECTORS, two numbers of 4 bytes each")],
@@ -123,11 +124,6 @@ NUMBER = re.compile(rf"(?<![\w.^/·*-])\d[\d,.]*\s?{UNIT}(?!\w)")
 MADE = re.compile(r"<!-- (?:table|figure): [\w.-]+ -->.*?<!-- end -->", re.DOTALL)
 CODE = re.compile(r"```(?:python|bash)\n.*?```", re.DOTALL)
 MEASURED = re.compile(r"^Measured \(results/training\.json.*?\n(?=\n|$)", re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def make_tables():
-    return load_script("make_tables")
 
 
 def prose(module: Path) -> str:
@@ -210,38 +206,43 @@ def test_shapes_are_no_numbers_with_units(text):
     assert not NUMBER.search(text)
 
 
-def test_the_transcript_is_of_a_measured_run(make_tables):
+def test_no_two_subjects_have_a_table_or_a_figure_of_one_name():
+    for names, kind in ((make_tables.TABLES, "TABLES"), (make_tables.FIGURES, "FIGURES")):
+        assert len(names) == sum(len(getattr(subject, kind)) for subject in make_tables.SUBJECTS)
+
+
+def test_the_transcript_is_of_a_measured_run():
     """Its test accuracy is that of seed 0 in the result file."""
     runs = json.loads((ROOT / "results" / "training.json").read_text(encoding="utf-8"))
     run = next(run for run in runs if run["command"] == "lambdanets train" and run["seed"] == 0)
     wrong = round(run["test_images"] * (1 - run["test_top1"]))
     line = f"Test accuracy {run['test_top1']:.2%} ({wrong} of {run['test_images']} images wrong)"
-    assert line in make_tables.transcript()
+    assert line in training.transcript()
 
 
-def test_a_transcript_keeps_the_first_and_the_last_epoch(make_tables, monkeypatch, tmp_path):
+def test_a_transcript_keeps_the_first_and_the_last_epoch(monkeypatch, tmp_path):
     epochs = [f"epoch {number}/4  loss 1.0" for number in range(1, 5)]
     lines = ["Training", *epochs, "", "Test accuracy 1%", "Run folder: runs/a", "Files: b", "", "Next:", "  lambdanets"]
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(training, "RESULTS", tmp_path)
     kept = ["Training", epochs[0], "...", epochs[3], "", "Test accuracy 1%", "Run folder: runs/a", "..."]
-    assert make_tables.transcript().split("\n") == ["```text", *kept, "Next:", "  lambdanets", "```"]
+    assert training.transcript().split("\n") == ["```text", *kept, "Next:", "  lambdanets", "```"]
 
 
-def test_no_table_is_made_of_noisy_rows(make_tables, monkeypatch, tmp_path):
+def test_no_table_is_made_of_noisy_rows(monkeypatch, tmp_path):
     rows = read_rows(ROOT / "results" / "bench.csv")
-    monkeypatch.setattr(make_tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
     write_csv(tmp_path / "bench.csv", rows)
-    assert make_tables.bench()
+    assert bench.bench()
     noisy = next(row for row in rows if row["contender"] == "timm")
     noisy["noisy"] = "yes"
     write_csv(tmp_path / "bench.csv", rows)
-    for table in (make_tables.bench, make_tables.bench_all):
+    for table in (bench.bench, bench.bench_all):
         with pytest.raises(ValueError, match=rf"rows that are marked as noisy: {noisy['case']} timm forw"):
             table()
 
 
-def test_a_recipe_tells_what_was_measured(make_tables):
+def test_a_recipe_tells_what_was_measured():
     text = '"""Digits.\n\n    lambdanets train\n\nMeasured long ago: 12 %,\nin 3 s.\n"""\n\nRECIPE = 1\n'
     new = make_tables.filled_recipe(text)
     assert "long ago" not in new

@@ -1,8 +1,16 @@
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import timm
+import torch
 
-from lambdanets.provenance import package_version, processor, source_commit
+from lambdanets.files import read_rows
+from lambdanets.provenance import COLUMNS, environment, package_version, processor, source_commit
+
+ROOT = Path(__file__).parents[1]
+RESULTS, SOURCE = ROOT / "results", ROOT / "src" / "lambdanets" / "provenance.py"
 
 
 @pytest.fixture
@@ -58,3 +66,27 @@ def test_versions_and_the_processor_have_names():
     assert package_version("torch")[0].isdigit()
     assert package_version("no-such-package-anywhere") == "not installed"
     assert processor()
+
+
+def test_a_result_names_machine_versions_and_date():
+    found = environment()
+    assert tuple(found) == COLUMNS
+    assert (found["torch"], found["timm"]) == (torch.__version__.partition("+")[0], timm.__version__)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["python"] == sys.version.split()[0]
+    assert environment("commit", "processor") == {"commit": source_commit(), "processor": processor()}
+
+
+@pytest.mark.parametrize("name", ["growth", "rates", "planner", "eager_path"])
+def test_result_files_have_these_columns(name):
+    (row, *_) = read_rows(RESULTS / f"{name}.csv")
+    before = list(row).index("machine")
+    assert list(row)[before:] == list(COLUMNS)
+
+
+def test_versions_are_told_without_pytorch():
+    code = "import sys, importlib.util as u; "
+    code += f"spec = u.spec_from_file_location('p', {str(SOURCE)!r}); p = u.module_from_spec(spec); "
+    code += "spec.loader.exec_module(p); p.environment('python', 'torch', 'machine', 'commit'); "
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,12 +1,13 @@
-"""Text of users in Markdown: shown as it is, never as markup."""
+"""Markdown: tables, and text of users, which is shown as it is and never as markup."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lambdanets.console import one_line
 
-__all__ = ["as_code", "as_text"]
+__all__ = ["as_code", "as_text", "markdown_table"]
 
 # What marks emphasis, code, links, tables and formulas; an underscore inside of a word marks nothing.
 _ENTITY = re.compile(r"&(?=#?\w+;)")
@@ -35,3 +36,9 @@ def as_code(words: object) -> str:
     space = " " if line.startswith("`") or line.endswith("`") else ""
     # A bar would end a cell, in code too.
     return f"{fence}{space}{line}{space}{fence}".replace("|", r"\|")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of cells that are Markdown already; the first column is text, the others are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import os
 import platform
 import subprocess
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-__all__ = ["package_version", "processor", "source_commit"]
+__all__ = ["COLUMNS", "environment", "package_version", "processor", "source_commit"]
 
+# Of a measurement on the CPU.
+COLUMNS = (
+    *("machine", "cores", "threads", "precision", "python", "torch", "timm", "lambda-networks", "lambdanets"),
+    *("commit", "date"),
+)
 _SOURCE = Path(__file__).parent
 _SECONDS = 10
+
+
+def environment(*columns: str) -> dict[str, Any]:
+    """Return what a result file names of where it was made, by column.
+
+    Args:
+        *columns: "machine" or "processor", its name; "cores"; "threads" of PyTorch; "precision" of measurements on the
+            CPU; "python", its version; "commit" of the clone, or ""; "date"; any other one is the name of a package,
+            whose version it has. Default: ``COLUMNS``.
+    """
+    return {name: _FACTS[name]() if name in _FACTS else package_version(name) for name in columns or COLUMNS}
 
 
 def package_version(package: str) -> str:
@@ -63,3 +83,22 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _threads() -> int:
+    """Threads of PyTorch, which is imported for a result that has them alone."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+_FACTS: Mapping[str, Callable[[], Any]] = {
+    "machine": processor,
+    "processor": processor,
+    "cores": lambda: os.cpu_count() or 1,
+    "threads": _threads,
+    "precision": lambda: "float32",
+    "python": platform.python_version,
+    "commit": source_commit,
+    "date": lambda: datetime.date.today().isoformat(),
+}

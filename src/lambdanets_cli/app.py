@@ -30,6 +30,7 @@ from lambdanets_cli.explain import explain
 from lambdanets_cli.export import export
 from lambdanets_cli.kernels import kernels
 from lambdanets_cli.models import models
+from lambdanets_cli.options import Settings, with_debug
 from lambdanets_cli.plot import plot
 from lambdanets_cli.predict import predict
 from lambdanets_cli.publish import publish
@@ -94,7 +95,7 @@ for _function in (
     models,
     env,
 ):
-    app.command(help=_paragraphs(_function))(_function)
+    app.command(help=_paragraphs(_function))(with_debug(_function))
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -166,13 +167,14 @@ def main() -> None:
     system, in one message; 128 + signal after a signal. Other errors are bugs and show their traceback.
     """
     _escape_what_encodings_lack()
+    settings = Settings(debug=os.environ.get("LAMBDANETS_DEBUG", "0") not in ("", "0"))
     try:
         with _insisting_on_interrupts():
-            app()
+            app(obj=settings)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("LAMBDANETS_DEBUG", "0") not in ("", "0"):
+        if settings.debug:
             raise
         diverged = type(error).__name__ == "TrainingDivergedError"
         # An OSError tells what the machine refused: a full disk, a folder that may not be written.

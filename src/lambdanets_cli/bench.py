@@ -225,14 +225,14 @@ def _bench(
 ) -> None:
     from lambdanets.experiments.bench import bench
     from lambdanets.experiments.bench.cases import select_cases
-    from lambdanets.experiments.report import report, results
+    from lambdanets.experiments.report import bench_report, results
 
     def show(case: Case, rows: list[Row]) -> None:
-        compared = report.comparisons(rows)[case.name]
+        compared = bench_report.comparisons(rows)[case.name]
         parts = [
             f"{way} {_milliseconds(rows, way):.1f} ms, "
-            + ", ".join(f"{name} {report.times(row)}" for name, row in compared[way].items())
-            for way in report.PASSES
+            + ", ".join(f"{name} {bench_report.times(row)}" for name, row in compared[way].items())
+            for way in bench_report.PASSES
         ]
         console.print(f"{case.name}: " + "; ".join(parts))
 
@@ -243,7 +243,8 @@ def _bench(
     if kept:
         selected = [case for case in selected if case.name in _noisy(kept, "case")]
     console.print(
-        f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster; {report.NOISY}: noisy."
+        f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster; "
+        f"{bench_report.NOISY}: noisy."
     )
     _measure(console, output, len(selected), run, show, results.write_bench, kept)
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug, quiet_profiler, refuse_together
+from lambdanets_cli.options import quiet_profiler, refuse_together
 
 if TYPE_CHECKING:
     from lambdanets.experiments.compare.study import Study
 
-__all__ = ["compare"]
+__all__ = ["compare", "study_names"]
 
 SEEDS = 3
+_STUDIES = Path(__file__).parents[1] / "lambdanets" / "experiments" / "studies"
+
+
+def study_names() -> list[str]:
+    """The names of the studies, of the files that make them, without an import of these."""
+    return sorted(module.name for module in iter_modules([str(_STUDIES)]))
 
 
 def compare(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="layers, placement, ablation, scope, memory, family or structure.")
-    ],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"One of {', '.join(study_names())}.")],
     quick: Annotated[bool, typer.Option("--quick", help="Minutes on two CPU cores instead of hours.")] = False,
     data: Annotated[
         str | None,
@@ -69,7 +74,6 @@ def compare(
             "of the most frequent kind.",
         ),
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Run a comparison: the paper's experiments, and two more. Its report is an HTML page with tables and plots.
 

@@ -21,7 +21,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
       lambdanets env --json > env.json
     """
     from lambdanets.console import make_console, one_line, print_json, print_whole
-    from lambdanets.experiments.report.environment import describe_environment
+    from lambdanets_cli.environment import describe_environment
 
     found = describe_environment()
     if as_json:

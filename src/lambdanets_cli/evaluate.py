@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug, RunFolder
+from lambdanets_cli.options import RunFolder
 
 __all__ = ["evaluate"]
 
@@ -37,7 +37,6 @@ def evaluate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Evaluate the best weights of a run on the test images: top-1, top-5, loss, and a plot of the confusion matrix.
 

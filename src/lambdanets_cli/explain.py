@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lambdanets_cli.options import Debug
-
 if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console
@@ -52,7 +50,6 @@ def explain(
             help="Also show what matters for the predicted class; this runs the model several dozen more times."
         ),
     ] = True,
-    debug: Debug = False,
 ) -> None:
     """Write an HTML page that shows how strongly each query of the lambda layers weights each image position.
 

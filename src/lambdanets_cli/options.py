@@ -1,20 +1,34 @@
-"""Arguments that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Debug", "RunFolder", "quiet_profiler", "refuse_together"]
+__all__ = ["RunFolder", "Settings", "quiet_profiler", "refuse_together", "with_debug", "with_parameters"]
 
 
-def _set_debug(value: bool) -> None:
+@dataclass
+class Settings:
+    """Settings of one run of the command, the object of its context.
+
+    Args:
+        debug: errors show their traceback. Default False.
+    """
+
+    debug: bool = False
+
+
+def _set_debug(context: typer.Context, value: bool) -> None:
     if value:
-        os.environ["LAMBDANETS_DEBUG"] = "1"
+        context.ensure_object(Settings).debug = True
 
 
 Debug = Annotated[
@@ -29,6 +43,26 @@ RunFolder = Annotated[
         "lambda_resnet_tiny.digits.",
     ),
 ]
+
+
+def with_debug(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --debug, which changes the settings; the function does not get it."""
+
+    @functools.wraps(function)
+    def command(*, debug: bool, **arguments: Any) -> None:
+        function(**arguments)
+
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    return with_parameters(command, [*own, option])
+
+
+def with_parameters(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """Have typer read other parameters of a function than are written there."""
+    signature = inspect.Signature(parameters, return_annotation=None)
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
 
 
 def quiet_profiler() -> None:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug
-
 __all__ = ["plot"]
 
 
@@ -17,7 +15,6 @@ def plot(
     output: Annotated[
         Path, typer.Option(help="Output file: .png, .svg or .pdf.  \\[default: runs.png]", show_default=False)
     ] = Path("runs.png"),
-    debug: Debug = False,
 ) -> None:
     """Plot the curves of several runs in one figure: training loss, validation loss, validation error.
 

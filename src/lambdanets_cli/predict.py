@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug, RunFolder
+from lambdanets_cli.options import RunFolder
 
 __all__ = ["predict"]
 
@@ -17,7 +17,6 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files of any size.")],
     top: Annotated[int, typer.Option(help="Number of classes to show, most probable first.", min=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Classify images with the best weights of a run.
 

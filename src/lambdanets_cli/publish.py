@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug, RunFolder
+from lambdanets_cli.options import RunFolder
 
 __all__ = ["publish"]
 
@@ -22,7 +22,6 @@ def publish(
     ],
     checkpoint: Annotated[str, typer.Option(help="Weights to publish: best or last.")] = "best",
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Publish the model of a run for timm to load, with its input transform, classes and a model card.
 

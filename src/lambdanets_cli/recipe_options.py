@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lambdanets_cli.options import with_parameters
+
 __all__ = ["RecipeField", "chosen", "recipe_fields", "recipe_names", "with_recipe_options"]
 
 _FOLDER = Path(__file__).parents[1] / "lambdanets" / "training" / "recipes"
@@ -106,10 +108,7 @@ def with_recipe_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of a recipe; it gets them as keywords, None where one was not given."""
     signature = inspect.signature(function, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    parameters = [*own, *map(_parameter, recipe_fields())]
-    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return function
+    return with_parameters(function, [*own, *map(_parameter, recipe_fields())])
 
 
 def chosen(options: dict[str, str | bool | None]) -> dict[str, str | bool]:

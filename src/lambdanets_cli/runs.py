@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import Debug
-
 __all__ = ["runs"]
 
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that contains the runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Debug = False,
 ) -> None:
     """List the runs in a folder with their best results, grouped by data and sorted by validation accuracy.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdanets_cli.options import Debug, refuse_together
+from lambdanets_cli.options import refuse_together
 from lambdanets_cli.recipe_options import chosen, recipe_names, with_recipe_options
 
 __all__ = ["train"]
@@ -59,7 +59,6 @@ def train(
             "--profile", help="Profile a few of the first steps: show where their time goes, and write a trace."
         ),
     ] = False,
-    debug: Debug = False,
     **choices: str | bool | None,
 ) -> None:
     """Train a LambdaResNet and test it; without options, a small one on handwritten digits.

@@ -256,6 +256,46 @@ def test_debug_shows_the_traceback(monkeypatch, how):
         cli.main()
 
 
+# Words with which each command ends in an error that it tells.
+ERRORS = {
+    "adopt": "",
+    "bench": "--cases typo",
+    "compare": "typo",
+    "env": "",
+    "evaluate": "no/where",
+    "explain": "no/where image.png",
+    "export": "no/where --output a.onnx",
+    "kernels": "--device tpu",
+    "models": "typo",
+    "plot": "no/where",
+    "predict": "no/where image.png",
+    "publish": "no/where --to local-dir:folder",
+    "runs": "no/where",
+    "train": "--data digts",
+}
+
+
+def test_the_list_of_errors_has_every_command():
+    assert set(ERRORS) == set(get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("command", ERRORS)
+def test_debug_shows_the_traceback_of_every_command(run, monkeypatch, tmp_path, command):
+    def refuse():
+        raise OSError("no environment")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lambdanets_cli.environment.describe_environment", refuse)
+    words = [command, *ERRORS[command].split()]
+    code, _, error = run(*words)
+    assert (code, error.count("Error: ")) == (2, 1), error
+    monkeypatch.setattr(sys, "argv", ["lambdanets", *words, "--debug"])
+    with pytest.raises((ValueError, OSError)):
+        cli.main()
+    # The next run is as if there had been none before.
+    assert run(*words)[0] == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -12,11 +12,16 @@ from lambdanets.experiments.compare.cell import Wanted
 from lambdanets.experiments.compare.outcome import Claim, Outcome
 from lambdanets.experiments.report.study_report import report_cells
 from lambdanets_cli.app import app
-from lambdanets_cli.compare import _parameter
+from lambdanets_cli.compare import _parameter, study_names
 
 
 def run(*words):
     return CliRunner().invoke(app, ["compare", *map(str, words)], env={"COLUMNS": "200"}, catch_exceptions=True)
+
+
+def test_the_help_names_all_studies():
+    assert study_names() == studies.list_studies()
+    assert f"One of {', '.join(studies.list_studies())}." in run("--help").output
 
 
 @pytest.fixture

@@ -31,6 +31,13 @@ def test_env_names_versions_devices_kernels_and_folders(monkeypatch):
         assert "query_first_triton               absent: there is no CUDA device" in output
 
 
+@pytest.mark.skipif(binding.absence() is not None, reason="the compiled kernels are absent")
+def test_env_names_the_library_of_compiled_kernels():
+    told = json.loads(run("env", "--json").output)["kernels"]
+    named = {name for name, text in told.items() if text == f"present, {binding.library().name}"}
+    assert named == {"query_first_compiled", "spectral_compiled"}
+
+
 def test_env_says_why_a_kernel_is_absent(monkeypatch):
     monkeypatch.setattr(binding, "absence", lambda: "nobody built it")
     told = json.loads(run("env", "--json").output)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import EVERYWHERE
 from lambdanets import LambdaLayer
-from lambdanets.experiments.report.models_table import ABLATION, PAPER_PARAMETERS, PLACEMENTS
+from lambdanets.experiments.paper import ABLATION, FAMILY, PLACEMENTS
 from lambdanets.models import model_cost
 
 FOR_SCOPES = ("banded",)
@@ -21,7 +21,7 @@ def parameters(**kwargs):
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(("name", "millions"), PAPER_PARAMETERS.items())
+@pytest.mark.parametrize(("name", "millions"), [(name, figures["params"]) for name, figures in FAMILY.items()])
 def test_parameters_of_the_paper(name, millions):
     assert parameters(model_name=name) == pytest.approx(millions, rel=0.01)
 
@@ -30,10 +30,12 @@ def test_parameters_of_the_paper(name, millions):
 def test_ablation(k, h, u):
     layer = {"dim_key": k, "num_heads": h, "intra_depth": u, "scope": 23 if u == 1 else 7}
     counted = parameters(model_name="lambda_resnet50_llll", lambda_args=layer)
-    assert counted == pytest.approx(OTHERWISE.get((k, h, u), ABLATION[k, h, u]), rel=0.0125)
+    assert counted == pytest.approx(OTHERWISE.get((k, h, u), ABLATION[k, h, u]["params"]), rel=0.0125)
 
 
-@pytest.mark.parametrize(("stages", "millions"), PLACEMENTS.items())
+@pytest.mark.parametrize(
+    ("stages", "millions"), [(stages, figures["params"]) for stages, figures in PLACEMENTS.items()]
+)
 def test_placements(stages, millions):
     counted = parameters(model_name="lambda_resnet50_llll", stages=stages)
     assert counted == pytest.approx(millions, rel=0.0125)

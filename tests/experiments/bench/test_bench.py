@@ -11,7 +11,7 @@ from lambdanets.experiments.bench import bench, calibrate, growth
 from lambdanets.experiments.bench.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.bench.contenders import OP, Contender, Op, contenders
 from lambdanets.experiments.bench.measure import check_results, passes, peak_bytes, saved_bytes
-from lambdanets.experiments.report import report
+from lambdanets.experiments.report import bench_report
 from lambdanets.experiments.report.results import merged, noisy_rows, read_rows, table_of, write_bench, write_cuda
 from lambdanets.files import write_csv
 from lambdanets.layers import LambdaLayer
@@ -159,14 +159,14 @@ def test_rows_name_machine_versions_threads_and_precision(rows, tmp_path):
     write_csv(path, rows)
     again = read_rows(path)
     assert [row["contender"] for row in again] == [row["contender"] for row in rows]
-    assert report.compact_table(again) == report.compact_table(rows)
+    assert bench_report.compact_table(again) == bench_report.compact_table(rows)
 
 
 def test_ours_is_compared_with_the_fastest_peer_and_the_fastest_kernel(rows):
     case = rows[0]["case"]
     found = {row["contender"]: row["ratio_median"] for row in rows if (row["case"], row["pass"]) == (case, "forward")}
     assert found["lambdanets"] == 1
-    compared = report.comparisons(rows)[case]["forward"]
+    compared = bench_report.comparisons(rows)[case]["forward"]
     assert compared["peers"]["ratio_median"] == min(found["lucidrains"], found["timm"])
     own = min(ratio for name, ratio in found.items() if name.startswith("lambdanets:"))
     assert compared["kernels"]["ratio_median"] == own
@@ -193,11 +193,17 @@ def test_rows_measured_again_take_the_places_of_the_old_ones(rows):
 
 def test_tables_mark_noisy_rows_and_explain_the_mark(rows):
     quiet = [{**row, "noisy": ""} for row in rows]
-    assert report.NOISY not in report.compact_table(quiet) + report.pass_table(quiet) + report.bench_table(quiet)
+    assert bench_report.NOISY not in bench_report.compact_table(quiet) + bench_report.pass_table(
+        quiet
+    ) + bench_report.bench_table(quiet)
     marked = [{**row, "noisy": "yes" if row["contender"] == "attention" else ""} for row in quiet]
-    for table in (report.compact_table(marked), report.pass_table(marked), report.bench_table(marked)):
+    for table in (
+        bench_report.compact_table(marked),
+        bench_report.pass_table(marked),
+        bench_report.bench_table(marked),
+    ):
         assert "x~" in table
-        assert table.endswith(report.LEGEND)
+        assert table.endswith(bench_report.LEGEND)
     kernel = [{**row, "noisy": "yes"} for row in quiet if row["contender"].startswith("lambdanets:")]
     assert noisy_rows(marked) == [row for row in marked if row["contender"] == "attention"]
     assert kernel
@@ -226,14 +232,14 @@ def growing():
 
 
 def test_plots_and_tables_are_written(rows, growing, tmp_path):
-    report.plot_bench(rows, tmp_path / "bench.png")
+    bench_report.plot_bench(rows, tmp_path / "bench.png")
     grown = [{**row, "positions": 100 * row["positions"]} for row in growing[0]]  # as far as the fit begins
     grown[-1]["noisy"] = "yes"
-    report.plot_growth(grown, tmp_path / "growth.png")
+    bench_report.plot_growth(grown, tmp_path / "growth.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("bench.png", "growth.png"))
     quiet = [{**row, "noisy": ""} for row in rows]
-    assert report.bench_table(quiet).count("\n") == len(rows) + 1
-    assert "fit from n = 700" in report.growth_table(grown)
+    assert bench_report.bench_table(quiet).count("\n") == len(rows) + 1
+    assert "fit from n = 700" in bench_report.growth_table(grown)
 
 
 def test_exponents_are_slopes_in_the_logarithm():
@@ -246,9 +252,9 @@ def test_exponents_are_slopes_in_the_logarithm():
     assert growth.exponents(rows)["lambdanets", "forward"] < 1
     rows[1]["noisy"] = "yes"
     assert growth.exponents(rows) == {("lambdanets", "forward"): pytest.approx(1.5)}
-    assert "| fit from n = 700, without ~ | n^1.50 / " in report.growth_table(rows)
+    assert "| fit from n = 700, without ~ | n^1.50 / " in bench_report.growth_table(rows)
     rows[0]["noisy"], rows[1]["noisy"] = "yes", ""
-    assert "| fit from n = 700 |" in report.growth_table(rows)
+    assert "| fit from n = 700 |" in bench_report.growth_table(rows)
 
 
 def test_growth_visits_every_size_three_times(growing):
@@ -293,10 +299,10 @@ def test_files_of_earlier_versions_have_no_commit(rows, tmp_path):
     older = [{name: value for name, value in row.items() if name not in ("commit", "date")} for row in rows]
     write_csv(tmp_path / "old.csv", older)
     again = read_rows(tmp_path / "old.csv")
-    assert report.environment_line(again).endswith(f"Python {rows[0]['python']}")
+    assert bench_report.environment_line(again).endswith(f"Python {rows[0]['python']}")
     newer = [{**row, "commit": "abc1234", "date": "2026-01-01"} for row in rows]
     newer[-1] |= {"commit": "def5678", "date": "2026-01-02"}
-    assert report.environment_line(newer).endswith(
+    assert bench_report.environment_line(newer).endswith(
         f", lambdanets {rows[0]['lambdanets']} (abc1234, def5678); 2026-01-01, 2026-01-02"
     )
 
@@ -314,7 +320,7 @@ def test_a_full_disk_leaves_the_old_results(rows, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             write(rows[:1], tmp_path)
     with pytest.raises(OSError, match="No space left"):
-        report.plot_bench(rows, tmp_path / "bench.png")
+        bench_report.plot_bench(rows, tmp_path / "bench.png")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

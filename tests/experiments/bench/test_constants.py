@@ -32,7 +32,7 @@ def test_calibrated_constants(cache, machine, where):
     assert constants.where_from("cpu") == f"Constants: calibrated on {where} ({machine}, 8 threads)."
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"devices": []}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"devices": []}', '{"devices": {"cpu": {"query_first": {}}}}'])
 def test_a_damaged_calibration_counts_as_none(cache, content):
     cache.write_text(content)
     assert "of the package, measured on" in constants.where_from("cpu")

@@ -2,15 +2,14 @@
 
 import pytest
 
-from lambdanets.experiments.bench.measure import PASSES
+from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.claims import accuracy_claim, first_claim, memory_claim, rate_claim, verdict
+from lambdanets.experiments.compare.claims import accuracy_claim, memory_claim, pair_claim, rate_claim, verdict
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.statistics import Mean, Paired
-from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, summaries
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.summary import summaries
 
 ROWS = {"base": Row("CCCC"), "ours": Row("CCCC", paper={"rate": 8}), "other": Row("CCCC", paper={"rate": 2})}
-STUDY = TrainedStudy("toy", "Toy", "Which?", ROWS, lambda rows: [])
 
 
 def done(row, kind, result, date="2026-01-01", **config):
@@ -39,32 +38,32 @@ def test_a_whole_interval_decides(low, high, true):
 
 
 def test_of_accuracy():
-    rows = summaries(STUDY, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.6, 0.71, 0.62]))
-    (claim,) = first_claim(rows, "ours", "base", "more than 0", paper="0.8")
-    assert claim.text.startswith("ours: +11.00 (10.00 to 11.67) points of accuracy against base; expected is more than")
+    rows = summaries(ROWS, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.6, 0.71, 0.62]))
+    (claim,) = pair_claim(rows, "ours", "base", "more than 0", paper="0.8")
+    assert claim.text.startswith("ours: +11.00 (10.00 to 12.00) points of accuracy against base; expected is more than")
     assert claim.text.endswith("(paper: 0.8).")
     assert claim.held is True
-    assert first_claim(rows, "other", "base", "more than 0") == []
+    assert pair_claim(rows, "other", "base", "more than 0") == []
     # Two seeds whose differences are 10 and 20 points: Student's t interval is as wide as all accuracies.
-    few = summaries(STUDY, trainings("base", [0.5, 0.6]) + trainings("ours", [0.6, 0.8]))
-    assert first_claim(few, "ours", "base", "more than 0")[0].held is None
+    few = summaries(ROWS, trainings("base", [0.5, 0.6]) + trainings("ours", [0.6, 0.8]))
+    assert pair_claim(few, "ours", "base", "more than 0")[0].held is None
     # Equal accuracies of all seeds, as of few test images.
-    equal = summaries(STUDY, trainings("base", [0.5] * 3) + trainings("ours", [0.5] * 3))
-    assert first_claim(equal, "ours", "base", "0 or more")[0].held is None
+    equal = summaries(ROWS, trainings("base", [0.5] * 3) + trainings("ours", [0.5] * 3))
+    assert pair_claim(equal, "ours", "base", "0 or more")[0].held is None
     one = Paired(Mean(3.0, None, None, 1), None, None)
     assert accuracy_claim("ours", one, "base", "more than 0").held is None
 
 
 def test_what_is_missing_or_diverged_is_said_and_has_no_verdict():
-    rows = summaries(STUDY, [*trainings("base", [0.5, 0.6]), done("ours", "memory", {"parameters": 5})])
-    (claim,) = first_claim(rows, "ours", "base", "more than 0")
+    rows = summaries(ROWS, [*trainings("base", [0.5, 0.6]), done("ours", "memory", {"parameters": 5})])
+    (claim,) = pair_claim(rows, "ours", "base", "more than 0")
     assert (claim.text, claim.held) == (
         "ours: points of accuracy against base: not trained yet; expected is more than 0.",
         None,
     )
     # The two that are left are better.
-    rows = summaries(STUDY, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.7, 0.8, None]))
-    (claim,) = first_claim(rows, "ours", "base", "more than 0")
+    rows = summaries(ROWS, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.7, 0.8, None]))
+    (claim,) = pair_claim(rows, "ours", "base", "more than 0")
     assert "without those that diverged (ours with seed 2)" in claim.text
     assert claim.held is None
 
@@ -83,7 +82,7 @@ def speed(seconds, date="2026-01-01"):
 
 def test_rates_are_compared_turn_by_turn_and_with_the_fastest_form():
     run = speed({"base": [1, 1, 1], "ours": [1, 2, 4], "other": [3, 6, 5]})
-    rows = summaries(STUDY, [run, *trainings("base", [0.5]), *trainings("ours", [0.5]), *trainings("other", [0.5])])
+    rows = summaries(ROWS, [run, *trainings("base", [0.5]), *trainings("ours", [0.5]), *trainings("other", [0.5])])
     (claim,) = rate_claim(rows, "ours", ["other"], TRAINING)
     said, expected = claim.text.split("; ")
     assert said == "ours trains 3.00 (1.25 to 3.00) times as many images a second as other"
@@ -98,16 +97,16 @@ def test_rates_are_compared_turn_by_turn_and_with_the_fastest_form():
 def test_rates_of_two_runs_are_not_compared_and_the_later_run_counts():
     cells = [*trainings("base", [0.5]), *trainings("ours", [0.5])]
     old = speed({"base": [9, 9, 9], "ours": [1, 1, 1]}, "2026-01-01")
-    rows = summaries(STUDY, [speed({"ours": [1, 1, 1]}, "2026-01-02"), old, *cells])
+    rows = summaries(ROWS, [speed({"ours": [1, 1, 1]}, "2026-01-02"), old, *cells])
     assert rate_claim(rows, "ours", ["base"], TRAINING) == []
     new = speed({"base": [2, 2, 2], "ours": [1, 1, 1]}, "2026-01-03")
-    (claim,) = rate_claim(summaries(STUDY, [new, old, *cells]), "ours", ["base"], TRAINING)
+    (claim,) = rate_claim(summaries(ROWS, [new, old, *cells]), "ours", ["base"], TRAINING)
     assert claim.text.startswith("ours trains 2.00 ")
 
 
 def test_of_memory_with_the_form_that_keeps_least():
     cells = [done(row, "memory", {"saved_bytes": size}) for row, size in (("base", 4), ("ours", 6), ("other", 5))]
-    rows = summaries(STUDY, cells)
+    rows = summaries(ROWS, cells)
     (claim,) = memory_claim(rows, "ours", ["other", "base"])
     assert claim.text == "ours keeps 1.50 of the memory for backward that base keeps; expected is less."
     assert claim.held is False

@@ -1,13 +1,11 @@
 """What the tables and plots of a study of trained models say, from cells whose numbers are known."""
 
-import numpy as np
 import pytest
 
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of
-from lambdanets.experiments.compare.summary import SMALL_SAMPLES, machine_line, told_p
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.trained import TrainedStudy
 
 ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
 STUDY = TrainedStudy("toy", "Toy", "Which?", ROWS, lambda rows: [])
@@ -34,19 +32,6 @@ def cells():
         "worse": {"images_per_second": [500, 400, 600], "ratio": [0.5, 0.4, 0.6]},
     }
     return [*found, done("convolution", "speed", dict.fromkeys(PASSES, times))]
-
-
-def test_the_line_of_the_machine_tells_threads_by_what_was_done():
-    names = ("machine", "cores", "precision", "torch", "timm", "lambdanets", "date")
-    machine = dict(zip(names, ("m", 2, "float32", "2", "1", "0", "d"), strict=True))
-    made = [
-        Done({"seed": 0} if trains else {}, {}, {}, {}, {**machine, "threads": threads, "commit": commit}, 1.0)
-        for trains, threads, commit in ((True, 1, "a"), (False, 2, "b"), (True, 1, "b"))
-    ]
-    threads = "trainings with 1 thread, measurements with 2 threads"
-    assert machine_line(made) == f"m, 2 cores, float32; {threads}; PyTorch 2, timm 1, lambdanets 0 (a, b); d"
-    assert "; measurements with 2 threads; " in machine_line(made[1:2])
-    assert machine_line([]) == ""
 
 
 def test_tables():
@@ -92,25 +77,10 @@ def test_rows_that_are_not_trained_yet_are_named():
 
 
 def test_another_form_of_a_row_has_costs_alone():
-    forms = {**ROWS, "worse": Row("VVVV", trains=False)}
+    forms = {**ROWS, "worse": Row("VVVV", form_of="lambda")}
     study = TrainedStudy("toy", "Toy", "Which?", forms, lambda rows: [])
     outcome = study.outcome([cell for cell in cells() if cell.row != "worse" or cell.kind != "train"])
     accuracy, costs = outcome.tables
     assert [row[0] for row in accuracy.rows] == ["convolution", "lambda"]
     assert [row[0] for row in costs.rows] == ["convolution", "lambda", "worse"]
     assert not any(note.startswith("Not trained") for note in outcome.notes)
-
-
-@pytest.mark.parametrize(("p", "text"), [(0.25, "0.250"), (2 / 1024, "0.002"), (1e-4, "< 0.001"), (None, "")])
-def test_a_small_p_is_not_zero(p, text):
-    assert told_p(Paired(Mean(1.0, 0.0, 2.0, 3), p, None)) == text
-
-
-@pytest.mark.parametrize(("seeds", "said"), [(3, 70), (5, 85), (10, 91)])
-def test_what_is_said_of_intervals_of_few_seeds(seeds, said):
-    """How often they cover the mean, as SMALL_SAMPLES has it: 300 samples, within four standard errors."""
-    assert f"in about {said} of 100 cases with" in SMALL_SAMPLES or f"in {said} with {seeds}" in SMALL_SAMPLES
-    samples = np.random.default_rng(0).normal(size=(300, seeds))
-    means = [mean_of(sample.tolist()) for sample in samples]
-    share = np.mean([mean.low <= 0 <= mean.high for mean in means])
-    assert share == pytest.approx(said / 100, abs=4 * (said * (100 - said) / 300) ** 0.5 / 100)

@@ -13,12 +13,15 @@ from lambdanets.experiments.compare import trained
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.measured import HELD, PROCESS_BYTES, measure_memory, step_bytes
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.study import DataFacts, Options, Place, StoppedError, inspect
 from lambdanets.experiments.compare.summary import summaries
-from lambdanets.experiments.compare.trained import Row, Scale, TrainedStudy
+from lambdanets.experiments.compare.trained import Scale, TrainedStudy
 from lambdanets.experiments.report.study_report import write_report
 from lambdanets.experiments.studies import get_study, list_studies
 from lambdanets.files import read_csv
+from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import LAYERS
 from lambdanets.training.engine.loop import Trainer
 
 FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
@@ -55,6 +58,20 @@ def test_every_row_has_a_model_that_differs_in_its_arguments_alone(name):
             assert sum(p.numel() for p in model.parameters()) > 1e5
 
 
+def test_layers_have_as_many_heads_as_lambda_layers():
+    cells = {}
+    for letter in LAYERS:
+        study = TrainedStudy("toy", "Toy", "Which?", {"row": Row(letter * 4)}, lambda rows: [])
+        cells[letter] = study.cells(Options(data=FACTS))[1].config["model_kwargs"]
+    given = {letter for letter, arguments in cells.items() if "layer_args" in arguments}
+    assert given == {*"EAWXG"}
+    assert all(cells[letter]["layer_args"] == {letter: {"num_heads": 4}} for letter in given)
+    with torch.device("meta"):
+        for arguments in (cells["L"], cells["V"]):
+            model = timm.create_model("lambda_resnet_tiny", **arguments)
+            assert {layer.num_heads for layer in model.modules() if isinstance(layer, LambdaLayer)} == {4}
+
+
 def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monkeypatch, capsys):
     """All cells but the trainings are real."""
 
@@ -70,7 +87,7 @@ def test_it_takes_the_rate_that_is_best_by_validation_and_reports(tmp_path, monk
     chosen = {(cell.row, cell.config["lr"]) for cell in cells if cell.kind == "train"}
     assert chosen == {("convolution", SMALL.rates[0]), ("lambda", SMALL.rates[1])}
     assert not list((tmp_path / "work").iterdir())
-    rows = summaries(TOY, cells)
+    rows = summaries(TOY.rows, cells)
     assert rows["lambda"].accuracies == pytest.approx({0: 50, 1: 51})
     assert rows["lambda"].difference.difference.mean == pytest.approx(5)
     assert rows["lambda"].ratio["forward"][0] > 0
@@ -142,7 +159,7 @@ def done(row, seed, top1=None):
 def test_a_training_that_diverged_is_a_result():
     cells = [done("convolution", seed, 0.5 + seed / 10) for seed in range(3)]
     cells += [done("lambda", 0, 0.7), done("lambda", 1)]
-    rows = summaries(TOY, cells)
+    rows = summaries(TOY.rows, cells)
     assert rows["lambda"].diverged == [1]
     assert rows["lambda"].difference.difference.count == 1
     table = TOY.outcome(cells).tables[0]

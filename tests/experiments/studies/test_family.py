@@ -6,8 +6,9 @@ import timm
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.study import DataFacts, Options, Place
-from lambdanets.experiments.studies import family
-from lambdanets.experiments.studies.family import REFERENCE, ROWS, STUDY, Network
+from lambdanets.experiments.studies.family import STUDY
+from lambdanets.experiments.studies.family import study as family
+from lambdanets.experiments.studies.family.rows import REFERENCE, ROWS, Network
 
 INFERENCE, TRAINING = PASSES
 

@@ -13,7 +13,7 @@ from lambdanets.experiments.studies.structure import STUDY, networks, study
 from lambdanets.experiments.studies.structure import data as data_of
 from lambdanets.experiments.studies.structure.data import Graphs, Sequences
 from lambdanets.experiments.studies.structure.networks import Attention, GraphNetwork, RelationalConvolution
-from lambdanets.experiments.studies.structure.study import ROWS, STRUCTURES
+from lambdanets.experiments.studies.structure.rows import ROWS, STRUCTURES, Structure, baseline
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_missing_package_is_named(package, name, monkeypatch):
     monkeypatch.setattr(data_of, "find_spec", lambda asked: None)
     load = STRUCTURES[name].load
     load.cache_clear()
-    row = study.baseline(name)
+    row = baseline(name)
     with pytest.raises(ModuleNotFoundError, match=rf"needs {package}, .*pip install 'lambdanets\[examples\]'"):
         STUDY.cells(Options(only=(row,)))
 
@@ -228,7 +228,7 @@ def test_the_best_norm_and_rate_by_validation_are_tested(monkeypatch):
         return [float("nan") if rate == 3.0 else 1.0]
 
     data = Sequences(torch.zeros(10, 1, 1), torch.arange(10) % 2, 5, "")
-    monkeypatch.setitem(STRUCTURES, "sequence", study.Structure("d", lambda: data, {}, "seed", {}))
+    monkeypatch.setitem(STRUCTURES, "sequence", Structure("d", lambda: data, {}, "seed", {}))
     monkeypatch.setattr(study, "_network", network)
     monkeypatch.setattr(study, "fit", fit)
     monkeypatch.setattr(study, "score", lambda network, data, examples: scores[network.norm, network.rate])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,30 +12,13 @@ from lambdanets.experiments.bench.contenders import OP, Contender, contenders, g
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, peak_bytes, saved_bytes
 from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.provenance import package_version, processor, source_commit
+from lambdanets.provenance import environment
 
 __all__ = ["PEERS", "Row", "environment", "matrix_rate", "measure_case", "run", "time_columns"]
 
 Row = dict[str, Any]
 
 PEERS = ("lucidrains", "timm")
-
-
-def environment() -> Row:
-    """Return what a result has to name: machine, threads, precision, versions, date, the clone's commit or ""."""
-    return {
-        "machine": processor(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "precision": "float32",
-        "python": platform.python_version(),
-        "torch": package_version("torch"),
-        "timm": package_version("timm"),
-        "lambda-networks": package_version("lambda-networks"),
-        "lambdanets": package_version("lambdanets"),
-        "commit": source_commit(),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 def time_columns(timing: Timing) -> Row:

@@ -12,13 +12,13 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.bench.cases import CASES, Case
 from lambdanets.experiments.bench.contenders import grid_inputs
 from lambdanets.experiments.bench.timing import Turns, wall_clock
 from lambdanets.kernels.autograd.memory import Workspace
 from lambdanets.kernels.grid.contract import GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS
+from lambdanets.provenance import environment
 
 __all__ = ["CALIBRATION_CASES", "KernelTime", "calibrate", "fit", "time_kernels"]
 

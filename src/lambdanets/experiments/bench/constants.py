@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from lambdanets.kernels.grid import costs
 from lambdanets.provenance import processor
 
@@ -27,7 +24,7 @@ def where_from(device: str) -> str:
     Args:
         device: ``"cpu"`` or ``"cuda"``.
     """
-    own, package = _calibration(), costs.shipped()
+    own, package = costs.calibrated(), costs.shipped()
     calibrated = device in own.get("devices", {})
     if not calibrated and device not in package["devices"]:
         return (
@@ -42,12 +39,3 @@ def where_from(device: str) -> str:
     where = same.format(kind=kind) if name == device_name(device) else f"another {kind}"
     how = "calibrated" if calibrated else "of the package, measured"
     return f"Constants: {how} on {where} ({name}{threads})."
-
-
-def _calibration() -> dict[str, Any]:
-    """Return the content of the cache folder's file, empty if it cannot be read."""
-    try:
-        found = json.loads(costs.cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("devices"), dict) else {}

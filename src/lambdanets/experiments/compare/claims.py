@@ -1,4 +1,4 @@
-"""Claims of a study of trained models: what it expected and what its rows say of it, a sentence with a verdict each.
+"""Claims of a study: what it expected and what its rows say of it, a sentence with a verdict each.
 
 A verdict is given by a whole interval: where what was expected is neither true nor false in all of it, there is none.
 Of accuracies it is the wider of the bootstrap interval, which is shown, and Student's t interval, which allows for few
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from lambdanets.experiments.bench.measure import INFERENCE, TRAINING
+from lambdanets.experiments.compare.accuracy import Scores, signed
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.statistics import Paired
-from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, Summary, signed, times_as_fast
+from lambdanets.experiments.compare.statistics import Paired, paired_difference
+from lambdanets.experiments.compare.summary import Summary, times_as_fast
 
-__all__ = ["Expected", "accuracy_claim", "first_claim", "memory_claim", "rate_claim", "verdict"]
+__all__ = ["Expected", "accuracy_claim", "memory_claim", "pair_claim", "rate_claim", "verdict"]
 
 Expected = Literal["more than 0", "0 or more", "0 or less", "less than 0"]
 
@@ -57,16 +59,24 @@ def accuracy_claim(
     return Claim(f"{text}; {told}", None if difference.bounds is None else verdict(*difference.bounds, expected))
 
 
-def first_claim(rows: Mapping[str, Summary], name: str, base: str, expected: Expected, paper: str = "") -> list[Claim]:
-    """Say how the accuracy of a row differs from the first row's; [] where one of them has no cell."""
-    row, first = rows.get(name), rows.get(base)
-    if row is None or first is None:
+def pair_claim(
+    rows: Mapping[str, Scores], name: str, base: str, expected: Expected, unit: str = "seed", paper: str = ""
+) -> list[Claim]:
+    """Say how the accuracy of a row differs from another's; [] where one of them has no cell.
+
+    Args:
+        rows: of the study.
+        name: of the row.
+        base: name of the other.
+        expected: of the difference.
+        unit: what differences are paired by.
+        paper: what the paper has, to be added.
+    """
+    if name not in rows or base not in rows:
         return []
-    return [
-        accuracy_claim(
-            name, row.difference, base, expected, {one.name: one.diverged for one in (row, first)}, paper=paper
-        )
-    ]
+    difference = paired_difference(rows[name].accuracies, rows[base].accuracies)
+    diverged = {one: rows[one].diverged for one in (name, base)}
+    return [accuracy_claim(name, difference, base, expected, diverged, unit, paper)]
 
 
 def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str) -> list[Claim]:

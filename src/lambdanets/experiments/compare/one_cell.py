@@ -17,11 +17,11 @@ import psutil
 from rich.console import Console
 
 from lambdanets.console import one_line
-from lambdanets.experiments.bench.bench import environment
 from lambdanets.experiments.compare.cell import Config
 from lambdanets.experiments.compare.measured import available_memory
 from lambdanets.experiments.compare.study import Needs, Place, StoppedError, Study
 from lambdanets.files import read_json, write_json
+from lambdanets.provenance import environment
 from lambdanets.training.engine.devices import computing_threads
 
 __all__ = ["Failed", "Ran", "allocated", "lack_of_room", "log_file", "run_cell", "told"]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Axis", "Claim", "Outcome", "Plot", "Point", "Series", "Table"]
+from lambdanets.experiments.compare.cell import Done
+
+__all__ = ["Axis", "Claim", "Outcome", "Plot", "Point", "Series", "Table", "effort_line", "machine_line"]
 
 
 @dataclass(frozen=True)
@@ -131,3 +133,31 @@ class Outcome:
     plots: Sequence[Plot]
     notes: Sequence[str] = field(default=())
     environment: str = ""
+
+
+def machine_line(cells: Sequence[Done]) -> str:
+    """Machine and versions of the cells in one line."""
+    if not cells:
+        return ""
+
+    def each(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(done.environment.get(name, "")) for done in cells))
+
+    threads: dict[str, dict[str, None]] = {}
+    for done in cells:
+        kind = "trainings" if "seed" in done.config else "measurements"
+        threads.setdefault(kind, {})[str(done.environment.get("threads", ""))] = None
+    told = ", ".join(
+        f"{kind} with {' and '.join(counts)} {'thread' if list(counts) == ['1'] else 'threads'}"
+        for kind, counts in threads.items()
+    )
+    return (
+        f"{each('machine')}, {each('cores')} cores, {each('precision')}; {told}; PyTorch {each('torch')}, timm "
+        f"{each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"
+    )
+
+
+def effort_line(cells: Sequence[Done]) -> str:
+    """Number of the cells, hours that they took, and their size."""
+    hours = sum(done.seconds for done in cells) / 3600
+    return f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size)."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lambdanets.experiments.bench.measure import TRAINING
@@ -21,16 +21,19 @@ from lambdanets.experiments.compare.measured import (
     step_bytes,
     turns_bytes,
 )
-from lambdanets.experiments.compare.outcome import Claim, Outcome
+from lambdanets.experiments.compare.outcome import Claim, Outcome, machine_line
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
-from lambdanets.experiments.compare.summary import Summary, summarise
+from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of
+from lambdanets.layers import LambdaLayer
+from lambdanets.layers.registry import LAYERS
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
 from lambdanets.training.runs.schema import CHECKPOINT, read_finished, read_metrics, read_result
 
-__all__ = ["HEADS", "RUN_BYTES", "Row", "Scale", "TrainedStudy", "train_cell"]
+__all__ = ["HEADS", "RUN_BYTES", "Scale", "TrainedStudy", "train_cell"]
 
 MODEL = "lambda_resnet_tiny"
-# Of attention and of lambda layers: the backbone is too narrow for the eight heads of the paper's attention.
+# Of attention, as many as lambda layers have: the backbone is too narrow for the eight heads of the paper's attention.
 HEADS = 4
 # Seeds of the search for the learning rate, by which no row is judged, and how many of the comparison's need one more.
 SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
@@ -38,27 +41,6 @@ SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
 THREADS = 1
 # A file and a checkpoint of a run, beside three copies of the weights.
 RUN_BYTES = 100 << 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a study.
-
-    Args:
-        stages: letters of the model's stages.
-        lambda_args: arguments of its lambda layers.
-        layer_args: arguments of its other layers, by letter.
-        paper: the paper's figures for it: "params" in millions, "top1" in percent, "rate" of
-            training in images a second.
-        trains: False for another form of a row that computes the same numbers: its costs alone are measured.
-            Default True.
-    """
-
-    stages: str
-    lambda_args: Mapping[str, Any] = field(default_factory=dict)
-    layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    paper: Mapping[str, float] = field(default_factory=dict)
-    trains: bool = True
 
 
 @dataclass(frozen=True)
@@ -202,13 +184,23 @@ class TrainedStudy(Study):
 
     def outcome(self, cells: Sequence[Done]) -> Outcome:
         """See the interface."""
-        return summarise(self, cells)
+        rows = summaries(self.rows, cells)
+        return Outcome(
+            self.name,
+            self.title,
+            self.question,
+            self.judge(rows),
+            tables_of(self.baseline, rows),
+            plots_of(rows),
+            notes_of(rows, cells),
+            machine_line(cells),
+        )
 
 
 def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
     """Arguments of the model of a row, as values of JSON."""
     layer_args = {letter: dict(args) for letter, args in row.layer_args.items()}
-    for letter in sorted({*row.stages} & {*"EAWXG"}):
+    for letter in filter(_needs_heads, sorted({*row.stages})):
         layer_args[letter] = {"num_heads": HEADS, **layer_args.get(letter, {})}
     arguments: dict[str, Any] = {
         "layers": list(scale.blocks),
@@ -219,6 +211,12 @@ def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
     if "L" in row.stages:
         arguments["lambda_args"] = {"num_heads": HEADS, **row.lambda_args}
     return arguments | ({"layer_args": layer_args} if layer_args else {})
+
+
+def _needs_heads(letter: str) -> bool:
+    """True for layers with heads whose own number is another one than that of lambda layers."""
+    layer = LAYERS[letter].layer
+    return layer is not None and "num_heads" in LAYERS[letter].options and not issubclass(layer, LambdaLayer)
 
 
 def _with_best_rate(config: Config, searches: Sequence[Done]) -> Config:

@@ -9,7 +9,7 @@ from lambdanets.experiments.bench.bench import PEERS, Row
 from lambdanets.experiments.bench.cases import CASES, Case
 from lambdanets.experiments.bench.contenders import OP
 from lambdanets.experiments.bench.measure import PASSES
-from lambdanets.experiments.report.report import markdown
+from lambdanets.markdown_text import markdown_table
 
 __all__ = ["GOALS", "Goal", "goals_table"]
 
@@ -170,4 +170,6 @@ def goals_table(rows: Sequence[Row]) -> str:
             lines.append([goal.text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held, most])
     if not lines:
         return ""
-    return markdown(["goal", "pass", "bound", "furthest case", "measured", "reached", "with an op of no time"], lines)
+    return markdown_table(
+        ["goal", "pass", "bound", "furthest case", "measured", "reached", "with an op of no time"], lines
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.experiments.bench.bench import Row
-from lambdanets.experiments.report import goals, report
+from lambdanets.experiments.report import bench_report, goals
 from lambdanets.files import check_folder, make_folder, write_csv, write_json, write_text
 from lambdanets.files import read_rows as read_table
 from lambdanets.kernels.grid import costs
@@ -47,9 +47,9 @@ def write_bench(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write the benchmark of the layer: ``bench.csv``, tables in ``bench.md``, the plot ``bench.png``."""
     files = [folder / f"bench.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
-    parts = [report.environment_line(rows), report.bench_table(rows), goals.goals_table(rows)]
+    parts = [bench_report.environment_line(rows), bench_report.bench_table(rows), goals.goals_table(rows)]
     write_text(files[1], "\n\n".join(filter(None, parts)) + "\n")
-    report.plot_bench(rows, files[2])
+    bench_report.plot_bench(rows, files[2])
     return files
 
 
@@ -57,8 +57,8 @@ def write_growth(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write time against n: ``growth.csv``, the table ``growth.md`` and the plot ``growth.png``."""
     files = [folder / f"growth.{suffix}" for suffix in ("csv", "md", "png")]
     write_csv(files[0], rows)
-    write_text(files[1], f"{report.environment_line(rows)}\n\n{report.growth_table(rows)}\n")
-    report.plot_growth(rows, files[2])
+    write_text(files[1], f"{bench_report.environment_line(rows)}\n\n{bench_report.growth_table(rows)}\n")
+    bench_report.plot_growth(rows, files[2])
     return files
 
 
@@ -177,5 +177,5 @@ def table_of(path: Path) -> str:
     if "machine" not in rows[0]:
         raise ValueError(f"{path} is of the benchmark on a GPU, of which no table is made; it can be read as it is")
     with _naming(path):
-        table = report.compact_table(rows) if "case" in rows[0] else report.growth_table(rows)
-        return f"{report.environment_line(rows)}\n\n{table}"
+        table = bench_report.compact_table(rows) if "case" in rows[0] else bench_report.growth_table(rows)
+        return f"{bench_report.environment_line(rows)}\n\n{table}"

@@ -12,9 +12,8 @@ from lambdanets.experiments.compare.cell import Done, Wanted, coherent, read_cel
 from lambdanets.experiments.compare.outcome import Outcome, Table
 from lambdanets.experiments.compare.study import Study
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, legend_key, save_plot
-from lambdanets.experiments.report.report import markdown
 from lambdanets.files import check_folder, make_folder, write_text
-from lambdanets.markdown_text import as_text
+from lambdanets.markdown_text import as_text, markdown_table
 from lambdanets.pages import render_page
 from lambdanets.training.data.listing import count
 
@@ -114,7 +113,7 @@ def _marked(table: Table) -> list[list[str]]:
 def table_text(table: Table) -> str:
     """Return a table in Markdown, with its notes; rows and cells that lost are marked."""
     cells = [[as_text(cell) for cell in row] for row in (table.columns, *_marked(table))]
-    return "\n\n".join([markdown(cells[0], cells[1:]), *map(as_text, table.notes)])
+    return "\n\n".join([markdown_table(cells[0], cells[1:]), *map(as_text, table.notes)])
 
 
 _LATEX = {

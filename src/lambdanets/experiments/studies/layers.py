@@ -7,38 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lambdanets.experiments.compare.claims import first_claim, memory_claim, rate_claim
+from lambdanets.experiments import paper
+from lambdanets.experiments.bench.measure import INFERENCE, TRAINING
+from lambdanets.experiments.compare.claims import memory_claim, pair_claim, rate_claim
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.summary import INFERENCE, TRAINING, Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.rows import Row, forms_of
+from lambdanets.experiments.compare.summary import Summary
+from lambdanets.experiments.compare.trained import TrainedStudy
 
 CONVOLUTION = "convolution"
 LAMBDAS = ("lambda", "lambda, u = 4", "lambda convolution")
-# Attention has two forms that compute the same numbers, with stored maps and fused. The first of a row is trained; both
-# are measured, and lambda layers are held against the better one.
+# Attention has two forms that compute the same numbers, with stored maps and fused. One of them is trained; both are
+# measured, and lambda layers are held against the better one.
+ATTENTIONS = ("local attention", "axial attention", "global attention")
 FUSED = {"fused": True}
-ATTENTIONS = {
-    "local attention": ["local attention, stored maps"],
-    "axial attention": ["axial attention, fused"],
-    "global attention": ["global attention, stored maps"],
-}
 
-# The paper's ResNet-50: parameters in millions, images a second in training, and accuracy on ImageNet.
 ROWS: dict[str, Row] = {
-    CONVOLUTION: Row("CCCC", paper={"params": 25.6, "rate": 7240, "top1": 76.9}),
-    "convolution + SE": Row("SSSS", paper={"params": 28.1, "top1": 77.6}),
-    "convolution + linear attention": Row("EEEE", paper={"params": 33.0, "top1": 77.0}),
-    "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper={"params": 25.8, "top1": 77.7}),
-    "augmented convolution, stored maps": Row("AAAA", trains=False),
-    "local attention": Row("WWWW", layer_args={"W": {"scope": 7, **FUSED}}, paper={"rate": 440, "top1": 77.4}),
-    "local attention, stored maps": Row("WWWW", layer_args={"W": {"scope": 7}}, trains=False),
-    "axial attention": Row("XXXX", paper={"rate": 960, "top1": 77.5}),
-    "axial attention, fused": Row("XXXX", layer_args={"X": FUSED}, trains=False),
+    CONVOLUTION: Row("CCCC", paper=paper.PLACEMENTS["CCCC"]),
+    "convolution + SE": Row("SSSS", paper=paper.LAYERS["convolution + SE"]),
+    "convolution + linear attention": Row("EEEE", paper=paper.LAYERS["convolution + linear attention"]),
+    "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper=paper.LAYERS["augmented convolution"]),
+    "augmented convolution, stored maps": Row("AAAA", form_of="augmented convolution"),
+    "local attention": Row("WWWW", layer_args={"W": {"scope": 7, **FUSED}}, paper=paper.COSTS["local attention"]),
+    "local attention, stored maps": Row("WWWW", layer_args={"W": {"scope": 7}}, form_of="local attention"),
+    "axial attention": Row("XXXX", paper=paper.COSTS["axial attention"]),
+    "axial attention, fused": Row("XXXX", layer_args={"X": FUSED}, form_of="axial attention"),
     "global attention": Row("GGGG", layer_args={"G": FUSED}),
-    "global attention, stored maps": Row("GGGG", trains=False),
-    "lambda": Row("LLLL", {"scope": None}, paper={"params": 15.0, "rate": 1160, "top1": 78.4}),
-    "lambda, u = 4": Row("LLLL", {"scope": 7, "intra_depth": 4}, paper={"params": 16.0, "top1": 78.9}),
-    "lambda convolution": Row("LLLL", {"scope": 7}, paper={"rate": 1100, "top1": 78.1}),
+    "global attention, stored maps": Row("GGGG", form_of="global attention"),
+    "lambda": Row("LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"]),
+    "lambda, u = 4": Row("LLLL", {"scope": 7, "intra_depth": 4}, paper=paper.LAYERS["lambda, u = 4"]),
+    "lambda convolution": Row("LLLL", {"scope": 7}, paper=paper.COSTS["lambda convolution"]),
 }
 
 
@@ -52,13 +50,13 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
             share = row.parameters / base.parameters
             text = f"{name}: {share:.2f} of the convolution's parameters; expected are at most 0.65."
             claims.append(Claim(text, share <= 0.65))
-        claims += first_claim(rows, name, CONVOLUTION, "0 or more")
+        claims += pair_claim(rows, name, CONVOLUTION, "0 or more")
         claims += memory_claim(rows, name, [CONVOLUTION])
         for way in (TRAINING, INFERENCE):
             claims += rate_claim(rows, name, [CONVOLUTION], way)
-    for name, forms in ATTENTIONS.items():
-        claims += memory_claim(rows, "lambda", [name, *forms])
-        claims += rate_claim(rows, "lambda", [name, *forms], TRAINING)
+    for name in ATTENTIONS:
+        claims += memory_claim(rows, "lambda", forms_of(ROWS, name))
+        claims += rate_claim(rows, "lambda", forms_of(ROWS, name), TRAINING)
     return claims
 
 

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lambdanets.experiments.compare.claims import first_claim
+from lambdanets.experiments.compare.claims import pair_claim
 from lambdanets.experiments.compare.outcome import Claim
+from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.summary import Summary
-from lambdanets.experiments.compare.trained import Row, TrainedStudy
+from lambdanets.experiments.compare.trained import TrainedStudy
+from lambdanets.experiments.paper import SCOPES
 
-# Accuracy of the paper's ResNet-50 on ImageNet, at 224 pixels.
-PAPER = {3: 77.6, 7: 78.2, 15: 78.5, 23: 78.3, 31: 78.5}
 ROWS = {
-    **{f"scope {scope}": Row("LLLL", {"scope": scope}, paper={"top1": top1}) for scope, top1 in PAPER.items()},
-    "global": Row("LLLL", {"scope": None}, paper={"top1": 78.4}),
+    "global" if scope is None else f"scope {scope}": Row("LLLL", {"scope": scope}, paper=figures)
+    for scope, figures in SCOPES.items()
 }
 
 
 def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     """Say what the paper leads to expect, and what was found."""
-    return first_claim(rows, "global", "scope 3", "more than 0", paper="0.8")
+    paper = f"{SCOPES[None]['top1'] - SCOPES[3]['top1']:.1f}"
+    return pair_claim(rows, "global", "scope 3", "more than 0", paper=paper)
 
 
 STUDY = TrainedStudy(

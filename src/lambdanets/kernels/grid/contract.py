@@ -266,6 +266,7 @@ class GridKernel:
             ``terms/finite.py``).
         device: the only type of device that it runs on; None for all.
         half: True if it takes half precision as it is; others get float32.
+        compiled: True if it is a function of the library of ``compiled/``.
     """
 
     name: str
@@ -279,3 +280,4 @@ class GridKernel:
     spreads_nonfinite_entries: bool = False
     device: str | None = None
     half: bool = False
+    compiled: bool = False

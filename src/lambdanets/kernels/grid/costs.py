@@ -16,7 +16,7 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["Cost", "cache_file", "calibration", "cost_of", "reload", "shipped", "shipped_file"]
+__all__ = ["Cost", "cache_file", "calibrated", "calibration", "cost_of", "reload", "shipped", "shipped_file"]
 
 _calibration = 0
 
@@ -45,33 +45,54 @@ def shipped() -> dict[str, Any]:
     return json.loads(shipped_file().read_text(encoding="utf-8"))
 
 
+def calibrated() -> dict[str, Any]:
+    """This machine's calibration, ``{}`` where there is none that can be used."""
+    try:
+        return _read_calibration()
+    except _DAMAGED:
+        return {}
+
+
+# Raised by content that is no calibration.
+_DAMAGED = (OSError, ValueError, KeyError, AttributeError, TypeError)
+
+
+def _read_calibration() -> dict[str, Any]:
+    """The content of the cache folder's file, ``{}`` if there is none; raises one of ``_DAMAGED`` if it is no good."""
+    path = cache_file()
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    _check(found["devices"])
+    return found
+
+
 @functools.cache
 def _costs() -> dict[str, dict[str, dict[str, Cost]]]:
     """Device -> kernel -> direction -> seconds for one multiply-add, one moved element, one call."""
     costs = shipped()["devices"]
-    path = cache_file()
-    if path.is_file():
-        try:
-            for device, kernels in _valid(json.loads(path.read_text(encoding="utf-8"))["devices"]).items():
-                costs.setdefault(device, {}).update(kernels)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            warnings.warn(
-                f"{path} is not a calibration of lambdanets ({error}); using the constants of the package. "
-                "Delete it or run 'lambdanets bench --calibrate'.",
-                stacklevel=2,
-            )
+    try:
+        own = _read_calibration().get("devices", {})
+    except _DAMAGED as error:
+        warnings.warn(
+            f"{cache_file()} is not a calibration of lambdanets ({error}); using the constants of the package. "
+            "Delete it or run 'lambdanets bench --calibrate'.",
+            stacklevel=2,
+        )
+        return costs
+    for device, kernels in own.items():
+        costs.setdefault(device, {}).update(kernels)
     return costs
 
 
-def _valid(devices: dict[str, dict[str, dict[str, Cost]]]) -> dict[str, dict[str, dict[str, Cost]]]:
-    """The constants of a calibration, if there are three finite ones for both directions of each kernel."""
+def _check(devices: dict[str, dict[str, dict[str, Cost]]]) -> None:
+    """Raise unless a calibration has three finite constants for both directions of each kernel."""
     for kernels in devices.values():
         for name, directions in kernels.items():
             for direction in ("forward", "backward"):
                 cost = directions[direction]
                 if len(cost) != 3 or not all(math.isfinite(constant) and constant >= 0 for constant in cost):
                     raise ValueError(f"{name} has {cost} for {direction}, where three constants belong")
-    return devices
 
 
 def reload() -> None:

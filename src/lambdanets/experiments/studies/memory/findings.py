@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
@@ -65,6 +66,71 @@ def _milliseconds(row: Mapping[str, Any], way: str) -> Sequence[float]:
     return found
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """A quantity of which there is a table.
+
+    Args:
+        name: of the table's files.
+        title: above it.
+        value: what is measured: a pass, or bytes by their name.
+        show: a row's cell, "" where it was not measured.
+        note: a sentence below the table.
+        paper: the name of the paper's figures for it, and their unit.
+    """
+
+    name: str
+    title: str
+    value: str
+    show: Callable[[Mapping[str, Any]], str]
+    note: str = ""
+    paper: tuple[str, str] | None = None
+
+
+def _show_kept(row: Mapping[str, Any]) -> str:
+    if not row:
+        return ""
+    measured = f"{row['saved_bytes'] / 1e6:,.2f}" if "saved_bytes" in row else f"ended by {row['ended']}"
+    return f"{measured} ({row['predicted_bytes'] / 1e6:,.2f})"
+
+
+def _show_bytes(value: str, row: Mapping[str, Any]) -> str:
+    return f"{row[value] / 1e6:,.2f}" if value in row else ""
+
+
+def _show_time(way: str, row: Mapping[str, Any]) -> str:
+    return f"{found[0]:,.1f}" if (found := _milliseconds(row, way)) else ""
+
+
+QUANTITIES = (
+    Quantity(
+        "kept",
+        "Kept for backward, MB",
+        "saved_bytes",
+        _show_kept,
+        "In brackets what the formula predicts.",
+        ("gigabytes", "GB"),
+    ),
+    Quantity(
+        "parameters",
+        "Parameters, MB",
+        "parameter_bytes",
+        partial(_show_bytes, "parameter_bytes"),
+        "Tables of positions included.",
+    ),
+    Quantity("peak", "Most memory at once in a training step, MB", "peak_bytes", partial(_show_bytes, "peak_bytes")),
+    Quantity(
+        "training",
+        "Forward and backward pass, ms",
+        TRAINING,
+        partial(_show_time, TRAINING),
+        "With the pass by which a row ended.",
+        ("rate", "images/s"),
+    ),
+    Quantity("inference", "Forward pass, ms", INFERENCE, partial(_show_time, INFERENCE)),
+)
+
+
 def claims_of(names: Sequence[str], sizes: Sizes) -> list[Claim]:
     """Say what was expected of the rows, and what was found."""
     errors = [
@@ -77,7 +143,7 @@ def claims_of(names: Sequence[str], sizes: Sizes) -> list[Claim]:
     if errors:
         text = f"The formulas predict the memory that is kept within {max(errors):.1%}; expected are 10 %."
         claims.append(Claim(text, max(errors) <= 0.1))
-    attention = [name for name in names if "attention" in name]
+    attention = [name for name in names if ROWS[name].attention]
     claims += [claim for name in attention if (claim := _claim_of_memory(name, sizes))]
     return claims + [claim for name in attention if (claim := _claim_of_time(name, sizes))]
 
@@ -110,7 +176,7 @@ def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
     What was timed once can make an answer doubtful, and gives none.
     """
     # Against fused attention the paper says nothing of small maps.
-    least = 28 if "fused" in name else 0
+    least = 28 if ROWS[name].attention == "fused" else 0
     ratios = {
         side: ratio for side, rows in sizes.items() if (ratio := rows.get(name, {}).get("ratio", {}).get(TRAINING))
     }
@@ -141,11 +207,11 @@ def _losses(names: Sequence[str], sizes: Sizes, value: str) -> dict[tuple[str, i
     found = {}
     for side, rows in sizes.items():
         for name in names:
-            if "attention" not in name:
+            if not ROWS[name].attention:
                 less = {
                     other: most
                     for other in names
-                    if "attention" in other and (most := _less(rows.get(other, {}), rows.get(name, {}), value))
+                    if ROWS[other].attention and (most := _less(rows.get(other, {}), rows.get(name, {}), value))
                 }
                 if less:
                     found[name, side] = min(less, key=lambda other: less[other])
@@ -167,77 +233,41 @@ def _less(other: Mapping[str, Any], own: Mapping[str, Any], value: str) -> float
 
 def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[Table]:
     """Return the tables of the rows; ``apart`` are the sentences of ``merge``, which stand below each."""
+    kept, parameters, peak, training, inference = (_table(quantity, names, sizes) for quantity in QUANTITIES)
+    ends, ratios = _table_of_ends(names, sizes), _table_of_ratios(names, sizes)
+    tables = (ends, kept, parameters, peak, training, ratios, inference)
+    return [replace(table, notes=[*table.notes, *apart]) for table in tables]
 
-    def table(
-        name: str,
-        title: str,
-        value: str,
-        show: Callable[[Mapping[str, Any]], str],
-        note: str = "",
-        paper: tuple[str, str] | None = None,
-    ) -> Table:
-        columns = ["row", *(_sides([side]) for side in sizes), *([f"paper: {paper[1]} (of {OURS})"] if paper else [])]
-        lines = [[row, *(show(rows.get(row, {})) for rows in sizes.values())] for row in names]
-        notes = [note] if note else []
-        if paper:
-            lines = [[*line, _paper(line[0], paper[0])] for line in lines]
-            notes.append("The paper's figures: ResNet-50, batch of 128, 224x224 pixels, on its accelerator.")
-        losses = _losses(names, sizes, value)
-        if losses:
-            whole = ", by its whole interval or as timed once" if value in PASSES else ""
-            notes.append(
-                f"Marked where a lambda layer needs more than an attention{whole}: {_told(losses, list(sizes))}."
-            )
-        places = {(row, side): (i, j) for i, row in enumerate(names) for j, side in enumerate(sizes, start=1)}
-        return Table(name, title, columns, lines, [*notes, *apart], marked=frozenset(places[loss] for loss in losses))
 
-    def kept(row: Mapping[str, Any]) -> str:
-        if not row:
-            return ""
-        measured = f"{row['saved_bytes'] / 1e6:,.2f}" if "saved_bytes" in row else f"ended by {row['ended']}"
-        return f"{measured} ({row['predicted_bytes'] / 1e6:,.2f})"
+def _table(quantity: Quantity, names: Sequence[str], sizes: Sizes) -> Table:
+    """The table of a quantity by row and size, with the paper's figures and with marks where a lambda layer lost."""
+    columns = ["row", *(_sides([side]) for side in sizes)]
+    lines = [[row, *(quantity.show(rows.get(row, {})) for rows in sizes.values())] for row in names]
+    notes = [quantity.note] if quantity.note else []
+    if quantity.paper:
+        figure, unit = quantity.paper
+        columns.append(f"paper: {unit} (of {OURS})")
+        lines = [[*line, _paper(line[0], figure)] for line in lines]
+        notes.append("The paper's figures: ResNet-50, batch of 128, 224x224 pixels, on its accelerator.")
+    losses = _losses(names, sizes, quantity.value)
+    if losses:
+        whole = ", by its whole interval or as timed once" if quantity.value in PASSES else ""
+        notes.append(f"Marked where a lambda layer needs more than an attention{whole}: {_told(losses, list(sizes))}.")
+    places = {(row, side): (i, j) for i, row in enumerate(names) for j, side in enumerate(sizes, start=1)}
+    marked = frozenset(places[loss] for loss in losses)
+    return Table(quantity.name, quantity.title, columns, lines, notes, marked=marked)
 
-    def megabytes(value: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: f"{row[value] / 1e6:,.2f}" if value in row else ""
 
-    def milliseconds(way: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: f"{found[0]:,.1f}" if (found := _milliseconds(row, way)) else ""
+def _table_of_ends(names: Sequence[str], sizes: Sizes) -> Table:
+    lines = [[name, *_end(name, sizes)] for name in names]
+    return Table("ends", "Where each row ends", ["row", "measured to", "ended by"], lines, text=frozenset({2}))
 
-    brackets = "In brackets what the formula predicts."
-    peak = "Most memory at once in a training step, MB"
-    ends = [[name, *_end(name, sizes)] for name in names]
-    return [
-        Table("ends", "Where each row ends", ["row", "measured to", "ended by"], ends, apart, text=frozenset({2})),
-        table("kept", "Kept for backward, MB", "saved_bytes", kept, brackets, ("gigabytes", "GB")),
-        table(
-            "parameters",
-            "Parameters, MB",
-            "parameter_bytes",
-            megabytes("parameter_bytes"),
-            "Tables of positions included.",
-        ),
-        table("peak", peak, "peak_bytes", megabytes("peak_bytes")),
-        table(
-            "training",
-            "Forward and backward pass, ms",
-            TRAINING,
-            milliseconds(TRAINING),
-            "With the pass by which a row ended.",
-            ("rate", "images/s"),
-        ),
-        Table(
-            "ratios",
-            f"Forward and backward pass, times that of {OURS} (95 %)",
-            ["row", *(_sides([side]) for side in sizes)],
-            [
-                [row, *(found[1] if (found := _times_ours(rows, row)) else "" for rows in sizes.values())]
-                for row in names
-                if row != OURS
-            ],
-            apart,
-        ),
-        table("inference", "Forward pass, ms", INFERENCE, milliseconds(INFERENCE)),
-    ]
+
+def _table_of_ratios(names: Sequence[str], sizes: Sizes) -> Table:
+    found = {row: [_times_ours(rows, row) for rows in sizes.values()] for row in names if row != OURS}
+    lines = [[row, *(ratio[1] if ratio else "" for ratio in ratios)] for row, ratios in found.items()]
+    columns = ["row", *(_sides([side]) for side in sizes)]
+    return Table("ratios", f"Forward and backward pass, times that of {OURS} (95 %)", columns, lines)
 
 
 def _told(losses: Mapping[tuple[str, int], str], sizes: Sequence[int]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from lambdanets.experiments.bench.measure import TRAINING, passes, peak_bytes
+from lambdanets.experiments.paper import COSTS, Figures
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.axial_attention import AxialAttention
 from lambdanets.layers.global_attention import GlobalAttention
@@ -35,14 +36,16 @@ class Layer:
         make: a layer from the side of the map.
         kept: numbers that a layer keeps for the backward pass of one image, its input left out, from the number of
             positions and the side of the map.
+        attention: the form of an attention, with maps that are stored or fused; None for a lambda layer.
         shared: True if all layers have one table of positions.
-        paper: the paper's figures: "gigabytes" and "rate", images a second, 0 where memory did not suffice.
+        paper: the paper's figures, of which "gigabytes" and "rate" are shown.
     """
 
     make: Callable[[int], nn.Module]
     kept: Callable[[int, int], int]
+    attention: Literal["stored maps", "fused"] | None = None
     shared: bool = False
-    paper: Mapping[str, float] = field(default_factory=dict)
+    paper: Figures = field(default_factory=dict)
 
 
 def _attention(kind: type[nn.Module], side: int, sized: bool = True, **options: Any) -> nn.Module:
@@ -74,35 +77,42 @@ ROWS: dict[str, Layer] = {
     "global attention": Layer(
         partial(_attention, GlobalAttention),
         lambda n, side: 5 * DIM * n + HEADS * n * n,
-        paper={"gigabytes": 120, "rate": 0},
+        "stored maps",
+        paper=COSTS["global attention"],
     ),
     "global attention, fused": Layer(
         partial(_attention, GlobalAttention, fused=True),
         lambda n, side: 2 * DIM * n + 4 * n * (DIM + HEADS * 2 * side) + HEADS * n,
+        "fused",
     ),
     "axial attention": Layer(
         partial(_attention, AxialAttention),
         lambda n, side: 9 * DIM * n + 2 * HEADS * n * side,
-        paper={"gigabytes": 4.8, "rate": 960},
+        "stored maps",
+        paper=COSTS["axial attention"],
     ),
     "axial attention, fused": Layer(
         partial(_attention, AxialAttention, fused=True),
         lambda n, side: 3 * DIM * n + 8 * n * (DIM + HEADS * side) + 2 * HEADS * n,
+        "fused",
     ),
     "local attention": Layer(
         partial(_attention, LocalAttention, sized=False),
         lambda n, side: 3 * DIM * n + 2 * DIM * (side + 6) ** 2 + HEADS * n * 49,
-        paper={"rate": 440},
+        "stored maps",
+        paper=COSTS["local attention"],
     ),
-    "local attention, fused": Layer(partial(_attention, LocalAttention, sized=False, fused=True), _kept_local_fused),
-    OURS: Layer(_lambda, _kept_lambda, paper={"gigabytes": 1.9, "rate": 1160}),
+    "local attention, fused": Layer(
+        partial(_attention, LocalAttention, sized=False, fused=True), _kept_local_fused, "fused"
+    ),
+    OURS: Layer(_lambda, _kept_lambda, paper=COSTS["lambda"]),
     "lambda, k 8": Layer(
         partial(_lambda, dim_key=8),
         partial(_kept_lambda, key=8),
-        paper={"gigabytes": 0.95, "rate": 1640},
+        paper=COSTS["lambda, k 8"],
     ),
-    "lambda, one table": Layer(_lambda, _kept_lambda, shared=True, paper={"gigabytes": 0.63, "rate": 1210}),
-    "lambda convolution": Layer(partial(_lambda, scope=7), _kept_lambda, paper={"rate": 1100}),
+    "lambda, one table": Layer(_lambda, _kept_lambda, shared=True, paper=COSTS["lambda, one table"]),
+    "lambda convolution": Layer(partial(_lambda, scope=7), _kept_lambda, paper=COSTS["lambda convolution"]),
 }
 
 

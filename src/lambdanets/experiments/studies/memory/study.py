@@ -11,9 +11,8 @@ from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING, pa
 from lambdanets.experiments.bench.timing import Estimate, Turns, wall_clock
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import available_memory
-from lambdanets.experiments.compare.outcome import Outcome
+from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.study import Options, Place, Study, choose_rows
-from lambdanets.experiments.compare.summary import machine_line
 from lambdanets.experiments.studies.memory.findings import claims_of, merge, plots_of, tables_of
 from lambdanets.experiments.studies.memory.rows import (
     DIM,

@@ -1,108 +1,32 @@
-"""Lambda layers of sequences and of graphs with labels of edges (beyond the paper's images, what its text promises).
-
-lambdanets compare structure --quick
-"""
+"""The question of the study of sequences and graphs, its cells and how one is run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
 
-from lambdanets.experiments.bench.timing import Turns, ratio_of_turns
+from lambdanets.experiments.bench.timing import Turns
 from lambdanets.experiments.compare.cell import Cell, Config, Done
-from lambdanets.experiments.compare.claims import accuracy_claim, verdict
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
-from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
-from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
+from lambdanets.experiments.compare.outcome import Outcome, effort_line, machine_line
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
-from lambdanets.experiments.compare.summary import (
-    SMALL_SAMPLES,
-    accuracies,
-    is_marked,
-    machine_line,
-    signed,
-    told_accuracy,
-    told_p,
-)
-from lambdanets.experiments.studies.structure.data import Graphs, Sequences, load_leaves, load_molecules
-from lambdanets.experiments.studies.structure.networks import (
-    Attention,
-    GraphLambda,
-    GraphNetwork,
-    Network,
-    RelationalConvolution,
-    fit,
-    score,
-    step,
-)
-from lambdanets.layers import LambdaLayer
+from lambdanets.experiments.studies.structure.data import Graphs
+from lambdanets.experiments.studies.structure.findings import claims_of, note_of, plots_of, summaries, table_of
+from lambdanets.experiments.studies.structure.networks import Network, fit, score, step
+from lambdanets.experiments.studies.structure.rows import BATCH, ROWS, STRUCTURES, baseline
 
-BATCH = 32
+__all__ = ["STUDY"]
 
-
-@dataclass(frozen=True)
-class Structure:
-    """A kind of data with its rows.
-
-    Args:
-        data: name of the data set.
-        load: reads it.
-        rows: by name, what makes the layer that mixes positions; the first is the baseline.
-        unit: what differences are paired by, a seed or a fold.
-        steps: of a training, by scale.
-    """
-
-    data: str
-    load: Callable[[], Sequences | Graphs]
-    rows: Mapping[str, Callable[[int, int], nn.Module]]
-    unit: str
-    steps: Mapping[str, int]
-
-
-STRUCTURES = {
-    "sequence": Structure(
-        "OSULeaf",
-        load_leaves,
-        {
-            "sequence: convolution": lambda dim, size: nn.Conv1d(dim, dim, 7, padding=3),
-            "sequence: attention": Attention,
-            "sequence: lambda": lambda dim, size: LambdaLayer(dim, size=size, ndim=1),
-            "sequence: lambda, scope 7": lambda dim, size: LambdaLayer(dim, scope=7, ndim=1),
-        },
-        "seed",
-        {"full": 300, "quick": 40},
-    ),
-    "graph": Structure(
-        "MUTAG",
-        load_molecules,
-        {
-            "graph: graph network": GraphNetwork,
-            "graph: relational convolution": RelationalConvolution,
-            "graph: lambda": GraphLambda,
-            "graph: lambda, no edge labels": lambda dim, dim_edge: GraphLambda(dim, None),
-        },
-        "fold",
-        {"full": 150, "quick": 40},
-    ),
-}
-ROWS = {name: structure for structure, found in STRUCTURES.items() for name in found.rows}
 # Of each row the ones that are best for it by validation.
 NORMS = ("batch", "layer")
 RATES = {"full": (2e-3, 6e-3, 2e-2), "quick": (6e-3,)}
 # Of the turns of all rows.
 SECONDS = {"full": (10.0, 30.0), "quick": (2.0, 4.0)}
-
-
-def baseline(structure: str) -> str:
-    """The row that the others of a structure are compared with."""
-    return next(iter(STRUCTURES[structure].rows))
 
 
 class StructureStudy(Study):
@@ -167,19 +91,18 @@ class StructureStudy(Study):
             own = [done for done in cells if done.config["structure"] == structure]
             rows = summaries(structure, own)
             if rows:
-                claims += _claims(structure, rows)
-                tables.append(_table(structure, rows))
-                plots += _plots(structure, rows)
-                notes.append(_note(structure, own))
-        hours = sum(done.seconds for done in cells) / 3600
-        notes.append(f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size).")
+                claims += claims_of(structure, rows)
+                tables.append(table_of(structure, rows))
+                plots += plots_of(structure, rows)
+                notes.append(note_of(structure, own))
+        notes.append(effort_line(cells))
         return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, machine_line(cells))
 
 
 def _network(config: Config, row: str, norm: str, seed: int) -> Network:
     kind = STRUCTURES[config["structure"]]
     torch.manual_seed(seed)
-    return Network(kind.load(), kind.rows[row], norm)
+    return Network(kind.load(), kind.rows[row].make, norm)
 
 
 def _measure(config: Config) -> dict[str, Any]:
@@ -224,154 +147,6 @@ def _train(config: Config) -> dict[str, Any]:
             }
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {**result, "parameters": parameters, "examples": [len(train), len(choose), len(test)]}
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Findings of the cells on a row; None for what no cell says.
-
-    Args:
-        parameters: their number.
-        accuracies: of the examples to test on by seed or fold, in percent.
-        accuracy: their mean.
-        difference: to the baseline's, paired by seed or fold, in points of percent.
-        choices: the norms and learning rates that were chosen, and how often each.
-        milliseconds: of a training step (median, low, high).
-        ratio: how many times those of the baseline (median, low, high).
-        seconds: of a step in each turn, None where the row did not take part.
-        diverged: seeds or folds whose training diverged.
-    """
-
-    parameters: int
-    accuracies: Mapping[int, float]
-    accuracy: Mean | None
-    difference: Paired | None
-    choices: Mapping[str, int]
-    milliseconds: Sequence[float] | None
-    ratio: Sequence[float] | None
-    seconds: Sequence[float | None] | None
-    diverged: Sequence[int]
-
-
-def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
-    """Return what the cells say of each row of a structure that was trained, in the study's order."""
-    base = accuracies(cells, baseline(structure))
-    times = {name: time for done in cells if done.kind == "speed" for name, time in done.result["rows"].items()}
-    found = {}
-    for name in STRUCTURES[structure].rows:
-        trained = [done for done in cells if done.kind == "train" and done.row == name]
-        if not trained:
-            continue
-        scores, time = accuracies(cells, name), times.get(name, {})
-        choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
-        found[name] = Summary(
-            parameters=trained[0].result["parameters"],
-            accuracies=scores,
-            accuracy=mean_of(list(scores.values())) if scores else None,
-            difference=None if name == baseline(structure) else paired_difference(scores, base),
-            choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
-            milliseconds=time.get("milliseconds"),
-            ratio=time.get("ratio"),
-            seconds=time.get("seconds"),
-            diverged=sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
-        )
-    return found
-
-
-def _claims(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
-    """Return what the paper's text leads to expect, and what was found."""
-    unit, claims = STRUCTURES[structure].unit, []
-    pairs = [(name, other) for name in rows if "lambda" in name for other in rows if "lambda" not in other]
-    if structure == "graph":
-        pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
-    for name, other in pairs:
-        if name in rows and other in rows:
-            difference = paired_difference(rows[name].accuracies, rows[other].accuracies)
-            diverged = {row: rows[row].diverged for row in (name, other)}
-            claims.append(accuracy_claim(name, difference, other, "0 or more", diverged, unit))
-    ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
-    if ours and attention and ours.seconds and attention.seconds:
-        times = ratio_of_turns(attention.seconds, ours.seconds)
-        text = (
-            f"sequence: attention takes {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times the time of "
-            "lambda; expected are more than 1."
-        )
-        claims.append(Claim(text, verdict(times.low - 1, times.high - 1, "more than 0")))
-    return claims
-
-
-def _table(structure: str, rows: Mapping[str, Summary]) -> Table:
-    unit, base = STRUCTURES[structure].unit, baseline(structure)
-    bad = frozenset(number for number, row in enumerate(rows.values()) if is_marked(row.difference, row.diverged))
-    lines: list[list[str]] = []
-    for name, row in rows.items():
-        lines.append(
-            [
-                name,
-                f"{row.parameters:,}",
-                told_accuracy(row.accuracy, row.diverged, unit),
-                signed(row.difference),
-                told_p(row.difference),
-                str(len(row.accuracies)),
-                ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
-                f"{row.milliseconds[0]:.1f} ({row.ratio[0]:.2f}x)" if row.milliseconds and row.ratio else "",
-            ]
-        )
-    columns = [
-        "row",
-        "parameters",
-        "test accuracy, % (95 %)",
-        f"difference to {base} (95 %)",
-        "p",
-        f"{unit}s",
-        "norm and learning rate",
-        "training step, ms (of the first)",
-    ]
-    notes = [
-        f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}, p is a permutation test's "
-        f"and of n {unit}s at least 2^(1 − n). Marked rows are below the first one with their whole interval, or "
-        f"diverged. A step is a forward and a backward pass of {BATCH} examples; medians over turns of all rows.",
-        SMALL_SAMPLES,
-    ]
-    return Table(structure, f"{structure.capitalize()}s", columns, lines, notes, bad, text=frozenset({6}))
-
-
-def _plots(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
-    def plot(name: str, label: str, values: Mapping[str, float | None]) -> Plot:
-        series = []
-        for row, summary in rows.items():
-            x, mean = values[row], summary.accuracy
-            if x is not None and mean is not None:
-                series.append(Series(row, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {x:.4g}")]))
-        title = f"{structure.capitalize()}s: {name} and accuracy"
-        return Plot(f"{structure}-{name}", title, Axis(label, log=True), Axis("test accuracy, %"), series, front="low")
-
-    times = {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()}
-    return [
-        plot("parameters", "parameters", {name: float(row.parameters) for name, row in rows.items()}),
-        plot("time", "training step, ms", times),
-    ]
-
-
-def _note(structure: str, cells: Sequence[Done]) -> str:
-    kind = STRUCTURES[structure]
-    done = next(done for done in cells if done.kind == "train")
-    training, choosing, test = done.result["examples"]
-    config = done.config
-    split = (
-        "the standard split, of whose training part each seed takes another fifth to choose by"
-        if kind.unit == "seed"
-        else f"{Graphs.FOLDS} folds with equal shares of the classes, of which the next one is to choose by"
-    )
-    rates = ", ".join(f"{rate:g}" for rate in config["rates"])
-    return (
-        f"{structure.capitalize()}s: {config['data']}, {training} examples to train on, {choosing} to choose by, "
-        f"{test} to test on; {split}. All rows: the same network, {config['steps']} steps of {config['batch']} "
-        f"examples in the same order, AdamW, one cycle of the learning rate. Each {kind.unit} of each row is trained "
-        f"with the norms {', '.join(config['norms'])} and the rates {rates}, and those with the highest validation "
-        "accuracy are tested, after the last step. "
-        "Statistics of batch-norms are those of all examples to train on."
-    )
 
 
 STUDY = StructureStudy()

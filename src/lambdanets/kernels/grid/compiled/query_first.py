@@ -38,4 +38,5 @@ KERNEL = GridKernel(
     _work,
     adds_content=True,
     device="cpu",
+    compiled=True,
 )

@@ -86,4 +86,5 @@ KERNEL = GridKernel(
     mixes_channels=True,
     spreads_nonfinite_entries=True,
     device="cpu",
+    compiled=True,
 )

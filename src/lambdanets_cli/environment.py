@@ -17,7 +17,7 @@ from lambdanets.kernels.grid import costs
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem
 from lambdanets.kernels.grid.planner import GRID_KERNELS
-from lambdanets.provenance import package_version, processor, source_commit
+from lambdanets.provenance import environment, package_version, processor, source_commit
 
 __all__ = ["describe_environment"]
 
@@ -42,10 +42,10 @@ def describe_environment() -> dict[str, dict[str, str]]:
             "folder": str(Path(lambdanets.__file__).parent),
         },
         "versions": {
-            "python": platform.python_version(),
+            **environment("python"),
             "platform": platform.platform(),
-            **{name: package_version(name) for name in _PACKAGES},
-            "torch": torch.__version__,
+            **environment(*_PACKAGES),
+            "torch": torch.__version__,  # with the build's name
         },
         "devices": _devices(),
         "kernels": {name: _state(kernel) for name, kernel in GRID_KERNELS.items()},
@@ -88,7 +88,7 @@ def _state(kernel: GridKernel) -> str:
     reason = kernel.check(GridProblem(1, 4, 16, 16, 1, (14, 14), (7, 7), (3, 3), torch.float32, device))
     if reason is not None:
         return f"absent: {reason}"
-    found = binding.library() if kernel.name.endswith("_compiled") else None
+    found = binding.library() if kernel.compiled else None
     return "present" if found is None else f"present, {found.name}"
 
 

@@ -6,21 +6,20 @@ from pathlib import Path
 import timm
 import torch
 
+from helpers import load_script
 from lambdanets.experiments.bench.measure import saved_bytes
-from lambdanets.experiments.report import models_table
 
-RESULTS = Path(__file__).parents[3] / "results" / "models.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "models.csv"
+collect_models = load_script("collect_models")
 
 
 def test_rows_are_those_of_the_result_file(monkeypatch):
     """A few of them, so that a change of the models or of the counting shows."""
     monkeypatch.setattr(timm, "list_models", lambda **kwargs: ["lambda_resnet101", "lambda_resnet50"])
-    monkeypatch.setattr(models_table, "ABLATION", {(8, 8, 4): 15.3})
-    monkeypatch.setattr(models_table, "PLACEMENTS", {"CLLL": 15.1})
-    monkeypatch.setattr(models_table, "KEPT", {})
-    seen = []
-    rows = models_table.run(report=seen.append)
-    assert seen == rows
+    monkeypatch.setattr(collect_models, "ABLATION", {(8, 8, 4): {"params": 15.3}})
+    monkeypatch.setattr(collect_models, "PLACEMENTS", {"CLLL": {"params": 15.1}})
+    monkeypatch.setattr(collect_models, "KEPT", {})
+    rows = collect_models.run()
     assert [row["model"] for row in rows] == ["lambda_resnet50", "lambda_resnet101", "k=8 h=8 u=4", "CLLL"]
     with open(RESULTS, encoding="utf-8", newline="") as file:
         kept = {(row["table"], row["model"]): row for row in csv.DictReader(file)}
@@ -34,7 +33,7 @@ def test_lambda_layers_keep_no_more_than_convolutions():
     """In the result file, and measured in a small network."""
     with open(RESULTS, encoding="utf-8", newline="") as file:
         kept = {row["model"]: int(row["kept_bytes"]) for row in csv.DictReader(file) if row["table"] == "kept"}
-    assert list(kept) == list(models_table.KEPT)
+    assert list(kept) == list(collect_models.KEPT)
     assert kept["lambda_resnet50_llll"] <= kept["resnet50"]
     x = torch.randn(2, 3, 64, 64)
     convolutions, lambdas = (

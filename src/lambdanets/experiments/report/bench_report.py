@@ -1,4 +1,4 @@
-"""Tables and plots of the experiments' rows, those of the README and the docs included."""
+"""Tables and plots of the benchmark's rows, those of the README and the docs included."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lambdanets.experiments.bench.bench import PEERS, Row
 from lambdanets.experiments.bench.growth import LEAST_POSITIONS, exponents
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.files import replacing
+from lambdanets.markdown_text import markdown_table
 
 __all__ = [
     "NOISY",
@@ -19,7 +20,6 @@ __all__ = [
     "comparisons",
     "environment_line",
     "growth_table",
-    "markdown",
     "pass_table",
     "plot_bench",
     "plot_growth",
@@ -40,12 +40,6 @@ COLOURS = {
     "attention": "#6a4fb3",
     "convolution": "#3a7d44",
 }
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first column is text, the others are numbers."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def environment_line(rows: Sequence[Row]) -> str:
@@ -137,7 +131,7 @@ def bench_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     header = ["case", "contender", "pass", "ms", "95 %", "over ours", "95 %", "floor", "kept MB", "peak MB", "note"]
-    return _with_legend(markdown(header, lines))
+    return _with_legend(markdown_table(header, lines))
 
 
 def pass_table(rows: Sequence[Row]) -> str:
@@ -151,7 +145,7 @@ def pass_table(rows: Sequence[Row]) -> str:
                 interval = _interval(others[name], "ratio_") if name in others else ""
                 cells.append("" if name not in others else times(others[name]) + (interval and f" ({interval})"))
             lines.append([f"`{case}`", way, _milliseconds(cases[case]["lambdanets", way], 2), *cells])
-    return _with_legend(markdown(["case", "pass", "ours, ms", *COLUMNS.values()], lines))
+    return _with_legend(markdown_table(["case", "pass", "ours, ms", *COLUMNS.values()], lines))
 
 
 def compact_table(rows: Sequence[Row], names: Collection[str] | None = None) -> str:
@@ -171,7 +165,7 @@ def compact_table(rows: Sequence[Row], names: Collection[str] | None = None) -> 
         kept = [int(found[name, PASSES[0]]["saved_bytes"]) for name in PEERS if (name, PASSES[0]) in found]
         own = int(found["lambdanets", PASSES[0]]["saved_bytes"])
         lines.append([f"`{case}`", ours, *cells, f"{min(kept) / own:.1f}x" if kept else ""])
-    return _with_legend(markdown(["case", "ours, ms", *COLUMNS.values(), "memory kept by the others"], lines))
+    return _with_legend(markdown_table(["case", "ours, ms", *COLUMNS.values(), "memory kept by the others"], lines))
 
 
 def growth_table(rows: Sequence[Row]) -> str:
@@ -189,7 +183,7 @@ def growth_table(rows: Sequence[Row]) -> str:
         cells.append(" / ".join("" if slope is None else f"n^{slope:.2f}" for slope in both_slopes))
     left_out = any(int(row["positions"]) >= LEAST_POSITIONS and row["noisy"] for row in rows)
     lines.append([f"fit from n = {LEAST_POSITIONS}" + (f", without {NOISY}" if left_out else ""), *cells])
-    return _with_legend(markdown(["n", *(LABELS.get(name, name) for name in names)], lines))
+    return _with_legend(markdown_table(["n", *(LABELS.get(name, name) for name in names)], lines))
 
 
 def _figure(columns: int) -> tuple[Any, Any]:

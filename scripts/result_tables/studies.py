@@ -1,0 +1,84 @@
+"""Studies of ``lambdanets compare`` whose cells are in results/compare/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from statistics import mean
+
+from lambdanets.experiments.bench.measure import TRAINING
+from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, told_accuracy
+from lambdanets.experiments.compare.cell import read_cells
+from lambdanets.experiments.compare.outcome import Outcome, machine_line
+from lambdanets.experiments.compare.rows import forms_of
+from lambdanets.experiments.compare.summary import summaries
+from lambdanets.experiments.report.study_report import table_text
+from lambdanets.experiments.studies import read_outcome
+from lambdanets.experiments.studies.layers import ROWS
+from lambdanets.markdown_text import markdown_table
+from result_tables import RESULTS
+
+__all__ = ["FIGURES", "TABLES", "study"]
+
+COMPARE = RESULTS / "compare"
+
+
+@cache
+def _outcome(study: str) -> Outcome:
+    return read_outcome(study, COMPARE / study)
+
+
+def study(name: str) -> str:
+    """A table of a study whose cells are in results/compare/.
+
+    Args:
+        name: compare-STUDY for what was expected and found, compare-STUDY-TABLE for one of its tables.
+    """
+    _, which, *table = name.split("-", 2)
+    outcome = _outcome(which)
+    if table:
+        found = next(each for each in outcome.tables if each.name == table[0])
+        # The page has this note once, for all tables.
+        text = table_text(replace(found, notes=[note for note in found.notes if note != SMALL_SAMPLES]))
+        return f"{text}\n\n{outcome.environment}."
+    words = {True: "yes", False: "**no**", None: "no answer"}
+    rows = [f"| {claim.text} | {words[claim.held]} |" for claim in outcome.claims]
+    return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
+
+
+def layers() -> str:
+    """The study of layers in short: every layer that was trained, of attention's two forms the better one."""
+    cells, _ = read_cells(COMPARE / "layers")
+    rows = summaries(ROWS, cells)
+    lines = []
+    for name, row in rows.items():
+        if not row.trains:
+            continue
+        forms = [rows[form] for form in forms_of(ROWS, name) if form in rows]
+        rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]
+        kept = min(form.saved_bytes for form in forms)
+        lines.append(
+            [
+                name,
+                f"{row.parameters / 1e6:.3f}",
+                told_accuracy(row),
+                f"{rate[0]:.2f}x",
+                f"{kept / 1e6:.2f}",
+            ]
+        )
+    header = ["layer", "parameters, M", "test accuracy, % (95 %)", "training speed", "kept for backward, MB an image"]
+    return f"{markdown_table(header, lines)}\n\n{machine_line(cells)}."
+
+
+def _last_loss(row: str) -> str:
+    """The training loss in the last tenth of the trainings of a row of the study of structure, mean over seeds."""
+    cells, _ = read_cells(COMPARE / "structure")
+    return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"layers": layers}
+FIGURES: dict[str, Callable[[], str]] = {
+    "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
+    "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
+}

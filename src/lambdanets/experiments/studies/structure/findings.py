@@ -1,0 +1,152 @@
+"""Findings of the study of sequences and graphs: what the cells say of rows, claims, tables, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lambdanets.experiments.bench.timing import ratio_of_turns
+from lambdanets.experiments.compare.accuracy import (
+    SMALL_SAMPLES,
+    Scores,
+    accuracy_cells,
+    accuracy_columns,
+    accuracy_note,
+    accuracy_plot,
+    marked,
+    scores_of,
+)
+from lambdanets.experiments.compare.cell import Done
+from lambdanets.experiments.compare.claims import pair_claim, verdict
+from lambdanets.experiments.compare.outcome import Claim, Plot, Table
+from lambdanets.experiments.studies.structure.data import Graphs
+from lambdanets.experiments.studies.structure.rows import BATCH, STRUCTURES, baseline
+
+__all__ = ["Summary", "claims_of", "note_of", "plots_of", "summaries", "table_of"]
+
+
+@dataclass(frozen=True)
+class Summary(Scores):
+    """Findings of the cells on a row, its accuracies by seed or fold included; None for what no cell says.
+
+    Args:
+        parameters: their number.
+        choices: the norms and learning rates that were chosen, and how often each.
+        milliseconds: of a training step (median, low, high).
+        ratio: how many times those of the baseline (median, low, high).
+        seconds: of a step in each turn, None where the row did not take part.
+    """
+
+    parameters: int
+    choices: Mapping[str, int]
+    milliseconds: Sequence[float] | None
+    ratio: Sequence[float] | None
+    seconds: Sequence[float | None] | None
+
+
+def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
+    """Return what the cells say of each row of a structure that was trained, in the study's order."""
+    times = {name: time for done in cells if done.kind == "speed" for name, time in done.result["rows"].items()}
+    found = {}
+    for name in STRUCTURES[structure].rows:
+        trained = [done for done in cells if done.kind == "train" and done.row == name]
+        if not trained:
+            continue
+        time = times.get(name, {})
+        choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
+        found[name] = Summary(
+            **vars(scores_of(cells, name, baseline(structure))),
+            parameters=trained[0].result["parameters"],
+            choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
+            milliseconds=time.get("milliseconds"),
+            ratio=time.get("ratio"),
+            seconds=time.get("seconds"),
+        )
+    return found
+
+
+def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
+    """Return what the paper's text leads to expect, and what was found."""
+    unit, layers = STRUCTURES[structure].unit, STRUCTURES[structure].rows
+    pairs = [(name, other) for name in rows if layers[name].is_lambda for other in rows if not layers[other].is_lambda]
+    if structure == "graph":
+        pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
+    claims = [claim for name, other in pairs for claim in pair_claim(rows, name, other, "0 or more", unit)]
+    ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
+    if ours and attention and ours.seconds and attention.seconds:
+        times = ratio_of_turns(attention.seconds, ours.seconds)
+        text = (
+            f"sequence: attention takes {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times the time of "
+            "lambda; expected are more than 1."
+        )
+        claims.append(Claim(text, verdict(times.low - 1, times.high - 1, "more than 0")))
+    return claims
+
+
+def table_of(structure: str, rows: Mapping[str, Summary]) -> Table:
+    """Return the table of a structure's rows."""
+    unit = STRUCTURES[structure].unit
+    lines: list[list[str]] = []
+    for name, row in rows.items():
+        lines.append(
+            [
+                name,
+                f"{row.parameters:,}",
+                *accuracy_cells(row, unit),
+                ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
+                f"{row.milliseconds[0]:.1f} ({row.ratio[0]:.2f}x)" if row.milliseconds and row.ratio else "",
+            ]
+        )
+    columns = [
+        "row",
+        "parameters",
+        *accuracy_columns(baseline(structure), unit),
+        "norm and learning rate",
+        "training step, ms (of the first)",
+    ]
+    notes = [
+        f"{accuracy_note(unit)} A step is a forward and a backward pass of {BATCH} examples; medians over turns of all "
+        "rows.",
+        SMALL_SAMPLES,
+    ]
+    return Table(
+        structure, f"{structure.capitalize()}s", columns, lines, notes, marked(list(rows.values())), frozenset({6})
+    )
+
+
+def plots_of(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
+    """Return the plots of accuracy against parameters and time."""
+    costs: dict[str, tuple[str, dict[str, float | None]]] = {
+        "parameters": ("parameters", {name: row.parameters for name, row in rows.items()}),
+        "time": (
+            "training step, ms",
+            {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()},
+        ),
+    }
+    title = f"{structure.capitalize()}s"
+    return [
+        accuracy_plot(f"{structure}-{name}", f"{title}: {name} and accuracy", label, values, rows, digits=4)
+        for name, (label, values) in costs.items()
+    ]
+
+
+def note_of(structure: str, cells: Sequence[Done]) -> str:
+    """Return how the rows of a structure were trained."""
+    kind = STRUCTURES[structure]
+    done = next(done for done in cells if done.kind == "train")
+    training, choosing, test = done.result["examples"]
+    config = done.config
+    split = (
+        "the standard split, of whose training part each seed takes another fifth to choose by"
+        if kind.unit == "seed"
+        else f"{Graphs.FOLDS} folds with equal shares of the classes, of which the next one is to choose by"
+    )
+    rates = ", ".join(f"{rate:g}" for rate in config["rates"])
+    return (
+        f"{structure.capitalize()}s: {config['data']}, {training} examples to train on, {choosing} to choose by, "
+        f"{test} to test on; {split}. All rows: the same network, {config['steps']} steps of {config['batch']} "
+        f"examples in the same order, AdamW, one cycle of the learning rate. Each {kind.unit} of each row is trained "
+        f"with the norms {', '.join(config['norms'])} and the rates {rates}, and those with the highest validation "
+        "accuracy are tested, after the last step. "
+        "Statistics of batch-norms are those of all examples to train on."
+    )
