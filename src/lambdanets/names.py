@@ -55,5 +55,6 @@ def unknown_name(
     else:
         shown = examples or known[:12]
         more = len(known) - len(shown)
-        hint = f"Known: {', '.join(shown)}{f' and {more:,} more' if more else ''}."
+        names = map(repr, shown) if any("," in one for one in shown) else shown
+        hint = f"Known: {', '.join(names)}{f' and {more:,} more' if more else ''}."
     return ValueError(f"unknown {kind} {name!r}. {hint} {remedy}".rstrip())

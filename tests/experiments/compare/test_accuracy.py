@@ -45,7 +45,7 @@ def test_rows_without_an_accuracy_or_a_cost_are_not_drawn():
     cells = [done for name in ("base", "other", "dear") for done in trainings(name, [0.5, 0.7])]
     rows = {name: scores_of(cells, name, "base") for name in ("base", "other", "dear", "untrained")}
     costs = {"base": 12.345, "other": None, "dear": 2.0, "untrained": 3.0}
-    plot = accuracy_plot("time", "Time", "time, ms", costs, rows, digits=4)
+    plot = accuracy_plot("time", "Time", "time, ms", costs, rows)
     found = {series.name: [(point.x, point.y, point.text) for point in series.points] for series in plot.series}
     assert found == {
         "base": [(12.345, pytest.approx(60.0), "time, ms: 12.35")],

@@ -94,11 +94,13 @@ def test_rates_are_compared_turn_by_turn_and_with_the_fastest_form():
     assert claim.held is False
 
 
-def test_rates_of_two_runs_are_not_compared_and_the_later_run_counts():
+def test_rates_are_of_the_latest_run_that_has_both():
     cells = [*trainings("base", [0.5]), *trainings("ours", [0.5])]
     old = speed({"base": [9, 9, 9], "ours": [1, 1, 1]}, "2026-01-01")
-    rows = summaries(ROWS, [speed({"ours": [1, 1, 1]}, "2026-01-02"), old, *cells])
-    assert rate_claim(rows, "ours", ["base"], TRAINING) == []
+    apart = speed({"ours": [1, 1, 1]}, "2026-01-02")
+    assert rate_claim(summaries(ROWS, [apart, *cells]), "ours", ["base"], TRAINING) == []
+    (claim,) = rate_claim(summaries(ROWS, [apart, old, *cells]), "ours", ["base"], TRAINING)
+    assert claim.text.startswith("ours trains 9.00 ")
     new = speed({"base": [2, 2, 2], "ours": [1, 1, 1]}, "2026-01-03")
     (claim,) = rate_claim(summaries(ROWS, [new, old, *cells]), "ours", ["base"], TRAINING)
     assert claim.text.startswith("ours trains 2.00 ")
@@ -108,6 +110,6 @@ def test_of_memory_with_the_form_that_keeps_least():
     cells = [done(row, "memory", {"saved_bytes": size}) for row, size in (("base", 4), ("ours", 6), ("other", 5))]
     rows = summaries(ROWS, cells)
     (claim,) = memory_claim(rows, "ours", ["other", "base"])
-    assert claim.text == "ours keeps 1.50 of the memory for backward that base keeps; expected is less."
+    assert claim.text == "ours keeps 1.50 times as many bytes for backward as base; expected are less than 1."
     assert claim.held is False
     assert memory_claim(rows, "ours", ["another"]) == []

@@ -1,7 +1,9 @@
 """Sentences on how the cells of a study were run."""
 
+import pytest
+
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import effort_line, machine_line
+from lambdanets.experiments.compare.outcome import effort_line, four_digits, machine_line
 
 
 def test_the_line_of_the_machine_tells_threads_by_what_was_done():
@@ -20,3 +22,8 @@ def test_the_line_of_the_machine_tells_threads_by_what_was_done():
 def test_the_line_of_the_effort_counts_cells_and_hours():
     made = [Done({"scale": "full"}, {}, {}, {}, {}, seconds) for seconds in (1800.0, 900.0)]
     assert effort_line(made) == "2 cells, 0.75 hours of computing in all (full size)."
+
+
+@pytest.mark.parametrize(("value", "text"), [(35078.4, "35,078"), (0.34823, "0.3482"), (12.3456, "12.35"), (0, "0")])
+def test_numbers_to_read(value, text):
+    assert four_digits(value) == text

@@ -1,10 +1,13 @@
 """What the tables and plots of a study of trained models say, from cells whose numbers are known."""
 
+from dataclasses import replace
+
 import pytest
 
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.summary import _dearer, summaries
 from lambdanets.experiments.compare.trained import TrainedStudy
 
 ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
@@ -73,7 +76,33 @@ def test_notes_count_cells_and_hours():
 
 def test_rows_that_are_not_trained_yet_are_named():
     found = [cell for cell in cells() if cell.row != "worse" or cell.kind != "train"]
-    assert STUDY.outcome(found).notes[0] == "Not trained yet: worse."
+    assert "Not finished: there are no trainings yet of “worse”." in STUDY.outcome(found).warnings
+
+
+def test_what_was_measured_by_several_versions_of_the_code_is_said():
+    found = cells()
+    number = next(i for i, cell in enumerate(found) if cell.kind == "memory")
+    assert not any("several versions" in warning for warning in STUDY.outcome(found).warnings)
+    found[number] = replace(found[number], environment={**found[number].environment, "commit": "another"})
+    (warning,) = (warning for warning in STUDY.outcome(found).warnings if "several versions" in warning)
+    assert warning.startswith("Memory and multiply-adds were measured with several versions of the code (")
+
+
+def test_rows_that_were_timed_apart_are_named():
+    """Their rates are of another run than the first row's: the plot has them by their ratios."""
+    found = cells()
+    run = next(cell for cell in found if cell.kind == "speed")
+    names = list(run.result["forward"])
+    later = {way: {names[0]: {**times[names[0]], "images_per_second": [1, 1, 1]}} for way, times in run.result.items()}
+    outcome = STUDY.outcome([*found, replace(run, result=later, environment={**run.environment, "date": "2099-01-01"})])
+    assert f"Timed in other runs than the first row's figures: “{names[1]}”, " in outcome.tables[1].notes[1]
+
+
+def test_equal_costs_are_not_marked():
+    """As they are printed."""
+    base, row = (replace(summaries(ROWS, cells())["lambda"], saved_bytes=size) for size in (300_000, 300_080))
+    assert 4 not in _dearer(row, base)
+    assert 4 in _dearer(replace(row, saved_bytes=310_000), base)
 
 
 def test_another_form_of_a_row_has_costs_alone():
@@ -83,4 +112,4 @@ def test_another_form_of_a_row_has_costs_alone():
     accuracy, costs = outcome.tables
     assert [row[0] for row in accuracy.rows] == ["convolution", "lambda"]
     assert [row[0] for row in costs.rows] == ["convolution", "lambda", "worse"]
-    assert not any(note.startswith("Not trained") for note in outcome.notes)
+    assert not any(warning.startswith("Not finished") for warning in outcome.warnings)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
-from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, four_digits, save_plot
+from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.labels import LETTER
 from lambdanets.experiments.report.study_report import latex, table_text, write_report
 from lambdanets.experiments.studies import read_outcome
@@ -127,11 +127,6 @@ def test_numbers_of_marks_do_not_overlap(frame):
         assert all(abs(x - float(a)) >= half or abs(y - float(b)) >= 10.8 for a, b in dots), number
     # Whose number is far from it is joined to it.
     assert 'class="leader"' in svg
-
-
-@pytest.mark.parametrize(("value", "text"), [(35078.4, "35,078"), (0.34823, "0.3482"), (12.3456, "12.35"), (0, "0")])
-def test_numbers_to_read(value, text):
-    assert four_digits(value) == text
 
 
 def test_equal_rows_are_all_seen():

@@ -74,7 +74,7 @@ def test_each_row_goes_on_to_where_it_ends(tmp_path, monkeypatch):
         ["axial attention", "6x6", "time: a pass of 10x10 takes 1.5 s"],
         ["lambda", "10x10", "time: a pass of 14x14 takes 9.0 s"],
     ]
-    assert kept.rows[0][2].startswith("ended by memory (")
+    assert kept.rows[0][2].startswith("not reached (")
     assert kept.rows[1][2:4] == [kept.rows[1][2], ""]
     assert [(series.name, len(series.points)) for series in outcome.plots[0].series] == [
         ("global attention (to 6, memory)", 1),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import Axis, Plot, Point, Series
+from lambdanets.experiments.compare.outcome import Axis, Plot, Point, Series, four_digits
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
 
 __all__ = [
@@ -128,7 +128,7 @@ def accuracy_note(unit: str = "seed") -> str:
 
 
 def accuracy_plot(
-    name: str, title: str, label: str, costs: Mapping[str, float | None], rows: Mapping[str, Scores], digits: int = 3
+    name: str, title: str, label: str, costs: Mapping[str, float | None], rows: Mapping[str, Scores]
 ) -> Plot:
     """Return the plot of accuracy against a cost, of which little is good.
 
@@ -138,11 +138,10 @@ def accuracy_plot(
         label: of the cost.
         costs: by row, None where it was not measured.
         rows: by name; rows without an accuracy are left out.
-        digits: of the cost in the text of a point. Default 3.
     """
     series = []
     for row, scores in rows.items():
         x, mean = costs[row], scores.accuracy
         if x is not None and mean is not None:
-            series.append(Series(row, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {x:.{digits}g}")]))
+            series.append(Series(row, [Point(x, mean.mean, mean.low, mean.high, f"{label}: {four_digits(x)}")]))
     return Plot(name, title, Axis(label, log=True), Axis("test accuracy, %"), series, front="low")

@@ -127,5 +127,8 @@ def memory_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str]) 
     other = min(measured, key=lambda form: rows[form].saved_bytes or 0)
     share = row.saved_bytes / (rows[other].saved_bytes or 1)
     return [
-        Claim(f"{name} keeps {share:.2f} of the memory for backward that {other} keeps; expected is less.", share < 1)
+        Claim(
+            f"{name} keeps {share:.2f} times as many bytes for backward as {other}; expected are less than 1.",
+            share < 1,
+        )
     ]

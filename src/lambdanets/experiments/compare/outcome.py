@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lambdanets.experiments.compare.cell import Done
 
-__all__ = ["Axis", "Claim", "Outcome", "Plot", "Point", "Series", "Table", "effort_line", "machine_line"]
+__all__ = [
+    "Axis",
+    "Claim",
+    "Outcome",
+    "Plot",
+    "Point",
+    "Series",
+    "Table",
+    "code_warning",
+    "effort_line",
+    "four_digits",
+    "machine_line",
+    "quoted",
+    "size_warning",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +138,7 @@ class Outcome:
         plots: the plots.
         notes: how it was done, in sentences.
         environment: machine and versions, in one line.
+        warnings: what one must know before one reads it, as what is missing; at the top of the page.
     """
 
     name: str
@@ -133,6 +149,7 @@ class Outcome:
     plots: Sequence[Plot]
     notes: Sequence[str] = field(default=())
     environment: str = ""
+    warnings: Sequence[str] = field(default=())
 
 
 def machine_line(cells: Sequence[Done]) -> str:
@@ -155,6 +172,37 @@ def machine_line(cells: Sequence[Done]) -> str:
         f"{each('machine')}, {each('cores')} cores, {each('precision')}; {told}; PyTorch {each('torch')}, timm "
         f"{each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"
     )
+
+
+def four_digits(value: float) -> str:
+    """Return a number with four digits, and all before the point: "0.3482", "12.35", "35,078"."""
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, max(0, digits)):,.10g}"
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return names in a sentence: a row's may have commas."""
+    return ", ".join(f"“{name}”" for name in names)
+
+
+def size_warning(cells: Sequence[Done]) -> list[str]:
+    """Return a warning that the cells are of the quick size, if they are."""
+    if not cells or cells[0].config["scale"] != "quick":
+        return []
+    trained = next((done for done in cells if done.kind == "train" and "epochs" in done.config), None)
+    how = f": {trained.config['epochs']} epochs on {trained.data['spec']}" if trained and trained.data else ""
+    return [f"Quick size{how}. Accuracies of full trainings may differ otherwise."]
+
+
+def code_warning(cells: Sequence[Done]) -> list[str]:
+    """Return a warning for each kind of measurement that was not made with one version of the code."""
+    found = []
+    for kind, what in (("memory", "Memory and multiply-adds"), ("speed", "Times")):
+        commits = {str(done.environment.get("commit", "")) for done in cells if done.kind == kind}
+        if len(commits) > 1:
+            shown = ", ".join(sorted(commits))
+            found.append(f"{what} were measured with several versions of the code ({shown}), in which rows may differ.")
+    return found
 
 
 def effort_line(cells: Sequence[Done]) -> str:

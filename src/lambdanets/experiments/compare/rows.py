@@ -20,6 +20,7 @@ class Row:
         lambda_args: arguments of its lambda layers.
         layer_args: arguments of its other layers, by letter.
         paper: the paper's figures for it, of which "params", "top1" and "rate" are shown.
+        about: what it is, where its name does not say it.
         form_of: another row that computes the same numbers: that one is trained, and of this one the costs alone are
             measured. Default: none.
     """
@@ -28,6 +29,7 @@ class Row:
     lambda_args: Mapping[str, Any] = field(default_factory=dict)
     layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paper: Figures = field(default_factory=dict)
+    about: str = ""
     form_of: str | None = None
 
     @property

@@ -19,10 +19,10 @@ from lambdanets.experiments.compare.accuracy import (
     scores_of,
 )
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import Plot, Table, effort_line
+from lambdanets.experiments.compare.outcome import Plot, Table, code_warning, effort_line, quoted, size_warning
 from lambdanets.experiments.compare.rows import Row
 
-__all__ = ["Summary", "notes_of", "plots_of", "summaries", "tables_of", "times_as_fast"]
+__all__ = ["Summary", "notes_of", "plots_of", "summaries", "tables_of", "times_as_fast", "warnings_of"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Summary(Scores):
         peak_bytes: allocated at once in a training step, an image.
         rate: images a second (median, low, high) by pass.
         ratio: how many times as many as the baseline (median, low, high) by pass.
-        speed: the run in which that was measured, together with other rows.
+        runs: in which it was timed together with other rows, that of ``rate`` and ``ratio`` first.
         lr: the learning rate that was chosen.
         paper: the paper's figures.
+        about: what it is.
     """
 
     name: str
@@ -51,15 +52,17 @@ class Summary(Scores):
     peak_bytes: int | None
     rate: Mapping[str, Sequence[float]]
     ratio: Mapping[str, Sequence[float]]
-    speed: Done | None
+    runs: Sequence[Done]
     lr: float | None
     paper: Mapping[str, float]
+    about: str
 
 
 def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row that has a cell, in the order of the rows; the first is the baseline."""
     baseline = next(iter(rows))
-    runs = sorted((done for done in cells if done.kind == "speed"), key=lambda done: done.environment.get("date", ""))
+    # The latest first; of one day that of most rows.
+    runs = sorted((done for done in cells if done.kind == "speed"), key=_age, reverse=True)
     found = {}
     for name, row in rows.items():
         own = [done for done in cells if done.row == name]
@@ -67,8 +70,8 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
             continue
         trained = [done for done in own if done.kind == "train"]
         memory: Mapping[str, Any] = next((done.result for done in own if done.kind == "memory"), {})
-        speed = next((done for done in reversed(runs) if name in done.result[TRAINING]), None)
-        times = {way: speed.result[way][name] for way in PASSES} if speed else {}
+        timed = [done for done in runs if name in done.result[TRAINING]]
+        times = {way: timed[0].result[way][name] for way in PASSES} if timed else {}
         found[name] = Summary(
             **vars(scores_of(cells, name, baseline)),
             name=name,
@@ -79,11 +82,16 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
             peak_bytes=memory.get("peak_bytes"),
             rate={way: time["images_per_second"] for way, time in times.items()},
             ratio={way: time["ratio"] for way, time in times.items()},
-            speed=speed,
+            runs=timed,
             lr=trained[0].config["lr"] if trained else None,
             paper=row.paper,
+            about=row.about,
         )
     return found
+
+
+def _age(run: Done) -> tuple[str, int]:
+    return run.environment.get("date", ""), len(run.result[TRAINING])
 
 
 def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estimate | None:
@@ -97,9 +105,12 @@ def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estim
     Returns:
         The median ratio with its interval; None if the two were not timed in one run.
     """
-    if row is None or other is None or row.speed is None or row.speed is not other.speed:
+    if row is None or other is None:
         return None
-    own, theirs = (row.speed.result[way][one.name]["seconds"] for one in (row, other))
+    run = next((run for run in row.runs if run in other.runs), None)
+    if run is None:
+        return None
+    own, theirs = (run.result[way][one.name]["seconds"] for one in (row, other))
     return ratio_of_turns(theirs, own)
 
 
@@ -108,15 +119,21 @@ def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
 
 
 def tables_of(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
-    """Return the tables of accuracies and of costs."""
-    return [_accuracy_table(baseline, rows), _cost_table(baseline, rows)]
+    """Return the tables of accuracies and of costs, and of what the rows are where their names do not say it."""
+    about = [[row.name, row.about] for row in rows.values() if row.about]
+    explained = [Table("rows", "What the rows are", ["row", "what it is"], about, text=frozenset({1}))] if about else []
+    return [_accuracy_table(baseline, rows), _cost_table(baseline, rows), *explained]
 
 
 def _accuracy_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     columns = ["row", "parameters, M", f"of those of {baseline}", *accuracy_columns(baseline), "learning rate"]
-    columns += ["paper: parameters, M", "paper: ImageNet top-1, %"]
     trained = [row for row in rows.values() if row.trains]
     lines = [_accuracy_line(row, rows.get(baseline)) for row in trained]
+    for name, heading in (("params", "paper: parameters, M"), ("top1", "paper: ImageNet top-1, %")):
+        if any(name in row.paper for row in trained):
+            columns.append(heading)
+            for line, row in zip(lines, trained, strict=True):
+                line.append(f"{row.paper[name]:g}" if name in row.paper else "")
     notes = [accuracy_note(), SMALL_SAMPLES]
     return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained))
 
@@ -129,7 +146,6 @@ def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
         "" if share is None else f"{share:.2f}",
         *accuracy_cells(row),
         "" if row.lr is None else f"{row.lr:g}",
-        *(f"{row.paper[name]:g}" if name in row.paper else "" for name in ("params", "top1")),
     ]
 
 
@@ -144,12 +160,17 @@ def _cost_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
             line.append(f"{row.paper['rate']:,}" if "rate" in row.paper else "")
     base = rows.get(baseline)
     dearer = [(number, column) for number, row in enumerate(rows.values()) for column in _dearer(row, base)]
-    note = (
-        "Medians over turns of all models in one process; in brackets the median ratio of a turn. Training is a "
-        "forward and a backward pass. Measured on the CPU, whatever the trainings ran on. Costs above the first row's "
-        "are marked."
-    )
-    return Table("costs", "Time and memory", columns, lines, [note], marked=frozenset(dearer))
+    notes = [
+        "Medians over turns of all models in one process; in brackets the median ratio of a turn, which need not be "
+        "that of the medians. Training is a forward and a backward pass. Measured on the CPU, whatever the trainings "
+        "ran on. Costs above the first row's are marked."
+    ]
+    apart = [row.name for row in rows.values() if base and row.runs and row.runs[0] not in base.runs[:1]]
+    if apart:
+        notes.append(
+            f"Timed in other runs than the first row's figures: {quoted(apart)}. Compare their ratios, not their rates."
+        )
+    return Table("costs", "Time and memory", columns, lines, notes, marked=frozenset(dearer))
 
 
 def _cost_line(row: Summary) -> list[str]:
@@ -164,19 +185,20 @@ def _cost_line(row: Summary) -> list[str]:
 def _dearer(row: Summary, base: Summary | None) -> list[int]:
     """The columns of the table of costs in which a row is above the first one; a time by its whole interval."""
 
-    def above(name: str) -> bool:
+    def above(name: str, digits: int) -> bool:
+        """True if it is as the table has it, in millions with so many digits."""
         value, first = getattr(row, name), getattr(base, name, None)
-        return value is not None and first is not None and value > first
+        return value is not None and first is not None and round(value / 1e6, digits) > round(first / 1e6, digits)
 
     def slower(way: str) -> bool:
         return way in row.ratio and row.ratio[way][2] < 1
 
     columns = (
-        above("multiply_adds"),
+        above("multiply_adds", 1),
         slower(TRAINING),
         slower(INFERENCE),
-        above("saved_bytes"),
-        above("peak_bytes"),
+        above("saved_bytes", 2),
+        above("peak_bytes", 2),
     )
     return [number for number, is_dearer in enumerate(columns, start=1) if is_dearer]
 
@@ -185,7 +207,12 @@ def plots_of(rows: Mapping[str, Summary]) -> list[Plot]:
     """Return the plots of accuracy against parameters, memory and time."""
     saved = {name: None if row.saved_bytes is None else row.saved_bytes / 1e6 for name, row in rows.items()}
     parameters = {name: None if row.parameters is None else row.parameters / 1e6 for name, row in rows.items()}
-    times = {name: 1e3 / row.rate[TRAINING][0] if TRAINING in row.rate else None for name, row in rows.items()}
+    # By the ratios, as the table has them: rates may be of different runs.
+    first = next((row.rate[TRAINING][0] for row in rows.values() if TRAINING in row.rate), None)
+    times = {
+        name: 1e3 / (first * row.ratio[TRAINING][0]) if first and TRAINING in row.ratio else None
+        for name, row in rows.items()
+    }
     passes = "forward and backward pass, ms an image"
     return [
         accuracy_plot("parameters", "Parameters and accuracy", "parameters, M", parameters, rows),
@@ -194,19 +221,23 @@ def plots_of(rows: Mapping[str, Summary]) -> list[Plot]:
     ]
 
 
-def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
-    """Return how the trainings were done, in sentences, and which are missing."""
+def warnings_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
+    """Return what is missing, and what else one must know before one reads the findings."""
     waiting = [name for name, row in rows.items() if row.trains and not row.accuracies and not row.diverged]
-    missing = [f"Not trained yet: {', '.join(waiting)}."] if waiting else []
+    missing = [f"Not finished: there are no trainings yet of {quoted(waiting)}."] if waiting else []
+    return [*missing, *size_warning(cells), *code_warning(cells)]
+
+
+def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
+    """Return how the trainings were done, in sentences."""
     trained = [done for done in cells if done.kind == "train"]
     if not trained:
-        return missing
+        return []
     done, data = trained[0], trained[0].data
     config = done.config
     rates = sorted({cell.config["lr"] for cell in cells if cell.kind == "search"})
     training, validation, test = data["images"]
     return [
-        *missing,
         f"Data: {data['spec']}, {training:,} training, {validation:,} validation and {test:,} test images in "
         f"{data['classes']} classes, {data['image_size']}x{data['image_size']} pixels.",
         f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "

@@ -24,7 +24,7 @@ from lambdanets.experiments.compare.measured import (
 from lambdanets.experiments.compare.outcome import Claim, Outcome, machine_line
 from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
-from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of
+from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of, warnings_of
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import LAYERS
 from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
@@ -179,7 +179,8 @@ class TrainedStudy(Study):
         if result.get("diverged"):
             return "diverged"
         if "test_top1" in result:
-            return f"{result['test_top1']:.2%} of the test images"
+            validation, test = result["validation_top1"], result["test_top1"]
+            return f"{validation:.2%} of the validation images, {test:.2%} of the test images"
         return f"{result['parameters']:,} parameters" if "parameters" in result else ""
 
     def outcome(self, cells: Sequence[Done]) -> Outcome:
@@ -194,6 +195,7 @@ class TrainedStudy(Study):
             plots_of(rows),
             notes_of(rows, cells),
             machine_line(cells),
+            warnings_of(rows, cells),
         )
 
 

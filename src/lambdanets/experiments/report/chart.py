@@ -10,12 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lambdanets.experiments.compare.outcome import Axis, Plot, Point
+from lambdanets.experiments.compare.outcome import Axis, Plot, Point, four_digits
 from lambdanets.experiments.compare.statistics import pareto_front
 from lambdanets.experiments.report.labels import LETTER, RADIUS, Mark, before_label, far_away, place_labels
 from lambdanets.files import replacing
 
-__all__ = ["COLOURS", "LARGE", "SMALL", "Frame", "draw_svg", "four_digits", "legend_key", "save_plot"]
+__all__ = ["COLOURS", "LARGE", "SMALL", "Frame", "draw_svg", "legend_key", "save_plot"]
 
 # Of the series in their order; styles of the page repeat them, with others for dark mode.
 COLOURS = (
@@ -114,12 +114,6 @@ def _ticks(low: float, high: float, log: bool, most: int = TICKS) -> list[float]
 
 def _number(value: float) -> str:
     return f"{value:,.6g}"
-
-
-def four_digits(value: float) -> str:
-    """Return a number with four digits, and all before the point: "0.3482", "12.35", "35,078"."""
-    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(value, max(0, digits)):,.10g}"
 
 
 def _points(plot: Plot) -> list[Point]:

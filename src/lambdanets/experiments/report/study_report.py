@@ -57,6 +57,9 @@ def report_cells(
     if damaged:
         warnings.append(f"Left out: {count(len(damaged), 'file', 'files')} of cells that cannot be read.")
     outcome = study.outcome(cells)
+    warnings += outcome.warnings
+    for warning in warnings:
+        print_whole(console, one_line(warning))
     page = write_report(outcome, folder, warnings)
     for claim in outcome.claims:
         word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"

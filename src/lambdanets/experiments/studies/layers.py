@@ -21,22 +21,62 @@ LAMBDAS = ("lambda", "lambda, u = 4", "lambda convolution")
 # measured, and lambda layers are held against the better one.
 ATTENTIONS = ("local attention", "axial attention", "global attention")
 FUSED = {"fused": True}
+FUSED_FORM = "by PyTorch's fused attention, positions as further channels of queries and keys: more multiply-adds"
+STORED_FORM = "the same numbers with stored maps"
 
 ROWS: dict[str, Row] = {
-    CONVOLUTION: Row("CCCC", paper=paper.PLACEMENTS["CCCC"]),
-    "convolution + SE": Row("SSSS", paper=paper.LAYERS["convolution + SE"]),
-    "convolution + linear attention": Row("EEEE", paper=paper.LAYERS["convolution + linear attention"]),
-    "augmented convolution": Row("AAAA", layer_args={"A": FUSED}, paper=paper.LAYERS["augmented convolution"]),
-    "augmented convolution, stored maps": Row("AAAA", form_of="augmented convolution"),
-    "local attention": Row("WWWW", layer_args={"W": {"scope": 7, **FUSED}}, paper=paper.COSTS["local attention"]),
-    "local attention, stored maps": Row("WWWW", layer_args={"W": {"scope": 7}}, form_of="local attention"),
-    "axial attention": Row("XXXX", paper=paper.COSTS["axial attention"]),
-    "axial attention, fused": Row("XXXX", layer_args={"X": FUSED}, form_of="axial attention"),
-    "global attention": Row("GGGG", layer_args={"G": FUSED}),
-    "global attention, stored maps": Row("GGGG", form_of="global attention"),
-    "lambda": Row("LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"]),
-    "lambda, u = 4": Row("LLLL", {"scope": 7, "intra_depth": 4}, paper=paper.LAYERS["lambda, u = 4"]),
-    "lambda convolution": Row("LLLL", {"scope": 7}, paper=paper.COSTS["lambda convolution"]),
+    CONVOLUTION: Row("CCCC", paper=paper.PLACEMENTS["CCCC"], about="3x3 convolutions, as in ResNets"),
+    "convolution + SE": Row(
+        "SSSS", paper=paper.LAYERS["convolution + SE"], about="with squeeze-and-excitation at the end of each block"
+    ),
+    "convolution + linear attention": Row(
+        "EEEE",
+        paper=paper.LAYERS["convolution + linear attention"],
+        about="with linear attention over the map after each convolution",
+    ),
+    "augmented convolution": Row(
+        "AAAA",
+        layer_args={"A": FUSED},
+        paper=paper.LAYERS["augmented convolution"],
+        about=f"convolutions whose last channels are global relative self-attention; {FUSED_FORM}",
+    ),
+    "augmented convolution, stored maps": Row("AAAA", about=STORED_FORM, form_of="augmented convolution"),
+    "local attention": Row(
+        "WWWW",
+        layer_args={"W": {"scope": 7, **FUSED}},
+        paper=paper.COSTS["local attention"],
+        about=f"relative self-attention over 7x7 positions; {FUSED_FORM}",
+    ),
+    "local attention, stored maps": Row(
+        "WWWW", layer_args={"W": {"scope": 7}}, about=STORED_FORM, form_of="local attention"
+    ),
+    "axial attention": Row(
+        "XXXX",
+        paper=paper.COSTS["axial attention"],
+        about="relative self-attention along the columns, then along the rows; with stored maps",
+    ),
+    "axial attention, fused": Row(
+        "XXXX", layer_args={"X": FUSED}, about=f"the same numbers {FUSED_FORM}", form_of="axial attention"
+    ),
+    "global attention": Row(
+        "GGGG", layer_args={"G": FUSED}, about=f"relative self-attention over the whole map; {FUSED_FORM}"
+    ),
+    "global attention, stored maps": Row("GGGG", about=STORED_FORM, form_of="global attention"),
+    "lambda": Row(
+        "LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"], about="global lambda layers, k = 16 and u = 1"
+    ),
+    "lambda, u = 4": Row(
+        "LLLL",
+        {"scope": 7, "intra_depth": 4},
+        paper=paper.LAYERS["lambda, u = 4"],
+        about="local lambda layers over 7x7 positions with intra-depth u = 4, as in the paper",
+    ),
+    "lambda convolution": Row(
+        "LLLL",
+        {"scope": 7},
+        paper=paper.COSTS["lambda convolution"],
+        about="local lambda layers over 7x7 positions, k = 16 and u = 1",
+    ),
 }
 
 

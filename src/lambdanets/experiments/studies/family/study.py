@@ -9,7 +9,7 @@ from typing import Any
 from lambdanets.experiments.bench.measure import PASSES, TRAINING, passes, peak_bytes
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES, build, images, measure_speed
-from lambdanets.experiments.compare.outcome import Outcome, machine_line
+from lambdanets.experiments.compare.outcome import Outcome, code_warning, machine_line, size_warning
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.trained import RUN_BYTES, train_cell
 from lambdanets.experiments.studies.family.findings import claims_of, plots_of, summaries, tables_of
@@ -129,6 +129,7 @@ class FamilyStudy(Study):
             plots_of(rows, measured),
             _notes(cells, measured),
             machine_line(cells),
+            [*size_warning(cells), *code_warning(cells)],
         )
 
 
@@ -143,7 +144,7 @@ def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
             f"turns times the median rate of {REFERENCE} in all of them; in brackets that ratio. Training is a "
             "forward and a backward pass. The interval of how many times as fast one network is as another "
             f"reaches from the lower end of its ratio to {REFERENCE} over the upper end of the other's to the "
-            "upper over the lower: it is wider than 95 %."
+            "upper over the lower, which covers more than 95 %."
         )
     if measured:
         done = next(done for done in cells if done.kind == "train")

@@ -90,7 +90,7 @@ class Quantity:
 def _show_kept(row: Mapping[str, Any]) -> str:
     if not row:
         return ""
-    measured = f"{row['saved_bytes'] / 1e6:,.2f}" if "saved_bytes" in row else f"ended by {row['ended']}"
+    measured = f"{row['saved_bytes'] / 1e6:,.2f}" if "saved_bytes" in row else "not reached"
     return f"{measured} ({row['predicted_bytes'] / 1e6:,.2f})"
 
 

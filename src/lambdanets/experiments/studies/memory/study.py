@@ -105,8 +105,10 @@ class MemoryStudy(Study):
             plots_of(names, sizes),
             [
                 f"{LAYERS} layers in a row on one image with {DIM} channels, float32; attention with {HEADS} heads, "
-                "lambda layers with 4 heads and k 16. Kept are the bytes between the forward and the backward pass, "
-                "without the input and the parameters.",
+                "lambda layers with 4 heads and k 16. Attention is the form with stored maps, as in the paper, or "
+                "PyTorch's fused one. Lambda layers are global, but for the lambda convolution, of scope 7; with one "
+                "table they share their position embeddings. Kept are the bytes between the forward and the backward "
+                "pass, without the input and the parameters.",
                 f"A row ends where a training step would take more than {SHARE:.0%} of the memory that is free, by "
                 f"the formula and by how many times as much a step takes at {PROBE}x{PROBE}, or where its pass takes "
                 f"more than {limits} s, whichever comes first.",

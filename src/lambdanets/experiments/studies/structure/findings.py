@@ -125,7 +125,7 @@ def plots_of(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
     }
     title = f"{structure.capitalize()}s"
     return [
-        accuracy_plot(f"{structure}-{name}", f"{title}: {name} and accuracy", label, values, rows, digits=4)
+        accuracy_plot(f"{structure}-{name}", f"{title}: {name} and accuracy", label, values, rows)
         for name, (label, values) in costs.items()
     ]
 
@@ -148,5 +148,5 @@ def note_of(structure: str, cells: Sequence[Done]) -> str:
         f"examples in the same order, AdamW, one cycle of the learning rate. Each {kind.unit} of each row is trained "
         f"with the norms {', '.join(config['norms'])} and the rates {rates}, and those with the highest validation "
         "accuracy are tested, after the last step. "
-        "Statistics of batch-norms are those of all examples to train on."
+        "Before a test the running statistics of batch-norms are computed anew, from all training examples."
     )

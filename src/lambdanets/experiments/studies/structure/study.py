@@ -13,7 +13,7 @@ import torch
 from lambdanets.experiments.bench.timing import Turns
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
-from lambdanets.experiments.compare.outcome import Outcome, effort_line, machine_line
+from lambdanets.experiments.compare.outcome import Outcome, code_warning, effort_line, machine_line, size_warning
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.studies.structure.data import Graphs
 from lambdanets.experiments.studies.structure.findings import claims_of, note_of, plots_of, summaries, table_of
@@ -96,7 +96,8 @@ class StructureStudy(Study):
                 plots += plots_of(structure, rows)
                 notes.append(note_of(structure, own))
         notes.append(effort_line(cells))
-        return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, machine_line(cells))
+        where, warnings = machine_line(cells), [*size_warning(cells), *code_warning(cells)]
+        return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, where, warnings)
 
 
 def _network(config: Config, row: str, norm: str, seed: int) -> Network:
