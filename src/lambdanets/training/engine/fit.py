@@ -51,7 +51,7 @@ from lambdanets.training.engine.start import (
 from lambdanets.training.engine.weights import open_source
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
-from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
+from lambdanets.training.runs.folder import Run, check_entries, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
 from lambdanets.training.runs.model import check_model_name, read_weights
 from lambdanets.training.runs.schema import read_finished
@@ -202,8 +202,8 @@ def resume(
         FileNotFoundError: there is no such run, it has no checkpoint, or the data are missing.
         OSError: as of ``train``.
         ValueError: the run is finished, another process trains it, the number of processes is another than before, a
-            file of it is missing or damaged, or its images are not those it was started with: one is gone or changed.
-            Images that were added are counted and not used.
+            file of it is missing, damaged or a link, or its images are not those it was started with: one is gone or
+            changed. Images that were added are counted and not used.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
@@ -211,6 +211,7 @@ def resume(
     every = _interval(checkpoint_every, timeout)
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)
+    check_entries(run.path)
     if read_finished(run.path) is not None:
         raise ValueError(
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
