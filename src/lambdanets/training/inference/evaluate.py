@@ -154,11 +154,9 @@ def _other_images(run: Run, data: str, batch_size: int) -> Exam:
         own = _own_images(run)
         note = f"{data} is what the run was trained on: its own {own.part} images are scored, not all."
         return Exam(own.spec, own.part, own.images, (note, *own.notes))
-    notes = exam.notes
     if isinstance(exam.images, FileImages):
         inspect_images([exam.images])
-        notes += seen_in_training(run, exam.images)
-    return Exam(exam.spec, exam.part, exam.images, notes)
+    return Exam(exam.spec, exam.part, exam.images, exam.notes + seen_in_training(run, exam))
 
 
 def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:
