@@ -28,6 +28,7 @@ from lambdanets.training.data.listing import beside, class_folders, count, descr
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
 from lambdanets.training.data.spec import DataSpec
+from lambdanets.training.rules import whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         FileNotFoundError: a folder or file is missing.
         ValueError: there are no images, or the source has a class that the model does not have.
     """
+    whole(1, 10**6)(batch_size, "batch_size")
     found = resolve_data(spec)
     if found.kind == "digits":
         names, images = load_digits_images()
