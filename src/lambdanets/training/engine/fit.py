@@ -47,6 +47,7 @@ from lambdanets.training.engine.start import (
     describe_without_effect,
     initial_model,
     inspect_data,
+    list_bad_images,
 )
 from lambdanets.training.engine.weights import open_source
 from lambdanets.training.recipes.recipe import Recipe
@@ -155,7 +156,8 @@ def train(
         check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
         path = None if output is None else Path(output)
         if accelerator.is_main_process:
-            notes += [*inspect_data(data, recipe.skip_bad_images), *start.notes]
+            bad, told = inspect_data(data, recipe.skip_bad_images)
+            notes += [*told, *start.notes]
             notes += describe_without_effect(recipe)
             path = path or new_run_folder(recipe.model, data.spec)
             make_folder(path)
@@ -167,6 +169,8 @@ def train(
         path = broadcast_object_list([path])[0]
         run = Run.open(path)
         skip_bad_images(data, run.path, recipe.skip_bad_images)
+        if accelerator.is_main_process:
+            list_bad_images(data, bad)
         watch.advice = how_to_go_on(run.path, accelerator.num_processes)
         trainer = Trainer(accelerator, run, data, start.model, every=every, timeout=timeout)
         set_seed(recipe.seed, device_specific=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.skipping import FILE as SKIPPED
+from lambdanets.training.data.skipping import read_or_next
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
@@ -141,12 +142,15 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
 
 
-def inspect_data(data: ImageData, most: int = 0) -> tuple[str, ...]:
-    """Looks at all image files; returns sentences about those that cannot be read, and about copies between parts.
+def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, ...]]:
+    """Looks at all image files.
 
     Args:
         data: the data.
         most: how many images may be unreadable.
+
+    Returns:
+        The files that cannot be read, and sentences about them and about copies between parts.
 
     Raises:
         ValueError: more images cannot be read.
@@ -155,9 +159,18 @@ def inspect_data(data: ImageData, most: int = 0) -> tuple[str, ...]:
     bad = inspect_images(files, most)
     notes = describe_copies(data)
     if not bad:
-        return notes
+        return bad, notes
     what = count(len(bad), "image cannot be read and is", "images cannot be read and are")
-    return (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
+    return bad, (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
+
+
+def list_bad_images(data: ImageData, bad: Collection[str]) -> None:
+    """Put files that ``inspect_data`` found on the run's list: a training may end before it meets them."""
+    for part in data.parts.values():
+        if isinstance(part, FileImages) and bad:
+            for index, path in enumerate(part.paths):
+                if str(path) in bad:
+                    read_or_next(part.read, part.name, index, len(part), part.skips)
 
 
 def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> tuple[str, ...]:
