@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     check_optimizer(recipe)
     if recipe.compile:
         _check_compiler()
+    if recipe.augmentation.auto_augment is not None:
+        _check_policy(recipe.augmentation.auto_augment)
     try:
         transform.build_training(recipe.augmentation)
     except ValueError:
@@ -102,6 +105,28 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     # timm's policies are refused by assertions.
     except Exception as error:
         raise ValueError(f"the augmentation {recipe.augmentation} cannot be made: {error}") from error
+
+
+# timm's policies and the parts that it reads behind their names, each once; it passes over others without a word.
+_FRACTION = r"\d+(\.\d+)?"
+_POLICIES = {
+    "rand": rf"(m|n|mmax|inc)\d+|(p|mstd){_FRACTION}|t(weights|3a|3aw)",
+    "augmix": rf"(m|w|d|b)\d+|(a|mstd){_FRACTION}",
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), f"mstd{_FRACTION}"),
+}
+
+
+def _check_policy(policy: str) -> None:
+    name, *parts = policy.split("-")
+    if name not in _POLICIES:
+        raise refuse(policy, "auto_augment", f"policies of timm begin with {', '.join(_POLICIES)}")
+    seen = set()
+    for part in parts:
+        key = re.match("t|[a-z]*", part)[0]  # type: ignore[index]  # it matches nothing, too
+        if key in seen or not re.fullmatch(_POLICIES[name], part, re.ASCII):
+            example = {"rand": "rand-m9-n2-mstd0.5", "augmix": "augmix-m5-w4-d2"}.get(name, f"{name}-mstd0.5")
+            raise refuse(policy, "auto_augment", f"timm does not read {part!r} in it; use a policy such as {example}")
+        seen.add(key)
 
 
 def _check_compiler() -> None:
