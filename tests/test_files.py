@@ -43,6 +43,17 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", [os.symlink, os.link])
+def test_what_lies_at_the_temporary_name_is_not_written_to(tmp_path, place):
+    """It can be told in advance, and the folder may come from a stranger."""
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    place(precious, tmp_path / f".facts.{os.getpid()}.json")
+    write_json(tmp_path / "facts.json", 1)
+    assert precious.read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.json", "precious"]
+
+
 def test_a_file_system_that_refuses_to_remove_names_the_file_too(tmp_path, monkeypatch):
     """One that is read-only does, even where there is nothing."""
 

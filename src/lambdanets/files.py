@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 
 __all__ = [
+    "check_entry",
     "check_file",
     "check_folder",
     "check_name",
@@ -29,6 +31,7 @@ __all__ = [
     "flush",
     "make_folder",
     "naming_failed_writes",
+    "open_lock",
     "read_csv",
     "read_json",
     "read_rows",
@@ -99,6 +102,44 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"the output {path} cannot be written: no permission for {nearest}; give another folder")
 
 
+def check_entry(path: Path, *, folder: bool = False) -> None:
+    """Refuse what lies at a name of ours in a folder that may come from a stranger: a link would lead elsewhere.
+
+    Args:
+        path: a name that we choose, of which nothing needs to be there; the folders above it may be links.
+        folder: True for one where a folder belongs, not a file.
+
+    Raises:
+        ValueError: there is a link, or no regular file, or no folder.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode):
+        return
+    kinds = ((stat.S_ISLNK, "link"), (stat.S_ISDIR, "folder"), (stat.S_ISREG, "file"))
+    found = next((kind for test, kind in kinds if test(mode)), "pipe, a socket or a device")
+    raise ValueError(f"{path} is a {found}, where a {'folder' if folder else 'regular file'} belongs; remove it")
+
+
+def open_lock(path: Path) -> int:
+    """Open a file for locks, which may be there, to read and write; never one that lies elsewhere.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        ValueError: there is a link, or no regular file.
+    """
+    check_entry(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise ValueError(f"{path} is a file that has other names too (a hard link); remove it")
+    return descriptor
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder, and move it onto ``path`` when the block ends well.
@@ -139,8 +180,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _create(path: Path) -> int:
-    """Make an empty file, and return the permissions that the user's settings give it."""
-    with open(path, "wb") as file:
+    """Make an empty file in place of a link or a file, and return the permissions that the user's settings give it."""
+    with suppress(FileNotFoundError):
+        os.remove(path)
+    with open(path, "xb") as file:
         return os.fstat(file.fileno()).st_mode & 0o777
 
 

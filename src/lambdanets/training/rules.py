@@ -69,6 +69,10 @@ def _finite(value: int | float) -> bool:
         return False
 
 
+# Of the training images, for validation.
+held_out_share = number(0, 0.5, "use a share above 0, to 0.5, or None", above=True)
+
+
 def one_of(choices: Sequence[str]) -> Rule:
     """A rule for one of some words."""
 

@@ -69,6 +69,33 @@ def test_classes_that_are_named_as_parts(tmp_path):
     assert (exam.part, exam.images.labels) == ("all", [0, 1])
 
 
+@pytest.mark.parametrize("name", ["test", "val", "valid", "train"])
+def test_a_name_of_a_part_and_of_a_class(tmp_path, name):
+    """What is inside tells which of them it is."""
+    classes = (name, "dog")
+    write(tmp_path / "part" / name, f"{name}/1.png", "dog/1.png", "dog/2.png")
+    write(tmp_path / "class", f"{name}/1.png", f"{name}/more/2.png", "dog/1.png")
+    assert sorted(load_exam(str(tmp_path / "class"), classes).images.labels) == [0, 0, 1]
+    data = tmp_path / "part" / name if name == "train" else tmp_path / "part"
+    assert sorted(load_exam(str(data), classes).images.labels) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "train"])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["dog/1.png", "1.png"], r"images beside the class folders dog\. Let it"),
+        (["cat/1.png"], r"folders of no class, cat\. Let it"),
+    ],
+)
+def test_a_folder_that_may_be_a_part_or_a_class(tmp_path, name, names, message):
+    write(tmp_path / name, *names)
+    with pytest.raises(
+        ValueError, match=rf"{name} can be a part of the data or the class '{name}' .* it holds {message}"
+    ):
+        load_exam(str(tmp_path), (name, "dog"))
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

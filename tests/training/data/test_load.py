@@ -1,6 +1,7 @@
 import pytest
 
-from lambdanets.training.data import DataSpec, recipe_for_data, resolve_data
+from lambdanets.training.data import DataSpec, load_data, recipe_for_data, resolve_data
+from lambdanets.training.data.exam import load_exam
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,14 @@ def test_unknown_specifications(spec, message):
 def test_missing_path():
     with pytest.raises(FileNotFoundError, match="data folder no/such does not exist"):
         resolve_data("no/such")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("seed", -1), ("validation_share", 2)]
+)
+def test_numbers_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is {value}; use a"):
+        load_data("digits", **{name: value})
+    if name == "batch_size":
+        with pytest.raises(ValueError, match=f"^{name} is {value}; use an integer"):
+            load_exam("digits", ["0"], batch_size=value)

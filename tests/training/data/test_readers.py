@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
@@ -309,3 +310,31 @@ def test_commands_and_addresses_are_not_opened(spec):
     for load in (load_data, lambda spec: load_exam(spec, ("a", "b"))):
         with pytest.raises(ValueError, match=r"commands and addresses are not opened|is no name of a data set"):
             load(spec)
+
+
+@pytest.mark.parametrize(
+    "label", [torch.tensor([5, 0, 1]), np.array([1.0, 2.0]), torch.tensor(0.5), 1.5, (0, 1), "cat", {"name": 1}]
+)
+def test_labels_that_are_no_single_whole_number(offer, label):
+    """As of torch/qmnist, of several attributes, or of a regression."""
+    message = r"the data hfds/name cannot be used: a label is .*, which is no single whole number"
+    for parts in ({"train": Labelled([0, label] * 5)}, {"train": Labelled([0, 1] * 5), "test": Labelled([0, label])}):
+        offer(**parts)
+        with pytest.raises(ValueError, match=message):
+            load_data("hfds/name")
+        with pytest.raises(ValueError, match=message):
+            load_exam("hfds/name", ("ant", "zebra"))
+
+    class Unknown(Indexed):  # until an image is read
+        def __getitem__(self, index):
+            return super().__getitem__(index)[0], label
+
+    offer(test=Unknown(0, 3))
+    with pytest.raises(ValueError, match="which is no single whole number"):
+        load_exam("hfds/name", ("ant", "zebra")).images[0]
+
+
+@pytest.mark.parametrize("label", [np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), True])
+def test_whole_numbers_of_other_types(offer, label):
+    offer(train=Labelled([0, label] * 5))
+    assert load_data("hfds/name").train.known_labels().count(1) > 3

@@ -15,6 +15,7 @@ from lambdanets.training.data.readers import StreamImages
 from lambdanets.training.data.skipping import SkipList, check_skipping
 from lambdanets.training.data.transforms import UnreadableImageError
 from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.start import inspect_data
 
 
@@ -100,11 +101,25 @@ def damaged(colours, tmp_path):
 
 
 def test_what_is_found_before_the_training(damaged):
-    (note,) = inspect_data(load_data(str(damaged)), 4)
+    _, (note,) = inspect_data(load_data(str(damaged)), 4)
     assert note.startswith("4 images cannot be read and are replaced by the next one that can: ")
     assert note.endswith("All are listed in skipped.csv.")
     with pytest.raises(ValueError, match=r"3 other images neither: .*; 3 may be skipped \(skip_bad_images\)"):
         inspect_data(load_data(str(damaged)), 3)
+
+
+def test_what_is_found_before_the_training_is_listed_before_it(recipe, damaged, tmp_path, monkeypatch):
+    """An epoch need not meet each image, and the test images are read at the end."""
+
+    def stop(self):
+        raise InterruptedError
+
+    monkeypatch.setattr(Trainer, "start", stop)
+    with pytest.raises(InterruptedError):
+        train(recipe.override(data=str(damaged), skip_bad_images=4), output=tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "skipped.csv")
+    assert sorted(row["image"] for row in rows) == BAD
+    assert all("cannot be read" in row["reason"] and row["replaced_by"] not in BAD for row in rows)
 
 
 def test_a_training_that_skips(recipe, damaged, tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ from torch import nn
 
 from lambdanets.files import read_csv
 from lambdanets.training import Augmentation, get_recipe, plan_recipe, resume, train
+from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.display.progress import TrainingProgress
+from lambdanets.training.engine.start import check_choices
 from lambdanets.training.engine.weights import open_source
 
 TIMES = ("seconds", "images_per_second", "waiting_share", "memory_gib")
@@ -118,6 +120,55 @@ def test_choices_that_do_not_work_are_told_before_work(recipe, tmp_path, changes
     with pytest.raises(ValueError, match=message):
         train(dataclasses.replace(recipe, **changes), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+TRANSFORM = InputTransform(32, 3, (0.5,) * 3, (0.5,) * 3)
+
+
+def with_policy(recipe, policy):
+    return recipe.override(augmentation=Augmentation(crop="resized", auto_augment=policy))
+
+
+@pytest.mark.parametrize(
+    ("policy", "part"),
+    [
+        ("rand-mxyz", "mxyz"),
+        ("rand-m9-", ""),
+        ("rand-m9-n", "n"),
+        ("rand-m9-m5", "m5"),
+        ("rand-m9x", "m9x"),
+        ("rand-m9.5", "m9.5"),
+        ("rand-x9", "x9"),
+        ("rand-mstdinf", "mstdinf"),
+        ("rand-tweight", "tweight"),
+        ("rand-tweights-t3a", "t3a"),
+        ("augmix-wide", "wide"),
+        ("augmix-n3", "n3"),
+        ("augmix-d-1", "d"),
+        ("original-std", "std"),
+        ("v0-m9", "m9"),
+    ],
+)
+def test_parts_of_a_policy_that_timm_passes_over(recipe, policy, part):
+    with pytest.raises(ValueError, match=rf"^auto_augment is '{policy}'; timm does not read '{part}' in it; use a "):
+        check_choices(with_policy(recipe, policy), TRANSFORM)
+
+
+@pytest.mark.parametrize("policy", ["random-m9", "v9", "augmented", "-m9"])
+def test_policies_that_timm_does_not_know(recipe, policy):
+    with pytest.raises(ValueError, match=f"^auto_augment is '{policy}'; policies of timm begin with rand, augmix, "):
+        check_choices(with_policy(recipe, policy), TRANSFORM)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *("rand", "rand-m15-n2", "rand-m9-n3-p0.4-mstd0.5-inc1-mmax15-tweights", "rand-mstd101-t3aw", "augmix"),
+        *("augmix-m5-w4-d2-b1-a0.5-mstd1", "original", "original-mstd0.5", "originalr", "v0", "v0r-mstd1", "3a"),
+    ],
+)
+def test_policies_of_timm(recipe, policy):
+    check_choices(with_policy(recipe, policy), TRANSFORM)
 
 
 def test_the_start_says_how_the_rate_scales(capsys, recipe, tmp_path):

@@ -155,6 +155,20 @@ def test_what_does_not_fit_is_named(tmp_path, shipped, what):
         start(str(tmp_path / "w.safetensors"))
 
 
+@pytest.mark.parametrize("kind", ["sparse", "nested", "meta", "quantised"])
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "fc.weight", "conv1.weight", "more"])
+def test_tensors_that_are_not_plain(tmp_path, shipped, kind, name):
+    make = {
+        "sparse": lambda tensor: tensor.to_sparse(),
+        "nested": lambda tensor: torch.nested.nested_tensor([tensor]),
+        "meta": lambda tensor: tensor.to("meta"),
+        "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    }[kind]
+    torch.save({**shipped, name: make(shipped.get(name, torch.ones(2, 2)))}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"^the weights .*w\.pth has 1 tensors that are .*, {name} the first"):
+        start(str(tmp_path / "w.pth"))
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)

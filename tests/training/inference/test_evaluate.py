@@ -1,15 +1,20 @@
 import csv
+import io
 import json
 import shutil
+import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lambdanets.training import evaluate_run, predict_images
+from lambdanets.training import evaluate_run, predict_images, train
 from lambdanets.training.data import load_data
+from lambdanets.training.data.exam import Exam
 from lambdanets.training.runs.split import read_split
+from lambdanets.training.runs.stored import seen_in_training
 
 
 def write_colours(folder, images, seed=5):
@@ -136,3 +141,53 @@ def test_what_is_wrong_is_told(trained, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"the output .*file is a file"):
         evaluate_run(trained.run.path, output=tmp_path / "file")
+
+
+def write_shards(folder, colours):
+    """The pictures of a folder as WebDataset shards, two in each part."""
+    folder.mkdir()
+    (folder / "classes.txt").write_text("blue\ngreen\nred\n")
+    for part in ("train", "val", "test"):
+        with tarfile.open(folder / f"{part}.tar", "w") as archive:
+            for label, name in enumerate(("blue", "green", "red")):
+                for index in range(2):
+                    file = sorted((colours / name).iterdir())[index + len(part)]
+                    archive.add(file, f"{label}{index}.png")
+                    member = tarfile.TarInfo(f"{label}{index}.cls")
+                    member.size = 1
+                    archive.addfile(member, io.BytesIO(str(label).encode()))
+
+
+def test_images_of_readers_that_the_run_has_seen_are_told(trained, recipe, colours, tmp_path):
+    """By their part as a whole, or it is said that it is not known."""
+    write_shards(tmp_path / "shards", colours)
+    run = tmp_path / "run"
+    train(recipe.override(data=f"wds/:{tmp_path / 'shards'}", epochs=1, batch_size=6), output=run)
+
+    def notes(run, data):
+        return [note for note in evaluate_run(run, data=str(data), output=tmp_path / "out").notes if "the run" in note]
+
+    unknown = "Whether the run was trained on some of these images is not known: "
+    assert notes(trained.run.path, f"wds/:{tmp_path / 'shards'}") == [
+        f"{unknown}the data wds/:{tmp_path / 'shards'} are no image files to compare."
+    ]
+    assert notes(run, colours) == [
+        f"{unknown}the run's own data wds/:{tmp_path / 'shards'} are no image files to compare."
+    ]
+    other = shutil.copytree(tmp_path / "shards", tmp_path / "other")
+    assert notes(run, f"wds/:{other}") == []  # its own test images
+    (other / "test.tar").unlink()
+    assert notes(run, f"wds/:{other}") == ["These are the validation images that the run was chosen by."]
+    (other / "val.tar").unlink()
+    assert notes(run, f"wds/:{other}") == ["These are the train images that the run was trained on."]
+
+
+def test_the_train_part_of_the_runs_data_elsewhere_is_told():
+    run = SimpleNamespace(data_spec="torch/cifar10:/a", config={"data": {}})
+    images = SimpleNamespace(fingerprint=lambda: "x")
+    exam = Exam("torch/cifar10:/b", "train", images)
+    assert seen_in_training(run, exam) == (
+        "The train images of torch/cifar10 are scored, and the run was trained on these or some of them.",
+    )
+    (note,) = seen_in_training(run, Exam("torch/cifar10:/b", "test", images))
+    assert "not known: the data torch/cifar10:/b are no image files" in note

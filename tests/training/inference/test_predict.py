@@ -35,8 +35,19 @@ def test_top_is_at_most_all_classes(trained, colours):
     image = colours / "red" / "000.png"
     for top, shown in ((1, 1), (2, 2), (99, 3)):
         assert len(predict_images(trained.run.path, [image], top=top)[0].classes) == shown
-    with pytest.raises(ValueError, match="top is 0"):
-        predict_images(trained.run.path, [image], top=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("top", 0), ("top", 1.5), ("batch_size", 0), ("batch_size", -1), ("batch_size", 2.5)]
+)
+def test_choices_out_of_range(trained, colours, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is {value}; use an integer from 1"):
+        predict_images(trained.run.path, [colours / "red" / "000.png"], **{name: value})
+
+
+def test_one_file_is_no_list(trained):
+    with pytest.raises(ValueError, match=r"^images is 'a\.png'; use a list of files"):
+        predict_images(trained.run.path, "a.png")
 
 
 def test_many_images_in_small_batches(trained, colours):

@@ -1,10 +1,12 @@
 """What timm loads of a published run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 
 import lambdanets  # noqa: F401  # registers the models
 from lambdanets.models.shipped import shipped_folder
@@ -93,3 +95,39 @@ def test_an_unfinished_run_is_a_start_for_a_new_training(tmp_path):
     recipe = Recipe(name="test", data="digits", model=f"local-dir:{tmp_path}/start", epochs=1)
     result = train(recipe, output=tmp_path / "new")
     assert result.test.top1 > 0.9
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_left_of_a_folder_that_cannot_be_written(tmp_path, monkeypatch, there):
+    folder = tmp_path / "new"
+    if there:
+        folder.mkdir()
+
+    def fail(tensors, path):
+        path.write_bytes(b"a part")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match=r"cannot write .*/new: No space left on device\. Is the disk full"):
+        publish_run(NAME, f"local-dir:{folder}")
+    assert [path.name for path in tmp_path.rglob("*")] == (["new"] if there else [])
+
+
+def test_what_is_not_read_back_as_it_was_gets_no_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    with pytest.raises(RuntimeError, match=r"/new gives other outputs; this is a fault of lambdanets"):
+        publish_run(NAME, f"local-dir:{tmp_path}/new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_unicode(tmp_path):
+    with pytest.raises(ValueError, match="is not valid UTF-8; rename it"):
+        publish_run(NAME, f"local-dir:{tmp_path}/\udcff")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_that_is_the_current_one(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    publish_run(NAME, "local-dir:.")
+    assert sorted(path.name for path in Path().iterdir()) == ["README.md", "config.json", "model.safetensors"]

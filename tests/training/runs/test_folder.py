@@ -1,12 +1,13 @@
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from lambdanets.training import Run
-from lambdanets.training.runs.folder import check_new, new_run_folder
+from lambdanets.training import Run, evaluate_run, export_run, resume
+from lambdanets.training.runs.folder import FILES, FOLDERS, check_new, new_run_folder
 from lambdanets.training.runs.overview import list_runs
 
 
@@ -135,3 +136,46 @@ def test_output_that_has_content(copied, tmp_path):
     with pytest.raises(ValueError, match=r"is not empty; give a new folder$"):
         check_new(tmp_path)
     check_new(tmp_path / "new")
+
+
+def test_the_names_of_a_run_are_all_known(trained):
+    """Those that are checked before a training or an evaluation writes them."""
+    assert {path.name for path in trained.run.path.iterdir()} <= {*FILES, *FOLDERS}
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS])
+def test_entries_of_a_run_that_would_lead_elsewhere(copied, tmp_path, name):
+    (copied.path / "result.json").unlink()
+    (copied.path / name).parent.mkdir(exist_ok=True)
+    elsewhere, entry = tmp_path / "precious", copied.path / name
+    elsewhere.write_text("kept")
+    if entry.exists():
+        entry.rename(tmp_path / "before")
+        elsewhere = tmp_path / "before"
+    entry.symlink_to(elsewhere)
+    before = elsewhere.is_dir() or elsewhere.read_bytes()
+    with pytest.raises(ValueError, match=rf"{name} is a link, where a \w+( file)? belongs; remove it"):
+        resume(copied.path)
+    assert before == (elsewhere.is_dir() or elsewhere.read_bytes())
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "confusion.csv", "confusion.png"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_results_that_would_lead_elsewhere_are_refused_before_work(copied, tmp_path, monkeypatch, name, kind):
+    path = copied.path / name
+    {"link": lambda path: path.symlink_to(tmp_path / "new"), "pipe": os.mkfifo, "folder": os.mkdir}[kind](path)
+    monkeypatch.setattr(Run, "load_model", None)
+    with pytest.raises(ValueError, match=rf"{name} is a {kind}.*, where a regular file belongs; remove it"):
+        evaluate_run(copied.path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_export_into_the_run_that_would_lead_elsewhere(copied, tmp_path):
+    (copied.path / "best.onnx").symlink_to(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"best\.onnx is a link, where a regular file belongs; remove it"):
+        export_run(copied.path)
+
+
+def test_a_run_behind_a_link(copied, tmp_path):
+    (tmp_path / "link").symlink_to(copied.path)
+    assert evaluate_run(tmp_path / "link").files[0].read_text()

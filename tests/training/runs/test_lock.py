@@ -7,7 +7,8 @@ import time
 import pytest
 
 from lambdanets.training import resume
-from lambdanets.training.runs.lock import locked
+from lambdanets.training.data.skipping import SkipList
+from lambdanets.training.runs.lock import is_locked, locked
 
 
 def in_child(work):
@@ -86,3 +87,31 @@ def test_resume_of_a_run_that_is_trained(trained, tmp_path):
     # Afterwards it is refused for what it is.
     with pytest.raises(FileNotFoundError, match="before its first checkpoint"):
         resume(run)
+
+
+def make(path, kind, elsewhere):
+    """Put something at ``path`` that no training does."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "hard link":
+        os.link(elsewhere, path)
+    else:
+        path.symlink_to({"link": elsewhere, "link to a device": "/dev/null", "link to nothing": "new"}[kind])
+
+
+@pytest.mark.parametrize("name", [".lock", ".skipped.lock"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "hard link", "link", "link to a device", "link to nothing"])
+def test_what_is_no_lock_is_refused_and_stays(tmp_path, name, kind):
+    """A run folder may come from a stranger."""
+    elsewhere, run = tmp_path / "precious", tmp_path / "run"
+    elsewhere.write_text("kept")
+    run.mkdir()
+    make(run / name, kind, elsewhere)
+    take = locked(run).__enter__ if name == ".lock" else lambda: SkipList(run, 1).note({"1.png": "cut off"}, "2.png")
+    with pytest.raises(ValueError, match=rf"{name} is a .*; remove it"):
+        take()
+    assert not is_locked(run)
+    assert elsewhere.read_text() == "kept"
+    assert [path.name for path in run.iterdir()] == [name]

@@ -120,6 +120,9 @@ def test_one_error_names_file_field_and_value(run, tmp_path, field, value):
         "digits:x",
         "colours",
         "other/x:y",
+        "/",  # a folder that is there
+        ".",
+        "//",
     ],
 )
 def test_data_that_no_training_writes(run, tmp_path, spec):

@@ -11,6 +11,7 @@ from PIL import Image
 from lambdanets.files import read_rows, write_csv, write_json
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
+from lambdanets.training.data.exam import Exam
 from lambdanets.training.data.inspection import describe_copies, fingerprint, inspect_images
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.runs.split import read_split
@@ -98,10 +99,13 @@ def test_run_of_before_and_missing_folder(run, folder):
     (run.path / "split.csv").unlink()
     with pytest.raises(ValueError, match=r"split\.csv is missing, so which images .* Bring the whole file back"):
         stored_data(run)
-    (note,) = seen_in_training(run, load_data(str(folder)).test)
+    exam = Exam(run.data_spec, "test", load_data(str(folder)).test)
+    (note,) = seen_in_training(run, exam)
     assert "split.csv is missing" in note
     del run.config["data"]["split"]
-    assert seen_in_training(run, load_data(str(folder)).test) == ()
+    (note,) = seen_in_training(run, exam)
+    assert "is not known: the run" in note
+    assert "was written before runs stored their split" in note
     with pytest.raises(ValueError, match=r"written before runs stored their split.* evaluate --data FOLDER"):
         stored_data(run)
     shutil.rmtree(folder)
@@ -167,7 +171,7 @@ def test_an_edited_split_is_refused(run, edit, version):
         with pytest.raises(ValueError, match=r"split\.csv .*config\.json.*: it was cut off or edited.* Bring"):
             stored_data(Run.open(run.path), used)
     # Other images can be scored without it.
-    (note,) = seen_in_training(Run.open(run.path), load_data(run.data_spec).test)
+    (note,) = seen_in_training(Run.open(run.path), Exam(run.data_spec, "test", load_data(run.data_spec).test))
     assert note.startswith(f"Whether the run was trained on some of these images is not known: {file}")
 
 

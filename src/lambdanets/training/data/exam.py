@@ -6,6 +6,9 @@ One rule says which images are scored:
 2. else, a source with a validation part: that part;
 3. else, all images of the source.
 
+A folder whose name is that of a part and of a class of the model is a part if it holds class folders, and a class if it
+holds images.
+
 Labels are matched to the model's classes by name. A source may lack classes of the model; one that has others is
 refused.
 """
@@ -20,11 +23,12 @@ from lambdanets.names import unknown_name
 from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
-from lambdanets.training.data.folders import LAYOUT, check_data_folder, part_folders, read_classes
-from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, first
+from lambdanets.training.data.folders import LAYOUT, PART_FOLDERS, check_data_folder, part_folders, read_classes
+from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, first, image_extensions
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
 from lambdanets.training.data.spec import DataSpec
+from lambdanets.training.rules import whole
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         FileNotFoundError: a folder or file is missing.
         ValueError: there are no images, or the source has a class that the model does not have.
     """
+    whole(1, 10**6)(batch_size, "batch_size")
     found = resolve_data(spec)
     if found.kind == "digits":
         names, images = load_digits_images()
@@ -122,13 +127,10 @@ def _folder(folder: Path, class_names: Sequence[str]) -> Exam:
 
 def _scored_folder(folder: Path, class_names: Sequence[str]) -> tuple[str, Path]:
     """The part that is scored, and the folder that holds its class folders."""
-    names = class_folders(folder)
-    if names and all(name in class_names for name in names):
-        return "all", folder
-    parts = part_folders(folder)
+    classes = [name for name in class_folders(folder) if name in class_names and _is_class(folder / name, class_names)]
+    parts = part_folders(folder, classes)
     if not parts:
         return "all", folder
-    classes = [name for name in names if name in class_names and folder / name not in parts.values()]
     if classes:
         raise ValueError(
             f"the folder {folder} holds parts ({first([path.name + '/' for path in parts.values()])}) and classes "
@@ -140,4 +142,23 @@ def _scored_folder(folder: Path, class_names: Sequence[str]) -> tuple[str, Path]
     raise ValueError(
         f"the folder {folder} has {parts['train'].name}/ but neither test/ nor val/; give {parts['train']} to score "
         "the images in it"
+    )
+
+
+def _is_class(folder: Path, class_names: Sequence[str]) -> bool:
+    """False for a folder that is named as a class of the model and is a part of the data nevertheless."""
+    if not any(folder.name.lower() in names for names in PART_FOLDERS.values()):
+        return True
+    endings = image_extensions()
+    images = any(path.suffix.lower() in endings and path.is_file() for path in folder.iterdir())
+    inside = class_folders(folder)
+    known = [name for name in inside if name in class_names]
+    if bool(known) != images:
+        return images
+    if not inside:
+        return True
+    what = f"images beside the class folders {first(known)}" if known else f"folders of no class, {first(inside)}"
+    raise ValueError(
+        f"the folder {folder} can be a part of the data or the class {folder.name!r} of the model: it holds {what}. "
+        "Let it hold class folders alone, or images alone"
     )

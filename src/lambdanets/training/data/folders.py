@@ -92,8 +92,12 @@ def _find_parts(
     return names, train, validation, images_of.get("test"), describe_skipped(skipped, folder)
 
 
-def part_folders(folder: Path) -> dict[str, Path]:
+def part_folders(folder: Path, classes: Sequence[str] = ()) -> dict[str, Path]:
     """The folders of ``folder`` that hold a part, by the part's name.
+
+    Args:
+        folder: holds them.
+        classes: names of folders in it that are classes, whatever their names.
 
     Raises:
         ValueError: two folders mean the same part.
@@ -101,7 +105,7 @@ def part_folders(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in class_folders(folder):
         for part, names in PART_FOLDERS.items():
-            if name.lower() in names:
+            if name.lower() in names and name not in classes:
                 if part in found:
                     raise ValueError(
                         f"the data folder {folder} has both {found[part].name}/ and {name}/ for the {part} images; "

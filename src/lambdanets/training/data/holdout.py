@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part, StoredImages, split_by_class
+from lambdanets.training.rules import held_out_share
 
 
 def hold_out(data: ImageData, share: float) -> ImageData:
@@ -17,14 +18,15 @@ def hold_out(data: ImageData, share: float) -> ImageData:
 
     Args:
         data: training and validation images, and test images or none.
-        share: of the training images, above 0.
+        share: of the training images, above 0, at most a half.
 
     Returns:
         The same data in other parts, always the same for the same images.
 
     Raises:
-        ValueError: the data are a stream, or a class has too few images.
+        ValueError: the share is another number, the data are a stream, or a class has too few images.
     """
+    held_out_share(share, "validation_share")
     if data.train.streams:
         raise ValueError(
             f"validation_share is {share:g}, and the data {data.spec!r} are a stream, which cannot be split; use None"

@@ -13,7 +13,7 @@ from lambdanets.training.data.folders import load_image_folder
 from lambdanets.training.data.holdout import hold_out
 from lambdanets.training.data.readers import READERS, load_with_reader
 from lambdanets.training.data.spec import DataSpec
-from lambdanets.training.rules import local
+from lambdanets.training.rules import local, whole
 
 NAMES = ("digits", "fashion-mnist", "imagefolder")
 _DATA_NAME = re.compile(r"[\w./-]*", re.ASCII)
@@ -84,8 +84,10 @@ def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: the specification is unknown, or the data are empty or damaged.
+        ValueError: the specification is unknown, an argument is out of its range, or the data are empty or damaged.
     """
+    whole(1, 10**6)(batch_size, "batch_size")
+    whole(0)(seed, "seed")
     data = _load(spec, batch_size, seed)
     return data if validation_share is None else hold_out(data, validation_share)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import convert_colours, decode_image, read_image
-from lambdanets.training.rules import text
+from lambdanets.training.rules import short, text
 
 READERS = ("hfds", "torch", "wds", "tfds")
 _VALIDATION = ("validation", "val", "valid")
@@ -87,7 +88,7 @@ class ReaderImages(Part):
             labels = list(reader.iter_targets())
         if labels is None:
             return None
-        return [-1 if (label := labels[index]) is None else int(label) for index in self.indices]
+        return [_index(labels[index]) for index in self.indices]
 
     def fingerprint(self) -> str:
         """A digest of which images these are: of the pixels where they lie in memory, else of labels and number."""
@@ -152,14 +153,16 @@ def load_with_reader(spec: DataSpec, batch_size: int, seed: int) -> ImageData:
         The train and validation parts, and the test part if there is one.
 
     Raises:
-        ValueError: a part cannot be opened, a streamed data set has no validation part, or neither the
-            reader nor a file ``classes.txt`` in the folder tells the class names, each once.
+        ValueError: a part cannot be opened, a streamed data set has no validation part, a label is no whole number, or
+            neither the reader nor a file ``classes.txt`` in the folder tells the class names, each once.
     """
     name, root = spec.kind, spec.place
     _refuse_folder(name, root)
     train = _open(name, root, "train", batch_size, seed)
     parts = {part: _first(name, root, splits, batch_size, seed) for part, splits in _held_out(name).items()}
     validation, test = parts.get("validation"), parts.get("test")
+    for base in (train, validation, test):
+        _check_labels(spec, base)
     names = _class_names(name, root, train)
     if isinstance(train, IterableDataset) and validation is None:
         raise ValueError(
@@ -228,7 +231,7 @@ def open_reader_exam(
         The name of the part, its images, the data set's class names, and sentences about what is left out.
 
     Raises:
-        ValueError: none of the parts can be opened, or the class names are not told.
+        ValueError: none of the parts can be opened, the class names are not told, or a label is no whole number.
     """
     name, root = spec.kind, spec.place
     _refuse_folder(name, root)
@@ -236,8 +239,10 @@ def open_reader_exam(
     for part in ("test", "validation"):
         images = _first(name, root, held_out.get(part, ()), batch_size, 0)
         if images is not None:
+            _check_labels(spec, images)
             return part, _whole(images), _class_names(name, root, images), _notes(str(spec), images)
     images = _open(name, root, "train", batch_size, 0)
+    _check_labels(spec, images)
     return "train", _whole(images), _class_names(name, root, images), _notes(str(spec), images)
 
 
@@ -261,8 +266,28 @@ def _whole(base: Any) -> Any:
     return StreamImages(base) if isinstance(base, IterableDataset) else ReaderImages(base, range(len(base)))
 
 
+def _index(label: Any) -> int:
+    """A label as a number; -1 for none."""
+    try:
+        return -1 if label is None else operator.index(label)
+    except TypeError:
+        raise ValueError(
+            f"a label is {short(label)}, which is no single whole number; give data with classes"
+        ) from None
+
+
+def _check_labels(spec: DataSpec, base: Any) -> None:
+    """Raise a ValueError that names the data if their labels are known, and one of them is no class index."""
+    part = _whole(base)
+    try:
+        if part is not None:
+            part.known_labels()
+    except ValueError as error:
+        raise ValueError(f"the data {spec} cannot be used: {error}") from error
+
+
 def _label(label: Any, labels_to: Sequence[int] | None) -> int:
-    index = -1 if label is None else int(label)
+    index = _index(label)
     if index < 0:  # as data sets mark the images of a part whose labels are not published
         raise ValueError(f"the label of an image is {label!r}: this part of the data has no labels; give other data")
     if labels_to is not None and index >= len(labels_to):

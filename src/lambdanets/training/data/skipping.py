@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lambdanets.files import read_rows, write_csv
+from lambdanets.files import open_lock, read_rows, write_csv
 from lambdanets.training.data.transforms import UnreadableImageError
 
 try:
@@ -82,7 +82,7 @@ class SkipList:
             yield
             return
         # A file and not the folder: network file systems lock only what is open for writing.
-        with open(self.folder / _LOCK, "wb") as file:
+        with open(open_lock(self.folder / _LOCK), "r+b") as file:
             with suppress(OSError):  # file systems without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -47,11 +47,12 @@ from lambdanets.training.engine.start import (
     describe_without_effect,
     initial_model,
     inspect_data,
+    list_bad_images,
 )
 from lambdanets.training.engine.weights import open_source
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
-from lambdanets.training.runs.folder import Run, check_new, new_run_folder, versions
+from lambdanets.training.runs.folder import Run, check_entries, check_new, new_run_folder, versions
 from lambdanets.training.runs.lock import locked
 from lambdanets.training.runs.model import check_model_name, read_weights
 from lambdanets.training.runs.schema import read_finished
@@ -155,7 +156,8 @@ def train(
         check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
         path = None if output is None else Path(output)
         if accelerator.is_main_process:
-            notes += [*inspect_data(data, recipe.skip_bad_images), *start.notes]
+            bad, told = inspect_data(data, recipe.skip_bad_images)
+            notes += [*told, *start.notes]
             notes += describe_without_effect(recipe)
             path = path or new_run_folder(recipe.model, data.spec)
             make_folder(path)
@@ -167,6 +169,8 @@ def train(
         path = broadcast_object_list([path])[0]
         run = Run.open(path)
         skip_bad_images(data, run.path, recipe.skip_bad_images)
+        if accelerator.is_main_process:
+            list_bad_images(data, bad)
         watch.advice = how_to_go_on(run.path, accelerator.num_processes)
         trainer = Trainer(accelerator, run, data, start.model, every=every, timeout=timeout)
         set_seed(recipe.seed, device_specific=True)
@@ -202,8 +206,8 @@ def resume(
         FileNotFoundError: there is no such run, it has no checkpoint, or the data are missing.
         OSError: as of ``train``.
         ValueError: the run is finished, another process trains it, the number of processes is another than before, a
-            file of it is missing or damaged, or its images are not those it was started with: one is gone or changed.
-            Images that were added are counted and not used.
+            file of it is missing, damaged or a link, or its images are not those it was started with: one is gone or
+            changed. Images that were added are counted and not used.
         TrainingDivergedError: the loss became NaN or infinite.
     """
     started = time.monotonic()
@@ -211,6 +215,7 @@ def resume(
     every = _interval(checkpoint_every, timeout)
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)
+    check_entries(run.path)
     if read_finished(run.path) is not None:
         raise ValueError(
             f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
 from lambdanets.training.data.listing import count, first
 from lambdanets.training.data.skipping import FILE as SKIPPED
+from lambdanets.training.data.skipping import read_or_next
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.engine.loaders import check_parallel, fewest_in_a_step
 from lambdanets.training.engine.mixing import check_mixing
@@ -94,6 +96,8 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     check_optimizer(recipe)
     if recipe.compile:
         _check_compiler()
+    if recipe.augmentation.auto_augment is not None:
+        _check_policy(recipe.augmentation.auto_augment)
     try:
         transform.build_training(recipe.augmentation)
     except ValueError:
@@ -101,6 +105,28 @@ def check_choices(recipe: Recipe, transform: InputTransform) -> None:
     # timm's policies are refused by assertions.
     except Exception as error:
         raise ValueError(f"the augmentation {recipe.augmentation} cannot be made: {error}") from error
+
+
+# timm's policies and the parts that it reads behind their names, each once; it passes over others without a word.
+_FRACTION = r"\d+(\.\d+)?"
+_POLICIES = {
+    "rand": rf"(m|n|mmax|inc)\d+|(p|mstd){_FRACTION}|t(weights|3a|3aw)",
+    "augmix": rf"(m|w|d|b)\d+|(a|mstd){_FRACTION}",
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), f"mstd{_FRACTION}"),
+}
+
+
+def _check_policy(policy: str) -> None:
+    name, *parts = policy.split("-")
+    if name not in _POLICIES:
+        raise refuse(policy, "auto_augment", f"policies of timm begin with {', '.join(_POLICIES)}")
+    seen = set()
+    for part in parts:
+        key = re.match("t|[a-z]*", part)[0]  # type: ignore[index]  # it matches nothing, too
+        if key in seen or not re.fullmatch(_POLICIES[name], part, re.ASCII):
+            example = {"rand": "rand-m9-n2-mstd0.5", "augmix": "augmix-m5-w4-d2"}.get(name, f"{name}-mstd0.5")
+            raise refuse(policy, "auto_augment", f"timm does not read {part!r} in it; use a policy such as {example}")
+        seen.add(key)
 
 
 def _check_compiler() -> None:
@@ -141,12 +167,15 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
 
 
-def inspect_data(data: ImageData, most: int = 0) -> tuple[str, ...]:
-    """Looks at all image files; returns sentences about those that cannot be read, and about copies between parts.
+def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, ...]]:
+    """Looks at all image files.
 
     Args:
         data: the data.
         most: how many images may be unreadable.
+
+    Returns:
+        The files that cannot be read, and sentences about them and about copies between parts.
 
     Raises:
         ValueError: more images cannot be read.
@@ -155,9 +184,18 @@ def inspect_data(data: ImageData, most: int = 0) -> tuple[str, ...]:
     bad = inspect_images(files, most)
     notes = describe_copies(data)
     if not bad:
-        return notes
+        return bad, notes
     what = count(len(bad), "image cannot be read and is", "images cannot be read and are")
-    return (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
+    return bad, (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
+
+
+def list_bad_images(data: ImageData, bad: Collection[str]) -> None:
+    """Put files that ``inspect_data`` found on the run's list: a training may end before it meets them."""
+    for part in data.parts.values():
+        if isinstance(part, FileImages) and bad:
+            for index, path in enumerate(part.paths):
+                if str(path) in bad:
+                    read_or_next(part.read, part.name, index, len(part), part.skips)
 
 
 def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
-from lambdanets.interop.adopt.checkpoints import read_checkpoint
+from lambdanets.interop.adopt.checkpoints import check_plain, read_checkpoint
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.shipped import shipped_names
 from lambdanets.names import unknown_name
@@ -154,6 +154,7 @@ def fit_weights(model: nn.Module, source: Source, class_names: Sequence[str]) ->
         ValueError: what is left does not fit; the message names it.
     """
     weights, expected = source.read(), model.state_dict()
+    check_plain(weights, f"the weights {source.name}")
     notes = [f"Starts from the weights of {source.name}."]
     config = getattr(model, "default_cfg", {})
     weights = {name: _cast(tensor, expected.get(name)) for name, tensor in weights.items()}

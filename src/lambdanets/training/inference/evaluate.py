@@ -20,8 +20,10 @@ from lambdanets.training.engine.loaders import check_parallel, measuring_loader
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.peers import TIMEOUT, PeerWatch
 from lambdanets.training.rules import whole
-from lambdanets.training.runs.folder import Run, versions
+from lambdanets.training.runs.folder import Run, check_entries, versions
 from lambdanets.training.runs.stored import seen_in_training, stored_data
+
+FILES = ("evaluation.json", "confusion.csv", "confusion.png")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def evaluate_run(
     whole(0, 256)(workers, "workers")
     folder = run.output if output is None else Path(output)
     check_folder(folder)
+    check_entries(folder, FILES)
     exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
     accelerator = make_accelerator(run.recipe, measuring=True)
     check_parallel(accelerator, batch_size)
@@ -123,7 +126,7 @@ def evaluate_run(
         source=f"{count(scores.images, f'{word}image', f'{word}images')} of {exam.spec}",
         scores=scores,
         mistakes=frequent_mistakes(scores.confusion.numpy(), run.class_names, 5),
-        files=[folder / name for name in ("evaluation.json", "confusion.csv", "confusion.png")],
+        files=[folder / name for name in FILES],
         main_process=accelerator.is_main_process,
         notes=exam.notes + _count_again(exam, scores),
     )
@@ -151,11 +154,9 @@ def _other_images(run: Run, data: str, batch_size: int) -> Exam:
         own = _own_images(run)
         note = f"{data} is what the run was trained on: its own {own.part} images are scored, not all."
         return Exam(own.spec, own.part, own.images, (note, *own.notes))
-    notes = exam.notes
     if isinstance(exam.images, FileImages):
         inspect_images([exam.images])
-        notes += seen_in_training(run, exam.images)
-    return Exam(exam.spec, exam.part, exam.images, notes)
+    return Exam(exam.spec, exam.part, exam.images, exam.notes + seen_in_training(run, exam))
 
 
 def _count_again(exam: Exam, scores: Scores) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from lambdanets.interop.export.formats import FORMATS
 from lambdanets.interop.export.preprocessing import describe_preprocessing
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
-from lambdanets.training.runs.folder import CHECKPOINTS, Run
+from lambdanets.training.runs.folder import CHECKPOINTS, Run, check_entries
 
 
 def export_run(
@@ -58,6 +58,7 @@ def export_run(
     if output is None:
         run.output.mkdir(parents=True, exist_ok=True)
         output = run.output / f"{checkpoint}{FORMATS[format].suffix}"  # type: ignore[index]  # given, or ONNX
+        check_entries(run.output, (output.name,))
     transform = run.transform
     size = (transform.image_size, transform.image_size)
     return export_model(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lambdanets.training.data.transforms import read_image
+from lambdanets.training.rules import refuse, whole
 from lambdanets.training.runs.folder import Run
 
 
@@ -51,11 +52,13 @@ def predict_images(
 
     Raises:
         FileNotFoundError: the run or an image does not exist.
-        ValueError: the run is damaged, an image cannot be read, a probability is not a finite number, or ``top`` is
-            below 1.
+        ValueError: the run is damaged, an image cannot be read, a probability is not a finite number, or another
+            argument is out of its range.
     """
-    if top < 1:
-        raise ValueError(f"top is {top}; use 1 or more classes")
+    whole(1)(top, "top")
+    whole(1, 10**6)(batch_size, "batch_size")
+    if isinstance(images, str | Path):
+        raise refuse(str(images), "images", "use a list of files, [...]")
     run = Run.open_trained(path)
     transform = run.transform.build()
     mode = run.transform.mode

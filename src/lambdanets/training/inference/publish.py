@@ -10,7 +10,14 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from lambdanets.files import check_folder, write_text
+from lambdanets.files import (
+    check_folder,
+    check_name,
+    make_folder,
+    naming_failed_writes,
+    replacing_folder,
+    write_text,
+)
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
 from lambdanets.training.inference.card import published_card
@@ -35,6 +42,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         The name under which ``timm.create_model(name, pretrained=True)`` loads it, which is ``to``.
 
     Raises:
+        OSError: the machine refused; nothing is left of the folder.
         ValueError: ``to`` is neither, a folder is to be private, the folder is not empty, or the hub refuses.
         FileNotFoundError: the run or its weights are missing.
     """
@@ -48,21 +56,31 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     target = Path(place)
     if kind == "local-dir":
+        check_name(target)  # safetensors takes no other
         check_folder(target)
         if target.is_dir() and any(target.iterdir()):
             raise ValueError(f"to is {to!r}, and the folder {target} is not empty; give a new one")
     run = Run.open_trained(path)
     card = published_card(run, place.rsplit("/", 1)[-1], to)
     if kind == "local-dir":
-        _write(run, checkpoint, card, target)
+        make_folder(target.parent)
+        # An empty folder stays the one that it is: the current one, perhaps, or a link.
+        whole = target / ".publish" if target.exists() else target
+        with replacing_folder(whole) as folder:
+            _write(run, checkpoint, card, folder, target)
+        if whole != target:
+            for file in whole.iterdir():
+                file.rename(target / file.name)
+            whole.rmdir()
         return to
     with tempfile.TemporaryDirectory() as folder:
-        _write(run, checkpoint, card, Path(folder))
+        _write(run, checkpoint, card, Path(folder), Path(folder))
         _upload(Path(folder), place, private)
     return to
 
 
-def _write(run: Run, checkpoint: str, card: str, folder: Path) -> None:
+def _write(run: Run, checkpoint: str, card: str, folder: Path, target: Path) -> None:
+    """Fill ``folder``, which becomes ``target``, and read it back."""
     model, given = run.load_model(checkpoint), run.transform
     size = (given.channels, given.image_size, given.image_size)
     config: dict[str, Any] = {
@@ -72,20 +90,21 @@ def _write(run: Run, checkpoint: str, card: str, folder: Path) -> None:
         "interpolation": given.interpolation,
         "crop_pct": given.crop_pct,
     }
-    save_for_hf(
-        model,
-        str(folder),
-        model_config={"label_names": list(run.class_names)},
-        model_args=dict(run.config["model"]["kwargs"]),
-        data_config=config,
-        safe_serialization=True,
-    )
+    with naming_failed_writes(target):
+        save_for_hf(
+            model,
+            str(folder),
+            model_config={"label_names": list(run.class_names)},
+            model_args=dict(run.config["model"]["kwargs"]),
+            data_config=config,
+            safe_serialization=True,
+        )
     write_text(folder / "README.md", f"---\nlibrary_name: timm\npipeline_tag: image-classification\n---\n\n{card}")
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.rand(2, *size)
     with torch.inference_mode():
         if not torch.equal(again(images), model(images)):
-            raise RuntimeError(f"what was written to {folder} gives other outputs; this is a fault of lambdanets")
+            raise RuntimeError(f"what was written to {target} gives other outputs; this is a fault of lambdanets")
 
 
 def _upload(folder: Path, repository: str, private: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lambdanets.files import check_folder, check_name, make_folder, write_json
+from lambdanets.files import check_entry, check_folder, check_name, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
@@ -27,6 +27,22 @@ from lambdanets.training.runs.split import fingerprints, write_split
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 # The weights of a run, by name.
 CHECKPOINTS = ("best", "last")
+# What a training and an evaluation write into a run folder, by name, and the folders that they make there.
+FOLDERS = (CHECKPOINT, "profile", "samples", "tensorboard")
+FILES = (
+    LOCK,
+    ".skipped.lock",
+    "best.safetensors",
+    "checkpoint/latest.json",
+    "config.json",
+    "curves.png",
+    "last.safetensors",
+    "metrics.csv",
+    "profile/trace.json",
+    "result.json",
+    "skipped.csv",
+    "split.csv",
+)
 _ADVICE = "Give a folder that `lambdanets train` wrote"
 
 
@@ -231,9 +247,24 @@ class Run:
                 )
 
 
+def check_entries(folder: Path, files: Iterable[str] = FILES) -> None:
+    """Raise a ValueError if what would be written into a folder, which may be a stranger's, could end up elsewhere.
+
+    Args:
+        folder: the folder; it may be a link itself, or lie below one.
+        files: the names of what will be written. Default: all that a training writes, its folders too.
+    """
+    if files is FILES:
+        for name in FOLDERS:
+            check_entry(folder / name, folder=True)
+    for name in files:
+        check_entry(folder / name)
+
+
 def check_new(path: Path) -> None:
     """Raise a ValueError if ``path`` cannot become a new run folder."""
     check_folder(path)
+    check_entry(path / LOCK)
     check_name(path)  # TensorBoard takes no other
     if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):
         remedy = "give a new folder"

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from lambdanets.files import open_lock
+
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two trainings apart there
@@ -36,7 +38,7 @@ def locked(run: Path) -> Iterator[None]:
     """Hold the run folder ``run`` for this process; the system frees it when the process ends, however it ends.
 
     Raises:
-        ValueError: another process holds it; the message says which.
+        ValueError: another process holds it; the message says which. Or its lock is no regular file.
     """
     if fcntl is None:
         yield
@@ -55,7 +57,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def _take(run: Path, path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_lock(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,14 +81,14 @@ def _take(run: Path, path: Path) -> int:
 
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 
 
 def is_locked(run: Path) -> bool:
     """True if a process holds the run folder ``run``; False where there are no locks."""
-    if fcntl is None or not (run / NAME).is_file():
+    if fcntl is None or (run / NAME).is_symlink() or not (run / NAME).is_file():
         return False
     try:
         with open(run / NAME, "rb") as file:

@@ -17,6 +17,7 @@ import timm
 from lambdanets.files import read_csv, read_json
 from lambdanets.training.data.listing import count
 from lambdanets.training.data.load import resolve_data
+from lambdanets.training.data.readers import READERS
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import MAX_SEED, PRECISIONS, Recipe
@@ -76,7 +77,7 @@ def _data(value: object, name: str) -> None:
         if not (PurePosixPath(place).is_absolute() or PureWindowsPath(place).is_absolute()):
             raise refuse(value, name, f"{remedy}, with a whole path")
         return
-    if spec != DataSpec("digits") and "/" not in spec.kind:
+    if spec != DataSpec("digits") and spec.kind.partition("/")[0].lower() not in READERS:
         raise refuse(value, name, remedy)
     try:
         resolve_data(str(spec))

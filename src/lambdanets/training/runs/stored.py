@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambdanets.training.data import FileImages, ImageData, load_data
+from lambdanets.training.data.exam import Exam
 from lambdanets.training.data.folders import check_data_folder
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.data.listing import count, first, list_images
@@ -105,16 +106,23 @@ def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
     return data
 
 
-def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
-    """Sentences about images that the run was trained on or chosen by, found by their content."""
-    if not (run.path / FILE).exists() and "split" not in run.config["data"]:
-        return ()
+_ROLES = (("train", "trained on"), ("validation", "chosen by"))
+
+
+def seen_in_training(run: Run, exam: Exam) -> tuple[str, ...]:
+    """Sentences about images that the run was trained on or chosen by, by their content, or that this is not known.
+
+    Files must have been inspected.
+    """
+    images, own = exam.images, DataSpec.parse(run.data_spec)
+    if not isinstance(images, FileImages) or own.kind != "imagefolder":
+        return _seen_parts(run, own, exam)
     try:
         split = read_split(run.path, run.config)
     except ValueError as error:  # other images can be scored without it
         return (f"Whether the run was trained on some of these images is not known: {error}",)
     notes = []
-    for name, what in (("train", "trained on"), ("validation", "chosen by")):
+    for name, what in _ROLES:
         marks = set(split[name].fingerprints or []) if name in split else set()
         seen = [file for file, mark in zip(images.names, images.fingerprints or [], strict=True) if mark in marks]
         if seen:
@@ -122,3 +130,22 @@ def seen_in_training(run: Run, images: FileImages) -> tuple[str, ...]:
             are = "is an image" if len(seen) == 1 else "are images"
             notes.append(f"{of} {are} that the run was {what}: {first(seen)}.")
     return tuple(notes)
+
+
+def _seen_parts(run: Run, own: DataSpec, exam: Exam) -> tuple[str, ...]:
+    """The same where images have no fingerprints of their own: the part as a whole may be one of the run's."""
+    kind = DataSpec.parse(exam.spec).kind
+    mark = exam.images.fingerprint() if kind == own.kind else None
+    marks = run.config["data"].get("fingerprints", {})
+    for name, what in _ROLES:
+        if mark is not None and mark == marks.get(name):
+            return (f"These are the {name} images that the run was {what}.",)
+    if mark is not None and mark == marks.get("test"):
+        return ()
+    # Shards have no name but their folder.
+    if kind == own.kind and exam.part == "train" and not kind.endswith("/"):
+        return (f"The train images of {kind} are scored, and the run was trained on these or some of them.",)
+    which = f"the run's own data {run.data_spec}" if isinstance(exam.images, FileImages) else f"the data {exam.spec}"
+    return (
+        f"Whether the run was trained on some of these images is not known: {which} are no image files to compare.",
+    )
