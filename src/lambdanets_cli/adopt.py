@@ -96,10 +96,9 @@ def adopt(
 def _check_output(output: Path, checkpoint: Path | None, overwrite: bool) -> None:
     if output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {str(output)!r}")
-    from lambdanets.files import check_file, check_name
+    from lambdanets.files import check_file
 
     check_file(output, "--output")
-    check_name(output)  # safetensors takes no other
     if output.exists() and not overwrite:
         raise ValueError(f"--output {output} exists already; give another name, or --overwrite to replace it")
     if checkpoint is not None and output.exists() and checkpoint.exists() and output.samefile(checkpoint):

@@ -255,7 +255,7 @@ def _dot(number: int, x: float, y: float, r: float = RADIUS) -> str:
 
 
 def _told(plot: Plot, name: str, point: Point) -> str:
-    """The text that pointing at a mark shows, as "lambda: 59.4 % (59.1 to 59.8); one block", in one line."""
+    """The text that pointing at a mark shows: "NAME: VALUE UNIT (LOW to HIGH); TEXT"."""
     unit = plot.y.label.rpartition(", ")[2] if ", " in plot.y.label else ""
     text = f"{name}: {four_digits(point.y)} {unit}".rstrip()
     if point.low is not None and point.high is not None:
