@@ -139,6 +139,15 @@ def test_places_that_the_system_refuses(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=rf"old\.csv cannot be written: no permission for {refused}; give another"):
             check_file(tmp_path / "old.csv", "--csv")
     check_file(tmp_path / "new.csv", "--csv")
+    # A link is followed, as what it leads to is replaced.
+    (there := tmp_path / "there").mkdir()
+    (there / "file.csv").touch()
+    (tmp_path / "link.csv").symlink_to(there / "file.csv")
+    refused = tmp_path
+    check_file(tmp_path / "link.csv", "--csv")
+    refused = there
+    with pytest.raises(ValueError, match=rf"link\.csv cannot be written: no permission for {there}; give another"):
+        check_file(tmp_path / "link.csv", "--csv")
 
 
 def test_names_that_are_no_text(tmp_path):

@@ -73,8 +73,8 @@ def check_writable(path: Path) -> None:
     Raises:
         ValueError: no permission for the file, or for its folder, where a new one takes its place.
     """
-    there = [path, path.parent] if path.is_file() else [path if path.exists() else path.parent]
-    for place in there:
+    real = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    for place in [real, real.parent] if real.is_file() else [real if real.exists() else real.parent]:
         if not os.access(place, os.W_OK):
             raise ValueError(f"the output {path} cannot be written: no permission for {place}; give another file")
 

@@ -104,8 +104,11 @@ def _is_ours(error: BaseException) -> bool:
     if last.filename.startswith(_PACKAGES):
         return (last.line or "raise").startswith("raise")  # without sources there is no line
     # An error in a data worker arrives as text, with the worker's traceback in its message.
-    files = [line.split('"')[1] for line in str(error).splitlines() if line.lstrip().startswith('File "')]
-    return bool(files) and files[-1].startswith(_PACKAGES)
+    lines = [line.lstrip() for line in str(error).splitlines()]
+    places = [number for number, line in enumerate(lines) if line.startswith('File "')]
+    if not places or not lines[places[-1]].split('"')[1].startswith(_PACKAGES):
+        return False
+    return (*lines, "")[places[-1] + 1].startswith("raise")
 
 
 def _message(error: BaseException) -> str:

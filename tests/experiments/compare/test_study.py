@@ -4,15 +4,17 @@ import io
 import json
 import struct
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from lambdanets.experiments.compare.study import LARGEST_IMAGE, inspect
+from lambdanets.experiments.compare.study import LARGEST_IMAGE, DataFacts, inspect
 from lambdanets.training.data import ArrayImages, FileImages, Part, load_data, readers
 from lambdanets.training.data.readers import ReaderImages, StreamImages
+from lambdanets.training.data.spec import DataSpec
 
 
 class Reader:
@@ -123,9 +125,16 @@ def test_data_of_every_kind_are_described(tmp_path, monkeypatch, write):
     facts = inspect(spec)
     assert (facts.image_size, facts.channels, facts.classes, facts.images) == expected
     assert facts == inspect(spec)
-    assert json.loads(json.dumps(facts.to_dict()))["spec"] == (
-        tmp_path.name if str(tmp_path) in spec else spec.rpartition("/")[2]
-    )
+    told = json.loads(json.dumps(facts.to_dict()))["spec"]
+    assert told == DataSpec.parse(spec).label.rpartition("/")[2]
+    assert str(tmp_path) not in told
+
+
+def test_the_place_of_a_readers_data_set_is_no_name():
+    facts = DataFacts("hfds/uoft-cs/cifar10:/cache/hf", "f", 8, 3, 10, (1, 1, 1))
+    assert facts.to_dict()["spec"] == "cifar10"
+    assert replace(facts, spec="wds/:/data/shards").to_dict()["spec"] == "shards"
+    assert replace(facts, spec="imagefolder:/data/pets").to_dict()["spec"] == "pets"
 
 
 def leaves(kind):

@@ -422,6 +422,13 @@ def test_weights_that_cannot_be_copied_change_nothing(spoil, message):
         assert torch.equal(tensor, before[name]), name
 
 
+def test_weights_of_eight_bits_are_converted():
+    """PyTorch has no test for finite numbers of this type."""
+    model = ours().float()
+    weights = {**model.state_dict(), "fc.weight": model.fc.weight.to(torch.float8_e4m3fn)}
+    assert lambdanets.load_weights(model, weights).loaded == len(weights)
+
+
 def test_weights_of_another_precision_are_converted():
     model = ours().float()
     weights = {

@@ -1,7 +1,7 @@
 """Claims of a study: what it expected and what its rows say of it, a sentence with a verdict each.
 
 A verdict is given by a whole interval: where what was expected is neither true nor false in all of it, there is none.
-Of accuracies it is the wider of the bootstrap interval, which is shown, and Student's t interval, which allows for few
+Of accuracies it is all of the bootstrap interval, which is shown, and of Student's t interval, which allows for few
 seeds.
 """
 

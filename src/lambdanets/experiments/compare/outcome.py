@@ -197,7 +197,7 @@ def size_warning(cells: Sequence[Done]) -> list[str]:
 def code_warning(cells: Sequence[Done]) -> list[str]:
     """Return a warning for each kind of measurement that was not made with one version of the code."""
     found = []
-    for kind, what in (("memory", "Memory and multiply-adds"), ("speed", "Times")):
+    for kind, what in (("memory", "Memory and multiply-adds"), ("speed", "Times"), ("sizes", "Times and memory")):
         commits = {str(done.environment.get("commit", "")) for done in cells if done.kind == kind}
         if len(commits) > 1:
             shown = ", ".join(sorted(commits))

@@ -57,7 +57,7 @@ class DataFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """The facts for the file of a cell: without the place of the data, on which nothing depends."""
-        name = Path(DataSpec.parse(self.spec).place or self.spec).name
+        name = DataSpec.parse(self.spec).label.rpartition("/")[2] or Path(self.spec).name
         return {**vars(self), "spec": name, "images": list(self.images)}
 
 

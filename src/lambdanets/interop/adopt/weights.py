@@ -321,7 +321,9 @@ def _loses(tensor: Tensor, dtype: torch.dtype) -> bool:
         return False
     if tensor.dtype.is_complex or tensor.dtype.is_floating_point != dtype.is_floating_point:
         return True
-    return dtype.is_floating_point and bool((tensor.isfinite() & ~tensor.to(dtype).isfinite()).any())
+    if not dtype.is_floating_point or torch.finfo(tensor.dtype).max <= torch.finfo(dtype).max:
+        return False
+    return bool((tensor.isfinite() & ~tensor.to(dtype).isfinite()).any())
 
 
 def _module(model: nn.Module, path: str) -> nn.Module | None:

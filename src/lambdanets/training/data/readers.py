@@ -104,7 +104,7 @@ class ReaderImages(Part):
         if labels is None and hasattr(reader, "iter_targets"):
             labels = list(reader.iter_targets())
         if labels is not None:
-            digest.update(np.asarray(labels, dtype="<i8").tobytes())
+            digest.update(np.asarray([_index(label) for label in labels], dtype="<i8").tobytes())
         return digest.hexdigest()
 
 

@@ -191,6 +191,7 @@ def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, 
 
 def list_bad_images(data: ImageData, bad: Collection[str]) -> None:
     """Put files that ``inspect_data`` found on the run's list: a training may end before it meets them."""
+    bad = set(bad)
     for part in data.parts.values():
         if isinstance(part, FileImages) and bad:
             for index, path in enumerate(part.paths):

@@ -99,7 +99,7 @@ def evaluate_run(
     whole(0, 256)(workers, "workers")
     folder = run.output if output is None else Path(output)
     check_folder(folder)
-    check_entries(folder, FILES)
+    check_entries(folder, FILES, folders=())
     exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
     accelerator = make_accelerator(run.recipe, measuring=True)
     check_parallel(accelerator, batch_size)

@@ -58,7 +58,7 @@ def export_run(
     if output is None:
         run.output.mkdir(parents=True, exist_ok=True)
         output = run.output / f"{checkpoint}{FORMATS[format].suffix}"  # type: ignore[index]  # given, or ONNX
-        check_entries(run.output, (output.name,))
+        check_entries(run.output, (output.name,), folders=())
     transform = run.transform
     size = (transform.image_size, transform.image_size)
     return export_model(

@@ -42,7 +42,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         The name under which ``timm.create_model(name, pretrained=True)`` loads it, which is ``to``.
 
     Raises:
-        OSError: the machine refused; nothing is left of the folder.
+        OSError: the machine refused; nothing is left of a new folder.
         ValueError: ``to`` is neither, a folder is to be private, the folder is not empty, or the hub refuses.
         FileNotFoundError: the run or its weights are missing.
     """

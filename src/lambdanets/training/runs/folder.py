@@ -247,16 +247,16 @@ class Run:
                 )
 
 
-def check_entries(folder: Path, files: Iterable[str] = FILES) -> None:
+def check_entries(folder: Path, files: Iterable[str] = FILES, folders: Iterable[str] = FOLDERS) -> None:
     """Raise a ValueError if what would be written into a folder, which may be a stranger's, could end up elsewhere.
 
     Args:
         folder: the folder; it may be a link itself, or lie below one.
-        files: the names of what will be written. Default: all that a training writes, its folders too.
+        files: the names of what will be written. Default: all that a training writes.
+        folders: the names of the folders in it. Default: those of a training.
     """
-    if files is FILES:
-        for name in FOLDERS:
-            check_entry(folder / name, folder=True)
+    for name in folders:
+        check_entry(folder / name, folder=True)
     for name in files:
         check_entry(folder / name)
 

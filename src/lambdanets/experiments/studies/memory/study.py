@@ -11,7 +11,7 @@ from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING, pa
 from lambdanets.experiments.bench.timing import Estimate, Turns, wall_clock
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import available_memory
-from lambdanets.experiments.compare.outcome import Outcome, machine_line
+from lambdanets.experiments.compare.outcome import Outcome, code_warning, machine_line, size_warning
 from lambdanets.experiments.compare.study import Options, Place, Study, choose_rows
 from lambdanets.experiments.studies.memory.findings import claims_of, merge, plots_of, tables_of
 from lambdanets.experiments.studies.memory.rows import (
@@ -116,6 +116,7 @@ class MemoryStudy(Study):
                 f"turn, with 95 % intervals. A row whose training pass takes more than {LONGEST:g} s is timed once.",
             ],
             machine_line(cells),
+            [*size_warning(cells), *code_warning(cells)],
         )
 
 
