@@ -209,9 +209,7 @@ def plots_of(rows: Mapping[str, Summary]) -> list[Plot]:
     parameters = {name: None if row.parameters is None else row.parameters / 1e6 for name, row in rows.items()}
     # By the ratios to the first row, as the table has them: rates may be of different runs, and its own may be missing.
     timed = next((row for row in rows.values() if TRAINING in row.rate), None)
-    first = (
-        timed.rate[TRAINING][0] / timed.ratio[TRAINING][0] if timed else None
-    )  # the first row's rate, if it has none
+    first = timed.rate[TRAINING][0] / timed.ratio[TRAINING][0] if timed else None
     times = {
         name: 1e3 / (first * row.ratio[TRAINING][0]) if first and TRAINING in row.ratio else None
         for name, row in rows.items()
