@@ -53,7 +53,7 @@ def layers() -> str:
     rows = summaries(ROWS, cells)
     lines = []
     for name, row in rows.items():
-        if not row.trains:
+        if not row.spec.trains:
             continue
         forms = [rows[form] for form in forms_of(ROWS, name) if form in rows]
         rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]

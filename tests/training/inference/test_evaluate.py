@@ -15,17 +15,7 @@ from lambdanets.training.data import load_data
 from lambdanets.training.data.exam import Exam
 from lambdanets.training.runs.split import read_split
 from lambdanets.training.runs.stored import seen_in_training
-
-
-def write_colours(folder, images, seed=5):
-    """Noisy pictures, a folder for each colour."""
-    random = np.random.default_rng(seed)
-    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
-        (folder / name).mkdir(parents=True)
-        for index in range(images):
-            pixels = random.integers(0, 120, (10, 12, 3))
-            pixels[..., channel] += 100
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:03d}.png")
+from training.pictures import write_colours
 
 
 def test_files(trained, tmp_path):
@@ -120,7 +110,7 @@ def test_the_runs_own_data_by_name_are_its_own_test_images(trained, colours, tmp
 
 
 def test_unreadable_image_of_the_exam_is_told_before_work(trained, tmp_path):
-    write_colours(tmp_path / "exam", 2)
+    write_colours(tmp_path / "exam", 2, seed=5)
     (tmp_path / "exam" / "red" / "000.png").write_bytes(b"?")
     with pytest.raises(ValueError, match=r"red/000\.png cannot be read"):
         evaluate_run(trained.run.path, data=str(tmp_path / "exam"), output=tmp_path / "out")

@@ -14,7 +14,7 @@ from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.provenance import environment
 
-__all__ = ["PEERS", "Row", "environment", "matrix_rate", "measure_case", "run", "time_columns"]
+__all__ = ["PEERS", "Row", "matrix_rate", "measure_case", "run", "time_columns"]
 
 Row = dict[str, Any]
 

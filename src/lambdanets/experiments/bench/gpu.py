@@ -6,7 +6,6 @@ precision throughout (bfloat16 by default), forward and forward + backward, time
 
 from __future__ import annotations
 
-import datetime
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lambdanets import provenance
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import OP, Op, contenders
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
-from lambdanets.provenance import package_version, source_commit
 
 __all__ = [
     "GPU_CASES",
@@ -74,13 +73,9 @@ def environment(dtype: torch.dtype) -> Row:
         "card": torch.cuda.get_device_name(),
         "capability": f"{major}.{minor}",
         "precision": str(dtype).removeprefix("torch."),
-        "torch": package_version("torch"),
+        **provenance.environment("torch"),
         "cuda": torch.version.cuda or "",
-        "triton": package_version("triton"),
-        "timm": package_version("timm"),
-        "lambdanets": package_version("lambdanets"),
-        "commit": source_commit(),
-        "date": datetime.date.today().isoformat(),
+        **provenance.environment("triton", "timm", "lambdanets", "commit", "date"),
     }
 
 

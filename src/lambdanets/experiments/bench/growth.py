@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from lambdanets.experiments.bench.bench import Row, environment, time_columns
+from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import contenders
 from lambdanets.experiments.bench.measure import PASSES, passes
 from lambdanets.experiments.bench.timing import LEAST_TURNS, Turns
+from lambdanets.provenance import environment
 
 __all__ = ["LEAST_POSITIONS", "SIZES", "exponents", "fitted", "run"]
 

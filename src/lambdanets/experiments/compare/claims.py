@@ -101,7 +101,8 @@ def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], wa
     if ratio is None:
         return []
     does = "infers" if way == INFERENCE else "trains"
-    published = [rows[one].paper["rate"] for one in (name, *others) if one in rows and "rate" in rows[one].paper]
+    shown = [rows[one].spec for one in (name, *others) if one in rows]
+    published = [row.paper["rate"] for row in shown if "rate" in row.paper]
     paper = f" (paper: {published[0] / published[1]:.2f})" if way == TRAINING and len(published) == 2 else ""
     text = (
         f"{name} {does} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as many images a second as "
@@ -126,9 +127,5 @@ def memory_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str]) 
         return []
     other = min(measured, key=lambda form: rows[form].saved_bytes or 0)
     share = row.saved_bytes / (rows[other].saved_bytes or 1)
-    return [
-        Claim(
-            f"{name} keeps {share:.2f} times as many bytes for backward as {other}; expected are less than 1.",
-            share < 1,
-        )
-    ]
+    text = f"{name} keeps {share:.2f} times as many bytes for backward as {other}; expected are less than 1."
+    return [Claim(text, share < 1)]

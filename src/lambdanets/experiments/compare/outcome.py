@@ -191,7 +191,7 @@ def size_warning(cells: Sequence[Done]) -> list[str]:
         return []
     trained = next((done for done in cells if done.kind == "train" and "epochs" in done.config), None)
     how = f": {trained.config['epochs']} epochs on {trained.data['spec']}" if trained and trained.data else ""
-    return [f"Quick size{how}. Accuracies of full trainings may differ otherwise."]
+    return [f"Quick size{how}. Rows of full trainings may differ in other ways."]
 
 
 def code_warning(cells: Sequence[Done]) -> list[str]:

@@ -31,7 +31,7 @@ class Summary(Scores):
 
     Args:
         name: of the row.
-        trains: False if only its costs are measured.
+        spec: what the study has of it.
         parameters: their number.
         multiply_adds: of one image.
         saved_bytes: kept between the forward and the backward pass, an image.
@@ -40,12 +40,10 @@ class Summary(Scores):
         ratio: how many times as many as the baseline (median, low, high) by pass.
         runs: in which it was timed together with other rows, that of ``rate`` and ``ratio`` first.
         lr: the learning rate that was chosen.
-        paper: the paper's figures.
-        about: what it is.
     """
 
     name: str
-    trains: bool
+    spec: Row
     parameters: int | None
     multiply_adds: int | None
     saved_bytes: int | None
@@ -54,8 +52,6 @@ class Summary(Scores):
     ratio: Mapping[str, Sequence[float]]
     runs: Sequence[Done]
     lr: float | None
-    paper: Mapping[str, float]
-    about: str
 
 
 def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summary]:
@@ -75,7 +71,7 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
         found[name] = Summary(
             **vars(scores_of(cells, name, baseline)),
             name=name,
-            trains=row.trains,
+            spec=row,
             parameters=memory.get("parameters"),
             multiply_adds=memory.get("multiply_adds"),
             saved_bytes=memory.get("saved_bytes"),
@@ -84,8 +80,6 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
             ratio={way: time["ratio"] for way, time in times.items()},
             runs=timed,
             lr=trained[0].config["lr"] if trained else None,
-            paper=row.paper,
-            about=row.about,
         )
     return found
 
@@ -120,20 +114,20 @@ def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
 
 def tables_of(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
     """Return the tables of accuracies and of costs, and of what the rows are where their names do not say it."""
-    about = [[row.name, row.about] for row in rows.values() if row.about]
+    about = [[row.name, row.spec.about] for row in rows.values() if row.spec.about]
     explained = [Table("rows", "What the rows are", ["row", "what it is"], about, text=frozenset({1}))] if about else []
     return [_accuracy_table(baseline, rows), _cost_table(baseline, rows), *explained]
 
 
 def _accuracy_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     columns = ["row", "parameters, M", f"of those of {baseline}", *accuracy_columns(baseline), "learning rate"]
-    trained = [row for row in rows.values() if row.trains]
+    trained = [row for row in rows.values() if row.spec.trains]
     lines = [_accuracy_line(row, rows.get(baseline)) for row in trained]
     for name, heading in (("params", "paper: parameters, M"), ("top1", "paper: ImageNet top-1, %")):
-        if any(name in row.paper for row in trained):
+        if any(name in row.spec.paper for row in trained):
             columns.append(heading)
             for line, row in zip(lines, trained, strict=True):
-                line.append(f"{row.paper[name]:g}" if name in row.paper else "")
+                line.append(f"{row.spec.paper[name]:g}" if name in row.spec.paper else "")
     notes = [accuracy_note(), SMALL_SAMPLES]
     return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained))
 
@@ -154,10 +148,10 @@ def _cost_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     columns += [f"{way}, images/s (of {baseline})" for way in ("training", "inference")]
     columns += ["kept for backward, MB an image", "peak, MB an image"]
     lines = [_cost_line(row) for row in rows.values()]
-    if any("rate" in row.paper for row in rows.values()):
+    if any("rate" in row.spec.paper for row in rows.values()):
         columns.append("paper: ResNet-50, images/s")
         for line, row in zip(lines, rows.values(), strict=True):
-            line.append(f"{row.paper['rate']:,}" if "rate" in row.paper else "")
+            line.append(f"{row.spec.paper['rate']:,}" if "rate" in row.spec.paper else "")
     base = rows.get(baseline)
     dearer = [(number, column) for number, row in enumerate(rows.values()) for column in _dearer(row, base)]
     notes = [
@@ -224,7 +218,7 @@ def plots_of(rows: Mapping[str, Summary]) -> list[Plot]:
 
 def warnings_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
     """Return what is missing, and what else one must know before one reads the findings."""
-    waiting = [name for name, row in rows.items() if row.trains and not row.accuracies and not row.diverged]
+    waiting = [name for name, row in rows.items() if row.spec.trains and not row.accuracies and not row.diverged]
     missing = [f"Not finished: there are no trainings yet of {quoted(waiting)}."] if waiting else []
     return [*missing, *size_warning(cells), *code_warning(cells)]
 

@@ -143,8 +143,9 @@ def _covering(places: Sequence[Sequence[tuple[float, float]]]) -> list[int]:
     ]
 
 
-def _radius(covered: int) -> float:
-    return RADIUS + WIDER / 2 * covered
+def _radii(plot: Plot, covering: Sequence[int]) -> list[float]:
+    """The radius of each point's mark."""
+    return [RADIUS + WIDER / 2 * count for s, count in zip(plot.series, covering, strict=True) for _ in s.points]
 
 
 def _labels(plot: Plot) -> dict[int, str]:
@@ -174,10 +175,9 @@ def draw_svg(plot: Plot, frame: Frame = LARGE) -> str:
         front = pareto_front([(point.x, point.y) for point in points], plot.front)
         parts.append(_line([points[i] for i in front], x, y, "front"))
     covering = _covering([[(x(p.x), y(p.y)) for p in series.points] for series in plot.series])
-    radii = [radius for series, radius in zip(plot.series, map(_radius, covering), strict=True) for _ in series.points]
     marks = [
         Mark(x(p.x), y(p.y), y(p.y if p.low is None else p.low), y(p.y if p.high is None else p.high), radius)
-        for p, radius in zip(points, radii, strict=True)
+        for p, radius in zip(points, _radii(plot, covering), strict=True)
     ]
     labels = _labels(plot)
     places = place_labels(marks, labels, (left, 0, frame.width, bottom))
@@ -317,7 +317,7 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
         front = [points[i] for i in pareto_front([(point.x, point.y) for point in points], plot.front)]
         style = {"color": "#9aa0a6", "linestyle": ":", "zorder": 0, "label": "Pareto front"}
         axes.plot([p.x for p in front], [p.y for p in front], **style)
-    _number_marks(plot, axes, covering)
+    _number_marks(plot, axes, _radii(plot, covering))
     axes.set_title(plot.title)
     axes.grid(alpha=0.3)
     legend: Any = axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.03, 0.5))
@@ -330,7 +330,7 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
                 figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata=metadata)
 
 
-def _number_marks(plot: Plot, axes: Any, covering: Sequence[int]) -> None:
+def _number_marks(plot: Plot, axes: Any, radii: Sequence[float]) -> None:
     """Write the numbers of the series beside their marks."""
     points, labels = _points(plot), _labels(plot)
 
@@ -339,10 +339,9 @@ def _number_marks(plot: Plot, axes: Any, covering: Sequence[int]) -> None:
         return across, -along
 
     marks = []
-    covered = [count for series, count in zip(plot.series, covering, strict=True) for _ in series.points]
-    for p, count in zip(points, covered, strict=True):
+    for p, radius in zip(points, radii, strict=True):
         (x, y), low, high = (screen(p.x, p.y if end is None else end) for end in (p.y, p.low, p.high))
-        marks.append(Mark(x, y, low[1], high[1], _radius(count)))
+        marks.append(Mark(x, y, low[1], high[1], radius))
     box = axes.bbox
     places = place_labels(marks, labels, (box.x0, -box.y1, box.x1, -box.y0))
     colours = [COLOURS[number % len(COLOURS)] for number, series in enumerate(plot.series) for _ in series.points]

@@ -22,7 +22,7 @@ except ImportError:  # Windows: two workers may lose each other's lines there
 
 FILE = "skipped.csv"
 _COLUMNS = ("image", "replaced_by", "reason")
-_LOCK = ".skipped.lock"
+LOCK = ".skipped.lock"
 
 
 class SkipList:
@@ -82,7 +82,7 @@ class SkipList:
             yield
             return
         # A file and not the folder: network file systems lock only what is open for writing.
-        with open(open_lock(self.folder / _LOCK), "r+b") as file:
+        with open(open_lock(self.folder / LOCK), "r+b") as file:
             with suppress(OSError):  # file systems without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield

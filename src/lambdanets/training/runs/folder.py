@@ -15,13 +15,14 @@ from lambdanets.files import check_entry, check_folder, check_name, make_folder,
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
 from lambdanets.provenance import package_version, source_commit
-from lambdanets.training.data import ImageData
+from lambdanets.training.data import ImageData, skipping
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.runs.lock import NAME as LOCK
 from lambdanets.training.runs.model import build_model, read_weights
 from lambdanets.training.runs.schema import CHECKPOINT, FORMAT, is_config, read_config
+from lambdanets.training.runs.split import FILE as SPLIT
 from lambdanets.training.runs.split import fingerprints, write_split
 
 _PACKAGES = ("lambdanets", "torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
@@ -30,18 +31,8 @@ CHECKPOINTS = ("best", "last")
 # What a training and an evaluation write into a run folder, by name, and the folders that they make there.
 FOLDERS = (CHECKPOINT, "profile", "samples", "tensorboard")
 FILES = (
-    LOCK,
-    ".skipped.lock",
-    "best.safetensors",
-    "checkpoint/latest.json",
-    "config.json",
-    "curves.png",
-    "last.safetensors",
-    "metrics.csv",
-    "profile/trace.json",
-    "result.json",
-    "skipped.csv",
-    "split.csv",
+    *(LOCK, skipping.LOCK, skipping.FILE, SPLIT, *(f"{name}.safetensors" for name in CHECKPOINTS)),
+    *("config.json", "result.json", "metrics.csv", "curves.png", f"{CHECKPOINT}/latest.json", "profile/trace.json"),
 )
 _ADVICE = "Give a folder that `lambdanets train` wrote"
 

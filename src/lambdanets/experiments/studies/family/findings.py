@@ -72,9 +72,8 @@ def claims_of(rows: Mapping[str, Summary]) -> list[Claim]:
             rival = max(equal, key=lambda other: others[other].rate[TRAINING])
             times, low, high = _faster(row, others[rival], TRAINING)
             accuracy = others[rival].accuracy
-            published = (
-                f"; the paper's, of large networks, are {paper.TIMES_AS_FAST}" if group == "EfficientNet" else ""
-            )
+            large = f"; the paper's, of large networks, are {paper.TIMES_AS_FAST}"
+            published = large if group == "EfficientNet" else ""
             text = (
                 f"{name} ({row.accuracy.mean:.1f} %) trains {times:.2f} ({low:.2f} to {high:.2f}) times as many images "
                 f"a second as {rival} ({accuracy.mean if accuracy else 0:.1f} %), the fastest {group} here that is at "
