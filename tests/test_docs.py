@@ -49,6 +49,15 @@ def test_local_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_of_code_are_opened_and_closed(page):
+    """A fence that is not on a line of its own would make code of the rest of the page."""
+    fences = [line for line in page.read_text(encoding="utf-8").splitlines() if "```" in line]
+    assert all(re.fullmatch(r" *```[\w-]*", fence) for fence in fences), fences
+    assert all(fence.strip() == "```" for fence in fences[1::2]), fences
+    assert len(fences) % 2 == 0
+
+
 def test_commands_and_their_options_exist():
     known = get_command(app).commands
     texts = {name: command.help for name, command in known.items()}
