@@ -1,8 +1,8 @@
-"""Hints for names that do not exist."""
+"""Hints for names that do not exist, and the first of many."""
 
 import pytest
 
-from lambdanets.names import did_you_mean, nearest_names, unknown_name
+from lambdanets.names import did_you_mean, first_of, nearest_names, unknown_name
 
 pytestmark = pytest.mark.smoke
 
@@ -35,3 +35,10 @@ def test_hints_of_many_names():
 def test_errors():
     assert str(unknown_name("model", "bandet", KNOWN)) == "unknown model 'bandet'. Did you mean 'banded'?"
     assert "Known: query_first" in str(unknown_name("model", "zzz", KNOWN, "Look it up."))
+
+
+def test_the_first_of_many():
+    assert first_of([]) == ""
+    assert first_of(["a", "b", "c"]) == "a, b, c"
+    assert first_of({"a": 1, "b": 2, "c": 3, "d": 4}) == "a, b, c and 1 more"
+    assert first_of([str(i) for i in range(1_202)], 2, "; ") == "0; 1; and 1,200 more"

@@ -15,7 +15,7 @@ from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
-from lambdanets.experiments.studies.layers import ROWS
+from lambdanets.experiments.studies.layers import LAMBDAS, ROWS
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
 
@@ -48,21 +48,22 @@ def study(name: str) -> str:
 
 
 def layers() -> str:
-    """The study of layers in short: every layer that was trained, of attention's two forms the better one."""
+    """The study of layers in short; of attention's two forms the faster one's speed and the leaner one's memory."""
     cells, _ = read_cells(COMPARE / "layers")
     rows = summaries(ROWS, cells)
     lines = []
     for name, row in rows.items():
-        if not row.spec.trains:
+        is_lambda = (row.spec.form_of or name) in LAMBDAS
+        if not row.spec.trains and not is_lambda:
             continue
-        forms = [rows[form] for form in forms_of(ROWS, name) if form in rows]
+        forms = [row] if is_lambda else [rows[form] for form in forms_of(ROWS, name) if form in rows]
         rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]
         kept = min(form.saved_bytes for form in forms)
         lines.append(
             [
                 name,
                 f"{row.parameters / 1e6:.3f}",
-                told_accuracy(row),
+                told_accuracy(row) if row.spec.trains else f"as {row.spec.form_of}",
                 f"{rate[0]:.2f}x",
                 f"{kept / 1e6:.2f}",
             ]

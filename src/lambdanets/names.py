@@ -1,11 +1,11 @@
-"""Messages for names that do not exist."""
+"""Names in messages: those that do not exist, and the first of many."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
 
-__all__ = ["did_you_mean", "nearest_names", "unknown_name"]
+__all__ = ["did_you_mean", "first_of", "nearest_names", "unknown_name"]
 
 # Known names that a message lists.
 MOST_NAMES = 40
@@ -14,6 +14,12 @@ MOST_NAMES = 40
 def nearest_names(name: object, known: Collection[str], count: int = 3) -> list[str]:
     """Return the known names that a misspelt one is most like, the nearest first; [] if none is like it."""
     return difflib.get_close_matches(str(name), sorted(known), n=count, cutoff=0.5)
+
+
+def first_of(items: Collection[str], count: int = 3, separator: str = ", ") -> str:
+    """Return the first few of many items as text, and how many more there are: "a, b, c and 4 more"."""
+    shown, more = list(items)[:count], len(items) - count
+    return separator.join(shown) + (f"{separator.rstrip(', ')} and {more:,} more" if more > 0 else "")
 
 
 def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None, count: int = 1) -> str:

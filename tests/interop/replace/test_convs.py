@@ -272,7 +272,7 @@ def test_a_model_that_does_not_run_with_the_layers_is_put_back():
 
 def test_a_model_that_cannot_be_traced_names_the_module():
     model = nn.Sequential(nn.Identity(), LooksAtNumbers())
-    message = r"cannot trace Sequential: in module '1' \(LooksAtNumbers\): .*depends on the numbers.*give the size"
+    message = r"cannot trace Sequential: in module '1' \(LooksAtNumbers\): .*depends on the numbers.*or the size itself"
     with pytest.raises(ValueError, match=message):
         replace_convs(model, names="1.conv", lambda_args={"size": "auto"})
 

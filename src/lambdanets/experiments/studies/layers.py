@@ -17,6 +17,7 @@ from lambdanets.experiments.compare.trained import TrainedStudy
 
 CONVOLUTION = "convolution"
 LAMBDAS = ("lambda", "lambda, u = 4", "lambda convolution")
+RECOMPUTED = "lambda, recomputed"
 # Attention has two forms that compute the same numbers, with stored maps and fused. One of them is trained; both are
 # measured, and lambda layers are held against the better one.
 ATTENTIONS = ("local attention", "axial attention", "global attention")
@@ -65,6 +66,12 @@ ROWS: dict[str, Row] = {
     "lambda": Row(
         "LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"], about="global lambda layers, k = 16 and u = 1"
     ),
+    RECOMPUTED: Row(
+        "LLLL",
+        {"scope": None, "recompute": True},
+        about="the same numbers; the layers keep only their input for backward and repeat their projection there",
+        form_of="lambda",
+    ),
     "lambda, u = 4": Row(
         "LLLL",
         {"scope": 7, "intra_depth": 4},
@@ -94,6 +101,8 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         claims += memory_claim(rows, name, [CONVOLUTION])
         for way in (TRAINING, INFERENCE):
             claims += rate_claim(rows, name, [CONVOLUTION], way)
+    claims += memory_claim(rows, RECOMPUTED, [CONVOLUTION])
+    claims += rate_claim(rows, RECOMPUTED, [CONVOLUTION], TRAINING)
     for name in ATTENTIONS:
         claims += memory_claim(rows, "lambda", forms_of(ROWS, name))
         claims += rate_claim(rows, "lambda", forms_of(ROWS, name), TRAINING)

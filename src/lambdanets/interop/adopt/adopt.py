@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -10,7 +10,9 @@ from torch import nn
 from lambdanets.interop.adopt.convert import Converter
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
+from lambdanets.interop.tree import swap
 from lambdanets.layers import LambdaLayer
+from lambdanets.names import first_of
 
 __all__ = ["AdoptedLayer", "Adoption", "SkippedLayer", "adopt"]
 
@@ -133,7 +135,7 @@ def adopt(model: nn.Module, *, faithful: bool | None = None) -> Adoption:
         )
     if not adopted:
         raise _nothing(model, skipped)
-    return Adoption(_swap(model, replaced), tuple(adopted), tuple(skipped))
+    return Adoption(swap(model, replaced), tuple(adopted), tuple(skipped))
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Source]]:
@@ -151,21 +153,10 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, Source]]:
             yield path, module, source
 
 
-def _swap(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    if model in replaced:
-        return replaced[model]
-    for parent in list(model.modules()):
-        # Not named_children(): it tells a module that stands twice under one parent once.
-        for name, child in list(parent._modules.items()):
-            if child is not None and child in replaced:
-                parent.register_module(name, replaced[child])
-    return model
-
-
 def _nothing(model: nn.Module, skipped: list[SkippedLayer]) -> ValueError:
     kind = type(model).__name__
     if skipped:
-        reasons = "; ".join(map(str, skipped[:3])) + (f"; and {len(skipped) - 3} more" if len(skipped) > 3 else "")
+        reasons = first_of([str(layer) for layer in skipped], separator="; ")
         return ValueError(
             f"{kind} has {len(skipped)} modules that look like lambda layers, but none can be ours: {reasons}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, descri
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import note_argument
-from lambdanets.names import did_you_mean
+from lambdanets.names import did_you_mean, first_of
 
 __all__ = ["LoadedWeights", "copy_weights", "load_weights"]
 
@@ -54,7 +54,7 @@ class LoadedWeights:
         lines += [f"  adjusted: {each}" for each in self.adjusted]
         for what, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
-                lines.append(f"  {what}: {_some(names)}")
+                lines.append(f"  {what}: {first_of(names)}")
         return "\n".join(lines)
 
 
@@ -172,7 +172,10 @@ def _ours(tensors: Mapping[str, Tensor]) -> list[str]:
 def _not_of(checkpoint: Checkpoint, source: str) -> ValueError:
     others = {each.name for each in _find_layers(checkpoint.tensors, list(SOURCES.values())).values()}
     others |= {_OURS for _ in _ours(checkpoint.tensors)}
-    instead = f"it has those of {', '.join(sorted(others))}" if others else f"names begin {_some(checkpoint.tensors)}"
+    if others:
+        instead = f"it has those of {', '.join(sorted(others))}"
+    else:
+        instead = f"names begin {first_of(checkpoint.tensors)}"
     return ValueError(
         f"{checkpoint.origin} has no lambda layer of {source}: {instead}. Leave source at 'auto', which looks for "
         f"{describe_sources()}"
@@ -218,7 +221,7 @@ class _Plan:
         self.unexpected = [name for name in self.tensors if name not in self.state]
         self.common = [name for name in self.state if name in self.tensors]
         self.adjusted = [
-            f"{what}: {len(paths)} ({_some(paths)})"
+            f"{what}: {len(paths)} ({first_of(paths)})"
             for paths, what in (
                 (list(self.biases), "layers that have a position bias now, as the weights do"),
                 (self.pools, "layers with a 3x3 average pool of stride 1 behind them now, as there"),
@@ -248,13 +251,13 @@ class _Plan:
         if shapes:
             told = [
                 f"{name} is {tuple(self.tensors[name].shape)}, the model's {tuple(self.state[name].shape)}"
-                for name in shapes[:3]
+                for name in shapes
             ]
-            problems.append(f"{len(shapes)} of other shapes ({'; '.join(told)}{_more(shapes)})")
+            problems.append(f"{len(shapes)} of other shapes ({first_of(told, separator='; ')})")
         if self.missing and (strict or not self.common):
-            problems.append(f"{len(self.missing)} missing ({_some(self.missing)})")
+            problems.append(f"{len(self.missing)} missing ({first_of(self.missing)})")
         if self.unexpected and (strict or not self.common):
-            problems.append(f"{len(self.unexpected)} unknown to the model ({_some(self.unexpected)})")
+            problems.append(f"{len(self.unexpected)} unknown to the model ({first_of(self.unexpected)})")
         if problems:
             raise ValueError(
                 f"{origin} has the weights of another model than this {type(self.model).__name__}: of its "
@@ -338,12 +341,3 @@ def _layer(model: nn.Module, path: str) -> LambdaLayer:
     if not isinstance(layer, LambdaLayer):
         raise TypeError(f"{path} must be a LambdaLayer, got {type(layer).__name__}")
     return layer
-
-
-def _more(names: list[str]) -> str:
-    return f"; and {len(names) - 3} more" if len(names) > 3 else ""
-
-
-def _some(names: Collection[str]) -> str:
-    first = list(names)[:3]
-    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

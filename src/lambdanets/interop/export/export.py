@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.files import check_name, check_writable, replacing
+from lambdanets.interop.dry_run import DryRunError, dry_run
 from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
 from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
-from lambdanets.interop.replace.dry_run import DryRunError, dry_run
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import did_you_mean
 

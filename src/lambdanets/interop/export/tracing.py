@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lambdanets.interop.dry_run import without_numbers
 from lambdanets.interop.export.quiet import quiet
-from lambdanets.interop.replace.dry_run import without_numbers
 from lambdanets.kernels.decompositions import decompositions
 from lambdanets.kernels.names import PLAIN
 from lambdanets.layers.base import LambdaModule

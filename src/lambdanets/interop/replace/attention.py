@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from lambdanets.console import make_console
-from lambdanets.interop.replace.dry_run import DryRunError, check_after, dry_run, example_for
-from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
+from lambdanets.interop.dry_run import try_before
+from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan, none_replaceable
 from lambdanets.interop.replace.recognise import choose_attentions, why_not
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.replace.tree import Candidate, parameters_of
+from lambdanets.interop.tree import Candidate, parameters_of
 from lambdanets.layers.arguments import check_bool
 from lambdanets.layers.token_lambda import POSITIONS, TokenLambda
 from lambdanets.models.patches import Patches, patches_around
@@ -131,7 +131,7 @@ def plan_attention(
         raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
     request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))
     chosen, similar = choose_attentions(model, where, names)
-    check, not_run = _check(model, example)
+    trial = try_before(model, example, None, "attentions")
 
     changes: dict[nn.Module, Change] = {}
     builders: dict[nn.Module, Callable[[], nn.Module]] = {}
@@ -147,10 +147,9 @@ def plan_attention(
         builders[attention] = partial(_stand_in, attention, arguments)
         changes[attention] = _change(candidate, arguments, patches is not None and patches.any_size)
     if not changes:
-        reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
-        raise ValueError(f"none of the {len(kept)} chosen attentions can be replaced: {reasons}")
+        raise none_replaceable(kept, "attentions")
     settings = _nested_tensors(model, builders)
-    return make_plan(model, changes, (*kept, *similar), builders, check, settings, not_run=not_run)
+    return make_plan(model, changes, (*kept, *similar), builders, trial, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,18 +266,3 @@ def _nested_tensors(model: nn.Module, replaced: Mapping[nn.Module, Any]) -> list
         for encoder in encoders
         if any(module in replaced for module in encoder.modules())
     ]
-
-
-def _check(model: nn.Module, example: Any) -> tuple[Callable[[nn.Module], None] | None, str | None]:
-    """The check for afterwards, and why there is none if there is none."""
-    arguments = example_for(model, example, None)
-    if arguments is None:
-        return None, "what the model takes is not known"
-    try:
-        before = dry_run(model, arguments)
-    except DryRunError as error:
-        if example is None:
-            # Nobody asked for it to run on the input that was guessed.
-            return None, f"{error} (on a guessed input of {'x'.join(map(str, arguments[0].shape))})"
-        raise DryRunError(f"{error}; give an example=... that the model runs on") from error
-    return check_after(before, arguments, "attentions"), None

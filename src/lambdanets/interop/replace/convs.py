@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lambdanets.console import make_console
-from lambdanets.interop.replace.dry_run import DryRun, DryRunError, check_after, dry_run, example_for
-from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan
-from lambdanets.interop.replace.stages import is_spatial, lambda_blocks, modules_of_block
-from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, is_lambda, parameters_of
+from lambdanets.interop.dry_run import Trial, try_before
+from lambdanets.interop.replace.plan import Change, Kept, Plan, make_plan, none_replaceable
+from lambdanets.interop.replace.stages import lambda_blocks, modules_of_block
+from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda, is_spatial, parameters_of
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import check_lambda_args
@@ -131,25 +131,23 @@ def plan_convs(
         raise ValueError(f"{type(model).__name__} is TorchScript, whose modules are fixed; replace before scripting")
     options = check_lambda_args(lambda_args, "each convolution")
     chosen, left = _choose(model, stages, where, names)
-    before, check, not_run = _run_before(model, chosen, options, example, img_size)
+    trial = _try_before(model, chosen, options, example, img_size)
 
     changes, kept, builders = {}, [], {}
     for candidate in chosen:
         conv = candidate.module
         reason = _why_not(conv, options)
-        if reason is None and options.get("size") == "auto" and candidate.name not in before.inputs:
+        if reason is None and options.get("size") == "auto" and candidate.name not in trial.inputs:
             reason = "the example never reaches it, so that the size of its map is unknown"
         if reason is not None:
             kept.append(Kept(candidate.name, _describe(conv), reason))
             continue
-        make = partial(_lambda_for, conv, options, before.inputs.get(candidate.name))
+        make = partial(_lambda_for, conv, options, trial.inputs.get(candidate.name))
         changes[conv] = _change(model, candidate, make, options)
         builders[conv] = make
     if not changes:
-        reasons = "; ".join(f"{k.name} ({k.old}): {k.reason}" for k in kept[:4])
-        more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
-        raise ValueError(f"none of the {len(kept)} chosen convolutions can be replaced: {reasons}{more}")
-    return make_plan(model, changes, (*kept, *left), builders, check, not_run=not_run)
+        raise none_replaceable(kept, "convolutions")
+    return make_plan(model, changes, (*kept, *left), builders, trial)
 
 
 def _choose(
@@ -320,22 +318,14 @@ def _short(sizes: Sequence[int]) -> str:
     return str(sizes[0]) if len(set(sizes)) == 1 else _by(sizes)
 
 
-def _run_before(
+def _try_before(
     model: nn.Module, chosen: list[Candidate], options: Mapping[str, Any], example: Any, img_size: Any
-) -> tuple[DryRun, Callable[[nn.Module], None] | None, str | None]:
-    """Shapes of the chosen convolutions' inputs, the check for afterwards, and why there is none if there is none."""
-    needed = options.get("size") == "auto"
-    arguments = example_for(model, example, img_size)
-    if arguments is None:
-        if needed:
-            raise ValueError('lambda_args={"size": "auto"} needs an example input: give example=...')
-        return DryRun({}, ()), None, "what the model takes is not known"
-    try:
-        before = dry_run(model, arguments, [c.name for c in chosen])
-    except DryRunError as error:
-        if not needed and example is None and img_size is None:
-            # Nobody asked for it to run on the input that was guessed.
-            return DryRun({}, ()), None, f"{error} (on a guessed input of {_by(arguments[0].shape)})"
-        remedy = ' (or give the size itself, as lambda_args={"size": 14}, or a scope)' if needed else ""
-        raise DryRunError(f"{error}; give an example=... that the model runs on{remedy}") from error
-    return before, check_after(before, arguments, "convolutions"), None
+) -> Trial:
+    """A run before the replacement, which layers that are as large as their maps cannot do without."""
+    trial = try_before(model, example, img_size, "convolutions", [c.name for c in chosen])
+    if options.get("size") == "auto" and trial.not_run is not None:
+        raise ValueError(
+            f'lambda_args={{"size": "auto"}} needs a run of the model: {trial.not_run}; give an example=... that it '
+            'runs on (or the size itself, as lambda_args={"size": 14}, or a scope)'
+        )
+    return trial

@@ -12,9 +12,11 @@ from rich.text import Text
 from torch import nn
 
 from lambdanets.console import one_line
-from lambdanets.interop.replace.tree import parameters_of, swap
+from lambdanets.interop.dry_run import Trial
+from lambdanets.interop.tree import parameters_of, swap
+from lambdanets.names import first_of
 
-__all__ = ["Change", "Kept", "Plan", "make_plan"]
+__all__ = ["Change", "Kept", "Plan", "make_plan", "none_replaceable"]
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,18 @@ def make_plan(
     changes: Mapping[nn.Module, Change],
     kept: tuple[Kept, ...],
     builders: Mapping[nn.Module, Callable[[], nn.Module]],
-    check: Callable[[nn.Module], None] | None,
+    trial: Trial,
     settings: Sequence[tuple[nn.Module, str, Any]] = (),
-    not_run: str | None = None,
 ) -> Plan:
     """A plan with the whole model's parameters counted."""
     before = parameters_of(model)
     after = before + sum(c.parameters_after - c.parameters_before for c in changes.values())
-    return Plan(model, tuple(changes.values()), kept, before, after, builders, check, settings, not_run=not_run)
+    return Plan(
+        model, tuple(changes.values()), kept, before, after, builders, trial.check, settings, not_run=trial.not_run
+    )
+
+
+def none_replaceable(kept: Sequence[Kept], what: str) -> ValueError:
+    """The error for a choice of which nothing can be replaced, with the first reasons."""
+    reasons = first_of([f"{k.name} ({k.old}): {k.reason}" for k in kept], 4, "; ")
+    return ValueError(f"none of the {len(kept)} chosen {what} can be replaced: {reasons}")

@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from lambdanets.interop.replace.plan import Kept
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
-from lambdanets.interop.replace.tree import Candidate, choose, find, hooks_of, matches
+from lambdanets.interop.tree import Candidate, choose, find, hooks_of, matches
 from lambdanets.layers.token_lambda import TokenLambda
+from lambdanets.names import first_of
 
 __all__ = ["choose_attentions", "why_not"]
 
@@ -121,8 +122,7 @@ def _why_not_vit(module: Any) -> str | None:
             for part, child in module.named_children()
             if not isinstance(child, nn.Identity | nn.Dropout)
         ]
-        built = ", ".join(children[:4]) + (" and more" if len(children) > 4 else "")
-        return f"it is built of {built or 'no modules'}, not of linear qkv and proj"
+        return f"it is built of {first_of(children, 4) or 'no modules'}, not of linear qkv and proj"
     # What has more parts computes something else: talking heads, temperatures, gates.
     more = [part for part in parts if part not in _VIT_PARTS]
     if more:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lambdanets.interop.replace.tree import is_lambda
+from lambdanets.interop.tree import is_lambda, is_spatial
 from lambdanets.models.placement import place_blocks
 
-__all__ = ["Stage", "find_stages", "is_spatial", "lambda_blocks", "modules_of_block"]
+__all__ = ["Stage", "find_stages", "lambda_blocks", "modules_of_block"]
 
 # layer1 (ResNets), s1 (timm's RegNet), block1 (torchvision's), denseblock1, stage2 (ShuffleNet, HRNet), and the names
 # that timm's features_only makes of stages.0 and the like.
@@ -20,7 +20,6 @@ _NUMBERED = re.compile(r"(layers?_?|stages?_?|s|blocks?_?|(?:features_)?denseblo
 _CONTAINERS = ("stages", "blocks", "layers", "features")
 # A shortcut carries a block's input around it: the paper leaves it as it is.
 _SHORTCUTS = {"downsample", "shortcut"}
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +28,6 @@ class Stage:
 
     name: str
     blocks: tuple[tuple[str, nn.Module], ...]
-
-
-def is_spatial(module: nn.Module) -> bool:
-    """True if a module is a convolution whose kernel is wider than 1."""
-    return isinstance(module, _CONVS) and max(module.kernel_size) > 1
 
 
 def lambda_blocks(model: nn.Module, stages: str | Sequence[str]) -> list[tuple[str, nn.Module]]:

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lambdanets.names import unknown_name
+from lambdanets.names import first_of, unknown_name
 from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
 from lambdanets.training.data.folders import LAYOUT, PART_FOLDERS, check_data_folder, part_folders, read_classes
-from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, first, image_extensions
+from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, image_extensions
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
 from lambdanets.training.data.spec import DataSpec
@@ -88,7 +88,7 @@ def class_indices(names: Sequence[str], class_names: Sequence[str], source: str)
     """
     unknown = [name for name in names if name not in class_names]
     if unknown:
-        what = f"{count(len(unknown), 'class', 'classes')} that the model does not have: {first(unknown, 8)}"
+        what = f"{count(len(unknown), 'class', 'classes')} that the model does not have: {first_of(unknown, 8)}"
         error = unknown_name("class", unknown[0], class_names)
         raise ValueError(f"the data {source!r} have {what}. {error}")
     return [class_names.index(name) for name in names]
@@ -116,12 +116,12 @@ def _folder(folder: Path, class_names: Sequence[str]) -> Exam:
     labels = dict(zip(names, indices, strict=True))
     images, others = read_classes(scored, names, labels, root=folder, empty=True)
     if not images.paths:
-        raise ValueError(f"the folder {scored} holds no images in its class folders {first(names, 8)}. Add some.")
+        raise ValueError(f"the folder {scored} holds no images in its class folders {first_of(names, 8)}. Add some.")
     present = {class_names[label] for label in images.labels}
     missing = [name for name in class_names if name not in present]
     notes = describe_skipped(skipped + others, folder)
     if missing:
-        notes += (f"No images of {count(len(missing), 'class', 'classes')} of the model: {first(missing, 8)}.",)
+        notes += (f"No images of {count(len(missing), 'class', 'classes')} of the model: {first_of(missing, 8)}.",)
     return Exam(str(DataSpec("imagefolder", str(folder.resolve()))), part, images, notes)
 
 
@@ -133,8 +133,8 @@ def _scored_folder(folder: Path, class_names: Sequence[str]) -> tuple[str, Path]
         return "all", folder
     if classes:
         raise ValueError(
-            f"the folder {folder} holds parts ({first([path.name + '/' for path in parts.values()])}) and classes "
-            f"({first(classes, 8)}) side by side; give the folder of those that are meant"
+            f"the folder {folder} holds parts ({first_of([path.name + '/' for path in parts.values()])}) and classes "
+            f"({first_of(classes, 8)}) side by side; give the folder of those that are meant"
         )
     for part in ("test", "validation"):
         if part in parts:
@@ -157,7 +157,7 @@ def _is_class(folder: Path, class_names: Sequence[str]) -> bool:
         return images
     if not inside:
         return True
-    what = f"images beside the class folders {first(known)}" if known else f"folders of no class, {first(inside)}"
+    what = f"images beside the class folders {first_of(known)}" if known else f"folders of no class, {first_of(inside)}"
     raise ValueError(
         f"the folder {folder} can be a part of the data or the class {folder.name!r} of the model: it holds {what}. "
         "Let it hold class folders alone, or images alone"

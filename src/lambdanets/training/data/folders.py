@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lambdanets.files import check_name
+from lambdanets.names import first_of
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
 from lambdanets.training.data.listing import (
     beside,
     class_folders,
     count,
     describe_skipped,
-    first,
     image_extensions,
     list_images,
 )
@@ -119,7 +119,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     names = class_folders(folder)
     if not names:
         archives = sorted(path.name for path in folder.iterdir() if path.suffix in _ARCHIVES)
-        remedy = f" Unpack {first(archives)} into a folder and give that." if archives else ""
+        remedy = f" Unpack {first_of(archives)} into a folder and give that." if archives else ""
         raise ValueError(f"the data folder {folder} has no class folders. {LAYOUT}.{remedy}")
     return tuple(names)
 
@@ -130,8 +130,8 @@ def _check_same_classes(folder: Path, expected: Sequence[str]) -> None:
         extra, missing = sorted(found - set(expected)), sorted(set(expected) - found)
         raise ValueError(
             f"the classes in {folder} are not those of the training folder"
-            + (f"; unknown there: {first(extra, 8)}" if extra else "")
-            + (f"; missing: {first(missing, 8)}" if missing else "")
+            + (f"; unknown there: {first_of(extra, 8)}" if extra else "")
+            + (f"; missing: {first_of(missing, 8)}" if missing else "")
         )
 
 
@@ -171,7 +171,7 @@ def read_classes(
             without.append(folder / name)
     if without and not empty:
         some = sorted(image_extensions() & {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".webp"})
-        more = f", nor do {count(len(without) - 1, 'other', 'others')}: {first(list(map(str, without[1:])))}"
+        more = f", nor do {count(len(without) - 1, 'other', 'others')}: {first_of(list(map(str, without[1:])))}"
         raise ValueError(
             f"the class folder {without[0]} holds no images ({', '.join(some)} and what else Pillow reads)"
             f"{more if len(without) > 1 else ''}. Add some, or remove the folder."

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lambdanets.names import first_of
 from lambdanets.training.data.core import FileImages, ImageData
-from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.transforms import UnreadableImageError, check_file, opened_image, read_image
 
 _END_BYTES = 64 * 1024
@@ -62,7 +63,7 @@ def inspect_images(parts: Sequence[FileImages], most: int = 0) -> list[str]:
     if len(errors) > most or not all(isinstance(error, UnreadableImageError) for _, error in errors):
         error = errors[0][1]
         others = [str(path) for path, _ in errors[1:]]
-        more = f" ({count(len(others), 'other image', 'other images')} neither: {first(others)})" if others else ""
+        more = f" ({count(len(others), 'other image', 'other images')} neither: {first_of(others)})" if others else ""
         limit = f"; {most:,} may be skipped (skip_bad_images)" if most else ""
         raise ValueError(f"{error}{more}{limit}")
     for part in parts:
@@ -101,5 +102,5 @@ def describe_copies(data: ImageData) -> tuple[str, ...]:
             ]
             if copies:
                 what = count(len(copies), f"{name} image is a copy", f"{name} images are copies")
-                notes.append(f"{what} of training images: {first(copies)}.")
+                notes.append(f"{what} of training images: {first_of(copies)}.")
     return tuple(notes)

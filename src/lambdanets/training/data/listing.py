@@ -21,6 +21,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from lambdanets.files import check_name
+from lambdanets.names import first_of
 
 LITTER = frozenset(
     {
@@ -46,7 +47,6 @@ LITTER = frozenset(
 )
 # Pillow tells these formats by their first bytes but does not decode them.
 _NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG")
-_NAMED = 3
 
 
 def image_extensions() -> frozenset[str]:
@@ -137,15 +137,9 @@ def describe_skipped(skipped: Sequence[Path], root: Path) -> tuple[str, ...]:
     if not skipped:
         return ()
     names = [path.relative_to(root).as_posix() + ("/" if path.is_dir() else "") for path in sorted(skipped)]
-    return (f"Left out of {root}: {count(len(names), 'file or folder', 'files and folders')}, {first(names)}.",)
+    return (f"Left out of {root}: {count(len(names), 'file or folder', 'files and folders')}, {first_of(names)}.",)
 
 
 def count(number: int, one: str, many: str) -> str:
     """A number with its noun."""
     return f"{number:,} {one if number == 1 else many}"
-
-
-def first(names: Sequence[str], shown: int = _NAMED) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -15,8 +15,9 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from lambdanets.files import read_text
+from lambdanets.names import first_of
 from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part
-from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import convert_colours, decode_image, read_image
@@ -190,18 +191,18 @@ def _notes(spec: str, *opened: Any) -> tuple[str, ...]:
     left_out = [name for reader in readers for name in getattr(reader, "left_out", ())]
     if left_out:
         what = count(len(left_out), "file in the shards", "files in the shards")
-        notes += (f"Left out of {spec}: {what}, {first(left_out)}.",)
+        notes += (f"Left out of {spec}: {what}, {first_of(left_out)}.",)
     # Hugging Face data sets know all of their splits.
     info: Any = getattr(getattr(readers[0], "dataset", None), "info", None)
     splits = getattr(info, "splits", None) or ()
     unused = [name for name in splits if name not in _SPLITS]
     if unused:
         what = count(len(unused), "split", "splits")
-        notes += (f"Left out of {spec}: {what} with a name of no part, {first(unused)}.",)
+        notes += (f"Left out of {spec}: {what} with a name of no part, {first_of(unused)}.",)
     taken, *others = [name for name in _VALIDATION if name in splits] or [""]
     if others:
         what = count(len(others), "split", "splits")
-        notes += (f"Left out of {spec}: {what} for validation beside {taken}, {first(others)}.",)
+        notes += (f"Left out of {spec}: {what} for validation beside {taken}, {first_of(others)}.",)
     return notes
 
 

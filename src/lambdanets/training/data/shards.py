@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from lambdanets.files import read_json
+from lambdanets.names import first_of
 from lambdanets.training.data.folders import PART_FOLDERS
 from lambdanets.training.data.inspection import fingerprint_files
-from lambdanets.training.data.listing import count, describe_skipped, first, image_extensions, is_litter, list_files
+from lambdanets.training.data.listing import count, describe_skipped, image_extensions, is_litter, list_files
 
 # The file of the class names, one a line.
 CLASSES = "classes.txt"
@@ -236,7 +237,7 @@ def find_shards(root: Path) -> tuple[dict[str, Shards], tuple[str, ...]]:
             names = [path.relative_to(root).as_posix() for path in compressed]
             raise ValueError(
                 f"the folder {root} holds {count(len(names), 'shard that is', 'shards that are')} compressed, "
-                f"{first(names)}; unpack to plain .tar, of which an image can be read by itself"
+                f"{first_of(names)}; unpack to plain .tar, of which an image can be read by itself"
             )
         return _told_by_names(root, listing.files), describe_skipped(others, root)
     parts, notes = _told_by_info(root, info)
@@ -244,7 +245,7 @@ def find_shards(root: Path) -> tuple[dict[str, Shards], tuple[str, ...]]:
     unlisted = [path.relative_to(root).as_posix() for path in (*listing.files, *compressed) if path not in listed]
     if unlisted:
         what = count(len(unlisted), "shard", "shards")
-        notes += (f"Left out of {root}: {what} that no part of {info.name} lists, {first(unlisted)}.",)
+        notes += (f"Left out of {root}: {what} that no part of {info.name} lists, {first_of(unlisted)}.",)
     return parts, notes + describe_skipped([path for path in others if path not in compressed], root)
 
 
@@ -260,7 +261,7 @@ def _told_by_names(root: Path, paths: Sequence[Path]) -> dict[str, Shards]:
         found.setdefault(parts[0] if parts else "all", []).append(path)
     if "all" in found and len(found) > 1:
         names = [path.relative_to(root).as_posix() for path in found["all"]]
-        raise ValueError(f"the names of {first(names)} in {root} tell no part (train, val, test), as others do")
+        raise ValueError(f"the names of {first_of(names)} in {root} tell no part (train, val, test), as others do")
     return {part: Shards(tuple(paths)) for part, paths in found.items()}
 
 
@@ -278,7 +279,7 @@ def _told_by_info(root: Path, file: Path) -> tuple[dict[str, Shards], tuple[str,
             parts[part] = _told_split(root, file, name, splits[name])
             used.append(name)
     if not parts:
-        raise ValueError(f"{file} has the splits {first(list(splits), 8)}, and none is train, validation or test")
+        raise ValueError(f"{file} has the splits {first_of(list(splits), 8)}, and none is train, validation or test")
     seen: set[Path] = set()
     for path in (path for shards in parts.values() for path in shards.paths):
         if path in seen:
@@ -288,7 +289,7 @@ def _told_by_info(root: Path, file: Path) -> tuple[dict[str, Shards], tuple[str,
     if not unknown:
         return parts, ()
     what = count(len(unknown), "split that is", "splits that are")
-    return parts, (f"Left out of {file}: {what} none of train, validation and test, {first(unknown)}.",)
+    return parts, (f"Left out of {file}: {what} none of train, validation and test, {first_of(unknown)}.",)
 
 
 def _told_split(root: Path, file: Path, name: str, split: Any) -> Shards:

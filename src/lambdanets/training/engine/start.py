@@ -16,9 +16,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from lambdanets.names import first_of
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
-from lambdanets.training.data.listing import count, first
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.skipping import FILE as SKIPPED
 from lambdanets.training.data.skipping import read_or_next
 from lambdanets.training.data.transforms import InputTransform
@@ -147,7 +148,7 @@ def check_data(data: ImageData) -> None:
     if len(data.class_names) < 2:
         raise ValueError(
             f"the data {data.spec!r} have {count(len(data.class_names), 'class', 'classes')} "
-            f"({first(data.class_names)}); a classifier needs at least 2. Add a folder of images of another class."
+            f"({first_of(data.class_names)}); a classifier needs at least 2. Add a folder of images of another class."
         )
     for name, part in data.parts.items():
         if len(part) == 0:
@@ -164,7 +165,7 @@ def check_data(data: ImageData) -> None:
             raise ValueError(f"{what}, and they have {len(data.class_names)} classes, from 0")
         missing = [name for index, name in enumerate(data.class_names) if index not in present]
         if missing and part is data.train:
-            raise ValueError(f"the data {data.spec!r} have no training images of {first(missing, 8)}; add some")
+            raise ValueError(f"the data {data.spec!r} have no training images of {first_of(missing, 8)}; add some")
 
 
 def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, ...]]:
@@ -186,7 +187,7 @@ def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, 
     if not bad:
         return bad, notes
     what = count(len(bad), "image cannot be read and is", "images cannot be read and are")
-    return bad, (f"{what} replaced by the next one that can: {first(bad)}. All are listed in {SKIPPED}.", *notes)
+    return bad, (f"{what} replaced by the next one that can: {first_of(bad)}. All are listed in {SKIPPED}.", *notes)
 
 
 def list_bad_images(data: ImageData, bad: Collection[str]) -> None:

@@ -20,8 +20,8 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.interop.adopt.checkpoints import check_plain, read_checkpoint
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.shipped import shipped_names
-from lambdanets.names import unknown_name
-from lambdanets.training.data.listing import count, first
+from lambdanets.names import first_of, unknown_name
+from lambdanets.training.data.listing import count
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import DECIDED
@@ -194,7 +194,8 @@ def _fit_classifier(
         was = f"; that of {source.name} was for {before[0]}" if before else ""
         return [f"The classifier for {len(class_names)} classes is new, with random weights{was}."]
     if source.class_names and source.class_names != tuple(class_names):
-        return [f"The classifier is kept; its classes were {first(source.class_names)}, now {first(class_names)}."]
+        names, were = first_of(class_names), first_of(source.class_names)
+        return [f"The classifier is kept; its classes were {were}, now {names}."]
     return []
 
 
@@ -222,4 +223,4 @@ def _fit_positions(model: nn.Module, weights: dict[str, torch.Tensor]) -> tuple[
         return fitted, []
     before, now = (" x ".join(map(str, shape)) for shape in (others[changed[0]], fitted[changed[0]].shape))
     what = count(len(changed), "table of positions is", "tables of positions are")
-    return fitted, [f"{what} resampled for the image size: {first(changed)}, of {before} now {now}."]
+    return fitted, [f"{what} resampled for the image size: {first_of(changed)}, of {before} now {now}."]

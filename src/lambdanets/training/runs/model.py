@@ -17,7 +17,7 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.console import one_line
 from lambdanets.files import naming_failed_writes, replacing
 from lambdanets.models.shipped import check_tag
-from lambdanets.names import unknown_name
+from lambdanets.names import first_of, unknown_name
 
 _SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
@@ -235,13 +235,10 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: s
         if name in weights and weights[name].dtype != tensor.dtype
     ]
     if wrong:
-        raise ValueError(
-            f"{what} do not fit the model: {'; '.join(wrong[:3])}"
-            f"{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}"
-        )
+        raise ValueError(f"{what} do not fit the model: {first_of(wrong, separator='; ')}")
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
-        raise ValueError(f"{what} have numbers that are not finite, in {', '.join(broken[:3])}")
+        raise ValueError(f"{what} have numbers that are not finite, in {first_of(broken)}")
 
 
 def _number_of_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lambdanets.names import first_of
 from lambdanets.training.data import FileImages, ImageData, load_data
 from lambdanets.training.data.exam import Exam
 from lambdanets.training.data.folders import check_data_folder
 from lambdanets.training.data.inspection import fingerprint_files
-from lambdanets.training.data.listing import count, first, list_images
+from lambdanets.training.data.listing import count, list_images
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.split import FILE, PARTS, read_split
@@ -57,7 +58,7 @@ def _check_files(run: Run, name: str, part: FileImages) -> None:
         if files:
             raise ValueError(
                 f"{count(len(files), f'{name} image', f'{name} images')} of the run {run.path} in {part.root} "
-                f"{'is' if len(files) == 1 else 'are'} {what}: {first(files)}. Put the files back; without them, "
+                f"{'is' if len(files) == 1 else 'are'} {what}: {first_of(files)}. Put the files back; without them, "
                 "`lambdanets evaluate --data FOLDER` scores other images, and `lambdanets train` begins a new run."
             )
 
@@ -72,14 +73,14 @@ def _differences(root: Path, split: dict[str, FileImages]) -> tuple[str, ...]:
         belong, are = ("belongs", "is") if len(outside) == 1 else ("belong", "are")
         notes.append(
             f"{count(len(outside), 'image', 'images')} in {root} {belong} to no part of this run, added since it began "
-            f"or left out then, and {are} not used: {first(outside)}."
+            f"or left out then, and {are} not used: {first_of(outside)}."
         )
     found = set(there)
     for name, part in split.items():
         gone = [file for file in part.names if file not in found and not (root / file).is_file()]
         if gone:
             what = count(len(gone), f"{name} image of this run is", f"{name} images of this run are")
-            notes.append(f"{what} no longer in {root}, and not needed here: {first(gone)}.")
+            notes.append(f"{what} no longer in {root}, and not needed here: {first_of(gone)}.")
     return tuple(notes)
 
 
@@ -128,7 +129,7 @@ def seen_in_training(run: Run, exam: Exam) -> tuple[str, ...]:
         if seen:
             of = f"{len(seen):,} of these {count(len(images), 'image', 'images')}"
             are = "is an image" if len(seen) == 1 else "are images"
-            notes.append(f"{of} {are} that the run was {what}: {first(seen)}.")
+            notes.append(f"{of} {are} that the run was {what}: {first_of(seen)}.")
     return tuple(notes)
 
 

@@ -19,10 +19,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 
-from lambdanets.interop.replace.stages import is_spatial
+from lambdanets.interop.tree import is_spatial
 from lambdanets.layers.arguments import per_axis
 
-__all__ = ["DryRun", "DryRunError", "check_after", "dry_run", "example_for", "without_numbers"]
+__all__ = ["DryRun", "DryRunError", "Trial", "dry_run", "try_before", "without_numbers"]
 
 # Of sequences, images and volumes.
 _USUAL_SIZE = {1: 224, 2: 224, 3: 32}
@@ -47,7 +47,57 @@ class DryRun:
     outputs: tuple[tuple[int, ...], ...]
 
 
-def example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | None) -> tuple[Any, ...] | None:
+@dataclass(frozen=True)
+class Trial:
+    """What a run of a model before its layers are replaced says.
+
+    Args:
+        inputs: as of :class:`DryRun`; {} where the model was not run.
+        check: raises a :class:`DryRunError` unless the model with the new layers runs, with outputs of the shapes that
+            it had before; None where it was not run.
+        not_run: why it was not run; None where it was.
+    """
+
+    inputs: dict[str, tuple[int, ...]]
+    check: Callable[[nn.Module], None] | None
+    not_run: str | None
+
+
+def try_before(
+    model: nn.Module,
+    example: Any,
+    img_size: int | Sequence[int] | None,
+    what: str,
+    watch: Iterable[str] = (),
+) -> Trial:
+    """Run a model without numbers, before its layers are replaced.
+
+    Args:
+        model: the model.
+        example: a tensor or a tuple of arguments; None makes two images, of the size that the model is for.
+        img_size: height and width of the images that are made.
+        what: the modules that will be replaced, for messages.
+        watch: names of the modules whose input shapes are wanted.
+
+    Raises:
+        ValueError: if both example and size are given, or ``img_size`` is not of positive ints.
+        DryRunError: if the model does not run on what was given. On a guessed example nobody asked for it to run: then
+            the trial says why it did not.
+    """
+    arguments = _example_for(model, example, img_size)
+    if arguments is None:
+        return Trial({}, None, "what the model takes is not known")
+    try:
+        before = dry_run(model, arguments, watch)
+    except DryRunError as error:
+        if example is None and img_size is None:
+            shape = "x".join(map(str, arguments[0].shape))
+            return Trial({}, None, f"{error} (on a guessed input of {shape})")
+        raise DryRunError(f"{error}; give an example=... that the model runs on") from error
+    return Trial(before.inputs, _check_after(before, arguments, what), None)
+
+
+def _example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] | None) -> tuple[Any, ...] | None:
     """Arguments for the model's forward: the given ones, or two images of the size that the model is for.
 
     Args:
@@ -126,7 +176,7 @@ def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] =
     return DryRun(inputs, shapes)
 
 
-def check_after(before: DryRun, arguments: tuple[Any, ...], what: str) -> Callable[[nn.Module], None]:
+def _check_after(before: DryRun, arguments: tuple[Any, ...], what: str) -> Callable[[nn.Module], None]:
     """A function that raises unless a model with new layers runs, with outputs of the shapes that it had before.
 
     Args:

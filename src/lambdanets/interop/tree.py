@@ -1,4 +1,4 @@
-"""Choosing modules of a tree by name or by a function, and swapping them."""
+"""Modules of a model: choosing them by name or by a function, and swapping them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from lambdanets.layers import LambdaLayer
-from lambdanets.names import nearest_names
+from lambdanets.names import first_of, nearest_names
 
-__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "matches", "parameters_of", "swap"]
+__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "is_spatial", "matches", "parameters_of", "swap"]
 
 # Class names of other people's lambda layers: what is inside one is not the model's own convolution.
 _LAMBDA = re.compile(r"lambda_?(layer|conv|module)", re.IGNORECASE)
@@ -35,6 +35,11 @@ class Candidate:
 def is_lambda(module: nn.Module) -> bool:
     """True if a module is a lambda layer, ours or by its class name another implementation's."""
     return isinstance(module, LambdaLayer) or _LAMBDA.match(type(module).__name__) is not None
+
+
+def is_spatial(module: nn.Module) -> bool:
+    """True if a module is a convolution whose kernel is wider than 1."""
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1
 
 
 def find(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[Candidate]:
@@ -118,8 +123,7 @@ def _no_match(
 
 
 def _some(candidates: Sequence[Candidate], count: int = 6) -> str:
-    names = [c.name or "the model itself" for c in candidates]
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return first_of([c.name or "the model itself" for c in candidates], count)
 
 
 def hooks_of(module: nn.Module) -> int:
@@ -138,6 +142,7 @@ def swap(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     if model in new:
         return new[model]
     for parent in list(model.modules()):
+        # Not named_children(), which leaves out the second name of a shared module.
         for name, child in list(parent._modules.items()):
             if child is not None and child in new:
                 parent.register_module(name, new[child])
