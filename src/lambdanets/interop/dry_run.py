@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 
+from lambdanets.interop.inputs import image_size_of
 from lambdanets.interop.tree import is_spatial
 from lambdanets.layers.arguments import per_axis
 
@@ -49,7 +50,7 @@ class DryRun:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run of a model before its layers are replaced says.
+    """Findings of a run of a model before its layers are replaced.
 
     Args:
         inputs: as of :class:`DryRun`; {} where the model was not run.
@@ -121,20 +122,11 @@ def _example_for(model: nn.Module, example: Any, img_size: int | Sequence[int] |
         return None
     ndim = len(conv.kernel_size)  # type: ignore[arg-type]
     if img_size is None:
-        img_size = (_size_of(model) if ndim == 2 else None) or _USUAL_SIZE[ndim]
+        img_size = (image_size_of(model) if ndim == 2 else None) or _USUAL_SIZE[ndim]
     size = per_axis("img_size", img_size, ndim, odd=False)
     weight = next(iter(conv.parameters()))
     channels: int = conv.in_channels  # type: ignore[assignment]
     return (torch.empty(2, channels, *size, dtype=weight.dtype, device=weight.device),)
-
-
-def _size_of(model: Any) -> int | tuple[int, ...] | None:
-    """Height and width of the images that a model says it is for."""
-    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None) or getattr(model, "image_size", None)
-    if built_for:
-        return built_for
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    return tuple(config["input_size"][1:]) if "input_size" in config else None
 
 
 def without_numbers() -> FakeTensorMode:

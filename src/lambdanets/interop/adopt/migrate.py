@@ -20,6 +20,7 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.interop.adopt.adopt import Adoption, adopt
 from lambdanets.interop.adopt.checkpoints import read_checkpoint
 from lambdanets.interop.adopt.weights import LoadedWeights, copy_weights, load_weights
+from lambdanets.interop.inputs import channels_of, image_size_of
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.shipped import check_tag
@@ -28,7 +29,6 @@ from lambdanets.names import did_you_mean
 __all__ = ["Comparison", "Migration", "build_origin", "migrate"]
 
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
-_DEFAULT_INPUT = (3, 224, 224)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def migrate(
         checkpoint: a file; None for the weights that timm publishes, downloaded or from its cache.
         origin: the model, see :func:`build_origin`.
         num_classes: outputs of the classifier; default as the checkpoint's, where its name is a usual one.
-        image_size: side of the random images; default as the model's configuration says, else 224.
+        image_size: side of the random images; default that of the model, else 224.
         faithful: see :func:`lambdanets.adopt`.
 
     Raises:
@@ -200,11 +200,9 @@ def _classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _images(model: nn.Module, image_size: int | None) -> Tensor:
-    channels, height, width = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", _DEFAULT_INPUT)
-    if image_size is not None:
-        height = width = image_size
+    size = (image_size, image_size) if image_size is not None else image_size_of(model) or (224, 224)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, channels, height, width, generator=generator, dtype=torch.float64)
+    return torch.randn(2, channels_of(model) or 3, *size, generator=generator, dtype=torch.float64)
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lambdanets.files import check_name, check_writable, replacing
 from lambdanets.interop.dry_run import DryRunError, dry_run
 from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
-from lambdanets.interop.export.preprocessing import channels_of, preprocessing_of
+from lambdanets.interop.export.preprocessing import preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
+from lambdanets.interop.inputs import channels_of, configuration_of, image_size_of
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import did_you_mean
 
@@ -224,13 +225,13 @@ def _check_arguments(model: nn.Module, path: Path, output: str, fixed_size: bool
 def _example(model: nn.Module, given: Tensor | None) -> Tensor:
     """A batch of two: one of 1 would be taken for a constant."""
     if given is None:
-        config = getattr(model, "pretrained_cfg", None)
-        if not config or not config.get("input_size"):
+        channels, size = channels_of(model), image_size_of(model)
+        if channels is None or size is None:
             raise ValueError(
                 "example must be given for a model without a timm configuration: a batch of images, (batch, channels, "
                 "height, width), or of sequences or volumes with one or three sizes behind the channels"
             )
-        return torch.zeros(2, channels_of(model), *(_built_size(model) or config["input_size"][1:]))
+        return torch.zeros(2, channels, *size)
     if not isinstance(given, Tensor) or given.ndim - 2 not in INPUTS:
         shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(
@@ -238,17 +239,6 @@ def _example(model: nn.Module, given: Tensor | None) -> Tensor:
             f"channels, height, width) for images, got {shown}"
         )
     return torch.zeros(2, *given.shape[1:])
-
-
-def _built_size(model: nn.Module) -> tuple[int, ...] | None:
-    """Height and width that the model says it was built for; its timm configuration tells those of its weights."""
-    for owner in (model, getattr(model, "patch_embed", None)):
-        size = getattr(owner, "img_size", None)
-        if isinstance(size, int):
-            return (size, size)
-        if isinstance(size, Sequence) and len(size) == 2:
-            return tuple(size)
-    return None
 
 
 def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) -> None:
@@ -374,8 +364,7 @@ def _check_difference(checks: Sequence[Check], tolerance: float, output: str, pa
 
 
 def _model_name(model: nn.Module) -> str:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    return config.get("architecture") or type(model).__name__
+    return configuration_of(model).get("architecture") or type(model).__name__
 
 
 def _version() -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["channels_of", "describe_preprocessing", "preprocessing_of"]
+from lambdanets.interop.inputs import channels_of, configuration_of
+
+__all__ = ["describe_preprocessing", "preprocessing_of"]
 
 
 def describe_preprocessing(
@@ -60,12 +62,12 @@ def preprocessing_of(model: nn.Module, size: Sequence[int]) -> dict[str, Any] | 
         model: with ``pretrained_cfg``, as timm's have.
         size: height and width of the input.
     """
-    if not getattr(model, "pretrained_cfg", None):
+    if not configuration_of(model):
         return None
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(model)
-    channels = channels_of(model)
+    channels = channels_of(model) or config["input_size"][0]
     # timm's configurations are of three channels; a model of another number was made so by its user.
     mean, std = ((list(config[name]) * channels)[:channels] for name in ("mean", "std"))
     return describe_preprocessing(
@@ -77,12 +79,3 @@ def preprocessing_of(model: nn.Module, size: Sequence[int]) -> dict[str, Any] | 
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
     )
-
-
-def channels_of(model: nn.Module) -> int:
-    """Input channels of a timm model: its own where it tells, for its configuration is that of three channels."""
-    own = getattr(model, "in_chans", None)
-    if isinstance(own, int):
-        return own
-    config: Any = getattr(model, "pretrained_cfg", None)
-    return config["input_size"][0]
