@@ -125,16 +125,10 @@ def migrate(
         copy_weights(model, read)
     x = _images(model, image_size)
     exact = copy.deepcopy(model).double()
-    try:
-        before = [_outputs(model, x), _outputs(exact, x)]
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"{origin} does not take images of {x.shape[2]}x{x.shape[3]}, give another image_size (--image-size): "
-            f"{error}"
-        ) from error
+    before = [_outputs(model, x, origin), _outputs(exact, x, origin)]
     report = adopt(model, faithful=faithful)
     model, exact = report.model, adopt(exact, faithful=faithful).model
-    after = [_outputs(model, x), _outputs(exact, x)]
+    after = [_outputs(model, x, origin), _outputs(exact, x, origin)]
     comparisons = tuple(_compare(old, new) for old, new in zip(before, after, strict=True))
     return Migration(model, report, comparisons, tuple(x.shape))
 
@@ -205,10 +199,17 @@ def _images(model: nn.Module, image_size: int | None) -> Tensor:
     return torch.randn(2, channels_of(model) or 3, *size, generator=generator, dtype=torch.float64)
 
 
-def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+def _outputs(model: nn.Module, x: Tensor, origin: str) -> Tensor:
     dtype = next(model.parameters()).dtype
-    with torch.no_grad():
-        out = model.eval()(x.to(dtype))
+    try:
+        with torch.no_grad():
+            out = model.eval()(x.to(dtype))
+    # Models refuse sizes with errors of many kinds.
+    except Exception as error:
+        raise ValueError(
+            f"{origin} does not take images of {x.shape[2]}x{x.shape[3]}, give another image_size (--image-size): "
+            f"{error}"
+        ) from error
     if not isinstance(out, Tensor):
         raise ValueError(
             f"{type(model).__name__} returns a {type(out).__name__}; a tensor is needed to compare outputs"
