@@ -124,7 +124,7 @@ class Options:
 
     @property
     def scale(self) -> str:
-        """ "quick" or "full"."""
+        """Name of the study's size: "quick" or "full"."""
         return "quick" if self.quick else "full"
 
 
