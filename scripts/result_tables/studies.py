@@ -78,8 +78,15 @@ def _last_loss(row: str) -> str:
     return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
 
 
+def _hours(study: str) -> str:
+    """Hours of computing of all cells of a study."""
+    cells, _ = read_cells(COMPARE / study)
+    return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
+
+
 TABLES: dict[str, Callable[[], str]] = {"layers": layers}
 FIGURES: dict[str, Callable[[], str]] = {
+    "hours-layers": lambda: _hours("layers"),
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
 }

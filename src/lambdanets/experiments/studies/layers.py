@@ -104,7 +104,8 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
     claims += memory_claim(rows, RECOMPUTED, [CONVOLUTION])
     claims += rate_claim(rows, RECOMPUTED, [CONVOLUTION], TRAINING)
     for name in ATTENTIONS:
-        claims += pair_claim(rows, "lambda", name, "0 or more")
+        for lambda_layer in LAMBDAS:
+            claims += pair_claim(rows, lambda_layer, name, "0 or more")
         claims += memory_claim(rows, "lambda", forms_of(ROWS, name))
         claims += rate_claim(rows, "lambda", forms_of(ROWS, name), TRAINING)
     return claims
