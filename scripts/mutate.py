@@ -36,8 +36,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PACKAGE = SOURCE / "lambdanets"
-# Functions that no result depends on: estimates of cost, texts.
-NOT_COMPUTED = {"work", "seconds", "explain", "extra_repr", "__repr__"}
+# Functions that no result depends on: estimates of cost, configurations to try, texts.
+NOT_COMPUTED = {"work", "seconds", "candidates", "explain", "extra_repr", "__repr__"}
 # Method calls whose removal leaves their object, with a tensor of the same kind.
 DROPPED = {"masked_fill", "masked_fill_", "transpose", "flip", "clamp", "clamp_min", "clamp_"}
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
