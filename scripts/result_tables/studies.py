@@ -10,12 +10,13 @@ from statistics import mean
 from lambdanets.experiments.bench.measure import TRAINING
 from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, told_accuracy
 from lambdanets.experiments.compare.cell import read_cells
+from lambdanets.experiments.compare.measured import build
 from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report.study_report import table_text
 from lambdanets.experiments.studies import read_outcome
-from lambdanets.experiments.studies.layers import LAMBDAS, ROWS
+from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS, ROWS
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
 
@@ -84,8 +85,19 @@ def _hours(study: str) -> str:
     return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
 
 
+def _kept_by_all_layers() -> str:
+    """The share of the convolution's network that no row of the study of layers replaces."""
+    cells, _ = read_cells(COMPARE / "layers")
+    config = next(done.config for done in cells if done.kind == "speed")
+    row = config["models"][CONVOLUTION]
+    parameters = dict(build(row["model"], row["model_kwargs"], config).named_parameters())
+    replaced = sum(weight.numel() for name, weight in parameters.items() if name.endswith("conv2.weight"))
+    return f"{1 - replaced / sum(weight.numel() for weight in parameters.values()):.2f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {"layers": layers}
 FIGURES: dict[str, Callable[[], str]] = {
+    "kept-by-all-layers": _kept_by_all_layers,
     "hours-layers": lambda: _hours("layers"),
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),

@@ -18,8 +18,11 @@ def nearest_names(name: object, known: Collection[str], count: int = 3) -> list[
 
 def first_of(items: Collection[str], count: int = 3, separator: str = ", ") -> str:
     """Return the first few of many items as text, and how many more there are: "a, b, c and 4 more"."""
-    shown, more = list(items)[:count], len(items) - count
-    return separator.join(shown) + (f"{separator.rstrip(', ')} and {more:,} more" if more > 0 else "")
+    shown, more = separator.join(list(items)[:count]), len(items) - count
+    if more <= 0:
+        return shown
+    before = "" if separator == ", " else separator.rstrip()  # no comma in front of "and"
+    return f"{shown}{before} and {more:,} more"
 
 
 def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None, count: int = 1) -> str:

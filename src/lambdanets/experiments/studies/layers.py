@@ -103,11 +103,11 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
             claims += rate_claim(rows, name, [CONVOLUTION], way)
     claims += memory_claim(rows, RECOMPUTED, [CONVOLUTION])
     claims += rate_claim(rows, RECOMPUTED, [CONVOLUTION], TRAINING)
-    for name in ATTENTIONS:
-        for lambda_layer in LAMBDAS:
-            claims += pair_claim(rows, lambda_layer, name, "0 or more")
-        claims += memory_claim(rows, "lambda", forms_of(ROWS, name))
-        claims += rate_claim(rows, "lambda", forms_of(ROWS, name), TRAINING)
+    for attention in ATTENTIONS:
+        for name in LAMBDAS:
+            claims += pair_claim(rows, name, attention, "0 or more")
+            claims += memory_claim(rows, name, forms_of(ROWS, attention))
+            claims += rate_claim(rows, name, forms_of(ROWS, attention), TRAINING)
     return claims
 
 

@@ -279,7 +279,7 @@ def _told_by_info(root: Path, file: Path) -> tuple[dict[str, Shards], tuple[str,
             parts[part] = _told_split(root, file, name, splits[name])
             used.append(name)
     if not parts:
-        raise ValueError(f"{file} has the splits {first_of(list(splits), 8)}, and none is train, validation or test")
+        raise ValueError(f"{file} has the splits {first_of(splits, 8)}, and none is train, validation or test")
     seen: set[Path] = set()
     for path in (path for shards in parts.values() for path in shards.paths):
         if path in seen:
