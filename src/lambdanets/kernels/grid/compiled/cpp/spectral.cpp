@@ -98,7 +98,8 @@ static void slot_forward(int64_t slot, void* context) {
   }
 }
 
-// Of one row and k: adds dY·λ to the queries' gradient and returns dλ = Σ_h q·dY in a buffer, zeros behind the grid.
+// Of one row and k: adds dY·λ to the queries' gradient and returns dλ = Σ_h q·dY, scaled, in a buffer, zeros after the
+// grid.
 static float* row_backward(const Run& run, const Room& room, int64_t row, int64_t key, const float* lambda,
                            float* grad_queries) {
   const Plan& plan = run.plan;
@@ -123,8 +124,8 @@ static float* row_backward(const Run& run, const Room& room, int64_t row, int64_
       }
       add_four(grad_queries + at, sums_of_four(product[0], product[1], product[2], product[3]));
     }
-    store(grad_lambda + x * kPoint, sum_r);
-    store(grad_lambda + x * kPoint + kLanes, sum_i);
+    store(grad_lambda + x * kPoint, plan.scale * sum_r);
+    store(grad_lambda + x * kPoint + kLanes, plan.scale * sum_i);
     total_r += sum_r, total_i += sum_i;
   }
   clear(grad_lambda + p.columns * kPoint, (plan.width - p.columns) * kPoint);
@@ -238,7 +239,7 @@ static void slot_backward(int64_t slot, void* context) {
   }
 }
 
-// The table's gradient for kLanes pairs of u and k: F(dT̂) where the table has offsets, over the number of points.
+// The table's gradient for kLanes pairs of u and k: F(dT̂) where the table has offsets.
 static void table_gradient(const Run& run, int64_t item, const Room& room) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
@@ -261,7 +262,6 @@ static void table_gradient(const Run& run, int64_t item, const Room& room) {
                   result + (y - p.origin_row + plan.height) % plan.height * kPoint, 1, 1);
   }
   const Tensor& table = run.call.grad_table;
-  const float scale = 1.0f / static_cast<float>(plan.points);
   for (int64_t y = 0; y < p.extent_rows; y++) {
     copy_points(room.buffer_a, 1, room.lambda + y * plan.pitch * kPoint, 1, plan.width);
     const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
@@ -270,8 +270,7 @@ static void table_gradient(const Run& run, int64_t item, const Room& room) {
       float* to = table.data + pair / p.dim_key * table.stride[0] + pair % p.dim_key * table.stride[1] +
                   y * table.stride[2];
       for (int64_t x = 0; x < p.extent_columns; x++)
-        to[x * table.stride[3]] =
-            scale * result[(x - p.origin_column + plan.width) % plan.width * kPoint + lane];
+        to[x * table.stride[3]] = result[(x - p.origin_column + plan.width) % plan.width * kPoint + lane];
     }
   }
 }

@@ -18,6 +18,9 @@ struct Plan {
   int64_t height, width, points;        // lengths of the transforms along y and x, and their product
   int64_t pitch;                        // points from a row of λ to the next
   int64_t groups, parts, tasks, slots;  // groups of channels, parts of k
+  // 1 / √points, in the spectra of V, of the table and of dλ: a product of two of them is divided by the number of
+  // points before it is summed, and does not overflow for numbers whose result has room.
+  float scale;
 
   Plan(const Problem& problem, int64_t slots_wanted) : p(problem) {
     positions = p.rows * p.columns;
@@ -26,6 +29,7 @@ struct Plan {
     height = length_for(p.rows, p.extent_rows, p.origin_row);
     width = length_for(p.columns, p.extent_columns, p.origin_column);
     points = height * width;
+    scale = 1.0f / std::sqrt(static_cast<float>(points));
     // Odd: columns of λ are read and written too, and with a power of two they would share few places of the cache.
     pitch = width | 1;
     groups = ceil_div(p.dim_value, kPoint);
@@ -48,7 +52,7 @@ struct Plan {
 // Scratch memory of a call.
 struct Shared {
   float *roots_y, *roots_x;
-  float* table;         // T̂ over the number of points: (pair, x, y), two floats each
+  float* table;         // T̂: (pair, x, y), two floats each
   float* grad_queries;  // (example, group), as packed queries
   float* sums;          // (task): y, or the gradient of V, where a group of channels is several tasks
 
@@ -176,7 +180,7 @@ static void finish_forward(const Run& run, const Room& room, const float* lambda
   }
 }
 
-// T̂ for kLanes pairs of u and k: the conjugate, as for a correlation, over the number of points.
+// T̂ for kLanes pairs of u and k: the conjugate, as for a correlation.
 static void transform_table(const Run& run, const Room& room, int64_t item) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
@@ -195,12 +199,11 @@ static void transform_table(const Run& run, const Room& room, int64_t item) {
     copy_points(room.lambda + y * plan.pitch * kPoint, 1, result, 1, plan.width);
   }
   finish_forward(run, room, room.lambda, p.extent_rows, -p.origin_row, room.values);
-  const float scale = 1.0f / static_cast<float>(plan.points);
   for (int64_t lane = 0; lane < some; lane++) {
     float* to = run.shared.table + (item * kLanes + lane) * plan.points * 2;
     for (int64_t f = 0; f < plan.points; f++) {
-      to[2 * f] = scale * room.values[f * kPoint + lane];
-      to[2 * f + 1] = -scale * room.values[f * kPoint + kLanes + lane];
+      to[2 * f] = plan.scale * room.values[f * kPoint + lane];
+      to[2 * f + 1] = -plan.scale * room.values[f * kPoint + kLanes + lane];
     }
   }
 }
@@ -239,6 +242,8 @@ static void transform_values(const Run& run, const Room& room, const Task& task)
     for (int64_t y = 0; y < p.rows; y++) {
       pack(room.buffer_a, kPoint, kPoint, channels_of(run.call.value, task, depth, y * p.columns), p.columns,
            task.count);
+      for (int64_t i = 0; i < p.columns * kPoint; i += kLanes)
+        store(room.buffer_a + i, plan.scale * load(room.buffer_a + i));
       clear(room.buffer_a + p.columns * kPoint, (plan.width - p.columns) * kPoint);
       const float* result = transform<false>(run.along_x, room.buffer_a, room.buffer_b);
       copy_points(room.lambda + y * plan.pitch * kPoint, 1, result, 1, plan.width);
