@@ -17,6 +17,7 @@ import argparse
 import csv
 import fnmatch
 import json
+import math
 import os
 import random
 import statistics
@@ -146,9 +147,18 @@ def interval(turns: list[dict]) -> tuple[float, float, float]:
     return float(np.median(np.concatenate(rounds))), float(low), float(high)
 
 
+def _looks(most: int) -> set[int]:
+    """Numbers of rounds after which it is looked at: after each of them, an interval would be narrow once by chance."""
+    looks = [LEAST_ROUNDS]
+    while looks[-1] < most:
+        looks.append(math.ceil(1.25 * looks[-1]))
+    return set(looks)
+
+
 def verdict(turns: list[dict], limit: float) -> str:
     """Return the verdict on a case and pass: not slower, slower or undecided."""
-    if len({turn["round"] for turn in turns}) < LEAST_ROUNDS:
+    rounds = len({turn["round"] for turn in turns})
+    if rounds not in _looks(rounds):
         return "undecided"
     _, low, high = interval(turns)
     return "not slower" if high <= limit else "slower" if low > limit else "undecided"

@@ -25,6 +25,7 @@ from unittest.mock import patch
 import torch
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.experiments.bench.timing import bootstrap_median
 from lambdanets.files import write_csv
 from lambdanets.kernels.autograd import derivatives, library
 from lambdanets.kernels.autograd.library import Op
@@ -130,8 +131,8 @@ def paired_ratio(call: Callable[[], object], name: str, rounds: int) -> tuple[fl
         if turn >= 5:  # the first calls fill caches
             shipped.append(taken["shipped"])
             ratios.append(taken[name] / taken["shipped"])
-    medians = sorted(statistics.median(random.choices(ratios, k=len(ratios))) for _ in range(1000))
-    return statistics.median(shipped) * 1e6, statistics.median(ratios), medians[25], medians[974]
+    ratio = bootstrap_median(ratios)
+    return statistics.median(shipped) * 1e6, ratio.median, ratio.low, ratio.high
 
 
 def main() -> None:

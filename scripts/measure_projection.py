@@ -2,8 +2,8 @@
 
     python scripts/measure_projection.py
 
-Each form computes the same layer. Calls take turns, in an order drawn anew for each round; a row holds the median of
-the ratios within the rounds, a form's time over that of "plain", with a 95 % percentile bootstrap interval. The layer
+Each form computes the same layer. Calls take turns, as in `lambdanets bench`; a row holds the median of the ratios
+within the turns, a form's time over that of "plain", with its 95 % bootstrap interval. The layer
 uses "channels_inner"; docs/pytorch-batchnorm-fault.md says why.
 
 - plain: one convolution, its output split, the slices of queries and values copied and normalised. The gradients
@@ -17,16 +17,15 @@ uses "channels_inner"; docs/pytorch-batchnorm-fault.md says why.
 
 from __future__ import annotations
 
-import csv
-import random
-import time
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.experiments.bench.timing import Turns
+from lambdanets.files import write_csv
 from lambdanets.provenance import environment
 
 SECONDS = 4.0
@@ -129,35 +128,11 @@ def _run(form: str, layer: LambdaLayer, x: Tensor) -> Tensor:
     return out.transpose(2, 3).reshape(len(x), layer.dim_out, -1).contiguous().unflatten(2, x.shape[2:])
 
 
-def _seconds(form: str, layer: LambdaLayer, x: Tensor, grad: Tensor | None) -> float:
-    start = time.perf_counter()
-    out = _run(form, layer, x)
-    if grad is not None:
-        out.backward(grad)
-    return time.perf_counter() - start
-
-
-def _measure(layer: LambdaLayer, x: Tensor, backward: bool) -> dict[str, np.ndarray]:
-    grad = torch.randn(len(x), layer.dim_out, *x.shape[2:]) if backward else None
-    x = x.requires_grad_(backward)
-    times: dict[str, list[float]] = {form: [] for form in FORMS}
-    order, turn = list(FORMS), random.Random(0)
-    with torch.set_grad_enabled(backward):
-        for form in FORMS:
-            for _ in range(5):
-                _seconds(form, layer, x, grad)
-        end = time.perf_counter() + SECONDS
-        while len(times["plain"]) < LEAST_ROUNDS or time.perf_counter() < end:
-            turn.shuffle(order)
-            for form in order:
-                times[form].append(_seconds(form, layer, x, grad))
-    return {form: np.array(seconds) for form, seconds in times.items()}
-
-
-def _interval(ratios: np.ndarray) -> tuple[float, float]:
-    draws = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def _call(form: str, layer: LambdaLayer, x: Tensor, grad: Tensor | None) -> None:
+    with torch.set_grad_enabled(grad is not None):
+        out = _run(form, layer, x)
+        if grad is not None:
+            out.backward(grad)
 
 
 def main() -> None:
@@ -168,10 +143,11 @@ def main() -> None:
         for backward in (False, True):
             torch.manual_seed(0)
             layer = LambdaLayer(dim, **context)
-            times = _measure(layer, torch.randn(batch, dim, side, side), backward)
-            for form, seconds in times.items():
-                ratios = seconds / times["plain"]
-                low, high = _interval(ratios)
+            x = torch.randn(batch, dim, side, side, requires_grad=backward)
+            grad = torch.randn(batch, layer.dim_out, side, side) if backward else None
+            turns = Turns([partial(_call, form, layer, x, grad) for form in FORMS])
+            turns.take(SECONDS, least=LEAST_ROUNDS)
+            for form, timing in zip(FORMS, turns.timings(), strict=True):
                 rows.append(
                     {
                         "grid": f"{side}x{side}",
@@ -180,19 +156,16 @@ def main() -> None:
                         "context": " ".join(f"{name}={size}" for name, size in context.items()),
                         "pass": "forward+backward" if backward else "forward",
                         "form": form,
-                        "median_ms": f"{1e3 * np.median(seconds):.4f}",
-                        "ratio": f"{np.median(ratios):.3f}",
-                        "low": f"{low:.3f}",
-                        "high": f"{high:.3f}",
-                        "rounds": len(ratios),
+                        "median_ms": f"{1e3 * timing.seconds.median:.4f}",
+                        "ratio": f"{timing.ratio.median:.3f}",
+                        "low": f"{timing.ratio.low:.3f}",
+                        "high": f"{timing.ratio.high:.3f}",
+                        "rounds": timing.turns,
                         **about,
                     }
                 )
                 print({name: rows[-1][name] for name in list(rows[-1])[:11]}, flush=True)
-    with (Path(__file__).parents[1] / "results/projection.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(Path(__file__).parents[1] / "results/projection.csv", rows)
 
 
 if __name__ == "__main__":

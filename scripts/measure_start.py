@@ -9,12 +9,12 @@ variance of the whole layer's output, and of its position term and its content t
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
 
 from lambdanets import GridPositions, LambdaLayer, lambda_apply
+from lambdanets.files import write_csv
 from lambdanets.provenance import environment
 
 SIZES = (1, 2, 3, 4, 5, 7, 10, 14, 28)
@@ -64,10 +64,7 @@ def main() -> None:
                         **environment("torch", "machine", "commit"),
                     }
                 )
-    with (Path(__file__).parents[1] / "results/start.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(Path(__file__).parents[1] / "results/start.csv", rows)
 
 
 if __name__ == "__main__":

@@ -297,6 +297,17 @@ def test_digest_and_flush(tmp_path):
         flush(tmp_path / "none")
 
 
+def test_windows_flushes_what_is_open_for_writing(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    flags, original = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, flag: flags.append(flag) or original(path, flag))
+    monkeypatch.setattr(os, "name", "nt")
+    flush(tmp_path / "a")
+    flush(tmp_path)  # folders cannot be opened there
+    monkeypatch.undo()
+    assert flags == [os.O_RDWR]
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "a").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / "a") == {"a": 1}

@@ -196,7 +196,8 @@ def flush(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # where folders cannot be opened
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -236,20 +236,15 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
             f"positions must be GridPositions, DensePositions, EdgePositions or None, got {type(positions).__name__}"
         )
     n, k, (u, m) = query.shape[2], query.shape[3], value.shape[1:3]
-    numbers = (
-        f"positions.table has shape {tuple(positions.table.shape)}, (u, k, *extents)"
-        if isinstance(positions, GridPositions)
-        else f"positions.embedding has shape {tuple(positions.embedding.shape)}, (..., k, u)"
-    )
     if positions.dim_key != k:
         raise ValueError(
             f"positions must have the queries' depth k = {k}, got {positions.dim_key}: query has shape "
-            f"{tuple(query.shape)}, {numbers}"
+            f"{tuple(query.shape)}, {_described(positions)}"
         )
     if positions.intra_depth != u:
         raise ValueError(
             f"positions must have the values' intra-depth u = {u}, got {positions.intra_depth}: value has "
-            f"shape {tuple(value.shape)}, {numbers}"
+            f"shape {tuple(value.shape)}, {_described(positions)}"
         )
     if isinstance(positions, EdgePositions):
         _check_edges(positions, n, m)
@@ -270,6 +265,12 @@ def _check_positions(query: Tensor, value: Tensor, positions: Positions | None) 
             f"positions are for {positions.num_queries} queries and {positions.num_context} context positions, "
             f"got n = {n} and m = {m}: {remedy}"
         )
+
+
+def _described(positions: Positions) -> str:
+    if isinstance(positions, GridPositions):
+        return f"positions.table has shape {tuple(positions.table.shape)}, (u, k, *extents)"
+    return f"positions.embedding has shape {tuple(positions.embedding.shape)}, (..., k, u)"
 
 
 def _check_edges(positions: EdgePositions, n: int, m: int) -> None:

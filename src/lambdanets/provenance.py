@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COLUMNS", "environment", "package_version", "processor", "source_commit"]
+__all__ = ["COLUMNS", "environment", "package_version", "processor", "source_commit", "usable_cores"]
 
 # Of a measurement on the CPU.
 COLUMNS = (
@@ -52,6 +52,11 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: those that a job's limits leave it, where the system tells them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

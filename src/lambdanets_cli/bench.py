@@ -189,7 +189,7 @@ def _measure(
     write: Callable[[list[Row], Path], list[Path]],
     kept: list[Row],
 ) -> None:
-    """Measure, show each case as it ends and write the rows; on Ctrl-C those of the cases that were finished.
+    """Measure, show each case as it ends and write the rows, after Ctrl-C or an error those of the finished cases.
 
     They replace the rows of the same cases among those that are kept.
     """
@@ -212,8 +212,8 @@ def _measure(
 
     try:
         run(report)
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted after {finished} of {total} cases.")
+    except BaseException:  # Ctrl-C, a case without room, a wrong result: what is finished may have taken hours
+        console.print(f"\nStopped after {finished} of {total} cases.")
         if rows:
             write_rows()
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from pkgutil import iter_modules
@@ -102,6 +101,7 @@ def compare(
     from lambdanets.experiments.compare.workers import Cluster
     from lambdanets.experiments.report.study_report import report_cells
     from lambdanets.experiments.studies import get_study
+    from lambdanets.provenance import usable_cores
 
     chosen, console, folder = get_study(study), make_console(), output / study
     _refuse_idle_options(chosen, data, epochs)
@@ -113,7 +113,7 @@ def compare(
         return
     options = Options(quick=quick, seeds=seeds or SEEDS, only=tuple(only or ()), data=facts, epochs=epochs)
     choose_rows(chosen, options)
-    jobs = jobs or (1 if torch.accelerator.is_available() else os.cpu_count() or 1)
+    jobs = jobs or (1 if torch.accelerator.is_available() else usable_cores())
     to = None if cluster is None else Cluster(cluster, parameters)
     try:
         done = run_cells(chosen, options, folder, jobs, console, to)

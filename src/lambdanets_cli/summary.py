@@ -34,11 +34,11 @@ _FILES = (
 def print_training(console: Console, result: TrainingResult) -> None:
     """The test accuracy, the files of the run and what to type next."""
     path = result.run.path
+    has_best = (path / "best.safetensors").exists()
     if result.stopped_by is not None:
         steps = f" and {result.steps:,} steps" if result.steps else ""
-        print_whole(
-            console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs{steps}; all is saved."
-        )
+        kept = "all is saved" if result.saved else "the last step was not finite, what was before it is saved"
+        print_whole(console, f"Stopped after {result.epochs} of {result.run.recipe.epochs} epochs{steps}; {kept}.")
     if result.test is not None:
         wrong = round((1 - result.test.top1) * result.test.images)
         print_whole(console)
@@ -47,9 +47,9 @@ def print_training(console: Console, result: TrainingResult) -> None:
             f"Test accuracy {result.test.top1:.2%} ({wrong} of {result.test.images:,} images wrong), "
             f"loss {result.test.loss:.3f}, in {format_seconds(result.seconds)}",
         )
-    if result.validation_top1 is None:
+    if result.validation_top1 is None and has_best:
         print_whole(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
-    else:
+    elif result.validation_top1 is not None:
         best = f"epoch {result.best_epoch}, {result.validation_top1:.2%} on the validation images"
         print_whole(console, f"Best weights: {best}")
     print_whole(console, f"Run folder: {one_line(path)}")
@@ -61,6 +61,8 @@ def print_training(console: Console, result: TrainingResult) -> None:
     word = shell_word(path)
     if result.stopped_by is not None:
         print_whole(console, f"  {resume_command(path, result.processes)}")
+    if not has_best:
+        return
     print_whole(console, f"  lambdanets evaluate {word}")
     if result.example is not None:
         print_whole(console, f"  lambdanets predict {word} {shell_word(result.example)}")

@@ -112,7 +112,8 @@ def test_calibrate_keeps_the_constants_in_the_cache(monkeypatch, tmp_path):
 
 # Turns of the passes of two cases: the third ones are the second case's, and the last visit's in growth.
 @pytest.mark.parametrize(("words", "interrupted"), [(["--quick"], 3), (["--growth"], 2 * 4 + 3)])
-def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path, words, interrupted):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
+def test_what_stops_it_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path, words, interrupted, error):
     monkeypatch.setattr(growth, "SIZES", (4, 5))
 
     class Interrupted(timing.Turns):
@@ -121,7 +122,7 @@ def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path,
         def take(self, *arguments):
             Interrupted.taken += 1
             if Interrupted.taken == interrupted:
-                raise KeyboardInterrupt
+                raise error
             super().take(*arguments)
 
     monkeypatch.setattr(bench, "matrix_rate", lambda: 1e9)
@@ -129,7 +130,7 @@ def test_ctrl_c_keeps_the_cases_that_were_finished(small, monkeypatch, tmp_path,
         monkeypatch.setattr(module, "Turns", Interrupted)
     result = run("bench", *words, "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
     assert result.exit_code != 0
-    assert "Interrupted after 1 of 2 cases." in result.output
+    assert "Stopped after 1 of 2 cases." in result.output
     name = "growth.csv" if "--growth" in words else "bench.csv"
     assert f"Wrote {tmp_path / name}" in result.output
     assert len({row["positions"] for row in read_rows(tmp_path / name)}) == 1

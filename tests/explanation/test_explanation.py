@@ -9,6 +9,7 @@ from PIL import Image
 import lambdanets
 from explanation_layers import layer_and_input
 from lambdanets import LambdaLayer
+from lambdanets.interop import TokenLambda
 
 LAYER = "layer2.0.conv2"
 
@@ -41,7 +42,7 @@ def test_queries_by_place_and_by_number(explanation):
     np.testing.assert_array_equal(tokens.maps("(model)", (1, 0)), tokens.maps("(model)", 2 + 3))
 
 
-@pytest.mark.parametrize("query", [(16, 0), (0, -1), (1,), 256, -1, True, "middle", None, (0, 0, 0)])
+@pytest.mark.parametrize("query", [(16, 0), (0, -1), (1,), 256, -1, True, "middle", None, (0, 0, 0), (2.9, 3.2), "23"])
 def test_queries_that_are_not_there(explanation, query):
     with pytest.raises(ValueError, match=r"query must be a.* 16 x 16.*, got"):
         explanation.maps(LAYER, query)
@@ -56,6 +57,8 @@ def test_other_arguments_that_are_not_there(explanation):
         explanation.maps(LAYER, 0, depth=1)
     with pytest.raises(ValueError, match="part must be one of 'content', 'position', 'sum', got 'both'"):
         explanation.maps(LAYER, 0, part="both")
+    with pytest.raises(ValueError, match=r"parts must name at least one of 'content', 'position', 'sum', got \(\)"):
+        explanation.figure(LAYER, 0, parts=())
     with pytest.raises(ValueError, match="is a LambdaLayer, which has no edges"):
         explanation.edges(LAYER)
 
@@ -107,6 +110,8 @@ def test_pictures_are_the_input_stretched(classifier):
     image = torch.linspace(-2, 2, 3 * 16 * 16).reshape(1, 3, 16, 16)
     picture = lambdanets.explain(classifier, image).picture
     np.testing.assert_allclose(picture[0], (image[0].permute(1, 2, 0).numpy() + 2) / 4 * 255, atol=0.51)
+    bright = lambdanets.explain(classifier, 200 + torch.rand(1, 3, 16, 16)).picture
+    assert (bright.min(), bright.max()) == (0, 255)
     volume = lambdanets.explain(*layer_and_input("volume")).picture
     assert volume.shape == (3, 2, 4, 3)
     assert lambdanets.explain(*layer_and_input("sequence")).picture.shape == (1, 8, 11, 3)
@@ -138,6 +143,14 @@ def test_figures_of_prefix_tokens():
     explanation = lambdanets.explain(*layer_and_input("tokens, prefix"))
     assert "prefix token 2" in explanation.figure("(model)", 1, 0).get_suptitle()
     assert "query (0, 1)" in explanation.figure("(model)", 3, 0).get_suptitle()
+
+
+def test_figures_of_a_context_of_its_own():
+    """The query has no place in it."""
+    layer = TokenLambda(8, num_heads=2, dim_key=4, positions="none").eval()
+    explanation = lambdanets.explain(layer, (torch.randn(1, 10, 8), torch.randn(1, 4, 8)))
+    axes = explanation.figure("(model)", 7).axes
+    assert not [patch for one in axes for patch in one.patches if patch.get_width() == 1]
 
 
 def test_it_prints_as_a_list(explanation):

@@ -69,6 +69,20 @@ def test_layers_that_are_no_classifier(kind, tmp_path):
     assert len(data_of(tmp_path / "page.html")["layers"]) == 1
 
 
+def test_a_model_that_takes_a_dictionary(tmp_path):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = LambdaLayer(8, num_heads=2, dim_key=2, scope=3)
+
+        def forward(self, batch):
+            return self.layer(batch["x"]).mean((2, 3))
+
+    lambdanets.explain(Model().eval(), ({"x": torch.randn(1, 8, 5, 5)},)).save_html(tmp_path / "page.html")
+    assert len(data_of(tmp_path / "page.html")["layers"]) == 1
+    assert data_of(tmp_path / "page.html")["decision"] == []
+
+
 NAMES = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{ 7 * 7 }}", '\u2028 & "quotes" \'犬']
 
 
@@ -116,10 +130,17 @@ def test_pages_of_photographs_stay_below_3_mb(name, tmp_path):
         assert layer in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def size_of(terms):
+    return len(page._script_json(page._layer(terms))) + 1
+
+
 def test_layers_that_fit(explanation):
-    sizes = {name: page.layer_size(terms) for name, terms in explanation.terms.items()}
+    sizes = {name: size_of(terms) for name, terms in explanation.terms.items()}
     first, second, third = sizes
-    choose = page.choose_layers
+
+    def choose(terms, names, room):
+        return page.choose_layers(terms, sizes, names, room)
+
     assert choose(explanation.terms, None, sum(sizes.values())) == [first, second, third]
     assert choose(explanation.terms, None, sum(sizes.values()) - 1) == [second, third]
     assert choose(explanation.terms, [third, second], sizes[second] + sizes[third]) == [second, third]
@@ -147,7 +168,7 @@ def test_the_limit_counts_all_of_a_page(tmp_path, monkeypatch):
     assert data_of(tmp_path / "page.html")["tables"] == []
     whole = (tmp_path / "page.html").stat().st_size
     listed = 2 * len(", ".join(explanation.layers)) + 300  # the notes on layers without maps
-    size = page.layer_size(explanation.terms["0"])
+    size = size_of(explanation.terms["0"])
     for least in (0, 1, 6):
         limit = whole + listed - least * size
         monkeypatch.setattr(page, "MAX_BYTES", limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +27,10 @@ def query_index(terms: LayerTerms, query: Query) -> int:
             raise ValueError(f"query must be {counted}, or a place on the grid of {size}, got {query}")
         return int(query)
     try:
-        place = tuple(int(at) for at in query)  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+        if isinstance(query, str | bytes):
+            raise TypeError
+        place = tuple(operator.index(at) for at in query)  # type: ignore[union-attr]
+    except TypeError:
         place = ()
     inside = len(place) == len(terms.grid) and all(0 <= at < size for at, size in zip(place, terms.grid, strict=True))
     if not inside:

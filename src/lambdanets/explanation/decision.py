@@ -180,19 +180,16 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, layer: str, grid: tup
         reshape = lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)  # noqa: E731
     else:
         module = _deepest_stage(model, min(image.shape[2:])) or module
-    training = [part for part in model.modules() if part.training]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     # An input that needs a gradient, for models whose parameters need none.
     image = image.detach().clone().requires_grad_()
-    model.eval()
     try:
-        with torch.enable_grad(), GradCAM(model=model, target_layers=[module], reshape_transform=reshape) as cam:
+        cam_of = GradCAM(model=model, target_layers=[module], reshape_transform=reshape)
+        with evaluating(model), torch.enable_grad(), cam_of as cam:
             result = cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        for part in training:
-            part.training = True
     return np.asarray(result[0], dtype=np.float32)
 
 

@@ -17,7 +17,7 @@ from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
 from lambdanets.explanation.distances import Learnt, learnt
 from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
-from lambdanets.explanation.terms import Array, LayerTerms
+from lambdanets.explanation.terms import PARTS, Array, LayerTerms, Weights
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.names import unknown_name
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["PARTS", "Explanation", "explain"]
-
-PARTS = ("content", "position", "sum")
 
 
 def explain(
@@ -158,17 +156,13 @@ class Explanation:
         check_bool("weighted", weighted)
         check_bool("prefix", prefix)
         terms = self._terms(layer)
-        if part not in PARTS:
-            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
         weights = terms.weights(query_index(terms, query)).part(part)
         if weighted:
             weights = weights * terms.value_norms
         weights = weights[:, :, : terms.prefix] if prefix else weights[:, :, terms.prefix :]
         if not prefix:
             weights = weights.reshape(*weights.shape[:2], *terms.context_grid)
-        if depth is not None or terms.intra_depth == 1:
-            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
-        return weights if head is None else weights[checked_index("head", head, terms.heads)]
+        return _chosen(terms, weights, head, depth)
 
     def edges(self, layer: str, head: int | None = None, part: str = "sum", *, depth: int | None = None) -> Array:
         """Weight of every edge of a graph: with which its target takes its source along this edge.
@@ -189,16 +183,11 @@ class Explanation:
         terms = self._terms(layer)
         if terms.edges is None or terms.embedding is None:
             raise ValueError(f"layer {layer!r} is a {terms.kind}, which has no edges; use maps(layer, query)")
-        if part not in PARTS:
-            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}")
         target, source = terms.edges
         query = terms.query[:, target]
         position = np.einsum("hek,eku->hue", query, terms.embedding)
         content = np.einsum("hek,uek->hue", query, terms.key[:, source])
-        weights = {"content": content, "position": position, "sum": content + position}[part]
-        if depth is not None or terms.intra_depth == 1:
-            weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
-        return weights if head is None else weights[checked_index("head", head, terms.heads)]
+        return _chosen(terms, Weights(content, position).part(part), head, depth)
 
     @cached_property
     def learnt(self) -> tuple[Learnt, ...]:
@@ -316,6 +305,8 @@ class Explanation:
         from lambdanets.explanation.figure import draw
 
         terms = self._terms(layer)
+        if not parts:
+            raise ValueError(f"parts must name at least one of {', '.join(map(repr, PARTS))}, got {parts!r}")
         index = query_index(terms, query)
         maps = {part: self.maps(layer, query, None, part, depth=depth, weighted=weighted) for part in parts}
         heads = range(terms.heads) if head is None else [checked_index("head", head, terms.heads)]
@@ -329,7 +320,8 @@ class Explanation:
             {part: values[list(heads)] for part, values in maps.items()},
             frame,
             terms.grid,
-            where,
+            # In a context of its own the query has no place.
+            where if terms.context_grid == terms.grid else None,
             [f"head {number + 1}" for number in heads],
             f"{layer}, {named}" + (", weighted by ‖V‖" if weighted else ""),
             terms.extents if terms.local else None,
@@ -372,13 +364,18 @@ class Explanation:
             raise unknown_name("layer", layer, list(self.terms))
         return self.terms[layer]
 
-    def _image(self) -> Tensor:
+    @property
+    def image(self) -> Tensor | None:
+        """The model's input where it is one image (1, channels, height, width), else None."""
         image = self.inputs[0] if len(self.inputs) == 1 else None
-        if not isinstance(image, Tensor) or image.ndim != 4:
+        return image if isinstance(image, Tensor) and image.ndim == 4 else None
+
+    def _image(self) -> Tensor:
+        if self.image is None:
             raise ValueError(
                 "the model's input is no image (1, channels, height, width), of which parts can be covered"
             )
-        return image
+        return self.image
 
     def _kept(self, what: str, index: int, compute: Callable[[int], Array]) -> Array:
         if (what, index) not in self._maps:
@@ -395,3 +392,10 @@ class Explanation:
             )
         lines += [f"  {name}: left out, {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
+
+
+def _chosen(terms: LayerTerms, weights: Array, head: int | None, depth: int | None) -> Array:
+    """Of weights (h, u, ...) those of one head, or all, and of one u, or all."""
+    if depth is not None or terms.intra_depth == 1:
+        weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+    return weights if head is None else weights[checked_index("head", head, terms.heads)]

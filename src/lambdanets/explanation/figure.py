@@ -13,7 +13,6 @@ from lambdanets.figure_text import as_drawn
 __all__ = ["COLOURS", "draw"]
 
 COLOURS = "RdBu_r"
-TITLES = {"content": "content", "position": "position", "sum": "sum"}
 
 
 def draw(
@@ -51,8 +50,8 @@ def draw(
             at = axes[row, column]
             plane = _plane(values[row], query)
             image = at.imshow(plane, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto" if flat else "equal")
-            at.set_title(TITLES[part] if row == 0 else "")
-            _mark(at, grid, query, scope)
+            at.set_title(part if row == 0 else "")
+            _mark(at, query, scope)
         axes[row, 0].set_ylabel(name)
     for at in axes.flat:
         at.set_xticks([])
@@ -73,19 +72,19 @@ def _plane(values: Array, query: tuple[int, ...] | None) -> Array:
 
 
 def _picture(at: Any, picture: Any, grid: tuple[int, ...], query: tuple[int, ...] | None) -> None:
-    rows, columns = ((1, 1), grid)[len(grid) > 1][-2:] if len(grid) > 1 else (1, grid[0])
+    rows, columns = (1, *grid)[-2:]
     at.imshow(picture, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5), aspect="auto" if rows == 1 else "equal")
-    _mark(at, grid, query, None)
+    _mark(at, query, None)
 
 
-def _mark(at: Any, grid: tuple[int, ...], query: tuple[int, ...] | None, scope: tuple[int, ...] | None) -> None:
+def _mark(at: Any, query: tuple[int, ...] | None, scope: tuple[int, ...] | None) -> None:
     from matplotlib.patches import Rectangle
 
     if query is None:
         return
-    row, column = (0, query[0]) if len(grid) == 1 else query[-2:]
+    row, column = (0, *query)[-2:]
     at.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
     if scope is not None:
-        height, width = (1, scope[0]) if len(scope) == 1 else scope[-2:]
+        height, width = (1, *scope)[-2:]
         corner = (column - width / 2, row - height / 2)
         at.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="grey", linewidth=0.8, linestyle="--"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,5 +65,7 @@ def packed_arrays(terms: LayerTerms) -> dict[str, Packed]:
 
 def rounded(terms: LayerTerms) -> LayerTerms:
     """A layer with the numbers that its page carries; values, of which the page has the norms only, in float16 too."""
-    arrays = {name: packed.unpack() for name, packed in packed_arrays(terms).items() if name != "value_norms"}
-    return terms.replaced(value=round_trip(terms.value), **arrays)
+    arrays: dict[str, Any] = {
+        name: packed.unpack() for name, packed in packed_arrays(terms).items() if name != "value_norms"
+    }
+    return replace(terms, value=round_trip(terms.value), **arrays)

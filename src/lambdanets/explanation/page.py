@@ -49,10 +49,12 @@ def write_page(
     # What the page is without its layers, with the longest lists of those that it lacks.
     names = list(explanation.terms)
     room = MAX_BYTES - 1 - len(_checked(_render(explanation, data, decision, title, notes, names, names)))
-    shown = choose_layers(explanation.terms, layers, room)
+    made = {name: _layer(terms) for name, terms in explanation.terms.items()}
+    sizes = {name: len(_script_json(layer)) + 1 for name, layer in made.items()}  # with a comma
+    shown = choose_layers(explanation.terms, sizes, layers, room)
     missing = tuple(name for name in names if name not in shown) if layers is None else ()
-    data["layers"] = [_layer(explanation.terms[name]) for name in shown]
-    room -= sum(layer_size(explanation.terms[name]) for name in shown)
+    data["layers"] = [made[name] for name in shown]
+    room -= sum(sizes[name] for name in shown)
     data["tables"], untabled = _tables([found for found in explanation.learnt if found.layer in missing], room)
     write_text(path, _checked(_render(explanation, data, decision, title, notes, missing, untabled)).decode("utf-8"))
     return missing
@@ -109,8 +111,16 @@ def _checked(page: bytes) -> bytes:
     return page
 
 
-def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, room: int) -> list[str]:
+def choose_layers(
+    terms: dict[str, LayerTerms], sizes: dict[str, int], names: Sequence[str] | None, room: int
+) -> list[str]:
     """Layers whose arrays fit into so many bytes: those named, or all but the largest.
+
+    Args:
+        terms: of all layers.
+        sizes: bytes that each takes.
+        names: those asked for; None for all.
+        room: bytes for all together.
 
     Raises:
         ValueError: if a named layer is not there, or what is asked for does not fit.
@@ -119,7 +129,7 @@ def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, roo
         if name not in terms:
             raise unknown_name("layer", name, list(terms))
     chosen = [name for name in terms if names is None or name in names]
-    sizes = {name: layer_size(terms[name]) for name in chosen}
+    together = sum(sizes[name] for name in chosen)
     # Bytes of the text differ between equal layers, by the digits of their scales.
     numbers = {name: sum(array.size for array in terms[name].arrays().values()) for name in chosen}
     while sum(sizes[name] for name in chosen) > room:
@@ -129,17 +139,12 @@ def choose_layers(terms: dict[str, LayerTerms], names: Sequence[str] | None, roo
             size = " x ".join(map(str, terms[last].grid))
             raise ValueError(
                 f"layer {last!r} has a grid of {size}, whose numbers take {sizes[last] / 1e6:.1f} MB of a page"
-                + (f" and the {len(chosen)} layers named {sum(sizes.values()) / 1e6:.1f} MB" if len(chosen) > 1 else "")
+                + (f" and the {len(chosen)} layers named {together / 1e6:.1f} MB" if len(chosen) > 1 else "")
                 + f"; a page is to stay below {MAX_BYTES / 1e6:g} MB: choose fewer or deeper layers, give a smaller "
                 "image, or take single queries with Explanation.maps and .figure"
             )
         chosen.remove(last)
     return chosen
-
-
-def layer_size(terms: LayerTerms) -> int:
-    """Bytes that a layer takes in a page, with the comma behind it."""
-    return len(_script_json(_layer(terms))) + 1
 
 
 def _render(
@@ -151,7 +156,7 @@ def _render(
     missing: Sequence[str],
     untabled: Sequence[str],
 ) -> bytes:
-    target = explanation.target() if data["decision"] or (decision and explanation.has_scores) else None
+    target = explanation.target() if decision and explanation.has_scores else None
     return _page(
         data,
         title or type(explanation.model).__name__,
@@ -309,8 +314,7 @@ def _ablation_rows(explanation: Explanation) -> list[dict[str, Any]]:
 
 def _maps(explanation: Explanation) -> list[dict[str, Any]]:
     """Occlusion and, where it is installed, Grad-CAM of the most probable class."""
-    image = explanation.inputs[0] if len(explanation.inputs) == 1 else None
-    if image is None or image.ndim != 4:
+    if explanation.image is None:
         return []
     made: list[tuple[str, tuple[str | None, str], Array]] = [("Occlusion", ("falls", "rises"), explanation.occlusion())]
     if has_grad_cam() and any(len(terms.grid) == 2 for terms in explanation.terms.values()):

@@ -92,8 +92,10 @@ def pixels_of(image: Any, is_sequence: bool) -> Pixels | None:
     if not isinstance(image, Tensor) or not image.is_floating_point():
         return None
     values = image[0].detach().float().cpu().numpy()
-    span = float(values.max(initial=0.0) - values.min(initial=0.0)) if values.size else 0.0
-    if not np.isfinite(span) or not values.size:
+    if not values.size:
+        return None
+    span = float(values.max() - values.min())
+    if not np.isfinite(span):
         return None
     values = (values - values.min()) / (span or 1.0)
     if image.ndim == 4 and image.shape[1] in (1, 3):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "LayerTerms", "Weights"]
+__all__ = ["PARTS", "Array", "LayerTerms", "Weights"]
 
 Array = NDArray[np.floating]
+
+
+PARTS = ("content", "position", "sum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,9 @@ class Weights:
     position: Array
 
     def part(self, name: str) -> Array:
-        """``"content"``, ``"position"`` or their ``"sum"``, (h, u, m)."""
+        """``"content"``, ``"position"`` or their ``"sum"``, (h, u, m); a ValueError for another name."""
+        if name not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {name!r}")
         return {"content": self.content, "position": self.position, "sum": self.content + self.position}[name]
 
 
@@ -122,10 +127,6 @@ class LayerTerms:
         """The float arrays that S is computed from, by name."""
         names = ("query", "key", "table", "prefix_keys", "prefix_queries", "prefix_pairs", "embedding", "logsumexp")
         return {name: array for name in names if (array := getattr(self, name)) is not None}
-
-    def replaced(self, **arrays: Any) -> LayerTerms:
-        """The same with other arrays."""
-        return replace(self, **arrays)
 
     def weights(self, query: int) -> Weights:
         """S of one query (its index among all n), by part; memory grows with m, not with n · m."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 Rule = Callable[[object, str], None]
@@ -195,6 +196,12 @@ def _scheme(value: str) -> bool:
         return True
     scheme, colon, _ = value.strip().partition(":")
     return bool(colon) and len(scheme) > 1 and scheme.replace("-", "").replace("+", "").replace("_", "").isalnum()
+
+
+def is_inside(name: str) -> bool:
+    """True if a file's name, with forward slashes, stays inside of the folder that it is relative to."""
+    paths = PurePosixPath(name), PurePath(name)  # Windows knows other slashes, and drives
+    return bool(name) and "\0" not in name and not any(path.anchor or ".." in path.parts for path in paths)
 
 
 # Arguments of timm's models that name weights: files, addresses, or a configuration that holds such.

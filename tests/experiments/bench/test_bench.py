@@ -172,13 +172,6 @@ def test_ours_is_compared_with_the_fastest_peer_and_the_fastest_kernel(rows):
     assert compared["kernels"]["ratio_median"] == own
 
 
-def test_rows_of_earlier_versions_get_ratios_of_their_medians(tmp_path):
-    ways = {"pass": "forward", "machine": "M", "case": "c"}
-    rows = [{"contender": name, "median_ms": ms, **ways} for name, ms in (("lambdanets", 2.0), ("timm", 5.0))]
-    write_csv(tmp_path / "old.csv", rows)
-    assert [row["ratio_median"] for row in read_rows(tmp_path / "old.csv")] == [1.0, 2.5]
-
-
 def test_rows_measured_again_take_the_places_of_the_old_ones(rows):
     first, second = (row["case"] for row in (rows[0], rows[-1]))
     again = [{**row, "note": "again"} for row in rows if row["case"] == second]

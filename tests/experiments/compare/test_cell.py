@@ -124,6 +124,18 @@ def test_cells_that_a_report_was_asked_for():
     assert coherent(cells, wanted=Wanted(epochs=5)) == ([], cells)
 
 
+def test_searches_of_longer_or_shorter_trainings_choose_no_rate():
+    def search(lr, accuracy, epochs):
+        data = {"fingerprint": "d1", "images": [9, 9999, 9]}
+        return replace(made(kind="search", lr=lr, epochs=epochs), result={"validation_top1": accuracy}, data=data)
+
+    now = [search(0.1, 0.6, 4), search(0.2, 0.7, 4)]
+    before = [search(0.1, 0.9, 1), search(0.2, 0.1, 1)]
+    low, high = ([made(seed=seed, epochs=4, lr=lr) for seed in range(2)] for lr in (0.1, 0.2))
+    assert coherent([*before, *now, *low, *high]) == ([*now, *high], [*before, *low])
+    assert coherent([*now, before[0]]) == (now, before[:1])  # no training is finished yet
+
+
 @pytest.mark.parametrize(
     ("images", "accuracies", "rate"),
     [

@@ -118,7 +118,7 @@ def test_a_cell_of_another_format_is_not_run_again(toy, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(toy, tmp_path):
-    with locked(tmp_path), pytest.raises(ValueError, match=r"another `lambdanets compare` works in .*another --output"):
+    with locked(tmp_path), pytest.raises(ValueError, match=r"the folder .* is in use by process .*give another folder"):
         run(toy, tmp_path)
     run(toy, tmp_path)
 

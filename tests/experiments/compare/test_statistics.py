@@ -41,6 +41,14 @@ def test_bounds_allow_for_few_seeds():
     assert 1 <= found.difference.low < found.difference.high <= 3
 
 
+def test_bounds_of_folds_allow_for_the_examples_that_they_share():
+    """Of 10 folds, eight of them to train on: the variance of the mean is 1 + 10 / 8 times as large."""
+    values, base = {fold: float(fold) for fold in range(10)}, dict.fromkeys(range(10), 0.0)
+    seeds, folds = (paired_difference(values, base, overlap).bounds for overlap in (0.0, 1 / 8))
+    assert folds[1] - 4.5 == pytest.approx(1.5 * 2.262 * np.std(range(10), ddof=1) / 10**0.5, abs=1e-3)
+    assert folds[0] < seeds[0] < 4.5 < seeds[1] < folds[1]
+
+
 def test_the_pareto_front():
     points = [(1, 1), (2, 3), (3, 2), (4, 4), (4, 1)]
     assert pareto_front(points, "low") == [0, 1, 3]

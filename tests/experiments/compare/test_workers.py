@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from lambdanets.console import make_console
 from lambdanets.experiments.compare import workers
 from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.study import CellsFailedError, Options, StoppedError
-from lambdanets.experiments.compare.workers import Cluster, check_stopped, stop_cells
+from lambdanets.experiments.compare.workers import Cluster, check_stopped, cluster_jobs, stop_cells
 
 
 def run(folder, cluster, **options):
@@ -92,6 +94,36 @@ def test_a_job_that_ends_without_a_result_is_a_cell_that_failed(tmp_path, capsys
     assert "speed of all failed: its job 7 ended without a result (state TIMEOUT); what it wrote is in 7.err" in (
         capsys.readouterr().out
     )
+
+
+def test_a_job_that_is_being_sent_is_cancelled_too(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is not installed")
+    sending, stopped = threading.Event(), threading.Event()
+
+    class Job:
+        def results(self):
+            assert stopped.wait(30), "nobody cancelled it"
+            return [None]
+
+        def cancel(self, check):
+            stopped.set()
+
+    def send(*call):
+        sending.set()
+        time.sleep(0.3)
+        return Job()
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", send)
+
+    def interrupted():
+        with cluster_jobs(Cluster("debug"), 1, tmp_path) as executor:
+            executor.submit_alone(print)
+            sending.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert stopped.is_set()
 
 
 def test_a_cluster_that_takes_no_jobs_is_told(tmp_path, monkeypatch):

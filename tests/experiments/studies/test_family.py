@@ -31,9 +31,11 @@ def done(row, ratio, reference=10.0, kind="speed", width=1.01, peak=10**8, **con
     return Done(config, {}, {}, result, {}, 1.0)
 
 
-def trained(row, top1):
-    config = {"study": "family", "scale": "full", "kind": "train", "row": row, "seed": 0, "epochs": 2}
-    return Done(config, {"spec": "imagenet"}, {}, {"test_top1": top1, "validation_top1": top1}, {}, 1.0)
+def trained(row, top1, seed=0):
+    """None for one that diverged."""
+    config = {"study": "family", "scale": "full", "kind": "train", "row": row, "seed": seed, "epochs": 2}
+    result = {"diverged": "loss is nan"} if top1 is None else {"test_top1": top1, "validation_top1": top1}
+    return Done(config, {"spec": "imagenet"}, {}, result, {}, 1.0)
 
 
 def test_rows_are_models_and_figures_have_sources():
@@ -118,6 +120,22 @@ def test_measured_accuracies_replace_published_ones():
     }
     assert [claim.held for claim in outcome.claims] == [True]
     assert "trainings on imagenet" in " ".join(outcome.notes)
+
+
+def test_trainings_that_diverged_are_told_and_give_no_answer():
+    ours = [trained("LambdaResNet-50", 0.5), trained("LambdaResNet-50", None, seed=1)]
+    speed = [done(REFERENCE, 1.0), done("LambdaResNet-50", 2.0)]
+    outcome = STUDY.outcome([*speed, *ours, trained(REFERENCE, 0.6)])
+    (table,) = outcome.tables
+    assert {line[0]: line[5] for line in table.rows} == {
+        "LambdaResNet-50": "50.00 diverged with seed 1",
+        REFERENCE: "60.00",
+    }
+    assert table.bad == {0}
+    assert [claim.held for claim in outcome.claims] == [None]
+    # Where all did, no published accuracy stands in their place.
+    (table,) = STUDY.outcome([*speed, trained(REFERENCE, None)]).tables
+    assert {line[0]: line[5] for line in table.rows}[REFERENCE] == "diverged with seed 0"
 
 
 def test_cells(tmp_path, monkeypatch):

@@ -187,6 +187,24 @@ def test_times_are_compared_turn_by_turn():
     assert claim.held is True
 
 
+def test_times_of_several_runs_are_compared_within_one():
+    """As after a second run with --only, of one row and of fewer turns."""
+    _, attention, ours, _ = STRUCTURES["sequence"].rows
+
+    def run(date, turns):
+        times = {
+            name: {"milliseconds": [own[0], 1, 9], "ratio": [1, 1, 1], "seconds": own} for name, own in turns.items()
+        }
+        config = {"study": "structure", "structure": "sequence", "kind": "speed", "row": "all rows", "scale": "full"}
+        return Done(config, {}, {}, {"rows": times}, {"date": date}, 1.0)
+
+    runs = [run("2026-02-02", {ours: [5.0, 5.0]}), run("2026-01-01", {ours: [1.0] * 3, attention: [2.0] * 3})]
+    outcome = STUDY.outcome([*runs, cell(attention, 0, 0.9), cell(ours, 0, 0.9)])
+    (claim,) = [claim for claim in outcome.claims if "the time of lambda" in claim.text]
+    assert claim.text.startswith("sequence: attention takes 2.00 (2.00 to 2.00) times the time of lambda;")
+    assert {line[0]: line[-1] for line in outcome.tables[0].rows} == {attention: "2.0 (1.00x)", ours: "5.0 (1.00x)"}
+
+
 def cell(row, seed, top1=None, **result):
     kind = ROWS[row]
     config = {"study": "structure", "structure": kind, "kind": "train", "scale": "full", "row": row, "seed": seed}

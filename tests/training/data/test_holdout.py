@@ -1,5 +1,7 @@
 """A share of the training images held out to choose by."""
 
+import dataclasses
+
 import pytest
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
@@ -88,6 +90,15 @@ def test_readers():
     data = hold_out(held, 0.05)
     assert sorted([*data.train.indices, *data.validation.indices]) == list(range(100))
     assert data.notes == ("The 10 validation images of hfds/x are not used.",)
+
+
+def test_readers_with_labels_are_split_by_class():
+    base = Numbers(1000)
+    base.targets = [1] * 10 + [0] * 990
+    held = photographs(ReaderImages(base, range(1000)), ReaderImages(base, range(1000)), None)
+    data = hold_out(dataclasses.replace(held, test=held.validation), 0.1)
+    labels = data.validation.known_labels()
+    assert [labels.count(label) for label in (0, 1)] == [198, 2]
 
 
 class Stream(IterableDataset):

@@ -30,8 +30,8 @@ def test_every_ending_that_pillow_decodes_counts_in_any_case(tmp_path):
 
 
 def test_order_is_natural_and_fixed(tmp_path):
-    write(tmp_path, "10.png", "2.png", "b/1.png", "B.png", "b.png")
-    assert listed(tmp_path)[0] == ["2.png", "10.png", "B.png", "b.png", "b/1.png"]
+    write(tmp_path, "10.png", "2.png", "b/1.png", "B.png", "b.png", "10²3.png")
+    assert listed(tmp_path)[0] == ["2.png", "10.png", "10²3.png", "B.png", "b.png", "b/1.png"]
 
 
 def test_other_and_hidden_files_are_told_and_litter_is_not(tmp_path):

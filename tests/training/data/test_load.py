@@ -1,7 +1,6 @@
 import pytest
 
 from lambdanets.training.data import DataSpec, load_data, recipe_for_data, resolve_data
-from lambdanets.training.data.exam import load_exam
 
 
 @pytest.mark.parametrize(
@@ -54,12 +53,14 @@ def test_missing_path():
         resolve_data("no/such")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("batch_size", 0), ("batch_size", 2.5), ("seed", -1), ("validation_share", 2)]
-)
-def test_numbers_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"^{name} is {value}; use a"):
-        load_data("digits", **{name: value})
-    if name == "batch_size":
-        with pytest.raises(ValueError, match=f"^{name} is {value}; use an integer"):
-            load_exam("digits", ["0"], batch_size=value)
+@pytest.mark.parametrize("value", [2, 0, 0.6, "0.1"])
+def test_numbers_out_of_range(value):
+    with pytest.raises(ValueError, match=f"^validation_share is {value!r}; use a"):
+        load_data("digits", validation_share=value)
+
+
+def test_a_folder_in_the_home_folder(tmp_path, monkeypatch):
+    """As in a recipe's file, where no shell writes the folder out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    assert resolve_data("~/images") == resolve_data("imagefolder:~/images") == DataSpec("imagefolder", "~/images")

@@ -1,3 +1,4 @@
+import io
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_without_validation_training_images_are_held_back(offer):
     assert len(data.validation) == 2
     assert brightness(data.train) | brightness(data.validation) == set(range(20))
     assert not brightness(data.train) & brightness(data.validation)
-    assert brightness(data.validation) == brightness(load_data("hfds/name", seed=3).validation)
+    assert brightness(data.validation) == brightness(load_data("hfds/name").validation)
 
 
 def test_the_parts_have_their_own_transforms(offer):
@@ -137,6 +138,14 @@ def test_torchvisions_data_through_timm(tmp_path, idx_bytes):
     assert len(data.class_names) == 10
     assert data.test[5][1] == 5
     assert data.test[5][0].mode == "RGB"
+
+
+@pytest.mark.parametrize("open_part", [load_data, lambda spec: load_exam(spec, ("zebra", "ant"))])
+def test_a_part_of_torchvisions_data_that_cannot_be_opened(offer, open_part):
+    """It is there by its description: without it, an evaluation would score the images that were trained on."""
+    offer(train=Indexed(0, 20))
+    with pytest.raises(ValueError, match="cannot open part 'validation' of 'torch/imagenet': no part validation"):
+        open_part("torch/imagenet")
 
 
 def test_torchvisions_folder_is_refused(tmp_path):
@@ -282,7 +291,7 @@ def test_torchvisions_files_are_read_by_the_same_rules(offer, tmp_path):
             return self.loader(tmp_path / "a.png"), 0
 
     Image.new("RGBA", (1, 1)).save(tmp_path / "a.png")
-    offer(train=Files(0, 20))
+    offer(train=Files(0, 20), validation=Files(0, 5))
     assert np.asarray(load_data("torch/imagenet").train[0][0]).tolist() == [[[255] * 3]]
     (tmp_path / "a.png").write_bytes(b"damaged")
     with pytest.raises(UnreadableImageError, match=r"a\.png cannot be read"):
@@ -332,6 +341,46 @@ def test_labels_that_are_no_single_whole_number(offer, label):
     offer(test=Unknown(0, 3))
     with pytest.raises(ValueError, match="which is no single whole number"):
         load_exam("hfds/name", ("ant", "zebra")).images[0]
+
+
+class Files(Indexed):
+    """As timm's data sets over a reader that looks up an image's name in a file."""
+
+    class FilesReader(Reader):
+        def __init__(self, *contents):
+            super().__init__(["a"])
+            self.contents, self.asked = contents, []
+
+        def __getitem__(self, index):
+            return io.BytesIO(self.contents[index]), 0
+
+        def filename(self, index):
+            self.asked.append(index)
+            return f"{index}.png"
+
+        def iter_targets(self):
+            self.asked.append("labels")
+            return iter([0] * len(self.contents))
+
+    def __init__(self, *contents):
+        super().__init__(0, len(contents))
+        self.reader = Files.FilesReader(*contents)
+
+
+def test_readers_are_asked_once():
+    """For names only where an image cannot be read."""
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "png")
+    base = Files(file.getvalue(), b"no image")
+    part = readers.ReaderImages(base, [0, 1])
+    assert part.read(0)[1] == 0
+    assert base.reader.asked == []
+    with pytest.raises(UnreadableImageError, match=r"1 of FilesReader \(1\.png\) cannot be read"):
+        part.read(1)
+    assert base.reader.asked == [1]
+    assert part.known_labels() == part.select([0, 1]).known_labels() == [0, 0]
+    assert part.fingerprint() == part.fingerprint()
+    assert base.reader.asked == [1, "labels"]
 
 
 @pytest.mark.parametrize("label", [np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), True])

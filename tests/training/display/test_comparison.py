@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lambdanets.training.display import comparison
 from lambdanets.training.display.comparison import plot_runs
 
 
@@ -31,6 +32,14 @@ def test_curves_of_several_runs(runs, tmp_path, monkeypatch):
     names = [text.get_text().partition(" (least")[0] for text in figure.legends[0].get_texts()]
     assert names == ["first", "$second$", "third"]
     assert len({line.get_color() for line in figure.axes[0].get_lines()}) == 3
+
+
+def test_runs_on_two_drives_have_their_whole_names(runs, monkeypatch):
+    rows = [[{"validation_top1": 0.5}]] * 3
+    drives = iter("CDE")
+    monkeypatch.setattr("os.path.splitdrive", lambda path: (next(drives), path))
+    names = [label.partition(" (least")[0] for label in comparison._labels(runs, rows)]
+    assert [name[-12:] for name in names] == [str(run)[-12:] for run in runs]
 
 
 def test_other_formats(runs, tmp_path):

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lambdanets.training.display.progress import TrainingProgress, format_seconds
+from lambdanets.training.display.progress import TrainingProgress, advise_on_waiting, format_seconds
 
 ROW = {
     "epoch": 2,
@@ -88,6 +88,13 @@ def test_advice_is_given_once_where_the_device_waits_much(workers, remedy):
     assert text.count("The device waited 25% of the epoch for images; ") == 1
     assert remedy in text
     assert "The device waited" not in show({**ROW, "waiting_share": 0.1}, force_terminal=False)
+
+
+def test_the_workers_of_all_processes_of_a_machine_count(monkeypatch):
+    monkeypatch.setattr("lambdanets.training.display.progress.usable_cores", lambda: 64)
+    assert "(now 8; the machine has 64 cores)" in advise_on_waiting(0.5, 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert "images stored smaller" in advise_on_waiting(0.5, 8)
 
 
 def test_other_processes_show_nothing():

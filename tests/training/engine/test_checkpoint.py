@@ -22,6 +22,7 @@ from lambdanets.training.engine.checkpoint import (
     split_checkpoint,
 )
 from lambdanets.training.engine.loop import Trainer
+from lambdanets.training.engine.randomness import random_states
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +165,23 @@ def test_another_number_of_processes(run):
     facts = {**find_checkpoint(run).facts, "processes": 2}
     checkpoint = SimpleNamespace(facts=facts, folder=latest(run))
     trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1), run=Run.open(run))
-    from lambdanets.training.engine.state import check_fit
-
     with pytest.raises(ValueError, match=r"is trained by 2 processes and cannot go on with 1: .*") as error:
-        check_fit(trainer, checkpoint)
+        state.check_fit(trainer, checkpoint)
     assert f"torchrun --nproc-per-node 2 -m lambdanets train --resume {run}" in str(error.value)
     assert f"lambdanets train --recipe recipe.yaml --init-from {run}" in str(error.value)
+
+
+def test_generators_of_another_device():
+    """A GPU's generator does not take a CPU's state; those of the CPU go on, and the change is told."""
+    tree = {"random": random_states(torch.device("cpu")), "sums": torch.ones(5), "bad": torch.zeros(3)}
+    expected = torch.rand(2)
+    accelerator, run = SimpleNamespace(device=torch.device("cuda")), SimpleNamespace(recipe=SimpleNamespace(seed=1))
+    trainer = SimpleNamespace(accelerator=accelerator, run=run, sums=torch.zeros(5), bad=torch.ones(3))
+    state._restore_rank(trainer, False, tree)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(trainer.sums, tree["sums"])
+    (change,) = state.changes(SimpleNamespace(facts={"versions": {}, "device": "cpu"}), accelerator.device)
+    assert "device cpu → cuda" in change
 
 
 class Bomb:

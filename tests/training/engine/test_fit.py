@@ -290,7 +290,7 @@ def test_weights_that_a_bad_step_has_spoilt_are_no_checkpoint(monkeypatch, recip
         monkeypatch.setattr(
             Trainer, "_look", lambda self, *args: (self.epoch * 3 + self.batch == 6, *look(self, *args)[1:])
         )
-        train(recipe, output=tmp_path / "run", checkpoint_every="1")
+        assert not train(recipe, output=tmp_path / "run", checkpoint_every="1").saved
     else:
         with pytest.raises(TrainingDivergedError, match=r"is nan.* of the last good step that was saved"):
             train(recipe, output=tmp_path / "run", checkpoint_every="1")

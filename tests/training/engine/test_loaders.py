@@ -23,7 +23,7 @@ from lambdanets.training.engine.loaders import (
 
 
 def indices(order, epoch, first=0):
-    order.set_epoch(epoch)
+    order.epoch = epoch
     order.first = first
     return list(order)
 
@@ -99,7 +99,7 @@ class NoiseStream(StreamImages):
 
 def test_order_and_changes_of_a_stream_are_a_function_of_seed_epoch_and_position():
     stream = SeededStream(NoiseStream(), seed=0)
-    stream.set_epoch(2)
+    stream.epoch = 2
     one = list(stream)
     torch.manual_seed(9)
     assert list(stream) == one
@@ -110,7 +110,7 @@ def test_order_and_changes_of_a_stream_are_a_function_of_seed_epoch_and_position
     stream.first = 0
     orders = set()
     for epoch in range(5):
-        stream.set_epoch(epoch)
+        stream.epoch = epoch
         orders.add(tuple(label for _, label in stream))
     assert len(orders) > 1
 

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import signal
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from lambdanets.training.engine import faults, loaders
 from lambdanets.training.engine.faults import resume_command, told_faults
-from lambdanets.training.engine.peers import PeerWatch, Silence
+from lambdanets.training.engine.peers import PeerWatch, Silence, waiting_for_main
 
 
 def test_silence():
@@ -45,6 +48,33 @@ def test_a_process_that_was_stopped_itself_starts_to_listen_anew():
 def test_one_process_watches_nothing():
     with PeerWatch(0, 1, 10.0) as watch:
         assert watch._thread is None
+
+
+def test_the_others_wait_for_the_main_process(monkeypatch):
+    """After an error in it too."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    for restart, error in enumerate([None, ValueError("no images")]):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+        done = []
+
+        def other(done=done):
+            with waiting_for_main(1, 2):
+                pass
+            done.append("other")
+
+        thread = threading.Thread(target=other)
+        with pytest.raises(ValueError, match="no images") if error else nullcontext(), waiting_for_main(0, 2):
+            thread.start()
+            time.sleep(0.3)
+            done.append("main")
+            if error:
+                raise error
+        thread.join(timeout=30)
+        assert done == ["main", "other"]
+    with waiting_for_main(0, 1):
+        pass
 
 
 def fail(error, processes):

@@ -31,7 +31,7 @@ class Three:
         return 3
 
     def of_epoch(self, epoch, first):
-        return iter(torch.ones(3, 2, 4))
+        return iter(torch.ones(3 - first, 2, 4))
 
 
 def test_parts_of_a_step(tmp_path):
@@ -41,6 +41,7 @@ def test_parts_of_a_step(tmp_path):
     found = []
     batches = Three()
     profiled = ProfiledBatches(batches, model, tmp_path, torch.device("cpu"), found.append)
+    assert list(profiled.of_epoch(0, first=3)) == []  # of an epoch that is done when it goes on
     for epoch in (0, 1):
         assert sum(1 for batch in profiled.of_epoch(epoch) if model(batch).sum().backward() is None) == 3
     (profile,) = found

@@ -67,12 +67,23 @@ def test_the_hub_gets_the_same_folder(monkeypatch):
         publish_run(NAME, "hf-hub:me/mine")
 
 
+def test_folders_as_shells_complete_them(tmp_path, monkeypatch):
+    publish_run(NAME, f"local-dir:{tmp_path}/out/")
+    assert "# out\n" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(ValueError, match="give the folder's whole path, local-dir:/home/me/mine"):
+        publish_run(NAME, "local-dir:~/mine")
+
+
 def test_a_folder_is_not_private(tmp_path):
     with pytest.raises(ValueError, match="private is True, for a repository of the hub, and to is 'local-dir:"):
         publish_run(NAME, f"local-dir:{tmp_path}/x", private=True)
 
 
-@pytest.mark.parametrize("to", ["", "me/mine", "hub:me/mine", "hf-hub:mine", "hf-hub:", "local-dir:"])
+@pytest.mark.parametrize(
+    "to", ["", "me/mine", "hub:me/mine", "hf-hub:mine", "hf-hub:me/", "hf-hub:a/b/c", "hf-hub:", "local-dir:"]
+)
 def test_other_places_are_refused(to):
     with pytest.raises(ValueError, match="use hf-hub:USER/NAME or local-dir:FOLDER"):
         publish_run(NAME, to)

@@ -34,7 +34,10 @@ def kill(*pids):
 
 
 def test_the_second_is_refused_with_the_name_of_the_first(tmp_path):
-    with locked(tmp_path), pytest.raises(ValueError, match=rf"{tmp_path} is being trained by process {os.getpid()} on"):
+    with (
+        locked(tmp_path),
+        pytest.raises(ValueError, match=rf"{tmp_path} is in use by process {os.getpid()} on"),
+    ):
         locked(tmp_path).__enter__()
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
@@ -55,7 +58,7 @@ def test_it_ends_with_its_owner_though_its_workers_live(tmp_path):
     owner = in_child(work)
     worker = int.from_bytes(os.read(workers[0], 8), "little")
     try:
-        with pytest.raises(ValueError, match=rf"is being trained by process {owner} on"):
+        with pytest.raises(ValueError, match=rf"is in use by process {owner} on"):
             locked(tmp_path).__enter__()
         kill(owner)
         os.waitpid(owner, 0)
@@ -73,7 +76,7 @@ def test_a_child_does_not_free_its_parents_lock(tmp_path):
             pass
 
         kill(in_child(work))
-        with pytest.raises(ValueError, match="is being trained"):
+        with pytest.raises(ValueError, match="is in use by"):
             locked(tmp_path).__enter__()
 
 
@@ -82,7 +85,7 @@ def test_resume_of_a_run_that_is_trained(trained, tmp_path):
 
     run = shutil.copytree(trained.run.path, tmp_path / "run")
     (run / "result.json").unlink()
-    with locked(run), pytest.raises(ValueError, match="is being trained by process"):
+    with locked(run), pytest.raises(ValueError, match="is in use by process"):
         resume(run)
     # Afterwards it is refused for what it is.
     with pytest.raises(FileNotFoundError, match="before its first checkpoint"):

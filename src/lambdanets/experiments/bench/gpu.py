@@ -242,6 +242,8 @@ def measure_case(
         del ready
         if device == "cuda":
             torch.cuda.empty_cache()
+    # All cases compile one function, FlexAttention, for which PyTorch keeps 8 shapes and then compiles no more.
+    torch.compiler.reset()
     return rows
 
 

@@ -30,6 +30,11 @@ SMALL_SAMPLES = (
     "with 3 seeds, in 85 with 5, in 91 with 10. So verdicts need Student's t interval too, which allows for it."
 )
 
+SHARED_EXAMPLES = (
+    "Folds share most of the examples that they are trained on, so that their accuracies depend on each other: for "
+    "verdicts Student's t interval is widened for it (Nadeau and Bengio 2003)."
+)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -40,12 +45,14 @@ class Scores:
         accuracy: their mean; None without any.
         difference: to the first row's, paired by seed, in points of percent; None for the first row itself.
         diverged: seeds whose training diverged.
+        overlap: of folds, which share examples to train on, those tested over those trained on; 0 of seeds.
     """
 
     accuracies: Mapping[int, float]
     accuracy: Mean | None
     difference: Paired | None
     diverged: Sequence[int]
+    overlap: float
 
 
 def accuracies(cells: Sequence[Done], name: str) -> dict[int, float]:
@@ -58,15 +65,16 @@ def accuracies(cells: Sequence[Done], name: str) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def scores_of(cells: Sequence[Done], name: str, baseline: str) -> Scores:
-    """Return the accuracies of a row beside those of the first row."""
+def scores_of(cells: Sequence[Done], name: str, baseline: str, overlap: float = 0.0) -> Scores:
+    """Return the accuracies of a row beside those of the first row; ``overlap`` as of ``Scores``."""
     found = accuracies(cells, name)
     trained = [done for done in cells if done.row == name and done.kind == "train"]
     return Scores(
         found,
         mean_of(list(found.values())) if found else None,
-        None if name == baseline else paired_difference(found, accuracies(cells, baseline)),
+        None if name == baseline else paired_difference(found, accuracies(cells, baseline), overlap),
         sorted(done.config["seed"] for done in trained if done.result.get("diverged")),
+        overlap,
     )
 
 
@@ -124,6 +132,7 @@ def accuracy_note(unit: str = "seed") -> str:
         f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}; p is a permutation "
         f"test's, of n {unit}s at least 2^(1 − n), and not corrected for the number of rows. Marked rows are below the "
         "first one with their whole interval, or diverged."
+        f"{' ' + SHARED_EXAMPLES if unit == 'fold' else ''}"
     )
 
 

@@ -248,14 +248,16 @@ def coherent(
     allowed = [done for done in cells if wanted is None or wanted.has(done)]
     kinds = most([kind(done) for done in like or allowed])
     own = [done for done in allowed if kind(done) == kinds]
-    epochs = most([done.config["epochs"] for done in like or own if done.kind == "train" and "epochs" in done.config])
-    trained = [done for done in own if done.kind == "train" and done.config.get("epochs") == epochs]
+    told = [done for done in like or own if "epochs" in done.config]
+    # Before the first training those of the searches.
+    epochs = most([done.config["epochs"] for done in [one for one in told if one.kind == "train"] or told])
+    own = [done for done in own if done.config.get("epochs", epochs) == epochs]
+    trained = [done for done in own if done.kind == "train"]
     rates = _rates(trained, own) | {done.config["row"]: done.config.get("lr") for done in like if done.kind == "train"}
-    current = [
-        done for done in trained if done.config.get("lr") == rates.get(done.config["row"], done.config.get("lr"))
-    ]
-    chosen = [done for done in own if done.kind != "train" or done in current]
-    return chosen, [done for done in cells if done not in chosen]
+    others = {id(done) for done in trained if done.config.get("lr") != rates.get(done.row, done.config.get("lr"))}
+    chosen = [done for done in own if id(done) not in others]
+    left = {id(done) for done in cells} - {id(done) for done in chosen}
+    return chosen, [done for done in cells if id(done) in left]
 
 
 def _rates(trained: Sequence[Done], cells: Sequence[Done]) -> dict[str, float]:

@@ -13,10 +13,10 @@ from typing import Literal
 from lambdanets.experiments.bench.measure import INFERENCE, TRAINING
 from lambdanets.experiments.compare.accuracy import Scores, signed
 from lambdanets.experiments.compare.outcome import Claim
-from lambdanets.experiments.compare.statistics import Paired, paired_difference
+from lambdanets.experiments.compare.statistics import paired_difference
 from lambdanets.experiments.compare.summary import Summary, times_as_fast
 
-__all__ = ["Expected", "accuracy_claim", "memory_claim", "pair_claim", "rate_claim", "verdict"]
+__all__ = ["Expected", "memory_claim", "pair_claim", "rate_claim", "verdict"]
 
 Expected = Literal["more than 0", "0 or more", "0 or less", "less than 0"]
 
@@ -26,37 +26,6 @@ def verdict(low: float, high: float, expected: Expected) -> bool | None:
     true = {"more than 0": low > 0, "0 or more": low >= 0, "0 or less": high <= 0, "less than 0": high < 0}
     false = {"more than 0": high <= 0, "0 or more": high < 0, "0 or less": low > 0, "less than 0": low >= 0}
     return True if true[expected] else False if false[expected] else None
-
-
-def accuracy_claim(
-    name: str,
-    difference: Paired | None,
-    base: str,
-    expected: Expected,
-    diverged: Mapping[str, Sequence[int]] | None = None,
-    unit: str = "seed",
-    paper: str = "",
-) -> Claim:
-    """Say how a row's accuracy differs from another's.
-
-    Args:
-        name: of the row.
-        difference: of their accuracies; None where they have no seed in common.
-        base: name of the other.
-        expected: of the difference.
-        diverged: by name, the seeds, or other units, of which a training diverged: then there is no verdict.
-        unit: what they are.
-        paper: what the paper has, to be added.
-    """
-    told = f"expected is {expected}{f' (paper: {paper})' if paper else ''}."
-    bad = [f"{one} with {unit} {', '.join(map(str, seeds))}" for one, seeds in (diverged or {}).items() if seeds]
-    if difference is None:
-        why = f"diverged: {'; '.join(bad)}" if bad else "not trained yet"
-        return Claim(f"{name}: points of accuracy against {base}: {why}; {told}", None)
-    text = f"{name}: {signed(difference)} points of accuracy against {base}"
-    if bad:
-        return Claim(f"{text} without those that diverged ({'; '.join(bad)}); {told}", None)
-    return Claim(f"{text}; {told}", None if difference.bounds is None else verdict(*difference.bounds, expected))
 
 
 def pair_claim(
@@ -69,14 +38,23 @@ def pair_claim(
         name: of the row.
         base: name of the other.
         expected: of the difference.
-        unit: what differences are paired by.
+        unit: what differences are paired by. Where a training of one diverged there is no verdict.
         paper: what the paper has, to be added.
     """
     if name not in rows or base not in rows:
         return []
-    difference = paired_difference(rows[name].accuracies, rows[base].accuracies)
+    told = f"expected is {expected}{f' (paper: {paper})' if paper else ''}."
     diverged = {one: rows[one].diverged for one in (name, base)}
-    return [accuracy_claim(name, difference, base, expected, diverged, unit, paper)]
+    bad = [f"{one} with {unit} {', '.join(map(str, seeds))}" for one, seeds in diverged.items() if seeds]
+    difference = paired_difference(rows[name].accuracies, rows[base].accuracies, rows[name].overlap)
+    if difference is None:
+        why = f"diverged: {'; '.join(bad)}" if bad else "not trained yet"
+        return [Claim(f"{name}: points of accuracy against {base}: {why}; {told}", None)]
+    text = f"{name}: {signed(difference)} points of accuracy against {base}"
+    if bad:
+        return [Claim(f"{text} without those that diverged ({'; '.join(bad)}); {told}", None)]
+    held = None if difference.bounds is None else verdict(*difference.bounds, expected)
+    return [Claim(f"{text}; {told}", held)]
 
 
 def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str) -> list[Claim]:

@@ -89,12 +89,7 @@ def run_cells(
     grid = None
     try:
         with stop_cells() as signals, ExitStack() as stack:
-            try:
-                stack.enter_context(locked(folder))
-            except ValueError as error:
-                raise ValueError(
-                    f"another `lambdanets compare` works in {folder}; wait for its end, or give another --output"
-                ) from error
+            stack.enter_context(locked(folder))
             grid = _Grid(study, options, folder, jobs, console, cluster, signals)
             return grid.run()
     except (StoppedError, KeyboardInterrupt, OSError) as error:  # the last as of a full disk

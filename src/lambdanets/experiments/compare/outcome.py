@@ -160,14 +160,13 @@ def machine_line(cells: Sequence[Done]) -> str:
     def each(name: str) -> str:
         return ", ".join(dict.fromkeys(str(done.environment.get(name, "")) for done in cells))
 
-    threads: dict[str, dict[str, None]] = {}
+    where: dict[str, None] = {}
     for done in cells:
-        kind = "trainings" if "seed" in done.config else "measurements"
-        threads.setdefault(kind, {})[str(done.environment.get("threads", ""))] = None
-    told = ", ".join(
-        f"{kind} with {' and '.join(counts)} {'thread' if list(counts) == ['1'] else 'threads'}"
-        for kind, counts in threads.items()
-    )
+        kind, device = "trainings" if "seed" in done.config else "measurements", done.result.get("device", "cpu")
+        threads = done.environment.get("threads", "")
+        on_cpu = f"with {threads} {'thread' if threads == 1 else 'threads'}"
+        where[f"{kind} {on_cpu if device == 'cpu' else f'on {device}'}"] = None
+    told = ", ".join(where)
     return (
         f"{each('machine')}, {each('cores')} cores, {each('precision')}; {told}; PyTorch {each('torch')}, timm "
         f"{each('timm')}, lambdanets {each('lambdanets')} ({each('commit')}); {each('date')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class Paired:
         difference: the mean of the differences with its bootstrap interval.
         p: two-sided p-value of a permutation test of the signs; None for one pair. Of n pairs it is at least 2^(1 - n).
         bounds: between which the mean difference is for a verdict: all of the bootstrap interval, which is too narrow
-            of few seeds, and of Student's t interval at 95 %, which is not. None for one pair or equal differences.
+            of few seeds, and of Student's t interval at 95 %, which is not (of folds it is widened). None for one pair
+            or equal differences.
     """
 
     difference: Mean
@@ -64,12 +66,16 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(mean, low, high, len(sample))
 
 
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], overlap: float = 0.0
+) -> Paired | None:
     """Return the mean difference to a baseline over the seeds that both have, with a permutation test.
 
     Args:
         values: by seed.
         baseline: by seed.
+        overlap: of k folds, the examples to test on over those to train on. The variance of their mean is larger by
+            the factor 1 + k · overlap (Nadeau and Bengio 2003, "Inference for the generalization error", section 3).
 
     Returns:
         The difference, or None without a common seed.
@@ -87,7 +93,8 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     bounds = None
     if mean.low is not None and mean.high is not None:
         student = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
-        bounds = min(mean.low, float(student.low)), max(mean.high, float(student.high))
+        half = float(student.high - student.low) / 2 * math.sqrt(1 + len(seeds) * overlap)
+        bounds = min(mean.low, mean.mean - half), max(mean.high, mean.mean + half)
     return Paired(mean, float(test.pvalue), bounds)
 
 

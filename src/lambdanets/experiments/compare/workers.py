@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -115,6 +116,7 @@ class ClusterExecutor(Executor):
             self._set(name, value)
         self._threads = ThreadPoolExecutor(jobs)
         self._jobs: list[Any] = []
+        self._guard, self._cancelled = threading.Lock(), False
 
     def _set(self, name: str, value: bool | float | str) -> None:
         remedy = "give a parameter of submitit's AutoExecutor, as timeout_min=600, mem_gb=7.5 or slurm_partition=NAME"
@@ -143,7 +145,10 @@ class ClusterExecutor(Executor):
             job = self._submitit.submit(way, call, args, kwargs)
         except (AssertionError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"--cluster {self._name} takes no job: {error}; see to it and to each --job") from error
-        self._jobs.append(job)
+        with self._guard:
+            self._jobs.append(job)
+            if self._cancelled:  # while it was sent
+                job.cancel(check=False)
         try:
             return job.results()[0]
         except self._uncompleted as error:
@@ -151,11 +156,16 @@ class ClusterExecutor(Executor):
                 f"its job {job.job_id} ended without a result (state {job.state}); what it wrote is in "
                 f"{job.paths.stderr}"
             ) from error
+        finally:
+            with self._guard:
+                self._jobs.remove(job)
 
     def cancel(self) -> None:
-        """Cancel all jobs; those that have ended may say so."""
-        for job in self._jobs:
-            job.cancel(check=False)
+        """Cancel all jobs, those that are being sent too; those that have ended may say so."""
+        with self._guard:
+            self._cancelled = True
+            for job in self._jobs:
+                job.cancel(check=False)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See the interface."""

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lambdanets.experiments.compare.outcome import Axis, Plot, Point, four_digits
+from lambdanets.experiments.compare.outcome import Axis, Plot, Point, Series, four_digits
 from lambdanets.experiments.compare.statistics import pareto_front
 from lambdanets.experiments.report.labels import LETTER, RADIUS, Mark, before_label, far_away, place_labels
 from lambdanets.files import replacing
@@ -290,32 +290,14 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
     figure = Figure(figsize=(7.6, 4.6))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for axis, scale, limits, ticks, named in (
-        (plot.x, axes.set_xscale, axes.set_xlim, axes.set_xticks, axes.set_xlabel),
-        (plot.y, axes.set_yscale, axes.set_ylim, axes.set_yticks, axes.set_ylabel),
-    ):
-        low, high = _ranges(plot)[axis is plot.y]
-        scale("log" if axis.log else "linear")
-        limits(low, high)
-        values = _ticks(low, high, axis.log)
-        ticks(values, labels=[_number(value) for value in values])
-        named(_label(axis))
-    axes.minorticks_off()
+    _set_axes(axes, plot)
     covering = _covering([axes.transData.transform([(p.x, p.y) for p in s.points]).tolist() for s in plot.series])
     for number, (series, covered) in enumerate(zip(plot.series, covering, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        xs, ys = [point.x for point in series.points], [point.y for point in series.points]
-        style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)]}
-        style |= {"markersize": 6.5 + WIDER * covered, "linewidth": 1.5 + 0.75 * WIDER * covered}
-        style["linestyle"] = "" if not plot.lines else "--" if series.dashed else "-"
-        axes.plot(xs, ys, **style, label=f"{number + 1}  {series.name}", markeredgecolor="white", markeredgewidth=0.7)
-        for point in series.points:
-            if point.low is not None and point.high is not None:
-                axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1, alpha=0.6, zorder=1.5)
+        _draw_series(axes, plot, number, series, covered)
     points = _points(plot)
     if plot.front is not None:
         front = [points[i] for i in pareto_front([(point.x, point.y) for point in points], plot.front)]
-        style = {"color": "#9aa0a6", "linestyle": ":", "zorder": 0, "label": "Pareto front"}
+        style: dict[str, Any] = {"color": "#9aa0a6", "linestyle": ":", "zorder": 0, "label": "Pareto front"}
         axes.plot([p.x for p in front], [p.y for p in front], **style)
     _number_marks(plot, axes, _radii(plot, covering))
     axes.set_title(plot.title)
@@ -328,6 +310,28 @@ def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
             with replacing(path) as temporary:
                 metadata = {"Date": None} if path.suffix == ".svg" else None
                 figure.savefig(temporary, dpi=130, bbox_inches="tight", metadata=metadata)
+
+
+def _set_axes(axes: Any, plot: Plot) -> None:
+    for name, axis, (low, high) in zip("xy", (plot.x, plot.y), _ranges(plot), strict=True):
+        axes.set(**{f"{name}scale": "log" if axis.log else "linear", f"{name}lim": (low, high)})
+        values = _ticks(low, high, axis.log)
+        axes.set(**{f"{name}ticks": values, f"{name}ticklabels": [_number(value) for value in values]})
+        axes.set(**{f"{name}label": _label(axis)})
+    axes.minorticks_off()
+
+
+def _draw_series(axes: Any, plot: Plot, number: int, series: Series, covered: int) -> None:
+    """The marks, lines and intervals of a series, a mark larger by the others that cover it."""
+    colour = COLOURS[number % len(COLOURS)]
+    style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)]}
+    style |= {"markersize": 6.5 + WIDER * covered, "linewidth": 1.5 + 0.75 * WIDER * covered}
+    style["linestyle"] = "" if not plot.lines else "--" if series.dashed else "-"
+    style |= {"label": f"{number + 1}  {series.name}", "markeredgecolor": "white", "markeredgewidth": 0.7}
+    axes.plot([point.x for point in series.points], [point.y for point in series.points], **style)
+    for point in series.points:
+        if point.low is not None and point.high is not None:
+            axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1, alpha=0.6, zorder=1.5)
 
 
 def _number_marks(plot: Plot, axes: Any, radii: Sequence[float]) -> None:

@@ -89,8 +89,6 @@ def write_calibration(constants: dict[str, Any], path: Path | None = None) -> Pa
 def read_rows(path: Path) -> list[Row]:
     """Return the rows of a CSV that an experiment wrote, every value as text.
 
-    Rows of earlier versions have no ratios: these follow from the medians, without an interval.
-
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or not a result file.
@@ -101,18 +99,7 @@ def read_rows(path: Path) -> list[Row]:
     columns = set(rows[0]) if rows else set()
     if "contender" not in columns or not columns & {"machine", "card"}:
         raise ValueError(f"{path} is not a result file of 'lambdanets bench': it has no columns contender and machine")
-    if "machine" in columns and "ratio_median" not in columns:
-        with _naming(path):
-            _add_ratios(rows)
     return rows
-
-
-def _add_ratios(rows: list[Row]) -> None:
-    ours = {(row[_subject(row)], row["pass"]): row["median_ms"] for row in rows if row["contender"] == "lambdanets"}
-    for row in rows:
-        first = ours.get((row[_subject(row)], row["pass"]))
-        row["ratio_median"] = float(row["median_ms"]) / float(first) if first else ""
-        row["noisy"] = ""
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from lambdanets.training.data.listing import beside, class_folders, count, descr
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
 from lambdanets.training.data.spec import DataSpec
-from lambdanets.training.rules import whole
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,13 @@ class Exam:
     notes: tuple[str, ...] = ()
 
 
-def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> Exam:
+def load_exam(spec: str, class_names: Sequence[str]) -> Exam:
     """Open the images that ``spec`` offers for an evaluation.
 
     Args:
         spec: a data specification, see ``lambdanets.training.data``. A folder may hold class folders, or parts
             (``test/``, ``val/``) of class folders; with any number of images for each class.
         class_names: the model's classes, in the order of its outputs.
-        batch_size: a hint for streaming readers.
 
     Returns:
         The images by the rule of this module.
@@ -64,7 +62,6 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         FileNotFoundError: a folder or file is missing.
         ValueError: there are no images, or the source has a class that the model does not have.
     """
-    whole(1, 10**6)(batch_size, "batch_size")
     found = resolve_data(spec)
     if found.kind == "digits":
         names, images = load_digits_images()
@@ -75,7 +72,7 @@ def load_exam(spec: str, class_names: Sequence[str], *, batch_size: int = 1) -> 
         return Exam(str(DataSpec(found.kind, str(folder.resolve()))), "test", images)
     if found.kind == "imagefolder":
         return _folder(Path(found.place or spec).expanduser(), class_names)
-    part, read, names, notes = open_reader_exam(found, batch_size)
+    part, read, names, notes = open_reader_exam(found)
     read.labels_to = class_indices(names, class_names, spec)
     return Exam(str(found), part, read, notes)
 

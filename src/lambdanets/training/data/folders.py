@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lambdanets.files import check_name
 from lambdanets.names import first_of
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
@@ -180,7 +182,7 @@ def read_classes(
 
 
 def _split(images: FileImages, names: Sequence[str], *shares: float) -> list[FileImages]:
-    counts = [images.labels.count(label) for label in range(len(names))]
+    counts = np.bincount(images.labels, minlength=len(names)).tolist()
     fewest = min(counts)
     if fewest < len(shares) + 1:
         path = images.root / Path(images.names[images.labels.index(counts.index(fewest))]).parent

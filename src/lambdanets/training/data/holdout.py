@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part, StoredImages, split_by_class
+from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part, split_by_class
 from lambdanets.training.rules import held_out_share
 
 
@@ -46,8 +46,9 @@ def hold_out(data: ImageData, share: float) -> ImageData:
 
 
 def _split(pool: Part, share: float) -> list[list[int]]:
-    if isinstance(pool, StoredImages):
-        return split_by_class(pool.labels, share)
+    labels = pool.known_labels()
+    if labels is not None:
+        return split_by_class(labels, share)
     if len(pool) < 2:
         raise ValueError(f"{len(pool)} images; at least 2 are needed")
     order = np.random.RandomState(SPLIT_SEED).permutation(len(pool))

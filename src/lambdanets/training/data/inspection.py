@@ -77,7 +77,7 @@ def _fault(path: Path, whole: bool) -> tuple[Path, Exception] | None:
             read_image(path, "RGB")
         else:
             check_file(path)
-            with opened_image(path, str(path)):
+            with opened_image(path, path.__str__):
                 pass
     except (ValueError, FileNotFoundError) as error:
         return path, error

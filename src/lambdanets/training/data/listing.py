@@ -13,12 +13,12 @@ behind (``LITTER``) are passed over without a word.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
-from timm.utils.misc import natural_key
 
 from lambdanets.files import check_name
 from lambdanets.names import first_of
@@ -87,9 +87,14 @@ def list_files(folder: Path, endings: Collection[str]) -> Listing:
     """
     found = Listing()
     _walk(folder, (os.path.realpath(folder),), endings, found)
-    found.files.sort(key=lambda path: (natural_key(str(path)), str(path)))
+    found.files.sort(key=lambda path: (_natural(str(path)), str(path)))
     found.skipped.sort()
     return found
+
+
+def _natural(name: str) -> list[int | str]:
+    """The words and the numbers of a name, in turns, so that 2 is before 10."""
+    return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name.lower())]
 
 
 def _walk(folder: Path, above: tuple[str, ...], endings: Collection[str], found: Listing) -> None:

@@ -13,7 +13,7 @@ from lambdanets.training.data.folders import load_image_folder
 from lambdanets.training.data.holdout import hold_out
 from lambdanets.training.data.readers import READERS, load_with_reader
 from lambdanets.training.data.spec import DataSpec
-from lambdanets.training.rules import local, whole
+from lambdanets.training.rules import local
 
 NAMES = ("digits", "fashion-mnist", "imagefolder")
 _DATA_NAME = re.compile(r"[\w./-]*", re.ASCII)
@@ -46,7 +46,7 @@ def resolve_data(spec: str) -> DataSpec:
             # A run is read from other folders too.
             place = None if place is None else str(Path(place).expanduser().resolve())
         return DataSpec(kind, place)
-    if Path(spec).exists():
+    if Path(spec).expanduser().exists():
         return DataSpec("imagefolder", spec)
     if "/" in spec or "\\" in spec or spec.startswith((".", "~")):
         raise FileNotFoundError(f"the data folder {spec} does not exist")
@@ -69,13 +69,11 @@ def recipe_for_data(spec: str) -> str:
     return kind if kind in ("digits", "fashion-mnist") else "image-folder"
 
 
-def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share: float | None = None) -> ImageData:
+def load_data(spec: str, *, validation_share: float | None = None) -> ImageData:
     """Open the data that ``spec`` names and check what can be checked before any work.
 
     Args:
         spec: a data specification, see ``lambdanets.training.data``.
-        batch_size: a hint for streaming readers.
-        seed: seed of streaming readers; splits are the same for every seed.
         validation_share: share of the training images to hold out, see ``lambdanets.training.data.holdout``; None
             for the data's own validation images.
 
@@ -86,13 +84,11 @@ def load_data(spec: str, *, batch_size: int = 1, seed: int = 0, validation_share
         FileNotFoundError: a folder or file is missing.
         ValueError: the specification is unknown, an argument is out of its range, or the data are empty or damaged.
     """
-    whole(1, 10**6)(batch_size, "batch_size")
-    whole(0)(seed, "seed")
-    data = _load(spec, batch_size, seed)
+    data = _load(spec)
     return data if validation_share is None else hold_out(data, validation_share)
 
 
-def _load(spec: str, batch_size: int, seed: int) -> ImageData:
+def _load(spec: str) -> ImageData:
     found = resolve_data(spec)
     if found.kind == "digits":
         return load_digits_data()
@@ -100,4 +96,4 @@ def _load(spec: str, batch_size: int, seed: int) -> ImageData:
         return load_fashion_mnist(DEFAULT_FOLDER if found.place is None else Path(found.place).expanduser())
     if found.kind == "imagefolder":
         return load_image_folder(Path(found.place or spec).expanduser())
-    return load_with_reader(found, batch_size, seed)
+    return load_with_reader(found)

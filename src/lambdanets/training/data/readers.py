@@ -55,7 +55,7 @@ class ReaderImages(Part):
         if hasattr(reader, "__getitem__"):
             # timm's own data set gives the next image in the place of one that it cannot decode.
             file, label = reader[place][:2]
-            image = decode_image(file, self.name(index), "RGB")
+            image = decode_image(file, functools.partial(self.name, index), "RGB")
         else:
             image, label = self.base[place]
             image = convert_colours(image, "RGB")
@@ -82,11 +82,9 @@ class ReaderImages(Part):
     def known_labels(self) -> list[int] | None:
         """The data set's own class index of every image; None if images must be read for them."""
         reader: Any = getattr(self.base, "reader", None)
-        labels = getattr(self.base, "targets", None)
+        labels = _targets(self.base)
         if labels is None and hasattr(reader, "known_labels"):
             labels = reader.known_labels()
-        if labels is None and hasattr(reader, "iter_targets"):
-            labels = list(reader.iter_targets())
         if labels is None:
             return None
         return [_index(labels[index]) for index in self.indices]
@@ -101,9 +99,7 @@ class ReaderImages(Part):
         reader: Any = getattr(self.base, "reader", None)
         if hasattr(reader, "fingerprint"):
             digest.update(reader.fingerprint())
-        labels = getattr(self.base, "targets", None)
-        if labels is None and hasattr(reader, "iter_targets"):
-            labels = list(reader.iter_targets())
+        labels = _targets(self.base)
         if labels is not None:
             digest.update(np.asarray([_index(label) for label in labels], dtype="<i8").tobytes())
         return digest.hexdigest()
@@ -138,7 +134,7 @@ class StreamImages(Part, IterableDataset[tuple[Any, int]]):
             yield convert_colours(image, "RGB"), _label(label, self.labels_to)
 
 
-def load_with_reader(spec: DataSpec, batch_size: int, seed: int) -> ImageData:
+def load_with_reader(spec: DataSpec) -> ImageData:
     """Open the parts of a data set that a timm reader knows.
 
     Where there is no validation part, a tenth of the training images, the same for the same number of images, is for
@@ -147,8 +143,6 @@ def load_with_reader(spec: DataSpec, batch_size: int, seed: int) -> ImageData:
     Args:
         spec: reader and data set, for example ``"hfds/uoft-cs/cifar10"``, and the folder of the data, or where the
             reader keeps its copy.
-        batch_size: images a step, a hint to streaming readers.
-        seed: seed of streaming readers' shuffle.
 
     Returns:
         The train and validation parts, and the test part if there is one.
@@ -159,8 +153,8 @@ def load_with_reader(spec: DataSpec, batch_size: int, seed: int) -> ImageData:
     """
     name, root = spec.kind, spec.place
     _refuse_folder(name, root)
-    train = _open(name, root, "train", batch_size, seed)
-    parts = {part: _first(name, root, splits, batch_size, seed) for part, splits in _held_out(name).items()}
+    train = _open(name, root, "train")
+    parts = {part: _first(name, root, splits) for part, splits in _held_out(name).items()}
     validation, test = parts.get("validation"), parts.get("test")
     for base in (train, validation, test):
         _check_labels(spec, base)
@@ -220,13 +214,12 @@ def _split(name: str, base: Any) -> list[Any]:
 
 
 def open_reader_exam(
-    spec: DataSpec, batch_size: int
+    spec: DataSpec,
 ) -> tuple[str, ReaderImages | StreamImages, tuple[str, ...], tuple[str, ...]]:
     """Open the part of a data set that an evaluation scores: test, else validation, else train.
 
     Args:
         spec: as of ``load_with_reader``.
-        batch_size: images a step, a hint to streaming readers.
 
     Returns:
         The name of the part, its images, the data set's class names, and sentences about what is left out.
@@ -238,11 +231,11 @@ def open_reader_exam(
     _refuse_folder(name, root)
     held_out = _held_out(name)
     for part in ("test", "validation"):
-        images = _first(name, root, held_out.get(part, ()), batch_size, 0)
+        images = _first(name, root, held_out.get(part, ()))
         if images is not None:
             _check_labels(spec, images)
             return part, _whole(images), _class_names(name, root, images), _notes(str(spec), images)
-    images = _open(name, root, "train", batch_size, 0)
+    images = _open(name, root, "train")
     _check_labels(spec, images)
     return "train", _whole(images), _class_names(name, root, images), _notes(str(spec), images)
 
@@ -253,9 +246,13 @@ def _refuse_folder(name: str, root: str | None) -> None:
         raise ValueError(f"data {name!r} is a folder of images; give --data imagefolder:{root or 'DIR'}")
 
 
+def _is_torchvision(name: str) -> bool:
+    return name.lower().startswith("torch/")
+
+
 def _held_out(name: str) -> dict[str, tuple[str, ...]]:
     """The names that a reader may have for the parts that are not trained on."""
-    if name.lower().startswith("torch/"):
+    if _is_torchvision(name):
         # To timm all that is not train is one part of torchvision's data sets, here kept for the test.
         return {"test": ("validation",)}
     return {"validation": _VALIDATION, "test": ("test",)}
@@ -265,6 +262,14 @@ def _whole(base: Any) -> Any:
     if base is None:
         return None
     return StreamImages(base) if isinstance(base, IterableDataset) else ReaderImages(base, range(len(base)))
+
+
+def _targets(base: Any) -> Sequence[Any] | None:
+    """The labels that a data set or its reader holds; a reader's are read once."""
+    reader: Any = getattr(base, "reader", None)
+    if not hasattr(base, "targets") and hasattr(reader, "iter_targets"):
+        base.targets = list(reader.iter_targets())
+    return getattr(base, "targets", None)
 
 
 def _index(label: Any) -> int:
@@ -319,12 +324,12 @@ class _Shards:
         return len(self.reader)
 
 
-def _open(name: str, root: str | None, split: str, batch_size: int, seed: int) -> Any:
+def _open(name: str, root: str | None, split: str) -> Any:
     if name.lower().startswith("wds/"):
         return _open_shards(name, root, split)
     try:
         # Never as timm opens data to train on, which repeats images until they divide by workers and processes.
-        dataset = create_dataset(name, root=root, split=split, is_training=False, batch_size=batch_size, seed=seed)
+        dataset = create_dataset(name, root=root, split=split, is_training=False)
     # Readers fail in their libraries' own ways: not installed, not found, no network, no such part.
     except Exception as error:
         raise _NoPartError(f"timm's reader cannot open part {split!r} of {name!r}: {error}") from error
@@ -347,12 +352,14 @@ def _open_shards(name: str, root: str | None, split: str) -> _Shards:
     return _Shards(reader, notes)
 
 
-def _first(name: str, root: str | None, splits: tuple[str, ...], batch_size: int, seed: int) -> Any:
+def _first(name: str, root: str | None, splits: tuple[str, ...]) -> Any:
     for split in splits:
         try:
-            return _open(name, root, split, batch_size, seed)
+            return _open(name, root, split)
         except _NoPartError:
-            continue
+            # All of torchvision's data sets have both parts: one that cannot be opened is broken, and not missing.
+            if _is_torchvision(name):
+                raise
     return None
 
 

@@ -30,6 +30,7 @@ from lambdanets.names import first_of
 from lambdanets.training.data.folders import PART_FOLDERS
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.data.listing import count, describe_skipped, image_extensions, is_litter, list_files
+from lambdanets.training.rules import is_inside
 
 # The file of the class names, one a line.
 CLASSES = "classes.txt"
@@ -298,8 +299,7 @@ def _told_split(root: Path, file: Path, name: str, split: Any) -> Shards:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{where}.filenames is no list of names of shards")
     for word in names:
-        path = PurePosixPath(word)
-        if path.is_absolute() or ".." in path.parts or "\0" in word:
+        if not is_inside(word):
             raise ValueError(f"{where}.filenames has {word!r}; shards lie inside of the folder")
     lengths = split.get("shard_lengths") or None
     is_list = isinstance(lengths, list) and len(lengths) == len(names)

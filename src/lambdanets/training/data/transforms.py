@@ -172,7 +172,7 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
     """
     path = Path(path)
     check_file(path)
-    return decode_image(path, str(path), mode)
+    return decode_image(path, path.__str__, mode)
 
 
 def check_file(path: Path) -> None:
@@ -189,12 +189,12 @@ def check_file(path: Path) -> None:
         raise UnreadableImageError(f"the image {path} cannot be read: it is empty")
 
 
-def decode_image(file: Any, name: str, mode: str) -> Image.Image:
+def decode_image(file: Any, name: Callable[[], str], mode: str) -> Image.Image:
     """Decode an image by the rules of this module.
 
     Args:
         file: a path or an open binary file.
-        name: the image's name for messages.
+        name: gives the image's name for messages; some readers look it up in a file.
         mode: ``"L"`` or ``"RGB"``.
 
     Raises:
@@ -209,12 +209,12 @@ def decode_image(file: Any, name: str, mode: str) -> Image.Image:
 
 
 @contextmanager
-def opened_image(file: Any, name: str) -> Iterator[Image.Image]:
+def opened_image(file: Any, name: Callable[[], str]) -> Iterator[Image.Image]:
     """Open an image of at most ``MAX_PIXELS`` pixels, without decoding it.
 
     Args:
         file: a path or an open binary file.
-        name: the image's name for messages.
+        name: gives the image's name for messages.
 
     Raises:
         UnreadableImageError: it is no image, has too many pixels, or the block fails; the message has the name.
@@ -229,7 +229,7 @@ def opened_image(file: Any, name: str) -> Iterator[Image.Image]:
         # What the machine refused (permission, memory, a broken disk) says nothing about the image.
         of_machine = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
         kind = ValueError if of_machine else UnreadableImageError
-        raise kind(f"the image {name} cannot be read: {error}") from error
+        raise kind(f"the image {name()} cannot be read: {error}") from error
 
 
 def _check_pixels(image: Image.Image) -> None:

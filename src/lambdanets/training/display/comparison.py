@@ -111,10 +111,12 @@ def plot_runs(path: Path, runs: Sequence[Path]) -> None:
 def _labels(runs: Sequence[Path], curves: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
     """The runs' names, as short as they tell them apart, with the least error of each."""
     whole = [os.path.normpath(run) for run in runs]
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in whole])
+    above = [os.path.dirname(os.path.abspath(name)) for name in whole]
+    # Two drives of Windows have nothing in common.
+    one_drive = len({os.path.splitdrive(folder)[0] for folder in above}) == 1
     labels = []
     for name, rows in zip(whole, curves, strict=True):
-        short = os.path.relpath(os.path.abspath(name), common)
+        short = os.path.relpath(name, os.path.commonpath(above)) if one_drive else os.path.abspath(name)
         short = short if len(short) <= _NAME else f"…{short[1 - _NAME :]}"
         best = min(100 * (1 - row["validation_top1"]) for row in rows)
         labels.append(f"{short} (least validation error {best:.2f} %)")

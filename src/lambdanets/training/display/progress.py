@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lambdanets.console import one_line, print_whole
+from lambdanets.provenance import usable_cores
 from lambdanets.training.data.listing import count
 from lambdanets.training.recipes.recipe import Recipe
 
@@ -162,8 +163,8 @@ def _needs(row: Mapping[str, Any]) -> str:
 
 def advise_on_waiting(share: float, workers: int) -> str:
     """A sentence on what can be done where the device waits for images."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < cores:
+    cores = usable_cores()
+    if workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < cores:  # each process of this machine has so many
         remedy = f"more --workers may help (now {workers}; the machine has {count(cores, 'core', 'cores')})"
     else:
         remedy = "images stored smaller, a faster disk or a lighter augmentation may help"

@@ -34,12 +34,14 @@ def make_accelerator(recipe: Recipe, *, measuring: bool = False) -> Accelerator:
         if not measuring:
             raise ValueError(f"precision is {precision!r}, which needs a GPU, and there is none; use bf16 or fp32")
         precision = "fp32"
-    join_after_restart("cpu" if device is None else device.type)
+    kind = "cpu" if device is None else device.type
+    join_after_restart(kind)
     return Accelerator(
         # Asked for, as without it torchrun's processes on a CPU do not find each other.
         cpu=device is None,
         mixed_precision="no" if precision == "fp32" else precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # Batches for CUDA are pinned: the host need not wait for their copies.
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=kind == "cuda"),
     )
 
 

@@ -19,6 +19,7 @@ from lambdanets.files import check_folder, make_folder, replacing, write_json
 from lambdanets.layers.arguments import check_bool
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, Part, load_data
 from lambdanets.training.data.skipping import check_skipping, skip_bad_images
+from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.display.profile import print_profile
 from lambdanets.training.display.progress import TrainingProgress, print_notes, print_start
 from lambdanets.training.engine import state
@@ -35,11 +36,18 @@ from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
 from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.optimisation import freeze_stages
-from lambdanets.training.engine.peers import TIMEOUT, PeerWatch, begun_before_restart, remember
+from lambdanets.training.engine.peers import (
+    TIMEOUT,
+    PeerWatch,
+    begun_before_restart,
+    remember,
+    waiting_for_main,
+)
 from lambdanets.training.engine.profiling import ProfiledBatches
 from lambdanets.training.engine.sharding import check_sharding, load_state
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.start import (
+    Start,
     check_batches,
     check_choices,
     check_data,
@@ -49,7 +57,7 @@ from lambdanets.training.engine.start import (
     inspect_data,
     list_bad_images,
 )
-from lambdanets.training.engine.weights import open_source
+from lambdanets.training.engine.weights import Source, open_source
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import number
 from lambdanets.training.runs.folder import Run, check_entries, check_new, new_run_folder, versions
@@ -77,6 +85,7 @@ class TrainingResult:
         main_process: False on all processes but one of a parallel training.
         processes: how many trained together.
         steps: steps done of the epoch after the finished ones.
+        saved: False if the last step was not finite, so that the last checkpoint is of a step before it.
     """
 
     run: Run
@@ -90,6 +99,7 @@ class TrainingResult:
     main_process: bool
     processes: int = 1
     steps: int = 0
+    saved: bool = True
 
 
 def train(
@@ -127,24 +137,11 @@ def train(
     started = time.monotonic()
     check_bool("profile", profile)
     every = _interval(checkpoint_every, timeout)
-    begun = begun_before_restart()
-    if begun is not None:
-        return resume(begun, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile)
-    # Everything that can be known to be wrong is looked for before any work.
-    if recipe.data is None:
-        raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
-    check_model_name(recipe.model)
-    if output is not None:
-        check_new(Path(output))
+    before = begun_before_restart()
+    if before is not None:
+        return resume(before, console=console, checkpoint_every=checkpoint_every, timeout=timeout, profile=profile)
     console = console or make_console()
-    data = load_data(
-        recipe.data, batch_size=recipe.batch_size, seed=recipe.seed, validation_share=recipe.validation_share
-    )
-    check_data(data)
-    check_skipping(data, recipe.skip_bad_images)
-    source = None if recipe.init_from is None else open_source(recipe.init_from)
-    transform = input_transform(data, recipe, None if source is None else source.transform)
-    check_choices(recipe, transform)
+    data, source, transform = _opened(recipe, output)
     accelerator = make_accelerator(recipe)
     with ExitStack() as stack:
         watch = stack.enter_context(PeerWatch(accelerator.process_index, accelerator.num_processes, timeout))
@@ -152,25 +149,15 @@ def train(
         check_sharding(accelerator, recipe)
         set_seed(recipe.seed)
         start = initial_model(recipe, data, transform, source)
-        recipe = start.recipe
-        check_training_step(start.model, recipe, data, transform.image_size, accelerator.num_processes)
-        path = None if output is None else Path(output)
-        if accelerator.is_main_process:
-            bad, told = inspect_data(data, recipe.skip_bad_images)
-            notes += [*told, *start.notes]
-            notes += describe_without_effect(recipe)
-            path = path or new_run_folder(recipe.model, data.spec)
-            make_folder(path)
-            stack.enter_context(locked(path))
-            Run.create(path, recipe, data, transform, start.weights)
-            _save_samples(path / "samples", data)
-            print_notes(console, notes)
+        check_training_step(start.model, start.recipe, data, transform.image_size, accelerator.num_processes)
+        with waiting_for_main(accelerator.process_index, accelerator.num_processes):
+            begun, bad = None, list[str]()
+            if accelerator.is_main_process:
+                begun, bad = _begin(start, data, transform, output, notes, console, stack)
         # All processes must mean the same folder, though their clocks differ.
-        path = broadcast_object_list([path])[0]
-        run = Run.open(path)
-        skip_bad_images(data, run.path, recipe.skip_bad_images)
-        if accelerator.is_main_process:
-            list_bad_images(data, bad)
+        run = Run.open(broadcast_object_list([begun])[0])
+        skip_bad_images(data, run.path, run.recipe.skip_bad_images)
+        list_bad_images(data, bad)
         watch.advice = how_to_go_on(run.path, accelerator.num_processes)
         trainer = Trainer(accelerator, run, data, start.model, every=every, timeout=timeout)
         set_seed(recipe.seed, device_specific=True)
@@ -178,6 +165,42 @@ def train(
         if accelerator.is_main_process:
             remember(run.path)
         return _run(trainer, data, started, console, profile)
+
+
+def _opened(recipe: Recipe, output: str | Path | None) -> tuple[ImageData, Source | None, InputTransform]:
+    """The data, the weights to start from and the input transform, if all that can be known before work is right."""
+    if recipe.data is None:
+        raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
+    check_model_name(recipe.model)
+    if output is not None:
+        check_new(Path(output))
+    data = load_data(recipe.data, validation_share=recipe.validation_share)
+    check_data(data)
+    check_skipping(data, recipe.skip_bad_images)
+    source = None if recipe.init_from is None else open_source(recipe.init_from)
+    transform = input_transform(data, recipe, None if source is None else source.transform)
+    check_choices(recipe, transform)
+    return data, source, transform
+
+
+def _begin(
+    start: Start,
+    data: ImageData,
+    transform: InputTransform,
+    output: str | Path | None,
+    notes: list[str],
+    console: Console,
+    stack: ExitStack,
+) -> tuple[Path, list[str]]:
+    """Look at all images and make the run folder, locked until ``stack`` ends; returns it and the unreadable images."""
+    bad, told = inspect_data(data, start.recipe.skip_bad_images)
+    path = new_run_folder(start.recipe.model, data.spec) if output is None else Path(output)
+    make_folder(path)
+    stack.enter_context(locked(path))
+    Run.create(path, start.recipe, data, transform, start.weights)
+    _save_samples(path / "samples", data)
+    print_notes(console, [*notes, *told, *start.notes, *describe_without_effect(start.recipe)])
+    return path, bad
 
 
 def resume(
@@ -265,8 +288,38 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     is_main = accelerator.is_main_process
     done = trainer.epoch * steps + trainer.batch
     progress = TrainingProgress(console, recipe.epochs, steps, done, is_main, recipe.workers)
+    with computing_threads(recipe.cpu_threads):
+        stopped_by, test = _fit_and_test(trainer, progress, data, console, started)
+    accelerator.wait_for_everyone()
+    if stopped_by is None and is_main:
+        remove_checkpoints(run.path)
+    best = trainer.best_row
+    result = TrainingResult(
+        run=run,
+        stopped_by=stopped_by,
+        epochs=trainer.epoch,
+        best_epoch=None if best is None else int(best["epoch"]),
+        validation_top1=None if best is None else best["validation_top1"],
+        test=test,
+        seconds=time.monotonic() - started,
+        example=_example(run, data),
+        main_process=is_main,
+        processes=accelerator.num_processes,
+        steps=trainer.batch,
+        saved=not trainer.is_spoilt(),
+    )
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    return result
+
+
+def _fit_and_test(
+    trainer: Trainer, progress: TrainingProgress, data: ImageData, console: Console, started: float
+) -> tuple[int | None, Scores | None]:
+    """Train and test, and write ``result.json``; returns the signal that ended it early and the scores, or None."""
+    accelerator, run = trainer.accelerator, trainer.run
     advice = how_to_go_on(run.path, accelerator.num_processes)
-    with computing_threads(recipe.cpu_threads), told_faults(accelerator.num_processes, advice):
+    with told_faults(accelerator.num_processes, advice):
         try:
             with StopSignal() as stop:
                 with progress:
@@ -282,28 +335,8 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
             if accelerator.is_main_process and checkpoints:
                 print_notes(console, [f"The last checkpoint is {checkpoints[-1].name}. {advice}"])
             raise
-        seconds = time.monotonic() - started
-        _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
-    accelerator.wait_for_everyone()
-    if finished and accelerator.is_main_process:
-        remove_checkpoints(run.path)
-    best = trainer.best_row
-    result = TrainingResult(
-        run=run,
-        stopped_by=None if finished else stop.number or 2,
-        epochs=trainer.epoch,
-        best_epoch=None if best is None else int(best["epoch"]),
-        validation_top1=None if best is None else best["validation_top1"],
-        test=test,
-        seconds=seconds,
-        example=_example(run, data),
-        main_process=accelerator.is_main_process,
-        processes=accelerator.num_processes,
-        steps=trainer.batch,
-    )
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
-    return result
+        _write_result(trainer, "finished" if finished else "interrupted", test, time.monotonic() - started)
+    return None if finished else stop.number or 2, test
 
 
 def _test(trainer: Trainer, images: Part) -> Scores:

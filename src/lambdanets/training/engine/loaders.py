@@ -87,10 +87,6 @@ class EpochOrder(Sampler[tuple[int, int]]):
         self.groups = [images] if groups is None else groups
         self.epoch = self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; accelerate's loaders call it."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed("order", self.seed, self.epoch))
         if len(self.groups) == 1:
@@ -163,10 +159,6 @@ class SeededStream(IterableDataset[Any]):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; accelerate's loaders call it."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
         draw = random.Random(derive_seed("stream", self.seed, self.epoch))
@@ -246,8 +238,7 @@ class TrainingBatches:
         """
         if first >= len(self):
             return
-        self.loader.set_epoch(epoch)
-        self.order.first = first * self.batch_size
+        self.order.epoch, self.order.first = epoch, first * self.batch_size
         batches = self._timed(answered(self.loader))
         # A loader that begins draws a seed for its workers, which must not move what the model draws.
         with kept_generators():

@@ -68,6 +68,7 @@ class Trainer:
         timeout: seconds without an image from the data workers after which they count as dead.
 
     Attributes:
+        module: the model itself; ``model`` is what the accelerator made of it.
         rows: a line for every finished epoch, as in ``metrics.csv``.
         epoch: epochs finished.
         batch: batches done in the epoch after them.
@@ -93,7 +94,7 @@ class Trainer:
         self.validation_loader = measuring_loader(
             accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers, timeout
         )
-        model = model.to(accelerator.device)
+        self.module = model = model.to(accelerator.device)
         if recipe.channels_last:
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
@@ -133,7 +134,7 @@ class Trainer:
     @property
     def evaluated_model(self) -> nn.Module:
         """The model that is validated and saved: the moving average, if there is one."""
-        return self.accelerator.unwrap_model(self.model) if self.ema is None else self.ema.module
+        return self.module if self.ema is None else self.ema.module
 
     @property
     def best_row(self) -> dict[str, Any] | None:
@@ -159,12 +160,12 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; all processes must call it. Weights that a bad step has spoilt are not kept."""
-        if not self._is_spoilt():
+        if not self.is_spoilt():
             state.save(self)
         self.every.restart()
 
-    def _is_spoilt(self) -> bool:
-        """True if a step was taken whose loss or gradient was not finite; the same in all processes."""
+    def is_spoilt(self) -> bool:
+        """True if the last step was taken with a loss or gradient that was not finite; the same in all processes."""
         return not self.update.skips and bool(self.bad[0].item() > 0)
 
     def fit(self, progress: TrainingProgress, stop: StopSignal) -> bool:
@@ -181,7 +182,7 @@ class Trainer:
             while self.epoch < self.recipe.epochs:
                 if not self._train_epoch(progress, stop):
                     self.save()
-                    if not self.rows and not self._is_spoilt():
+                    if not self.rows and not self.is_spoilt():
                         self.save_weights("best")
                     return False
                 self._finish_epoch(progress)
@@ -279,8 +280,9 @@ class Trainer:
         out = self.update(inputs, targets)
         self.scheduler.step_update(update)
         if self.ema is not None and out.used:
-            self.ema.update(self.accelerator.unwrap_model(self.model), step=update)
-        images = out.loss.new_tensor(len(labels))
+            self.ema.update(self.module, step=update)
+        # Filled on the device: a tensor made of a number would be copied there, and the host would wait for it.
+        images = out.loss.new_full((), len(labels))
         right = (out.logits.argmax(dim=1) == labels).sum()
         found = [out.loss * images, right, images, out.norm, torch.ones_like(images)]
         bad = torch.stack([self.bad[0] + 1, out.loss.to(self.bad), out.norm.to(self.bad)])

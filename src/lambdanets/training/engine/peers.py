@@ -11,8 +11,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,25 @@ def begun_before_restart() -> Path | None:
         return None
     store = open_store(60.0)
     return Path(store.get(_BEGUN).decode()) if store is not None and store.check([_BEGUN]) else None
+
+
+@contextmanager
+def waiting_for_main(rank: int, processes: int) -> Iterator[None]:
+    """Do the block in all processes; the others then wait for the main one (rank 0), however long it takes.
+
+    They wait at the store: in an exchange, they would have the time limit of the backend alone.
+    """
+    store = open_store(60.0) if processes > 1 else None
+    if store is None:
+        yield
+        return
+    key = f"lambdanets/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/main-is-ready"
+    try:
+        yield
+    finally:
+        if rank == 0:  # after an error too: the others meet it in their next exchange
+            store.set(key, "")
+    store.wait([key], timedelta(days=365))
 
 
 class Silence:

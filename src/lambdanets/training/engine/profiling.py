@@ -60,7 +60,7 @@ class ProfiledBatches:
     def of_epoch(self, epoch: int, first: int = 0) -> Iterator[Any]:
         """The batches of an epoch; the steps between them are profiled, once."""
         batches = self._batches.of_epoch(epoch, first)
-        if self._done:
+        if self._done or first >= len(self):
             yield from batches
             return
         self._done = True

@@ -68,7 +68,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Set the generators of this process to what ``random_states`` gave."""
+    """Set the generators of this process to what ``random_states`` gave for a device of this kind."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     numpy = states["numpy"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from safetensors import SafetensorError, safe_open
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -30,7 +30,7 @@ class Trained(Protocol):
 
     accelerator: Accelerator
     run: Run
-    model: nn.Module
+    module: nn.Module
     ema: ModelEmaV3 | None
     optimizer: Any
     batches: Any
@@ -53,7 +53,7 @@ def save(trainer: Trained) -> None:
     }
     ranks = gather_object([own])
     parts = {
-        "model": accelerator.unwrap_model(trainer.model).state_dict(),
+        "model": trainer.module.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         **{_rank(index): rank for index, rank in enumerate(ranks)},
     }
@@ -93,13 +93,14 @@ def restore(trainer: Trained, checkpoint: Checkpoint) -> None:
     trainer.best = None if facts["best"] is None else dict(facts["best"])
     trainer.rows = _rows(trainer, checkpoint)
     _check_best(trainer, checkpoint)
-    _load(checkpoint, "model", partial(load_state, accelerator.unwrap_model(trainer.model)))
+    _load(checkpoint, "model", partial(load_state, trainer.module))
     if trainer.ema is not None:
         _load(checkpoint, "average", partial(load_state, trainer.ema.module))
     _load(checkpoint, "optimizer", partial(load_optimizer, trainer.optimizer))
     if accelerator.scaler is not None and facts["scaler"]:
         accelerator.scaler.load_state_dict(dict(facts["scaler"]))
-    _load(checkpoint, _rank(accelerator.process_index), partial(_restore_rank, trainer))
+    same_device = facts["device"] == accelerator.device.type
+    _load(checkpoint, _rank(accelerator.process_index), partial(_restore_rank, trainer, same_device))
 
 
 def check_fit(trainer: Trained, checkpoint: Checkpoint) -> None:
@@ -186,7 +187,12 @@ def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:
         raise ValueError(f"{checkpoint.folder / name}.safetensors does not fit this run: {error}") from error
 
 
-def _restore_rank(trainer: Trained, tree: Any) -> None:
+def _restore_rank(trainer: Trained, same_device: bool, tree: Any) -> None:
     trainer.sums.copy_(tree["sums"])
     trainer.bad.copy_(tree["bad"])
-    restore_random_states(tree["random"], trainer.accelerator.device)
+    device = trainer.accelerator.device
+    if not same_device:
+        # One kind's generator does not take another's state; those of the CPU are put back all the same.
+        set_seed(trainer.run.recipe.seed, device_specific=True)
+        device = torch.device("cpu")
+    restore_random_states(tree["random"], device)

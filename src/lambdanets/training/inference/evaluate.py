@@ -100,7 +100,7 @@ def evaluate_run(
     folder = run.output if output is None else Path(output)
     check_folder(folder)
     check_entries(folder, FILES, folders=())
-    exam = _own_images(run) if data is None else _other_images(run, data, batch_size)
+    exam = _own_images(run) if data is None else _other_images(run, data)
     accelerator = make_accelerator(run.recipe, measuring=True)
     check_parallel(accelerator, batch_size)
     model = run.load_model().to(accelerator.device)
@@ -148,8 +148,8 @@ def _own_images(run: Run) -> Exam:
     return Exam(run.data_spec, part, images, data.notes)
 
 
-def _other_images(run: Run, data: str, batch_size: int) -> Exam:
-    exam = load_exam(data, run.class_names, batch_size=batch_size)
+def _other_images(run: Run, data: str) -> Exam:
+    exam = load_exam(data, run.class_names)
     if exam.spec == run.data_spec:
         own = _own_images(run)
         note = f"{data} is what the run was trained on: its own {own.part} images are scored, not all."

@@ -48,7 +48,9 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
     """
     check_bool("private", private)
     kind, _, place = to.partition(":")
-    if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and place.count("/") != 1):
+    user, slash, name = place.partition("/")
+    is_repository = bool(user and slash and name and "/" not in name)
+    if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and not is_repository):
         raise ValueError(f"to is {to!r}; use {_FORMS}")
     if private and kind != "hf-hub":
         raise ValueError(f"private is True, for a repository of the hub, and to is {to!r}; use False")
@@ -56,12 +58,15 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     target = Path(place)
     if kind == "local-dir":
+        if place.startswith("~"):  # which timm does not look up either
+            raise ValueError(f"to is {to!r}; give the folder's whole path, local-dir:{target.expanduser()}")
+        name = target.resolve().name
         check_name(target)  # safetensors takes no other
         check_folder(target)
         if target.is_dir() and any(target.iterdir()):
             raise ValueError(f"to is {to!r}, and the folder {target} is not empty; give a new one")
     run = Run.open_trained(path)
-    card = published_card(run, place.rsplit("/", 1)[-1], to)
+    card = published_card(run, name, to)
     if kind == "local-dir":
         make_folder(target.parent)
         # An empty folder stays the one that it is: the current one, perhaps, or a link.

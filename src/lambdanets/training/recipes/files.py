@@ -90,14 +90,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def write_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, as ``read_recipe`` reads it."""
-    return yaml.dump(_plain(recipe.to_dict()), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML knows."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return yaml.dump(recipe.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse(text: str, name: str) -> Any:

@@ -68,7 +68,7 @@ def _take(run: Path, path: Path) -> int:
             if not isinstance(error, BlockingIOError):
                 raise
             raise ValueError(
-                f"the run {run} is being trained by {owner}; wait for its end or stop it, or train in another folder"
+                f"the folder {run} is in use by {owner}; wait for its end or stop it, or give another folder"
             ) from None
         # Between the two calls the owner before may have removed the file that is now locked.
         if _is_at(descriptor, path):

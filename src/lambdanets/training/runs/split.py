@@ -10,13 +10,14 @@ split anew in the same way each time; ``config.json`` keeps a digest of each of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lambdanets.files import digest_file, read_rows, write_csv
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import fingerprint_files
 from lambdanets.training.data.spec import DataSpec
+from lambdanets.training.rules import is_inside
 
 FILE = "split.csv"
 PARTS = ("train", "validation", "test")
@@ -79,12 +80,11 @@ def read_split(folder: Path, config: Mapping[str, Any]) -> dict[str, FileImages]
     found: dict[str, tuple[list[Path], list[int], list[str]]] = {part: ([], [], []) for part in PARTS}
     for line, row in enumerate(rows, start=2):
         name = row["image"]
-        path = PurePosixPath(name)
         if row["part"] not in PARTS:
             raise ValueError(f"{file}: part is {row['part']!r} in line {line}; use one of {', '.join(PARTS)}")
         if row["class"] not in indices:
             raise ValueError(f"{file}: class is {row['class']!r} in line {line}, which is none of config.json")
-        if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+        if not is_inside(name):
             raise ValueError(f"{file}: image is {name!r} in line {line}; use a path inside of the data folder")
         if name in seen:
             raise ValueError(f"{file}: image is {name!r} in line {line} and in one before; each has one part")

@@ -85,20 +85,18 @@ def _differences(root: Path, split: dict[str, FileImages]) -> tuple[str, ...]:
 
 
 def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
-    recipe = run.recipe
-    data = load_data(
-        run.data_spec, batch_size=recipe.batch_size, seed=recipe.seed, validation_share=recipe.validation_share
-    )
+    data = load_data(run.data_spec, validation_share=run.recipe.validation_share)
     run.check_classes(data.class_names, run.data_spec)
     marks, counts = (run.config["data"].get(key, {}) for key in ("fingerprints", "images"))
     # With a part that the data have gained another one would be held out.
     gained = [name for name in data.parts if counts and name not in counts]
     for name in dict.fromkeys([*marks, *counts, *gained]):
         part = data.parts.get(name)
-        now = None if part is None else part.fingerprint()
-        changed = name in marks and now != marks[name]
-        changed |= name in counts and (0 if part is None else len(part)) != counts[name]
-        if name in gained or (changed and (parts is None or name in parts)):
+        changed = False
+        if parts is None or name in parts:
+            changed = name in counts and (0 if part is None else len(part)) != counts[name]
+            changed = changed or (name in marks and (None if part is None else part.fingerprint()) != marks[name])
+        if changed or name in gained:
             raise ValueError(
                 f"the {name} images of {run.data_spec!r} are not those that the run {run.path} was trained with "
                 "(other images, labels or numbers of them). Bring the data back; without them, `lambdanets evaluate "

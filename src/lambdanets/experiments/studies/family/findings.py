@@ -10,20 +10,27 @@ from typing import Any
 
 from lambdanets.experiments import paper
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
-from lambdanets.experiments.compare.accuracy import accuracies, with_interval
+from lambdanets.experiments.compare.accuracy import Scores, scores_of, told_accuracy, with_interval
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.claims import verdict
 from lambdanets.experiments.compare.outcome import Axis, Claim, Plot, Point, Series, Table
-from lambdanets.experiments.compare.statistics import Mean, mean_of
+from lambdanets.experiments.compare.statistics import Mean
 from lambdanets.experiments.studies.family.rows import GROUPS, REFERENCE, ROWS, Network
 
-__all__ = ["Summary", "claims_of", "plots_of", "summaries", "tables_of"]
+__all__ = ["Summary", "claims_of", "is_measured", "plots_of", "summaries", "tables_of"]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Findings on a row: the result of its speed cell, images a second by pass, how many times as many as the
-    reference (median, low, high), and its accuracy in percent.
+    """Findings on a row.
+
+    Args:
+        network: what the study has of it.
+        result: of its speed cell, {} without one.
+        rate: images a second by pass.
+        ratio: how many times as many as the reference (median, low, high) by pass.
+        accuracy: in percent, measured, or published where no network was trained; None without any.
+        scores: what its trainings gave.
     """
 
     network: Network
@@ -31,27 +38,32 @@ class Summary:
     rate: Mapping[str, float]
     ratio: Mapping[str, Sequence[float]]
     accuracy: Mean | None
-    measured: bool
+    scores: Scores
 
 
 def summaries(cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row; published accuracies only where none was measured."""
     speed = {done.row: done.result for done in cells if done.kind == "speed"}
     reference = {way: median(result["speed"][way]["reference"] for result in speed.values()) for way in PASSES if speed}
-    trained = {name: list(accuracies(cells, name).values()) for name in ROWS}
-    measured = any(trained.values())
+    measured = is_measured(cells)
     found = {}
     for name, network in ROWS.items():
-        if name not in speed and not trained[name]:
+        scores = scores_of(cells, name, REFERENCE)
+        if name not in speed and not scores.accuracies and not scores.diverged:
             continue
-        accuracy = mean_of(trained[name]) if trained[name] else None
+        accuracy = scores.accuracy
         if not measured and network.top1 is not None:
             accuracy = Mean(network.top1, None, None, 1)
         result = speed.get(name, {})
         ratio = {way: result["speed"][way]["ratio"] for way in PASSES if result}
         rate = {way: reference[way] * times[0] for way, times in ratio.items()}
-        found[name] = Summary(network, result, rate, ratio, accuracy, bool(trained[name]))
+        found[name] = Summary(network, result, rate, ratio, accuracy, scores)
     return found
+
+
+def is_measured(cells: Sequence[Done]) -> bool:
+    """Return True if networks were trained, so that their accuracies stand in place of the published ones."""
+    return any(done.kind == "train" for done in cells)
 
 
 def claims_of(rows: Mapping[str, Summary]) -> list[Claim]:
@@ -79,7 +91,9 @@ def claims_of(rows: Mapping[str, Summary]) -> list[Claim]:
                 f"a second as {rival} ({accuracy.mean if accuracy else 0:.1f} %), the fastest {group} here that is at "
                 f"least as accurate; expected are more than 1{published}."
             )
-            claims.append(Claim(text, verdict(low - 1, high - 1, "more than 0")))
+            # Accuracies without the seeds that diverged give no answer.
+            diverged = row.scores.diverged or others[rival].scores.diverged
+            claims.append(Claim(text, None if diverged else verdict(low - 1, high - 1, "more than 0")))
     return claims
 
 
@@ -135,7 +149,8 @@ def _networks_table(rows: Mapping[str, Summary], measured: bool) -> Table:
             "another family here that is at least as accurate."
         )
     lines = [_network_line(name, row) for name, row in rows.items()]
-    return Table("networks", "Networks at their own resolutions", columns, lines, notes, marked=marked)
+    bad = frozenset(number for number, row in enumerate(rows.values()) if row.scores.diverged)
+    return Table("networks", "Networks at their own resolutions", columns, lines, notes, bad, marked=marked)
 
 
 def _network_line(name: str, row: Summary) -> list[str]:
@@ -153,7 +168,7 @@ def _network_line(name: str, row: Summary) -> list[str]:
         figure("parameters", 1e6, 1),
         figure("multiply_adds", 1e9, 2),
         figure("peak_bytes", 1e6, 0),
-        with_interval(row.accuracy),
+        told_accuracy(row.scores) if row.scores.accuracies or row.scores.diverged else with_interval(row.accuracy),
         rate(TRAINING),
         rate(INFERENCE),
         f"{published['params']:g}" if published else "",

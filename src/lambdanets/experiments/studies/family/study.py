@@ -12,7 +12,7 @@ from lambdanets.experiments.compare.measured import PROCESS_BYTES, build, images
 from lambdanets.experiments.compare.outcome import Outcome, code_warning, machine_line, size_warning
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.trained import RUN_BYTES, train_cell
-from lambdanets.experiments.studies.family.findings import claims_of, plots_of, summaries, tables_of
+from lambdanets.experiments.studies.family.findings import claims_of, is_measured, plots_of, summaries, tables_of
 from lambdanets.experiments.studies.family.rows import REFERENCE, ROWS
 from lambdanets.models import model_cost
 from lambdanets.training import Recipe
@@ -119,7 +119,7 @@ class FamilyStudy(Study):
     def outcome(self, cells: Sequence[Done]) -> Outcome:
         """See the interface."""
         rows = summaries(cells)
-        measured = any(row.measured for row in rows.values())
+        measured = is_measured(cells)
         return Outcome(
             self.name,
             self.title,
@@ -149,8 +149,9 @@ def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
     if measured:
         done = next(done for done in cells if done.kind == "train")
         notes.append(
-            f"Accuracies are of trainings on {done.data['spec']} by the recipe {RECIPE} with "
-            f"{done.config['epochs']} epochs, means over seeds with BCa bootstrap intervals."
+            f"Accuracies are of trainings on {done.data['spec']} by the recipe {RECIPE} "
+            f"({get_recipe(RECIPE).precision}) with {done.config['epochs']} epochs, means over seeds with BCa "
+            "bootstrap intervals."
         )
     else:
         notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lambdanets.experiments.bench.timing import ratio_of_turns
 from lambdanets.experiments.compare.accuracy import (
@@ -30,39 +31,53 @@ class Summary(Scores):
     """Findings of the cells on a row, its accuracies by seed or fold included; None for what no cell says.
 
     Args:
+        name: of the row.
         parameters: their number.
         choices: the norms and learning rates that were chosen, and how often each.
-        milliseconds: of a training step (median, low, high).
-        ratio: how many times those of the baseline (median, low, high).
-        seconds: of a step in each turn, None where the row did not take part.
+        runs: in which its training step was timed together with other rows, the latest first.
     """
 
+    name: str
     parameters: int
     choices: Mapping[str, int]
-    milliseconds: Sequence[float] | None
-    ratio: Sequence[float] | None
-    seconds: Sequence[float | None] | None
+    runs: Sequence[Done]
+
+    def time(self, run: Done | None = None) -> Mapping[str, Any]:
+        """Its step in a run, by default the latest: milliseconds and ratio to the baseline (median, low, high each),
+        seconds of each turn; {} if it was not timed.
+        """
+        run = run or next(iter(self.runs), None)
+        return {} if run is None else run.result["rows"][self.name]
 
 
 def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row of a structure that was trained, in the study's order."""
-    times = {name: time for done in cells if done.kind == "speed" for name, time in done.result["rows"].items()}
+    runs = sorted((done for done in cells if done.kind == "speed"), key=_age, reverse=True)
     found = {}
     for name in STRUCTURES[structure].rows:
         trained = [done for done in cells if done.kind == "train" and done.row == name]
         if not trained:
             continue
-        time = times.get(name, {})
         choices = sorted(f"{done.result['norm']} {done.result['lr']:g}" for done in trained if "lr" in done.result)
         found[name] = Summary(
-            **vars(scores_of(cells, name, baseline(structure))),
+            **vars(scores_of(cells, name, baseline(structure), _overlap(structure, trained[0]))),
+            name=name,
             parameters=trained[0].result["parameters"],
             choices={choice: choices.count(choice) for choice in dict.fromkeys(choices)},
-            milliseconds=time.get("milliseconds"),
-            ratio=time.get("ratio"),
-            seconds=time.get("seconds"),
+            runs=[run for run in runs if name in run.result["rows"]],
         )
     return found
+
+
+def _overlap(structure: str, trained: Done) -> float:
+    """Of folds the examples to test on over those to train on; 0 of seeds, which share a standard split."""
+    training, _, test = trained.result["examples"]
+    return test / training if STRUCTURES[structure].unit == "fold" else 0.0
+
+
+def _age(run: Done) -> tuple[str, int]:
+    """The latest run is the largest, and of one day that of most rows."""
+    return run.environment.get("date", ""), len(run.result["rows"])
 
 
 def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
@@ -73,8 +88,9 @@ def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
         pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
     claims = [claim for name, other in pairs for claim in pair_claim(rows, name, other, "0 or more", unit)]
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
-    if ours and attention and ours.seconds and attention.seconds:
-        times = ratio_of_turns(attention.seconds, ours.seconds)
+    run = next((run for run in ours.runs if run in attention.runs), None) if ours and attention else None
+    if ours and attention and run:
+        times = ratio_of_turns(attention.time(run)["seconds"], ours.time(run)["seconds"])
         text = (
             f"sequence: attention takes {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times the time of "
             "lambda; expected are more than 1."
@@ -88,13 +104,14 @@ def table_of(structure: str, rows: Mapping[str, Summary]) -> Table:
     unit = STRUCTURES[structure].unit
     lines: list[list[str]] = []
     for name, row in rows.items():
+        time = row.time()
         lines.append(
             [
                 name,
                 f"{row.parameters:,}",
                 *accuracy_cells(row, unit),
                 ", ".join(f"{choice} ({count}x)" for choice, count in row.choices.items()),
-                f"{row.milliseconds[0]:.1f} ({row.ratio[0]:.2f}x)" if row.milliseconds and row.ratio else "",
+                f"{time['milliseconds'][0]:.1f} ({time['ratio'][0]:.2f}x)" if time else "",
             ]
         )
     columns = [
@@ -120,7 +137,7 @@ def plots_of(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
         "parameters": ("parameters", {name: row.parameters for name, row in rows.items()}),
         "time": (
             "training step, ms",
-            {name: row.milliseconds[0] if row.milliseconds else None for name, row in rows.items()},
+            {name: row.time()["milliseconds"][0] if row.runs else None for name, row in rows.items()},
         ),
     }
     title = f"{structure.capitalize()}s"
