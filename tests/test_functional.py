@@ -38,7 +38,7 @@ BAD_CALLS = {
     "integer query": (
         lambda: change(grid_call(*GRID), query=torch.ones(2, 3, 12, 4, dtype=torch.int64)),
         TypeError,
-        r"query must be a floating-point tensor, got torch.int64; use .float\(\)",
+        r"query must be a floating-point tensor, got torch.int64; convert it with .float\(\)",
     ),
     "no tensor": (
         lambda: change(random_call(4), key=[1.0]),
@@ -237,7 +237,11 @@ def test_no_positions_without_values(make, causal, has_key):
 GRAPHS = {"batch": torch.tensor([0, 1, 1, 2]), "num_graphs": 3}
 BAD_GRAPHS = {
     "no key": ({"key": None}, TypeError, "key must be a torch.Tensor, got None"),
-    "list": ({"batch": [0, 1, 1, 2]}, TypeError, "batch must be a torch.Tensor, got list"),
+    "list": (
+        {"batch": [0, 1, 1, 2]},
+        TypeError,
+        r"batch must be a torch.Tensor of shape \(nodes,\), .* int64, got list",
+    ),
     "int32": (
         {"batch": GRAPHS["batch"].int()},
         TypeError,

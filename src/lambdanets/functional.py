@@ -15,6 +15,8 @@ from lambdanets.positions import (
     Positions,
     describe_type,
     require_dense,
+    require_floating,
+    require_index,
 )
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -156,11 +158,7 @@ def _one_dtype(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[Tensor
     """
     named = {"query": query, "value": value} if key is None else {"query": query, "key": key, "value": value}
     for name, tensor in named.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
-        require_dense(name, tensor)
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; use .float()")
+        require_floating(name, tensor)
         if tensor.dtype not in _DTYPES:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
             raise TypeError(f"{name} must be of one of the dtypes {names}, got {tensor.dtype}; use .to(torch.bfloat16)")
@@ -215,11 +213,7 @@ def _check_shapes(query: Tensor, key: Tensor | None, value: Tensor) -> None:
 
 
 def _check_graphs(nodes: int, batch: Tensor, num_graphs: int) -> None:
-    if not isinstance(batch, Tensor):
-        raise TypeError(f"batch must be a torch.Tensor, got {describe_type(batch)}")
-    if batch.dtype != torch.int64:
-        raise TypeError(f"batch must be an int64 tensor, the graph of each node, got {batch.dtype}; use .long()")
-    require_dense("batch", batch)
+    require_index("batch", batch, "(nodes,), the graph of each node")
     if tuple(batch.shape) != (nodes,):
         raise ValueError(f"batch must have shape (nodes,) = ({nodes},), got {tuple(batch.shape)}")
     if isinstance(num_graphs, bool) or not isinstance(num_graphs, int | torch.SymInt):

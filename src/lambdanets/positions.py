@@ -32,6 +32,8 @@ __all__ = [
     "lexicographic_past",
     "pairs_in_reach",
     "require_dense",
+    "require_floating",
+    "require_index",
     "without_future_edges",
     "without_future_offsets",
 ]
@@ -48,12 +50,22 @@ def describe_type(given: object) -> str:
     )
 
 
-def _require_floating(name: str, tensor: object) -> None:
+def require_floating(name: str, tensor: object) -> None:
+    """Raise a TypeError unless an argument is a dense floating-point tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {describe_type(tensor)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
     require_dense(name, tensor)
+
+
+def require_index(name: str, index: object, shape: str) -> None:
+    """Raise a TypeError unless an argument is a dense int64 tensor; ``shape`` says in the message what it holds."""
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, int64, got {describe_type(index)}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {index.dtype}; use .long()")
+    require_dense(name, index)
 
 
 def require_dense(name: str, tensor: Tensor) -> None:
@@ -176,7 +188,7 @@ class GridPositions:
     grid: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _require_floating("positions.table", self.table)
+        require_floating("positions.table", self.table)
         rank = self.table.ndim - 2
         if rank not in (1, 2, 3):
             raise ValueError(
@@ -253,7 +265,7 @@ class DensePositions:
     embedding: Tensor
 
     def __post_init__(self) -> None:
-        _require_floating("positions.embedding", self.embedding)
+        require_floating("positions.embedding", self.embedding)
         if self.embedding.ndim != 4:
             raise ValueError(
                 "positions.embedding must have shape (n, m, k, u) for DensePositions, "
@@ -306,18 +318,10 @@ class EdgePositions:
     in_range: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.index, Tensor):
-            raise TypeError(
-                f"positions.index must be a torch.Tensor of shape (2, e), int64, got {type(self.index).__name__}"
-            )
-        if self.index.dtype != torch.int64:
-            raise TypeError(
-                f"positions.index must be an int64 tensor of shape (2, e), got {self.index.dtype}; use .long()"
-            )
-        require_dense("positions.index", self.index)
+        require_index("positions.index", self.index, "(2, e)")
         if not isinstance(self.in_range, bool):
             raise TypeError(f"positions.in_range must be True or False, got {self.in_range!r}")
-        _require_floating("positions.embedding", self.embedding)
+        require_floating("positions.embedding", self.embedding)
         if self.index.ndim != 2 or self.index.shape[0] != 2:
             raise ValueError(
                 f"positions.index must have shape (2, e), rows (query, context), got {tuple(self.index.shape)}"

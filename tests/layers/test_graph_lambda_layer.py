@@ -272,6 +272,14 @@ def test_gradients_of_each_sample():
         torch.testing.assert_close([actual[name][i] for name in parameters], list(expected))
 
 
+def test_vmap_over_the_graphs_of_nodes():
+    layer, inputs = layer_in_eval(), batch_of_two()
+    index, batches = inputs["edge_index"][:, :0], torch.stack([inputs["batch"], inputs["batch"].flip(0) * 0])
+    actual = torch.func.vmap(lambda batch: layer(inputs["x"], index, None, batch, 2))(batches)
+    for out, batch in zip(actual, batches, strict=True):
+        torch.testing.assert_close(out, layer(inputs["x"], index, None, batch, 2))
+
+
 def test_what_is_not_a_number_stays_in_its_graph():
     layer = layer_in_eval(dim_edge=3)
     inputs = batch_of_two()

@@ -112,6 +112,13 @@ def test_class_token_does_not_start_above_the_grid_where_tokens_have_much_in_com
     assert out[:, 0].mean() < 2 * out[:, 1:].mean()
 
 
+@pytest.mark.parametrize("tokens", [9, 16])
+def test_square_grids_are_found_in_compiled_graphs(tokens):
+    layer = TokenLambda(8, positions="2d", scope=3).eval()
+    x = torch.randn(1, tokens, 8)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x))
+
+
 def test_other_grids():
     layer = TokenLambda(8, positions="2d", size=(4, 6), prefix_tokens=1)
     assert layer(torch.randn(1, 25, 8)).shape == (1, 25, 8)

@@ -81,6 +81,11 @@ def test_a_layer_counts_alike_by_every_kernel(context, kernel):
     assert counter.get_total_flops() == 2 * batch * (position + content + projection)
 
 
+def test_a_model_costs_the_same_with_every_kernel():
+    costs = [model_cost("lambda_resnet_tiny", lambda_args={"kernel": name}) for name in (None, "portable", "reference")]
+    assert costs[0] == costs[1] == costs[2]
+
+
 def test_backward_is_counted():
     layer = LambdaLayer(8, num_heads=2, dim_key=3, scope=3)
     with FlopCounterMode(display=False) as counter:
@@ -121,7 +126,7 @@ def test_other_channels_of_the_image():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match=r"image_size must be a positive int or \(height, width\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"image_size must be an int or 2 of them, .* got \(3,\)"):
         model_cost("lambda_resnet_tiny", (3,))
     with pytest.raises(ValueError, match=r"grid of \(40, 40\), larger than size=\(32, 32\)"):
         model_cost("lambda_resnet_tiny", 40, lambda_args={"scope": None}, img_size=32)

@@ -209,7 +209,11 @@ def test_tiny_takes_any_small_image(size):
         ({"lambda_args": {"scop": 7}}, "lambda_args has 'scop', which LambdaLayer does not take; did you mean 'scope'"),
         ({"lambda_args": [None, None, {"stride": 1}, None]}, "must not have 'stride': it is taken from each block"),
         ({"lambda_args": {"scope": 4}}, "scope must be odd and positive, got 4; 3 or 5 would do"),
-        ({"img_size": (3, 4, 5)}, r"img_size must be a positive int or .height, width., got \(3, 4, 5\)"),
+        ({"img_size": (3, 4, 5)}, r"img_size must be an int or 2 of them, .* got \(3, 4, 5\)"),
+        ({"img_size": True}, "img_size must be positive ints, got True"),
+        ({"lambda_args": 5}, r"lambda_args must be keyword arguments.* or four.* got 5"),
+        ({"se_ratio": "a"}, "se_ratio must be between 0 .none. and 1.* got 'a'"),
+        ({"stages": "CCLE", "scriptable": True}, r"torch\.jit\.script takes no .*; use the letters C, L, S"),
         ({"img_size": 0}, "img_size must be .* got 0"),
     ],
 )
@@ -259,7 +263,18 @@ def test_a_causal_layer_cannot_be_scripted():
         ScriptableLambdaLayer(8, scope=3, causal=True)
 
 
-def test_arguments_of_layers_add_to_those_of_the_variant():
-    model = timm.create_model("lambda_resnet50_llll_u4", **NARROW, lambda_args={"dim_key": 8})
+@pytest.mark.parametrize(
+    ("args", "key", "scope"),
+    [
+        (None, 16, (7, 7)),
+        ({"dim_key": 8}, 8, (7, 7)),
+        ([{"dim_key": 8}, None, None, None], 8, (7, 7)),
+        ([None] * 4, 16, (7, 7)),
+        ({"scope": 9}, 16, (9, 9)),
+        ({"size": 32}, 16, None),  # in place of the variant's scope
+    ],
+)
+def test_arguments_of_layers_add_to_those_of_the_variant(args, key, scope):
+    model = timm.create_model("lambda_resnet50_llll_u4", **NARROW, lambda_args=args)
     layer = next(module for module in model.modules() if isinstance(module, LambdaLayer))
-    assert (layer.dim_key, layer.intra_depth, layer.scope) == (8, 4, (7, 7))
+    assert (layer.dim_key, layer.intra_depth, layer.scope) == (key, 4, scope)

@@ -14,6 +14,10 @@ def layer_of(ndim, size=None, **kwargs):
     return LambdaLayer(8, num_heads=2, dim_key=4, ndim=ndim, size=size or GRIDS[ndim], **kwargs)
 
 
+def attention_beside():
+    return timm.create_model("lambda_resnet_tiny", stages="CXLL", lambda_args={"scope": None}, img_size=32)
+
+
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_takes_the_new_size(ndim, factor):
@@ -126,6 +130,12 @@ def test_shared_tables_stay_shared():
     assert both(torch.randn(1, 8, 9, 9)).shape == (1, 8, 9, 9)
 
 
+def test_a_resized_model_with_sizes_of_its_own_can_be_made_anew():
+    model = resize_positions(timm.create_model("lambda_resnet_tiny", lambda_args={"size": 32}), 48)
+    assert model._model_args["lambda_args"] == {"scope": None, "size": None}
+    timm.create_model("lambda_resnet_tiny", **model._model_args).load_state_dict(model.state_dict())
+
+
 def test_local_layers_stay_as_they_are():
     model = nn.Sequential(layer_of(2), LambdaLayer(8, scope=3))
     before = model[1].positions.detach().clone()
@@ -143,6 +153,7 @@ def test_local_layers_stay_as_they_are():
         (layer_of(2), (7, -1), r"size must be positive ints, got \(7, -1\)"),
         (layer_of(2), 64.0, r"size must be positive ints, got 64\.0"),
         (layer_of(2), (7, True), r"size must be positive ints, got \(7, True\)"),
+        (attention_beside(), 48, r"cannot be resized, layer2\.0\.conv2, a AxialAttention for maps of \(32, 32"),
         (nn.Sequential(layer_of(1)), (7, 7), r"size must be an int or 1 of them.*layer '0', got \(7, 7\)"),
     ],
 )

@@ -12,7 +12,18 @@ from torch import nn
 from lambdanets.layers import LambdaLayer
 from lambdanets.names import first_of, nearest_names
 
-__all__ = ["Candidate", "choose", "find", "hooks_of", "is_lambda", "is_spatial", "matches", "parameters_of", "swap"]
+__all__ = [
+    "Candidate",
+    "choose",
+    "find",
+    "hooks_of",
+    "is_lambda",
+    "is_spatial",
+    "matches",
+    "parameters_of",
+    "submodule",
+    "swap",
+]
 
 # Class names of other people's lambda layers: what is inside one is not the model's own convolution.
 _LAMBDA = re.compile(r"lambda_?(layer|conv|module)", re.IGNORECASE)
@@ -90,7 +101,7 @@ def choose(
         if not chosen:
             raise ValueError(f"where(name, module) was false for all {len(candidates)} {kind}s: {_some(candidates)}")
         return chosen
-    globs = [names] if isinstance(names, str) else list(names)
+    globs = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
     if not globs:
         raise ValueError(f"names must be a glob or several of them, got none; those of {kind}s are {_some(candidates)}")
     for glob in globs:
@@ -122,8 +133,8 @@ def _no_match(
     return f"{found}{hint}; the {kind}s are {_some(candidates)}"
 
 
-def _some(candidates: Sequence[Candidate], count: int = 6) -> str:
-    return first_of([c.name or "the model itself" for c in candidates], count)
+def _some(candidates: Sequence[Candidate]) -> str:
+    return first_of([c.name or "the model itself" for c in candidates], 6)
 
 
 def hooks_of(module: nn.Module) -> int:
@@ -135,6 +146,14 @@ def hooks_of(module: nn.Module) -> int:
 def parameters_of(module: nn.Module) -> int:
     """Number of parameters, shared ones once; those that a lazy module has yet to make are not counted."""
     return sum(p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter))
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, None where there is none."""
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def swap(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:

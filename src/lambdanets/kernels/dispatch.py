@@ -18,7 +18,7 @@ from lambdanets.kernels.terms.content import add_content_term
 from lambdanets.kernels.terms.dense import dense_positions_term
 from lambdanets.kernels.terms.edges import edge_positions_term
 from lambdanets.kernels.terms.finite import remove_nonfinite
-from lambdanets.kernels.terms.graph_content import segment_content_term, segment_softmax
+from lambdanets.kernels.terms.graph_content import SEGMENTS_OP, segment_softmax
 from lambdanets.kernels.terms.grid import grid_terms
 from lambdanets.positions import DensePositions, EdgePositions, GridPositions
 
@@ -67,7 +67,7 @@ def dispatch_by_graph(
     """Compute the nodes of many graphs; see ``lambdanets.functional.lambda_apply_by_graph``."""
     dtype, is_traced = query.dtype, is_jit_tracing()
     _refuse_scripted_onnx()
-    content_term = graph_content_term if is_traced else segment_content_term
+    content_term = graph_content_term if is_traced else SEGMENTS_OP
     with without_autocast(query.device.type):
         query, key, value = widened((query, key, value))
         out = content_term(query, segment_softmax(key, batch, num_graphs), value, batch, num_graphs)

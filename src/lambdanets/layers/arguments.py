@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lambdanets.kernels.autograd.modes import is_autocast
-from lambdanets.positions import require_dense
 
-__all__ = ["check_bool", "check_dtype", "check_floating", "check_heads", "per_axis", "positive_int"]
+__all__ = ["check_bool", "check_dtype", "check_heads", "per_axis", "positive_int"]
 
 # Others' projections may take another dtype than that of their weights.
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -36,15 +35,6 @@ def check_bool(name: str, given: object) -> bool:
     if not isinstance(given, bool):
         raise TypeError(f"{name} must be True or False, got {given!r}")
     return given
-
-
-def check_floating(name: str, x: object) -> None:
-    """Raise a TypeError unless the input is a dense floating-point tensor."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {x.dtype}; convert it with .float()")
-    require_dense(name, x)
 
 
 def check_dtype(name: str, x: Tensor, projection: nn.Module) -> None:

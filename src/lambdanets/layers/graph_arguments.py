@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 
 from lambdanets.kernels.autograd.modes import is_compiling, is_readable
-from lambdanets.layers.arguments import check_floating
-from lambdanets.positions import require_dense
+from lambdanets.positions import require_floating, require_index
 
 __all__ = ["check_edges", "check_ends", "check_graphs", "check_nodes", "count_graphs", "may_look"]
 
 
-def may_look(edge_index: Tensor, num_graphs: int | None) -> bool:
+def may_look(edge_index: Tensor, batch: Tensor | None, num_graphs: int | None) -> bool:
     """True if the values of indices are to be checked.
 
     They are not where they cannot be read, as in a graph that is being traced, nor on a GPU where ``num_graphs`` is
     given: reading them would wait for all that runs there, which a given number promises to avoid.
     """
-    return is_readable(edge_index) and (edge_index.device.type == "cpu" or num_graphs is None)
+    readable = is_readable(edge_index) and (batch is None or is_readable(batch))
+    return readable and (edge_index.device.type == "cpu" or num_graphs is None)
 
 
 def check_nodes(x: Tensor, dim: int) -> None:
     """Raise unless ``x`` is a floating-point tensor of shape (nodes, dim)."""
-    check_floating("x", x)
+    require_floating("x", x)
     if x.ndim == 3:
         raise ValueError(
             f"x must have shape (nodes, {dim}), the nodes of all graphs in one axis, got {tuple(x.shape)}; use "
@@ -123,11 +123,7 @@ def check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
 
 
 def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> None:
-    if not isinstance(index, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, int64, got {type(index).__name__}")
-    if index.dtype != torch.int64:
-        raise TypeError(f"{name} must be an int64 tensor of shape {shape}, got {index.dtype}; use .long()")
-    require_dense(name, index)
+    require_index(name, index, shape)
     if index.device != device:
         raise ValueError(
             f"{name} must be on the device of x, {device}, got {index.device}; move one of them with .to(device)"
@@ -144,10 +140,7 @@ def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: in
             "edge_attr must be None, since the layer was built with dim_edge=None; build it with dim_edge= the "
             "channels of edge_attr"
         )
-    if not isinstance(edge_attr, Tensor) or not edge_attr.is_floating_point():
-        given = edge_attr.dtype if isinstance(edge_attr, Tensor) else type(edge_attr).__name__
-        raise TypeError(f"edge_attr must be a floating-point tensor, got {given}; convert it with .float()")
-    require_dense("edge_attr", edge_attr)
+    require_floating("edge_attr", edge_attr)
     if edge_attr.ndim != 2 or edge_attr.shape[1] != dim_edge:
         raise ValueError(
             f"edge_attr must have shape (edges, dim_edge) with dim_edge={dim_edge} as the layer was built, "

@@ -136,7 +136,7 @@ class GraphLambdaLayer(LambdaModule):
             check_dtype("edge_attr", edge_attr, self.edge)
         if not (is_compiling() or is_jit_tracing()) and x.shape[0] == 1:
             check_enough_values("x of one node", self.norm_query, self.norm_value)
-        look = may_look(edge_index, num_graphs)
+        look = may_look(edge_index, batch, num_graphs)
         graphs = count_graphs(batch, num_graphs, look)
         if look:
             check_ends(x.shape[0], edge_index, batch)

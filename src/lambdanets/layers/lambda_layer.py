@@ -23,7 +23,7 @@ from lambdanets.kernels.autograd.modes import (
 )
 from lambdanets.kernels.names import PLAIN
 from lambdanets.kernels.precision import HALF
-from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis, positive_int
+from lambdanets.layers.arguments import check_bool, check_dtype, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import (
@@ -35,7 +35,7 @@ from lambdanets.layers.norms import (
     make_norm,
 )
 from lambdanets.layers.projection import FromInput, projected, tensors_of
-from lambdanets.positions import GridPositions, pairs_in_reach
+from lambdanets.positions import GridPositions, pairs_in_reach, require_floating
 
 __all__ = ["LambdaLayer"]
 
@@ -332,7 +332,7 @@ class LambdaLayer(LambdaModule):
             )
 
     def _check_input(self, name: str, x: Tensor) -> None:
-        check_floating(name, x)
+        require_floating(name, x)
         if x.ndim != self.ndim + 2 or x.shape[1] != self.dim:
             axes = ", ".join(["length"] if self.ndim == 1 else ["depth", "height", "width"][-self.ndim :])
             raise ValueError(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lambdanets.layers.arguments import check_dtype, check_floating, check_heads, positive_int
+from lambdanets.layers.arguments import check_dtype, check_heads, positive_int
+from lambdanets.positions import require_floating
 
 __all__ = ["attention_sizes", "by_heads", "check_map", "pooling"]
 
@@ -57,7 +58,7 @@ def check_map(layer: nn.Module, x: Tensor, dim: int, projection: nn.Module, size
         ValueError: if it has another shape, or no example or position.
     """
     name = type(layer).__name__
-    check_floating("x", x)
+    require_floating("x", x)
     if x.ndim != 4 or x.shape[1] != dim:
         raise ValueError(f"x must have shape (batch, {dim}, height, width) for {name}(dim={dim}), got {tuple(x.shape)}")
     if x.numel() == 0:

@@ -71,9 +71,12 @@ class LayerEntry:
             scriptable: True if ``torch.jit.script`` shall compile it. Default False.
             **factory: device and dtype.
         """
-        layer = self.scriptable if scriptable and self.scriptable else self.layer
-        if layer is None:
+        if self.layer is None:
             raise ValueError(f"a {self.name} is the block's own and cannot be made here")
+        if scriptable and self.scriptable is None:
+            able = ", ".join(letter for letter, entry in LAYERS.items() if entry.layer is None or entry.scriptable)
+            raise ValueError(f"scriptable is True, and torch.jit.script takes no {self.name}; use the letters {able}")
+        layer = self.scriptable if scriptable and self.scriptable else self.layer
         return layer(dim, dim_out, stride=stride, **factory, **options)
 
 

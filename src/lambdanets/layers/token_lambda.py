@@ -12,11 +12,11 @@ from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
 from lambdanets.kernels.autograd.modes import without_autocast
-from lambdanets.layers.arguments import check_bool, check_dtype, check_floating, per_axis
+from lambdanets.layers.arguments import check_bool, check_dtype, per_axis
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, check_keeps_order, check_order, make_norm
-from lambdanets.positions import GridPositions
+from lambdanets.positions import GridPositions, require_floating
 
 __all__ = ["POSITIONS", "TokenLambda"]
 
@@ -230,7 +230,7 @@ class TokenLambda(LambdaModule):
             )
 
     def _check_tokens(self, name: str, x: Tensor) -> None:
-        check_floating(name, x)
+        require_floating(name, x)
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"{name} must have shape (batch, tokens, {self.dim}), got {tuple(x.shape)}")
         check_dtype(name, x, self.qkv)
@@ -264,7 +264,7 @@ class TokenLambda(LambdaModule):
         elif self.grid is not None and math.prod(self.grid) == tokens:
             grid = self.grid
         else:
-            side = math.isqrt(max(tokens, 0))
+            side = int(max(tokens, 0) ** 0.5)  # not math.isqrt, which torch.compile does not know
             if side * side != tokens or tokens == 0:
                 raise ValueError(
                     f"{tokens} tokens after {self.prefix_tokens} prefix tokens are not the grid {self.grid} of this "

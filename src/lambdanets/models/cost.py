@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, baddbmm_flop, flop_registry, register_flop_formula
 from torch.utils.hooks import RemovableHandle
 
-from lambdanets.layers.arguments import check_bool
+from lambdanets.layers import LambdaLayer, TokenLambda
+from lambdanets.layers.arguments import check_bool, per_axis
 from lambdanets.layers.registry import layer_classes
 from lambdanets.models.resnet import LambdaResNet
 from lambdanets.models.shipped import check_tag
@@ -101,11 +102,14 @@ def model_cost(
         )
     check_tag(name)
     if image_size is not None:
-        image_size = _image_size(image_size)
+        image_size = per_axis("image_size", image_size, 2, odd=False)
         if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
             kwargs.setdefault("img_size", image_size)
     with torch.device("meta"):
         model = timm.create_model(name, **kwargs).eval()
+    for module in model.modules():
+        if isinstance(module, LambdaLayer | TokenLambda):
+            module.kernel = None  # the op as a whole, which is counted in the paper's order
     channels, *own = timm.data.resolve_model_data_config(model)["input_size"]
     if isinstance(model, LambdaResNet) and model.img_size is not None:
         own = list(model.img_size)
@@ -118,40 +122,26 @@ def model_cost(
         # Models refuse sizes with errors of many kinds.
         except Exception as error:
             raise ValueError(f"{name} does not take images of {height}x{width}: {error}") from error
-    flops = counter.get_flop_counts()
+    flops = {name: sum(counts.values()) // 2 for name, counts in counter.get_flop_counts().items()}
 
-    def part(name: str, placement: str, members: Sequence[str]) -> PartCost:
-        inside = tuple(f"{member}." for member in members)
-        products = sum(sum(flops.get(f"{type(model).__name__}.{member}", {}).values()) for member in members) // 2
-        return PartCost(
-            name=name,
-            placement=placement,
-            output=seen.outputs[members[-1]],
-            parameters=sum(p.numel() for n, p in model.named_parameters() if n.startswith(inside)),
-            multiply_adds=products
-            + seen.total("products", inside)
-            + (seen.total("padding", inside) if count_padding else 0),
-            activations=seen.total("activations", inside),
-        )
+    def count(members: Sequence[str]) -> dict[str, int]:
+        inside = tuple(f"{member}." if member else "" for member in members)
+        products = sum(flops.get(f"{type(model).__name__}.{member}" if member else "Global", 0) for member in members)
+        padding = seen.total("padding", inside) if count_padding else 0
+        return {
+            "parameters": sum(p.numel() for name, p in model.named_parameters() if name.startswith(inside)),
+            "multiply_adds": products + seen.total("products", inside) + padding,
+            "activations": seen.total("activations", inside),
+        }
 
+    parts = _parts(model, seen.outputs)
     return ModelCost(
         name=name,
         stages=model.stages if isinstance(model, LambdaResNet) else "",
         image_size=(height, width),
-        parameters=sum(p.numel() for p in model.parameters()),
-        multiply_adds=counter.get_total_flops() // 2
-        + seen.total("products")
-        + (seen.total("padding") if count_padding else 0),
-        activations=seen.total("activations"),
-        parts=tuple(part(*found) for found in _parts(model, seen.outputs)),
+        **count([""]),
+        parts=tuple(PartCost(part, word, seen.outputs[own[-1]], **count(own)) for part, word, own in parts),
     )
-
-
-def _image_size(given: int | Sequence[int]) -> tuple[int, int]:
-    size = tuple(given) if isinstance(given, Sequence) else (given, given)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"image_size must be a positive int or (height, width), got {given!r}")
-    return size
 
 
 def _parts(model: nn.Module, ran: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

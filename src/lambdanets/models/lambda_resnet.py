@@ -19,7 +19,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from lambdanets.layers.registry import LAYERS
 from lambdanets.models.resize import fit_positions
-from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
+from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet, with_defaults
 from lambdanets.models.shipped import shipped_arguments, shipped_cfgs
 
 __all__ = ["LambdaBottleneck", "LambdaResNet"]
@@ -32,10 +32,17 @@ for _entry in LAYERS.values():
 
 def _create(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> LambdaResNet:
     args = {**defaults, **given}
-    own = given.get("lambda_args")
-    if isinstance(own, Mapping):  # adds to the variant's
-        args["lambda_args"] = {**defaults.get("lambda_args", {}), **own}
+    if "lambda_args" in defaults:
+        args["lambda_args"] = _added(defaults["lambda_args"], given.get("lambda_args"))
     return build_model_with_cfg(LambdaResNet, variant, pretrained, pretrained_filter_fn=fit_positions, **args)
+
+
+def _added(defaults: Mapping[str, Any], own: Any) -> Any:
+    """The variant's arguments of lambda layers with those that are given, for all stages or for each of them."""
+    if own is None or isinstance(own, Mapping):
+        return with_defaults(defaults, own or {})
+    is_by_stage = isinstance(own, list | tuple) and len(own) == 4  # else the model refuses it
+    return [_added(defaults, each) for each in own] if is_by_stage else own
 
 
 def _family(variant: str, layers: tuple[int, ...], pretrained: bool, given: dict[str, Any]) -> LambdaResNet:

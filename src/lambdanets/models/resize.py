@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,11 @@ def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer | 
         if isinstance(layer, LambdaLayer) and layer.size is not None and layer not in targets:
             sides = _sides(size, layer.ndim, name)
             targets[layer] = tuple(-(-side // reduction) for side in sides)
+        elif layer is not module and getattr(layer, "size", None) is not None:
+            raise ValueError(
+                f"model has a layer that cannot be resized, {name}.conv2, a {type(layer).__name__} for maps of "
+                f"{layer.size}; make the model anew with another img_size"
+            )
     return targets
 
 
@@ -124,6 +130,16 @@ def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
     height, width = per_axis("size", size, 2, odd=False)
     model.img_size = (height, width)
     note_argument(model, "img_size", model.img_size)
+    # Made anew, the layers have the sizes that follow from it.
+    noted = (getattr(model, "_model_args", None) or {}).get("lambda_args")
+    note_argument(model, "lambda_args", _without_size(noted))
+
+
+def _without_size(args: Any) -> Any:
+    """Arguments of lambda layers, for all stages or each of them, without a size of their own."""
+    if isinstance(args, Mapping):
+        return {**args, "scope": None, "size": None} if args.get("size") is not None else args
+    return [_without_size(each) for each in args] if isinstance(args, Sequence) else args
 
 
 def _resample(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

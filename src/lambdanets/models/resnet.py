@@ -17,12 +17,13 @@ from timm.layers import SEModule, is_scriptable
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
+from lambdanets.layers.arguments import per_axis
 from lambdanets.layers.registry import LAYERS, layer_classes
 from lambdanets.models.options import check_lambda_args, check_options
 from lambdanets.models.placement import format_placement, place_blocks
 from lambdanets.names import did_you_mean
 
-__all__ = ["LambdaBottleneck", "LambdaResNet"]
+__all__ = ["LambdaBottleneck", "LambdaResNet", "with_defaults"]
 
 LambdaArgs = Mapping[str, Any]
 
@@ -184,10 +185,13 @@ class LambdaResNet(ResNet):
             raise ValueError(
                 f"stem_stride must be 1 or 2 (small images) or None (timm's stem, stride 4), got {stem_stride!r}"
             )
-        if not 0 <= se_ratio <= 1:
+        if not isinstance(se_ratio, int | float) or not 0 <= se_ratio <= 1:
             raise ValueError(f"se_ratio must be between 0 (none) and 1, as 0.25 in the paper, got {se_ratio!r}")
         words = place_blocks(stages, layers)
-        size = _image_size(img_size)
+        size = None
+        if img_size is not None:
+            height, width = per_axis("img_size", img_size, 2, odd=False)
+            size = (height, width)
         blocks = _Blocks(
             words,
             _layer_args_by_stage(lambda_args, layer_args, words),
@@ -251,7 +255,7 @@ def _layer_args_by_stage(
     words: Sequence[str],
 ) -> list[dict[str, LambdaArgs]]:
     """Keyword arguments of each stage's layers, by letter."""
-    by_stage = [given] * 4 if given is None or isinstance(given, Mapping) else list(given)
+    by_stage = list(given) if isinstance(given, Sequence) else [given] * 4
     if len(by_stage) != 4 or not all(args is None or isinstance(args, Mapping) for args in by_stage):
         raise ValueError(
             "lambda_args must be keyword arguments of LambdaLayer, as {'scope': 7}, or four such mappings, one a "
@@ -271,24 +275,16 @@ def _layer_args_by_stage(
                 "leave them out, or place the letter"
             )
     checked = {
-        letter: _with_defaults(
-            letter, check_options(letter, (others or {}).get(letter), f"layer_args[{letter!r}]", "each block")
+        letter: with_defaults(
+            LAYERS[letter].defaults,
+            check_options(letter, (others or {}).get(letter), f"layer_args[{letter!r}]", "each block"),
         )
         for letter in known
     }
-    return [{**checked, "L": _with_defaults("L", check_lambda_args(args, "each block"))} for args in by_stage]
+    own = (with_defaults(LAYERS["L"].defaults, check_lambda_args(args, "each block")) for args in by_stage)
+    return [{**checked, "L": args} for args in own]
 
 
-def _with_defaults(letter: str, args: LambdaArgs) -> LambdaArgs:
-    """A layer's options with the defaults of the registry; one with a size has no scope."""
-    defaults = LAYERS[letter].defaults
+def with_defaults(defaults: LambdaArgs, args: LambdaArgs) -> LambdaArgs:
+    """A layer's options added to its defaults; one with a size has no scope."""
     return {**{name: value for name, value in defaults.items() if name != "scope" or not args.get("size")}, **args}
-
-
-def _image_size(given: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    size = tuple(given) if isinstance(given, Sequence) else (given, given)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"img_size must be a positive int or (height, width), got {given!r}")
-    return size

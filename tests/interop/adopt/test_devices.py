@@ -28,6 +28,16 @@ def tensors_of(model):
     return [*model.parameters(), *model.buffers()]
 
 
+def test_pytorchs_defaults_change_nothing():
+    theirs = randomise(LAYERS["timm"]()).eval()
+    torch.set_default_device("meta")
+    try:
+        adoption = lambdanets.adopt(theirs)
+    finally:
+        torch.set_default_device(None)
+    assert adoption.adopted[0].difference < 1e-4
+
+
 @on_gpu
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_on_a_gpu(name):

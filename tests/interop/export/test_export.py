@@ -46,6 +46,19 @@ def plain(*middle):
     return nn.Sequential(nn.Identity(), inner, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 200)).eval()
 
 
+def test_pytorchs_default_dtype_changes_nothing(tmp_path):
+    model = network()
+    torch.set_default_dtype(torch.float64)
+    try:
+        export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    images = torch.randn(2, 3, 16, 12)
+    np.testing.assert_allclose(
+        open_torch_export(tmp_path / "model.pt2")(images), model(images).softmax(1).detach(), atol=1e-5
+    )
+
+
 def open_onnx(path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"image": images.numpy()})[0]

@@ -189,6 +189,25 @@ def test_calls_that_a_lambda_layer_cannot_answer(call, message):
         call(attention, torch.randn(2, 6, 16))
 
 
+class Transposed(nn.Module):
+    """Gives its attention three views of one tensor, as models that turn their axes do."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4)
+
+    def forward(self, x):
+        return self.attention(x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1), need_weights=False)[0]
+
+
+def test_views_of_one_tensor_are_one_without_numbers_too():
+    x = torch.randn(2, 6, 16)
+    model = quiet(Transposed(), size=6, example=x).eval()
+    expected = model(x)
+    torch.testing.assert_close(torch.export.export(model, (x,), strict=False).module()(x), expected)
+    assert model.to("meta")(x.to("meta")).shape == expected.shape
+
+
 def test_masks_of_timms_attention():
     model = quiet(vit())
     attention, x = model.blocks[0].attn, torch.randn(1, 5, model.embed_dim)
@@ -212,6 +231,7 @@ def test_is_causal_does_not_hide_a_mask_of_timms_attention():
     ("make", "options", "message"),
     [
         (lambda: timm.create_model("resnet18"), {}, "ResNet has no attention that can be replaced"),
+        (vit, {"positions": ["2d"]}, r"positions must be one of .*, got \['2d'\]"),
         (vit, {"names": "block.*.attn"}, "matches no module; the nearest are blocks"),
         (vit, {"names": "blocks.0.mlp"}, "blocks.0.mlp is a Mlp"),
         (vit, {"where": lambda *_: False}, "false for all"),

@@ -395,6 +395,7 @@ def test_the_table_needs_no_more_than_ascii(monkeypatch):
         (resnet, {"stages": "CCLL", "lambda_args": {"stride": 2}}, "'stride': it is taken from each convolution"),
         (resnet, {"stages": "CCLL", "lambda_args": {"scope": 4}}, "do not fit layer3.0.conv1 .*scope must be odd"),
         (resnet, {"stages": "CCLL", "lambda_args": {"num_heads": 3}}, "num_heads=3 does not divide its 256"),
+        (resnet, {"stages": "CCLL", "lambda_args": {"num_heads": 0}}, "num_heads must be a positive int, got 0"),
         (resnet, {"stages": "CCLL", "lambda_args": {"size": 7}}, r"put back: .*module 'layer3.0.conv1'.*\(28, 28\)"),
         (lambda: nn.Linear(2, 2), {"names": "*"}, "Linear has no spatial convolution"),
         (lambda: timm.create_model("test_vit"), {"stages": "CCLL"}, "needs a model with stages.*its children are"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.sources import Layout, Piece, Source, UnfitError
+from lambdanets.interop.tree import submodule
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 
@@ -127,13 +128,13 @@ class Converter:
     def _take_modules(layer: LambdaLayer, old: nn.Module, source: Source, layout: Layout) -> None:
         layer.train(old.training)  # before their modules come in, which have modes of their own
         for own, other in layout.norms.items():
-            norm = _submodule(old, other)
+            norm = submodule(old, other)
             if norm is None:
                 continue
             if own == "norm_value" and layout.value_order is not None:
                 norm = _reordered(norm, layout)
             setattr(layer, own, norm)
-        pool = _submodule(old, source.pool) if source.pool else None
+        pool = submodule(old, source.pool) if source.pool else None
         if pool is not None:
             layer.pool = pool
             stride = getattr(pool, "stride", 1)
@@ -150,13 +151,6 @@ class Converter:
         return ("OUTPUTS CHANGE: both terms read the values as (u, v) now, the content term read them as (v, u)",)
 
 
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        return None
-
-
 def _reordered(norm: nn.Module, layout: Layout) -> nn.Module:
     norm = copy.deepcopy(norm)
     with torch.no_grad():
@@ -167,14 +161,14 @@ def _reordered(norm: nn.Module, layout: Layout) -> nn.Module:
 
 def _check_projections(old: nn.Module, source: Source) -> None:
     for name in source.projections:
-        conv = _submodule(old, name)
+        conv = submodule(old, name)
         if not isinstance(conv, nn.Conv2d):
             raise UnfitError(f"{name} is {type(conv).__name__}, not Conv2d")
         if conv.kernel_size != (1, 1) or conv.stride != (1, 1) or conv.padding not in ((0, 0), "valid"):
             raise UnfitError(f"{name} is no 1x1 projection: {conv}")
         if conv.groups != 1:
             raise UnfitError(f"{name} is grouped ({conv.groups} groups), ours is not")
-    conv = _submodule(old, source.position_conv) if source.position_conv else None
+    conv = submodule(old, source.position_conv) if source.position_conv else None
     if conv is None:
         return
     if not isinstance(conv, nn.Conv3d):
@@ -210,7 +204,8 @@ def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[s
     n = grid[0] * grid[1]
     if new.size and n * n * new.dim_key * new.intra_depth > _MOST_NUMBERS_TO_COMPARE:
         return None, (f"not compared: too large at its own size {grid}",)
-    x = torch.randn(2, new.dim, *grid, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever the default device
+    x = torch.randn(2, new.dim, *grid, generator=generator, dtype=torch.float64, device="cpu")
     x = x.to(weight.device, weight.dtype)
     # .forward() and not a call: hooks are the user's, and not for this input.
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False), _evaluating(old, new):

@@ -195,8 +195,8 @@ def _classes(tensors: Mapping[str, Tensor]) -> int | None:
 
 def _images(model: nn.Module, image_size: int | None) -> Tensor:
     size = (image_size, image_size) if image_size is not None else image_size_of(model) or (224, 224)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, channels_of(model) or 3, *size, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever the default device
+    return torch.randn(2, channels_of(model) or 3, *size, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _outputs(model: nn.Module, x: Tensor, origin: str) -> Tensor:

@@ -13,6 +13,7 @@ from lambdanets.interop.adopt.checkpoints import Checkpoint, check_plain, named_
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
+from lambdanets.interop.tree import submodule
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import note_argument
@@ -50,7 +51,9 @@ class LoadedWeights:
 
     def __str__(self) -> str:
         where = f" ({', '.join(self.entry)})" if self.entry else ""
-        lines = [f"{self.loaded} tensors from {self.origin}{where}: {self.source}, {len(self.layers)} lambda layers"]
+        count = len(self.layers)
+        layers = f"{count} lambda layer{'s' * (count != 1)}"
+        lines = [f"{self.loaded} tensors from {self.origin}{where}: {self.source}, {layers}"]
         lines += [f"  adjusted: {each}" for each in self.adjusted]
         for what, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
@@ -143,7 +146,7 @@ def _chosen(source: str) -> list[Source]:
         return list(SOURCES.values())
     if source == _OURS:
         return []
-    if source in SOURCES:
+    if source in list(SOURCES):
         return [SOURCES[source]]
     known = [*SOURCES, _OURS, "auto"]
     raise ValueError(f"source must name an implementation, got {source!r}; {did_you_mean(source, known, count=2)}")
@@ -195,7 +198,7 @@ def _translate(checkpoint: Checkpoint, found: Mapping[str, Source], model: nn.Mo
             raise ValueError(
                 f"{checkpoint.origin}: the layer {prefix!r} looks like one of {source.name}, but {error}"
             ) from error
-        if layout.two_orders and not isinstance(_module(model, prefix), TwoOrderLambdaLayer):
+        if layout.two_orders and not isinstance(submodule(model, prefix), TwoOrderLambdaLayer):
             raise ValueError(
                 f"{checkpoint.origin}: the layer {prefix!r} of leaderj1001 has intra-depth u = {layout.intra_depth}, "
                 "where its two terms read the values in two orders, which no layer of the model does. Load it into "
@@ -221,7 +224,7 @@ class _Plan:
         self.unexpected = [name for name in self.tensors if name not in self.state]
         self.common = [name for name in self.state if name in self.tensors]
         self.adjusted = [
-            f"{what}: {len(paths)} ({first_of(paths)})"
+            f"{what}: {len(paths)} ({first_of([path or '(model)' for path in paths])})"
             for paths, what in (
                 (list(self.biases), "layers that have a position bias now, as the weights do"),
                 (self.pools, "layers with a 3x3 average pool of stride 1 behind them now, as there"),
@@ -234,7 +237,7 @@ class _Plan:
         biases = {}
         for name in list(self.tensors):
             path, _, last = name.rpartition(".")
-            layer = _module(self.model, path)
+            layer = submodule(self.model, path)
             if last == "position_bias" and name not in self.state and isinstance(layer, LambdaLayer):
                 bias = self.tensors[name]
                 if bias.shape == (layer.dim_key,):
@@ -327,13 +330,6 @@ def _loses(tensor: Tensor, dtype: torch.dtype) -> bool:
     if not dtype.is_floating_point or torch.finfo(tensor.dtype).max <= torch.finfo(dtype).max:
         return False
     return bool((tensor.isfinite() & ~tensor.to(dtype).isfinite()).any())
-
-
-def _module(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
 
 
 def _layer(model: nn.Module, path: str) -> LambdaLayer:

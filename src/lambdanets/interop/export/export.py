@@ -31,6 +31,10 @@ _SIZES = 3
 _TRACED_SIZE = {1: (160,), 2: (128, 160), 3: (40, 48, 56)}
 
 
+# Of the examples, whatever PyTorch's defaults are.
+_PLAIN: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+
+
 @dataclass(frozen=True)
 class Check:
     """The largest difference between the file and the model on one random batch.
@@ -231,14 +235,14 @@ def _example(model: nn.Module, given: Tensor | None) -> Tensor:
                 "example must be given for a model without a timm configuration: a batch of images, (batch, channels, "
                 "height, width), or of sequences or volumes with one or three sizes behind the channels"
             )
-        return torch.zeros(2, channels, *size)
+        return torch.zeros(2, channels, *size, **_PLAIN)
     if not isinstance(given, Tensor) or given.ndim - 2 not in INPUTS:
         shown = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(
             f"example must be a tensor of shape (batch, channels, *sizes) with one to three sizes, as (batch, "
             f"channels, height, width) for images, got {shown}"
         )
-    return torch.zeros(2, *given.shape[1:])
+    return torch.zeros(2, *given.shape[1:], **_PLAIN)
 
 
 def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) -> None:
@@ -330,11 +334,11 @@ def _listed(sizes: Sequence[tuple[int, ...]]) -> str:
 def _compare(
     model: nn.Module, run: Callable[[Tensor], Tensor], channels: int, sizes: Sequence[tuple[int, ...]]
 ) -> tuple[Check, ...]:
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator("cpu").manual_seed(0)
     checks = []
     for size in sizes:
         for batch in _BATCHES:
-            images = torch.randn(batch, channels, *size, generator=random)
+            images = torch.randn(batch, channels, *size, generator=random, **_PLAIN)
             expected = model(images)
             try:
                 actual = run(images)

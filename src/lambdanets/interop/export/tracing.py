@@ -169,9 +169,14 @@ def _innermost_failure(model: nn.Module, images: Tensor, axes: tuple[int, ...]) 
     for name, module in model.named_modules():
         # Parents come before their children: go into the first that fails, past those that pass.
         if name in calls and name.startswith(inside):
-            args = pytree.tree_map_only(Tensor, lambda arg: torch.zeros(arg.shape, dtype=arg.dtype), calls[name])
+            args = pytree.tree_map_only(Tensor, _zeros, calls[name])
             try:
                 _trace(module, args, axes, images.ndim)
             except Exception as error:
                 found, inside = (name, type(module).__name__, error), f"{name}."
     return found
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Zeros with numbers for a tensor without them, whatever the default device."""
+    return torch.zeros(like.shape, dtype=like.dtype, device="cpu")

@@ -218,7 +218,7 @@ def _why_not(conv: Any, options: Mapping[str, Any]) -> str | None:
     if not (conv.padding == "same" or tuple(conv.padding) == same or type(conv).__name__ == "Conv2dSame"):
         return f"its padding {conv.padding} is not that of an output of the input's size, {same}"
     heads = options.get("num_heads")
-    if isinstance(heads, int) and conv.out_channels % heads:
+    if isinstance(heads, int) and heads > 0 and conv.out_channels % heads:
         return f"num_heads={heads} does not divide its {conv.out_channels} output channels; leave num_heads out"
     return None
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Proxy
 
+from lambdanets.kernels.autograd.modes import is_compiling, is_jit_tracing, is_readable
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.token_lambda import TokenLambda
 
@@ -142,7 +142,7 @@ def check_attn_mask(attn_mask: Tensor | None, is_causal: bool, tokens: TokenLamb
         raise ValueError("is_causal=True needs a causal layer; replace this attention with causal=True")
     if attn_mask is None or is_causal:
         return
-    if torch.compiler.is_compiling():
+    if is_compiling():
         raise ValueError(
             "attn_mask cannot be checked in a compiled graph; leave it out, or give nn.MultiheadAttention's "
             "is_causal=True too"
@@ -164,17 +164,21 @@ def check_attn_mask(attn_mask: Tensor | None, is_causal: bool, tokens: TokenLamb
 
 
 def _has_numbers(tensor: Tensor) -> bool:
-    """True if the entries can be looked at: not while tracing."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
+    """True if the entries can be looked at: ``torch.jit.trace`` runs on some."""
+    return is_readable(tensor) or is_jit_tracing()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """True if two arguments are one tensor, or two views of one."""
     if a is b:
         return True
-    if not (_has_numbers(a) and _has_numbers(b)):
+    # A graph that torch.compile traces does not tell of what a tensor is a view.
+    if torch.compiler.is_dynamo_compiling() or a.shape != b.shape or a.stride() != b.stride():
         return False
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+    if _has_numbers(a) and _has_numbers(b):
+        return a.data_ptr() == b.data_ptr()
+    bases = (one if one._base is None else one._base for one in (a, b))
+    return next(bases) is next(bases) and bool(a.storage_offset() == b.storage_offset())
 
 
 def _visible(mask: Tensor) -> Tensor:

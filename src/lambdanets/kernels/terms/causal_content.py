@@ -45,7 +45,7 @@ from torch import Tensor, einsum
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.slices import slices
 
-__all__ = ["CAUSAL_CONTENT_OP", "causal_content_term"]
+__all__ = ["CAUSAL_CONTENT_OP"]
 
 CHUNK = 16
 CHUNKS_PER_SEGMENT = 64
@@ -261,6 +261,8 @@ def _segment_backward(
     return p_buhtnk.sum(1), key_grad_butmk, value_grad_butmv, sums_buikw[:, :, :1]
 
 
+# y (b, h, n, v), contiguous, of queries (b, h, n, k), keys (b, u, n, k) before their softmax and values (b, u, n, v). A
+# key of -inf, as where masked, has no weight; NaN and inf are for ``terms/finite.py``.
 CAUSAL_CONTENT_OP = Op(
     "causal_content_term",
     _forward,
@@ -271,18 +273,3 @@ CAUSAL_CONTENT_OP = Op(
         "kernel='portable' have all of them"
     ),
 )
-
-
-def causal_content_term(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Content term of queries that see the context positions up to their own.
-
-    Args:
-        query: (b, h, n, k).
-        key: (b, u, n, k), before the softmax. A key of -inf, as where masked, has no weight; NaN and inf are for
-            :func:`lambdanets.kernels.terms.finite.remove_nonfinite`.
-        value: (b, u, n, v), finite; zero where masked.
-
-    Returns:
-        (b, h, n, v), contiguous.
-    """
-    return CAUSAL_CONTENT_OP(query, key, value)

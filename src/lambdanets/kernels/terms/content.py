@@ -14,7 +14,7 @@ from lambdanets.kernels.autograd.layout import depth_before_positions
 from lambdanets.kernels.autograd.modes import is_compiling, is_eager, is_transformed
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.precision import HALF
-from lambdanets.kernels.terms.causal_content import causal_content_term
+from lambdanets.kernels.terms.causal_content import CAUSAL_CONTENT_OP
 
 __all__ = ["add_content_term", "apply_content", "content_gradients", "content_lambdas", "content_term", "normalise"]
 
@@ -30,7 +30,7 @@ def add_content_term(call: Call, other: Tensor | None = None) -> Tensor:
         return other  # type: ignore[return-value]
     if not call.causal:
         return content_term(call.query, normalise(call.key), call.value, other)
-    term = causal_content_term(call.query, call.key, call.value)
+    term = CAUSAL_CONTENT_OP(call.query, call.key, call.value)
     return term if other is None else term + other
 
 

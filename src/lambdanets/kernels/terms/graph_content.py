@@ -21,7 +21,7 @@ from torch import Tensor, einsum
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.slices import blocks, summed_at
 
-__all__ = ["SEGMENTS_OP", "segment_content_term", "segment_softmax"]
+__all__ = ["SEGMENTS_OP", "segment_softmax"]
 
 # Elements of the products of a block of nodes.
 BLOCK_ELEMENTS = 1 << 18
@@ -83,6 +83,8 @@ def _backward(
     return grad_query, grad_keys, _applied(keys, grad_bgkv, batch)
 
 
+# y[b,h,n] = Σ over the nodes m of n's graph and u of (q[b,h,n] · K̄[b,u,m]) V[b,u,m], (b, h, nodes, v), contiguous, of
+# queries (b, h, nodes, k), K̄ (b, u, nodes, k), values (b, u, nodes, v), and the graph of each node in any order.
 SEGMENTS_OP = Op(
     "segment_content_term",
     _forward,
@@ -92,19 +94,3 @@ SEGMENTS_OP = Op(
     constant=("batch",),
     statics="SymInt num_graphs",
 )
-
-
-def segment_content_term(query: Tensor, keys: Tensor, value: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
-    """y[b,h,n] = Σ over the nodes m of n's graph and u of (q[b,h,n] · K̄[b,u,m]) V[b,u,m].
-
-    Args:
-        query: (b, h, nodes, k).
-        keys: (b, u, nodes, k), after :func:`segment_softmax`.
-        value: (b, u, nodes, v).
-        batch: (nodes,) int64 in [0, num_graphs), the graph of each node, in any order.
-        num_graphs: how many graphs there are.
-
-    Returns:
-        (b, h, nodes, v), contiguous.
-    """
-    return SEGMENTS_OP(query, keys, value, batch, num_graphs)

@@ -6,7 +6,7 @@ the forward and the backward pass choose each for themselves.
 **Both terms at once** in eager mode. A sum of two terms reads and writes the output twice and gradients four times,
 which takes as long as the products at small sizes (``scripts/measure_eager_path.py`` measures it). Here a kernel that
 can adds q·λc while a part of its output is in the cache; after the others it is added in place. Where calls are traced,
-transformed, observed or gradients_by_autograd twice, the terms are computed apart.
+transformed, observed or differentiated twice, the terms are computed apart.
 
 Kept for backward: the inputs, and λc (b·k·v) if both terms are computed at once.
 """
@@ -253,5 +253,5 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _terms_apart(
     grad: Tensor, statics: tuple[Any, ...], query: Tensor, keys: Tensor, value: Tensor, table: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The sum of the terms, each in operations that can be gradients_by_autograd again, and its gradient."""
+    """The sum of the terms, each in operations that can be differentiated again, and its gradient."""
     return [content_term(query, keys, value, GRID_OP(query, value, table, *statics))], [grad]
