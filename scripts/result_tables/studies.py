@@ -99,6 +99,7 @@ TABLES: dict[str, Callable[[], str]] = {"layers": layers}
 FIGURES: dict[str, Callable[[], str]] = {
     "kept-by-all-layers": _kept_by_all_layers,
     "hours-layers": lambda: _hours("layers"),
+    "hours-placement": lambda: _hours("placement"),
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
 }
