@@ -3,8 +3,8 @@
     python scripts/measure_projection.py
 
 Each form computes the same layer. Calls take turns, as in `lambdanets bench`; a row holds the median of the ratios
-within the turns, a form's time over that of "plain", with its 95 % bootstrap interval. The layer
-uses "channels_inner"; docs/pytorch-batchnorm-fault.md says why.
+within the turns, a form's time over that of "plain", with its 95 % bootstrap interval. The layer uses "channels_inner";
+docs/pytorch-batchnorm-fault.md says why.
 
 - plain: one convolution, its output split, the slices of queries and values copied and normalised. The gradients
   of one example may be wrong, see docs/pytorch-batchnorm-fault.md: the floor that the others are compared with.

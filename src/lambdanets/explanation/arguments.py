@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lambdanets.explanation.terms import LayerTerms
+from lambdanets.explanation.terms import Array, LayerTerms
 
-__all__ = ["Query", "checked_index", "query_index"]
+__all__ = ["Query", "checked_index", "chosen", "query_index"]
 
 Query = int | Sequence[int]
 
@@ -43,3 +43,10 @@ def checked_index(name: str, index: int, count: int) -> int:
     if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < count:
         raise ValueError(f"{name} must be an int from 0 to {count - 1}, got {index!r}")
     return int(index)
+
+
+def chosen(terms: LayerTerms, weights: Array, head: int | None, depth: int | None) -> Array:
+    """Of weights (h, u, ...) those of one head, or of all, and of one u, or of all."""
+    if depth is not None or terms.intra_depth == 1:
+        weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+    return weights if head is None else weights[checked_index("head", head, terms.heads)]

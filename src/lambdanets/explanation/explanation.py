@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from lambdanets.explanation.arguments import Query, checked_index, query_index
+from lambdanets.explanation.arguments import Query, checked_index, chosen, query_index
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
@@ -162,7 +162,7 @@ class Explanation:
         weights = weights[:, :, : terms.prefix] if prefix else weights[:, :, terms.prefix :]
         if not prefix:
             weights = weights.reshape(*weights.shape[:2], *terms.context_grid)
-        return _chosen(terms, weights, head, depth)
+        return chosen(terms, weights, head, depth)
 
     def edges(self, layer: str, head: int | None = None, part: str = "sum", *, depth: int | None = None) -> Array:
         """Weight of every edge of a graph: with which its target takes its source along this edge.
@@ -187,7 +187,7 @@ class Explanation:
         query = terms.query[:, target]
         position = np.einsum("hek,eku->hue", query, terms.embedding)
         content = np.einsum("hek,uek->hue", query, terms.key[:, source])
-        return _chosen(terms, Weights(content, position).part(part), head, depth)
+        return chosen(terms, Weights(content, position).part(part), head, depth)
 
     @cached_property
     def learnt(self) -> tuple[Learnt, ...]:
@@ -392,10 +392,3 @@ class Explanation:
             )
         lines += [f"  {name}: left out, {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
-
-
-def _chosen(terms: LayerTerms, weights: Array, head: int | None, depth: int | None) -> Array:
-    """Of weights (h, u, ...) those of one head, or all, and of one u, or all."""
-    if depth is not None or terms.intra_depth == 1:
-        weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
-    return weights if head is None else weights[checked_index("head", head, terms.heads)]

@@ -18,6 +18,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, register_notrace_module
 
 from lambdanets.layers.registry import LAYERS
+from lambdanets.models.options import by_stage
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet, with_defaults
 from lambdanets.models.shipped import shipped_arguments, shipped_cfgs
@@ -39,10 +40,9 @@ def _create(variant: str, pretrained: bool, defaults: dict[str, Any], given: dic
 
 def _added(defaults: Mapping[str, Any], own: Any) -> Any:
     """The variant's arguments of lambda layers with those that are given, for all stages or for each of them."""
-    if own is None or isinstance(own, Mapping):
-        return with_defaults(defaults, own or {})
-    is_by_stage = isinstance(own, list | tuple) and len(own) == 4  # else the model refuses it
-    return [_added(defaults, each) for each in own] if is_by_stage else own
+    if isinstance(own, list | tuple) and len(own) != 4:  # the model refuses it as it is
+        return own
+    return by_stage(own, lambda args: with_defaults(defaults, args or {}) if isinstance(args or {}, Mapping) else args)
 
 
 def _family(variant: str, layers: tuple[int, ...], pretrained: bool, given: dict[str, Any]) -> LambdaResNet:

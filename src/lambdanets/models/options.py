@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from lambdanets.layers.registry import DECIDED, LAYERS
 from lambdanets.names import did_you_mean
 
-__all__ = ["check_lambda_args", "check_options", "note_argument"]
+__all__ = ["by_stage", "check_lambda_args", "check_options", "note_argument"]
 
 
 def check_options(letter: str, given: Mapping[str, Any] | None, argument: str, place: str) -> dict[str, Any]:
@@ -57,9 +57,12 @@ def note_argument(model: nn.Module, name: str, value: Any) -> None:
             setattr(model, facts, {**noted, name: _added(noted.get(name), value)})
 
 
+def by_stage(args: Any, change: Callable[[Any], Any]) -> Any:
+    """Change arguments of layers that are given for all stages, or as a list for each of them."""
+    return [change(each) for each in args] if isinstance(args, list | tuple) else change(args)
+
+
 def _added(noted: Any, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    if isinstance(noted, Sequence):
-        return [_added(each, value) for each in noted]
-    return {**(noted or {}), **value}
+    return by_stage(noted, lambda args: {**(args or {}), **value})

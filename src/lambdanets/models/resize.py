@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lambdanets.layers import LambdaLayer, TokenLambda
 from lambdanets.layers.arguments import per_axis
-from lambdanets.models.options import note_argument
+from lambdanets.models.options import by_stage, note_argument
 from lambdanets.models.patches import patches_around
 from lambdanets.models.resnet import LambdaBottleneck, LambdaResNet
 
@@ -132,14 +132,11 @@ def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
     note_argument(model, "img_size", model.img_size)
     # Made anew, the layers have the sizes that follow from it.
     noted = (getattr(model, "_model_args", None) or {}).get("lambda_args")
-    note_argument(model, "lambda_args", _without_size(noted))
+    note_argument(model, "lambda_args", by_stage(noted, _without_size))
 
 
-def _without_size(args: Any) -> Any:
-    """Arguments of lambda layers, for all stages or each of them, without a size of their own."""
-    if isinstance(args, Mapping):
-        return {**args, "scope": None, "size": None} if args.get("size") is not None else args
-    return [_without_size(each) for each in args] if isinstance(args, Sequence) else args
+def _without_size(args: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return args if args is None or args.get("size") is None else {**args, "scope": None, "size": None}
 
 
 def _resample(table: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

@@ -22,7 +22,17 @@ from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Plot, Table, code_warning, effort_line, quoted, size_warning
 from lambdanets.experiments.compare.rows import Row
 
-__all__ = ["Summary", "notes_of", "plots_of", "summaries", "tables_of", "times_as_fast", "warnings_of"]
+__all__ = [
+    "Summary",
+    "common_run",
+    "notes_of",
+    "plots_of",
+    "summaries",
+    "tables_of",
+    "timed_runs",
+    "times_as_fast",
+    "warnings_of",
+]
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,7 @@ class Summary(Scores):
 def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row that has a cell, in the order of the rows; the first is the baseline."""
     baseline = next(iter(rows))
-    # The latest first; of one day that of most rows.
-    runs = sorted((done for done in cells if done.kind == "speed"), key=_age, reverse=True)
+    runs = timed_runs(cells, TRAINING)
     found = {}
     for name, row in rows.items():
         own = [done for done in cells if done.row == name]
@@ -84,8 +93,20 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
     return found
 
 
-def _age(run: Done) -> tuple[str, int]:
-    return run.environment.get("date", ""), len(run.result[TRAINING])
+def timed_runs(cells: Sequence[Done], rows: str) -> list[Done]:
+    """Return the cells in which rows were timed together, the latest first, and of one day that of most rows.
+
+    Args:
+        cells: of a study.
+        rows: what holds the rows in the result of such a cell.
+    """
+    runs = [done for done in cells if done.kind == "speed"]
+    return sorted(runs, key=lambda run: (run.environment.get("date", ""), len(run.result[rows])), reverse=True)
+
+
+def common_run(runs: Sequence[Done], others: Sequence[Done]) -> Done | None:
+    """Return the first of a row's runs in which another one was timed too: ratios hold within one run."""
+    return next((run for run in runs if run in others), None)
 
 
 def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estimate | None:
@@ -101,7 +122,7 @@ def times_as_fast(row: Summary | None, other: Summary | None, way: str) -> Estim
     """
     if row is None or other is None:
         return None
-    run = next((run for run in row.runs if run in other.runs), None)
+    run = common_run(row.runs, other.runs)
     if run is None:
         return None
     own, theirs = (run.result[way][one.name]["seconds"] for one in (row, other))

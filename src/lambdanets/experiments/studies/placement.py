@@ -27,6 +27,9 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         *rate_claim(rows, "CCLL", ["LLLL"], TRAINING),
         *pair_claim(rows, "LLLL", "CCCC", "0 or more"),
         *pair_claim(rows, "CCLL", "CCCC", "0 or more"),
+        *pair_claim(rows, "CLLL", "CCCC", "0 or more"),
+        *pair_claim(rows, "CCLL", "LLLL", "0 or more", paper="-0.1"),
+        *pair_claim(rows, "CLLL", "LLLL", "0 or more", paper="-0.1"),
     ]
 
 

@@ -146,7 +146,7 @@ def _chosen(source: str) -> list[Source]:
         return list(SOURCES.values())
     if source == _OURS:
         return []
-    if source in list(SOURCES):
+    if isinstance(source, str) and source in SOURCES:
         return [SOURCES[source]]
     known = [*SOURCES, _OURS, "auto"]
     raise ValueError(f"source must name an implementation, got {source!r}; {did_you_mean(source, known, count=2)}")

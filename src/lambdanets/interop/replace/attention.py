@@ -127,7 +127,7 @@ def plan_attention(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_bool("causal", causal)
-    if positions is not None and positions not in list(POSITIONS):
+    if positions is not None and not (isinstance(positions, str) and positions in POSITIONS):
         raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
     request = _Request(positions, scope, size, prefix_tokens, causal, _check_lambda_args(lambda_args))
     chosen, similar = choose_attentions(model, where, names)

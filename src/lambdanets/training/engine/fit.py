@@ -151,7 +151,8 @@ def train(
         start = initial_model(recipe, data, transform, source)
         check_training_step(start.model, start.recipe, data, transform.image_size, accelerator.num_processes)
         with waiting_for_main(accelerator.process_index, accelerator.num_processes):
-            begun, bad = None, list[str]()
+            begun: Path | None = None
+            bad: list[str] = []
             if accelerator.is_main_process:
                 begun, bad = _begin(start, data, transform, output, notes, console, stack)
         # All processes must mean the same folder, though their clocks differ.
@@ -289,7 +290,7 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     done = trainer.epoch * steps + trainer.batch
     progress = TrainingProgress(console, recipe.epochs, steps, done, is_main, recipe.workers)
     with computing_threads(recipe.cpu_threads):
-        stopped_by, test = _fit_and_test(trainer, progress, data, console, started)
+        stopped_by, test, seconds = _fit_and_test(trainer, progress, data, console, started)
     accelerator.wait_for_everyone()
     if stopped_by is None and is_main:
         remove_checkpoints(run.path)
@@ -301,7 +302,7 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
         best_epoch=None if best is None else int(best["epoch"]),
         validation_top1=None if best is None else best["validation_top1"],
         test=test,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         example=_example(run, data),
         main_process=is_main,
         processes=accelerator.num_processes,
@@ -315,8 +316,8 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
 
 def _fit_and_test(
     trainer: Trainer, progress: TrainingProgress, data: ImageData, console: Console, started: float
-) -> tuple[int | None, Scores | None]:
-    """Train and test, and write ``result.json``; returns the signal that ended it early and the scores, or None."""
+) -> tuple[int | None, Scores | None, float]:
+    """Train and test, and write ``result.json``; returns the signal that ended it early, the scores, and the time."""
     accelerator, run = trainer.accelerator, trainer.run
     advice = how_to_go_on(run.path, accelerator.num_processes)
     with told_faults(accelerator.num_processes, advice):
@@ -335,8 +336,9 @@ def _fit_and_test(
             if accelerator.is_main_process and checkpoints:
                 print_notes(console, [f"The last checkpoint is {checkpoints[-1].name}. {advice}"])
             raise
-        _write_result(trainer, "finished" if finished else "interrupted", test, time.monotonic() - started)
-    return None if finished else stop.number or 2, test
+        seconds = time.monotonic() - started
+        _write_result(trainer, "finished" if finished else "interrupted", test, seconds)
+    return None if finished else stop.number or 2, test, seconds
 
 
 def _test(trainer: Trainer, images: Part) -> Scores:

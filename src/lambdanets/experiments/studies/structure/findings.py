@@ -20,6 +20,7 @@ from lambdanets.experiments.compare.accuracy import (
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.claims import pair_claim, verdict
 from lambdanets.experiments.compare.outcome import Claim, Plot, Table
+from lambdanets.experiments.compare.summary import common_run, timed_runs
 from lambdanets.experiments.studies.structure.data import Graphs
 from lambdanets.experiments.studies.structure.rows import BATCH, STRUCTURES, baseline
 
@@ -52,7 +53,7 @@ class Summary(Scores):
 
 def summaries(structure: str, cells: Sequence[Done]) -> dict[str, Summary]:
     """Return what the cells say of each row of a structure that was trained, in the study's order."""
-    runs = sorted((done for done in cells if done.kind == "speed"), key=_age, reverse=True)
+    runs = timed_runs(cells, "rows")
     found = {}
     for name in STRUCTURES[structure].rows:
         trained = [done for done in cells if done.kind == "train" and done.row == name]
@@ -75,11 +76,6 @@ def _overlap(structure: str, trained: Done) -> float:
     return test / training if STRUCTURES[structure].unit == "fold" else 0.0
 
 
-def _age(run: Done) -> tuple[str, int]:
-    """The latest run is the largest, and of one day that of most rows."""
-    return run.environment.get("date", ""), len(run.result["rows"])
-
-
 def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
     """Return what the paper's text leads to expect, and what was found."""
     unit, layers = STRUCTURES[structure].unit, STRUCTURES[structure].rows
@@ -88,7 +84,7 @@ def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
         pairs.append(("graph: lambda", "graph: lambda, no edge labels"))
     claims = [claim for name, other in pairs for claim in pair_claim(rows, name, other, "0 or more", unit)]
     ours, attention = rows.get("sequence: lambda"), rows.get("sequence: attention")
-    run = next((run for run in ours.runs if run in attention.runs), None) if ours and attention else None
+    run = common_run(ours.runs, attention.runs) if ours and attention else None
     if ours and attention and run:
         times = ratio_of_turns(attention.time(run)["seconds"], ours.time(run)["seconds"])
         text = (
