@@ -15,16 +15,21 @@ int f(const int* a, int b) {
 
 
 @pytest.fixture(scope="module")
-def mutate():
+def mutants():
+    return load_script("mutants")
+
+
+@pytest.fixture(scope="module")
+def mutate(mutants):
     return load_script("mutate")
 
 
-def test_changes_of_cpp(mutate, tmp_path):
+def test_changes_of_cpp(mutants, tmp_path):
     file = tmp_path / "f.cpp"
     file.write_text(SOURCE)
     lines = SOURCE.splitlines()
     found = []
-    for mutant in mutate.mutants_of(file):
+    for mutant in mutants.mutants_of(file):
         changed = mutant.source.splitlines()
         assert [i + 1 for i, line in enumerate(lines) if changed[i] != line] == [mutant.line]
         found.append(changed[mutant.line - 1].strip())
