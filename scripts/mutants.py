@@ -84,7 +84,7 @@ class Mutant:
 
     @property
     def key(self) -> Key:
-        """What names it in a file of outcomes."""
+        """The file, the line and the change: its name in a file of outcomes."""
         return str(self.file.relative_to(ROOT)), self.line, self.change
 
 

@@ -15,6 +15,11 @@ from lambdanets.kernels.grid import costs
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that take minutes come first: at the end the other processes would wait for them."""
+    items.sort(key=lambda item: "test_forking" not in item.nodeid)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_in_a_terminal():
     """A process that a shell starts in the background ignores SIGINT, and with it the commands under test."""

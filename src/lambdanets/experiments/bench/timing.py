@@ -37,7 +37,7 @@ CONFIDENCE = 0.95
 # A call that takes so many times as long as the first one takes part in every second turn, and so on up to every
 # ``LONGEST_PERIOD``-th: else a few slow calls would leave the others too few turns to be known.
 SLOW, LONGEST_PERIOD = 10, 8
-# A short call runs up to ``REPEATS`` times in a turn, as long as that takes less than ``SHARE`` of the turn.
+# A short call runs up to ``REPEATS`` times in a turn, as long as that takes less than ``SHARE`` of a turn of all calls.
 SHARE, REPEATS = 0.05, 5
 
 
@@ -176,7 +176,8 @@ class Turns:
 
     def _turn(self) -> None:
         due = [index for index in range(len(self._calls)) if len(self._rows) % self._period(index) == 0]
-        whole = sum(self._least[index] for index in due)
+        # Of all calls, due or not: a call that runs more often in some turns than in others finds other caches in them.
+        whole = sum(self._least)
         row = [math.nan] * len(self._calls)
         for index in self._random.sample(due, len(due)):
             times = [self._clock(self._calls[index]) for _ in range(self._repeats(index, whole))]
@@ -190,7 +191,7 @@ class Turns:
         return min(LONGEST_PERIOD, 1 + int(ratio / SLOW))
 
     def _repeats(self, index: int, whole: float) -> int:
-        """Number of runs of a call in a turn that takes so many seconds."""
+        """Number of runs of a call in a turn, if one of all calls takes so many seconds."""
         return max(1, min(REPEATS, int(SHARE * whole / self._least[index]))) if math.isfinite(whole) else 1
 
     def _timing(self, index: int) -> Timing:

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,19 @@ def _point(folder: Path) -> None:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the earliest first."""
-    found = [path for path in (run / CHECKPOINT).glob("epoch-*") if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: tuple(map(int, _NAME.fullmatch(path.name).groups())))  # type: ignore[union-attr]
+    places = {path: _place(path.name) for path in (run / CHECKPOINT).glob("epoch-*") if path.is_dir()}
+    return [path for path, place in sorted(places.items(), key=itemgetter(1)) if place]
+
+
+def _place(name: str) -> tuple[int, ...]:
+    """Epoch and batch in the name of a checkpoint's folder; () if it is no such name."""
+    match = _NAME.fullmatch(name)
+    return tuple(map(int, match.groups())) if match else ()
 
 
 def split_checkpoint(path: Path) -> tuple[Path, Path | None]:
     """The run folder and, if ``path`` is one of its checkpoints, that checkpoint."""
-    if path.parent.name == CHECKPOINT and _NAME.fullmatch(path.name):
+    if path.parent.name == CHECKPOINT and _place(path.name):
         return path.parent.parent, path
     return path, None
 
@@ -160,7 +167,7 @@ def find_checkpoint(run: Path, chosen: Path | None = None) -> Checkpoint:
     try:
         if chosen is None:
             pointer = _checked(parent / LATEST, _POINTER)
-            if not _NAME.fullmatch(pointer["checkpoint"]):
+            if not _place(pointer["checkpoint"]):
                 raise ValueError(f"{parent / LATEST}: checkpoint is {pointer['checkpoint']!r}, which is none")
             chosen, digest = parent / pointer["checkpoint"], pointer["digest"]
         return _whole_checkpoint(chosen, digest)
@@ -206,7 +213,7 @@ def _whole_checkpoint(folder: Path, digest: str | None) -> Checkpoint:
         if digest_file(path) != expected["digest"]:
             raise ValueError(f"{path} is not the file that was written (its digest differs)")
     found = (facts["epoch"], facts["batch"])
-    if tuple(map(int, _NAME.fullmatch(folder.name).groups())) != found:  # type: ignore[union-attr]
+    if _place(folder.name) != found:
         raise ValueError(f"{file} is of epoch {found[0]}, batch {found[1]}, which is not what the folder's name says")
     return Checkpoint(folder, facts)
 
