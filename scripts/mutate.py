@@ -214,6 +214,8 @@ def main() -> None:
     if not given.all and given.sample < len(mutants):
         mutants = random.Random(given.seed).sample(mutants, given.sample)
     outcomes = read_outcomes(output)
+    if output:  # whether it can be written is known before the hours
+        write_outcomes(output, outcomes)
     os.chdir(ROOT)
     import hypothesis  # noqa: F401 - imported before the fork, as the rest that takes long
     import timm  # noqa: F401

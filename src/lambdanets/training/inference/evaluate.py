@@ -132,8 +132,6 @@ def evaluate_run(
     )
     if accelerator.is_main_process:
         _write(run, evaluation)
-    if processes > 1:
-        accelerator.end_training()
     return evaluation
 
 
