@@ -125,7 +125,6 @@ def test_what_stops_it_keeps_the_cases_that_were_finished(small, monkeypatch, tm
                 raise error
             super().take(*arguments)
 
-    monkeypatch.setattr(bench, "matrix_rate", lambda: 1e9)
     for module in (bench, growth):
         monkeypatch.setattr(module, "Turns", Interrupted)
     result = run("bench", *words, "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))

@@ -1,6 +1,7 @@
 """The benchmark's parts: what it compares, what it measures, what it refuses."""
 
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lambdanets.experiments.bench import bench, calibrate, growth
 from lambdanets.experiments.bench.cases import CASES, QUICK, Case, select_cases
 from lambdanets.experiments.bench.contenders import OP, Contender, Op, contenders
 from lambdanets.experiments.bench.measure import check_results, passes, peak_bytes, saved_bytes
+from lambdanets.experiments.bench.timing import Turns
 from lambdanets.experiments.report import bench_report
 from lambdanets.experiments.report.results import merged, noisy_rows, read_rows, table_of, write_bench, write_cuda
 from lambdanets.files import write_csv
@@ -126,7 +128,23 @@ def test_a_whole_model_computes_no_gradient_of_its_images():
 
 def test_a_floor_is_that_of_a_lambda_layer(rows):
     """What computes another function has none."""
-    assert {row["contender"] for row in rows if row["floor_ms"] == ""} == {"attention", "convolution"}
+    without = {"attention", "convolution"}
+    for column in ("floor_ms", "over_floor_median", "over_floor_low", "over_floor_high"):
+        assert {row["contender"] for row in rows if row[column] == ""} == without, column
+
+
+def test_a_floor_is_measured_in_the_turns_of_its_call(monkeypatch):
+    """A machine that slows down between a call and the product would show in the ratio of the two."""
+    monkeypatch.setattr(bench, "Turns", partial(Turns, clock=lambda call: 2e-3))
+    rows = bench.measure_case(Case(2, (6, 6), 64), seconds=0, max_seconds=0, kernels=False)
+    for row in rows:
+        assert row["gigaflops"] == round(2 * bench.PRODUCT**3 / 2e-3 / 1e9, 1)
+    layer, op = ({(row["contender"], row["pass"]): row for row in rows}[name, "forward"] for name in ("lambdanets", OP))
+    # In milliseconds; to four digits behind the point.
+    projection = 2 * 2 * 36 * 64 * (4 * 16 + 16 + 16) / bench.PRODUCT**3
+    assert layer["floor_ms"] - op["floor_ms"] == pytest.approx(projection, abs=1e-4)
+    assert op["floor_ms"] * op["over_floor_median"] == pytest.approx(2, rel=1e-2)
+    assert op["over_floor_low"] == op["over_floor_median"] == op["over_floor_high"]
 
 
 def test_cases_are_chosen_by_pattern():
@@ -204,7 +222,7 @@ def test_tables_mark_noisy_rows_and_explain_the_mark(rows):
 
 
 def test_ours_keeps_less_than_the_peers():
-    (measured,) = [bench.measure_case(Case(2, (12, 12), 64), seconds=0, max_seconds=0, kernels=False, rate=1e9)]
+    (measured,) = [bench.measure_case(Case(2, (12, 12), 64), seconds=0, max_seconds=0, kernels=False)]
     kept = {row["contender"]: row["saved_bytes"] for row in measured}
     assert kept["lambdanets"] < min(kept["lucidrains"], kept["timm"])
 

@@ -9,16 +9,17 @@ import torch
 
 from lambdanets.experiments.bench.cases import Case
 from lambdanets.experiments.bench.contenders import OP, Contender, contenders, grid_problem
-from lambdanets.experiments.bench.measure import PASSES, check_results, passes, peak_bytes, saved_bytes
-from lambdanets.experiments.bench.timing import Estimate, Timing, Turns
+from lambdanets.experiments.bench.measure import INFERENCE, PASSES, check_results, passes, peak_bytes, saved_bytes
+from lambdanets.experiments.bench.timing import Call, Estimate, Timing, Turns, ratio_of_turns
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.provenance import environment
 
-__all__ = ["PEERS", "Row", "matrix_rate", "measure_case", "run", "time_columns"]
+__all__ = ["PEERS", "Row", "matrix_product", "measure_case", "run", "time_columns"]
 
 Row = dict[str, Any]
 
 PEERS = ("lucidrains", "timm")
+PRODUCT = 512  # rows and columns of the matrices of the floors' product
 
 
 def time_columns(timing: Timing) -> Row:
@@ -38,34 +39,53 @@ def time_columns(timing: Timing) -> Row:
     }
 
 
-def matrix_rate(seconds: float = 0.3) -> float:
-    """Return the multiply-adds a second of a large matrix product in float32, for the floor of a layer's time."""
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    turns = Turns([lambda: a @ b])
-    turns.take(seconds)
-    return 2048**3 / turns.timings()[0].seconds.low
+def matrix_product() -> Call:
+    """Return a call that multiplies two large matrices in float32, whose rate is that of the floors.
+
+    512 rows and columns: larger ones are not faster on two cores, and would leave colder caches to the others.
+    """
+    a, b = torch.randn(PRODUCT, PRODUCT), torch.randn(PRODUCT, PRODUCT)
+    return lambda: a @ b
 
 
-def _floor_operations(case: Case, backward: bool, projected: bool) -> float:
-    """Return the multiply-adds of a pass: content, positions in the cheapest order and, of a layer, the projection."""
+def _floor_operations(case: Case, contender: Contender, way: str) -> float | None:
+    """Return the multiply-adds of a pass: content, positions in the cheapest order and, of a layer, the projection.
+
+    None for a contender that computes another function.
+    """
+    if contender.name != OP and not contender.checked:
+        return None
     n, value = case.positions, case.dim // case.num_heads
+    projected = 0 if contender.name == OP else case.batch * n * case.dim * case.projected
     content = case.batch * n * case.dim_key * value * (case.num_heads + case.intra_depth)
-    both = content + (case.batch * n * case.dim * case.projected if projected else 0)
     problem = grid_problem(case)
     able = [kernel for kernel in GRID_KERNELS.values() if kernel.check(problem) is None]
-    passes_done = (False, True) if backward else (False,)
-    least = (min(kernel.work(problem, way).multiply_adds for kernel in able) for way in passes_done)
-    return (3 if backward else 1) * both + sum(least)
+    passes_done = (False,) if way == INFERENCE else (False, True)
+    least = (min(kernel.work(problem, backward).multiply_adds for kernel in able) for backward in passes_done)
+    return (1 if way == INFERENCE else 3) * (content + projected) + sum(least)
 
 
-def _floor_ms(case: Case, contender: Contender, way: str, rate: float) -> float | str:
-    """The floor of a lambda layer or of the op; "" of what computes another function."""
-    if contender.name != OP and not contender.checked:
-        return ""
-    return round(1e3 * _floor_operations(case, way != "forward", projected=contender.name != OP) / rate, 4)
+def _floor_columns(operations: float | None, turns: Turns, index: int, product: int) -> Row:
+    """Return the columns that compare a call with its floor: its multiply-adds at the rate of a matrix product that
+    took turns with it.
+
+    Args:
+        operations: multiply-adds of the floor; None for a call without one, whose columns are empty.
+        turns: of the call and the product.
+        index: of the call.
+        product: index of the product.
+    """
+    names = ("floor_ms", "over_floor_median", "over_floor_low", "over_floor_high")
+    if operations is None:
+        return dict.fromkeys(names, "")
+    share = operations / PRODUCT**3
+    floor = 1e3 * share * turns.timings()[product].seconds.median
+    over = ratio_of_turns(turns.seconds(index), turns.seconds(product))
+    values = (floor, *(value / share for value in (over.median, over.low, over.high)))
+    return {name: round(value, 4) for name, value in zip(names, values, strict=True)}
 
 
-def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: bool, rate: float) -> list[Row]:
+def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: bool) -> list[Row]:
     """Measure all contenders of a case in both passes; outputs and gradients are compared before anything is timed.
 
     Args:
@@ -73,31 +93,37 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
         seconds: least time for the turns of each pass.
         max_seconds: most time for the turns of each pass.
         kernels: each of our kernels is a contender too.
-        rate: multiply-adds a second of :func:`matrix_rate`.
 
     Returns:
-        A row for each contender and pass: times in milliseconds, ratios to our layer's time, memory in bytes.
+        A row for each contender and pass: times in milliseconds, ratios to our layer's time and, of lambda layers and
+        the op, to their floor; memory in bytes; the rate of :func:`matrix_product` in gigaflops, measured in the same
+        turns.
     """
     group = list(contenders(case, kernels))
     check_results(group)
     saved = {contender.name: saved_bytes(contender.module, contender.x) for contender in group}
     calls = [passes(contender.module, contender.x) for contender in group]
+    product = len(group)  # its place among the calls that take turns
     rows = []
     for way in PASSES:
-        turns = Turns([call[way] for call in calls])
+        turns = Turns([*(call[way] for call in calls), matrix_product()])
         turns.take(seconds, max_seconds)
-        for contender, call, timing in zip(group, calls, turns.timings(), strict=True):
+        timings = turns.timings()
+        gigaflops = round(2 * PRODUCT**3 / timings[product].seconds.median / 1e9, 1)
+        for index, (contender, call) in enumerate(zip(group, calls, strict=True)):
+            floor = _floor_columns(_floor_operations(case, contender, way), turns, index, product)
             rows.append(
                 {
                     "case": case.name,
                     "positions": case.positions,
                     "contender": contender.name,
                     "pass": way,
-                    **time_columns(timing),
-                    "floor_ms": _floor_ms(case, contender, way, rate),
+                    **time_columns(timings[index]),
+                    **floor,
                     "saved_bytes": saved[contender.name],
                     "peak_bytes": peak_bytes(call[way]),
                     "note": contender.note,
+                    "gigaflops": gigaflops,
                 }
             )
     return rows
@@ -124,11 +150,9 @@ def run(
         The rows, each with the environment.
     """
     where = environment()
-    rate = matrix_rate()
-    where["gigaflops"] = round(2 * rate / 1e9, 1)
     rows: list[Row] = []
     for case in cases:
-        measured = measure_case(case, seconds=seconds, max_seconds=max_seconds, kernels=kernels, rate=rate)
+        measured = measure_case(case, seconds=seconds, max_seconds=max_seconds, kernels=kernels)
         rows += [{**row, **where} for row in measured]
         if report is not None:
             report(case, rows[-len(measured) :])

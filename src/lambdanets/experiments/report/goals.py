@@ -82,12 +82,12 @@ def _without_op(value: float, rows: Rows, case: Case, way: str) -> float | None:
 
 
 def _over_floor(rows: Rows, case: Case, way: str) -> Ratio | None:
-    """The time of the op over that of its multiply-adds at the rate of a large matrix product."""
+    """The time of the op over its floor: its multiply-adds at the rate of a large matrix product in the same turns."""
     row = rows.get((case.name, OP, way))
-    if row is None:
+    if row is None or not row.get("over_floor_median"):  # a file of before these columns
         return None
-    value = float(row["median_ms"]) / float(row["floor_ms"])
-    return Ratio(value, f"{value:.2f}x")
+    value, low, high = (float(row[f"over_floor_{key}"]) for key in ("median", "low", "high"))
+    return Ratio(value, f"{value:.2f}x ({low:.2f} to {high:.2f})")
 
 
 def _over_one_depth(rows: Rows, case: Case, way: str) -> Ratio | None:
