@@ -1,4 +1,4 @@
-"""Compares the speed of two source trees: ``python scripts/compare_trees.py OLD_SRC NEW_SRC``.
+"""Compare the speed of two source trees: ``python scripts/compare_trees.py OLD_SRC NEW_SRC``.
 
 Each tree has a worker process of its own. The two take turns on every case, in random order, and each turn gives one
 ratio, the new tree's time over the old one's. A round starts two new processes and visits every case that is not

@@ -1,4 +1,4 @@
-"""Kills trainings at random moments, lets them go on, and compares what they end with to an uninterrupted training.
+"""Kill trainings at random moments, resume them, and compare their results with an uninterrupted training's.
 
     python scripts/kill_harness.py --kills 20 [--workers 2] [--processes 2 [--shard]] [--output kills.json]
     python scripts/kill_harness.py --power-cuts 20      # needs root: mounts an ext4 image, and copies of it
@@ -255,7 +255,7 @@ def _go_on(run: Path, every: str) -> Callable[[], Any]:
 def kill_trainings(
     folder: Path, recipe: Recipe, kills: int, *, processes: int = 1, seed: int = 0, every: str = "2"
 ) -> Tally:
-    """Kills trainings until there were enough kills, and compares what they end with.
+    """Kill trainings until there were enough kills, and compare their results with an uninterrupted training's.
 
     Args:
         folder: where the runs lie.

@@ -1,4 +1,4 @@
-"""Draws the figures of the README and the docs: ``python scripts/make_figures.py``.
+"""Draw the figures of the README and the docs: ``python scripts/make_figures.py``.
 
 The plots of the benchmark and of the studies are drawn from the files in results/.
 """

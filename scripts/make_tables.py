@@ -1,4 +1,4 @@
-"""Fills tables and figures from the files in results/: ``python scripts/make_tables.py [--check]``.
+"""Fill tables and figures from the files in results/: ``python scripts/make_tables.py [--check]``.
 
 In README.md and docs/ a table stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` on lines of their own, a
 figure in a sentence between ``<!-- figure: NAME -->`` and ``<!-- end -->``. In the docstring of a recipe it is the

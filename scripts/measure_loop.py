@@ -113,7 +113,7 @@ def bare_step(model: torch.nn.Module, recipe: Recipe, size: int) -> Callable[[],
 
 
 def measure(recipe: Recipe, folder: Path, steps: int) -> TakingTurns:
-    """Trains ``steps`` steps and takes as many bare ones."""
+    """Train for ``steps`` steps and take as many bare ones."""
     write_photographs(folder / "images", recipe.batch_size * (steps + WARM))
     recipe = recipe.override(data=str(folder / "images"))
     data = load_data(str(folder / "images"))

@@ -1,4 +1,4 @@
-"""Images a second of whole lambda networks against ResNet-50's, taking turns in one run: writes results/rates.csv.
+"""Images per second of whole lambda networks against ResNet-50's, taking turns in one run: writes results/rates.csv.
 
     python scripts/measure_rates.py [SECONDS]            # at the most, for the turns of each pass; default 300
 

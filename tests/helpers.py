@@ -20,6 +20,7 @@ from lambdanets.kernels.grid.planner import GRID_KERNELS
 EVERYWHERE = [name for name, kernel in GRID_KERNELS.items() if kernel.device is None]
 # Kernels for CPUs, those that this installation lacks included; and those that it has.
 FOR_CPUS = [name for name, kernel in GRID_KERNELS.items() if kernel.device in (None, "cpu")]
+FOR_CUDA = [name for name, kernel in GRID_KERNELS.items() if kernel.device == "cuda"]
 PRESENT = [name for name in FOR_CPUS if name in EVERYWHERE or absence() is None]
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from lambdanets.console import make_console, one_line, print_json, print_whole, printable
 
@@ -31,8 +32,9 @@ def test_names_are_text(monkeypatch, name, encoding):
     table.add_row(name)
     print_whole(console, name)
     console.print(table)
+    console.print(Text(one_line(name)))
     shown = written.getvalue().decode(encoding)
-    assert shown.count(name.encode(encoding, "backslashreplace").decode(encoding)) == 4
+    assert shown.count(name.encode(encoding, "backslashreplace").decode(encoding)) == 5
 
 
 def test_control_characters_are_shown():

@@ -103,7 +103,7 @@ print("tried", len(commands))
 @pytest.mark.parametrize("module", ["lambdanets", "lambdanets_cli"])
 def test_python_m_is_the_command(module):
     command = [sys.executable, "-m", module, "tarin"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 2
     assert "Did you mean 'train'?" in done.stderr
 

@@ -83,7 +83,7 @@ def growth() -> str:
 
 
 def rates() -> str:
-    """Images a second of whole networks beside ResNet-50's."""
+    """Images per second of whole networks beside ResNet-50's."""
     rows = files.read_rows(RESULTS / "rates.csv")
     lines: dict[str, list[str]] = {}
     for row in rows:

@@ -8,13 +8,13 @@ from functools import cache
 from statistics import mean
 
 from lambdanets.experiments.bench.measure import TRAINING
-from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, told_accuracy
+from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, accuracies, marked, signed, told_accuracy
 from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.measured import build
 from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.summary import summaries
-from lambdanets.experiments.report.study_report import table_text
+from lambdanets.experiments.report.study_report import MARK, table_text
 from lambdanets.experiments.studies import read_outcome
 from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS, ROWS
 from lambdanets.markdown_text import markdown_table
@@ -43,7 +43,7 @@ def study(name: str) -> str:
         # The page has this note once, for all tables.
         text = table_text(replace(found, notes=[note for note in found.notes if note != SMALL_SAMPLES]))
         return f"{text}\n\n{outcome.environment}."
-    words = {True: "yes", False: "**no**", None: "no answer"}
+    words = {True: "yes", False: "**no**", None: "undecided"}
     rows = [f"| {claim.text} | {words[claim.held]} |" for claim in outcome.claims]
     return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
 
@@ -53,6 +53,7 @@ def layers() -> str:
     cells, _ = read_cells(COMPARE / "layers")
     rows = summaries(ROWS, cells)
     lines = []
+    lost = {name for number, name in enumerate(rows) if number in marked(list(rows.values()))}
     for name, row in rows.items():
         is_lambda = (row.spec.form_of or name) in LAMBDAS
         if not row.spec.trains and not is_lambda:
@@ -62,14 +63,22 @@ def layers() -> str:
         kept = min(form.saved_bytes for form in forms)
         lines.append(
             [
-                name,
+                f"{name} {MARK}" if name in lost else name,
                 f"{row.parameters / 1e6:.3f}",
                 told_accuracy(row) if row.spec.trains else f"as {row.spec.form_of}",
+                signed(row.difference) if row.spec.trains else "",
                 f"{rate[0]:.2f}x",
                 f"{kept / 1e6:.2f}",
             ]
         )
-    header = ["layer", "parameters, M", "test accuracy, % (95 %)", "training speed", "kept for backward, MB an image"]
+    header = [
+        "layer",
+        "parameters, M",
+        "test accuracy, % (95 %)",
+        f"difference to {CONVOLUTION}",
+        "training speed",
+        "kept for backward, MB an image",
+    ]
     return f"{markdown_table(header, lines)}\n\n{machine_line(cells)}."
 
 
@@ -85,6 +94,13 @@ def _hours(study: str) -> str:
     return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
 
 
+def _same_network() -> str:
+    """The largest difference, in points for one seed, between two rows that train one network: by other commits."""
+    rows = (("layers", "lambda"), ("placement", "LLLL"))
+    first, second = (accuracies(read_cells(COMPARE / study)[0], row) for study, row in rows)
+    return f"{max(abs(first[seed] - second[seed]) for seed in first):.1f}"
+
+
 def _kept_by_all_layers() -> str:
     """The share of the convolution's network that no row of the study of layers replaces."""
     cells, _ = read_cells(COMPARE / "layers")
@@ -98,6 +114,7 @@ def _kept_by_all_layers() -> str:
 TABLES: dict[str, Callable[[], str]] = {"layers": layers}
 FIGURES: dict[str, Callable[[], str]] = {
     "kept-by-all-layers": _kept_by_all_layers,
+    "same-network": _same_network,
     "hours-layers": lambda: _hours("layers"),
     "hours-placement": lambda: _hours("placement"),
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),

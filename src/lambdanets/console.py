@@ -6,9 +6,11 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 __all__ = ["make_console", "one_line", "print_json", "print_whole", "printable", "shell_word"]
@@ -54,12 +56,17 @@ class _TextConsole(Console):
     """A console for which a string is text: no markup, no emoji codes, no control characters."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text as it will be shown; every string that is printed passes here, cells of tables too.
+        """Return the text as it will be shown; every string that is printed passes here, cells of tables too."""
+        return super().render_str(self._encodable(printable(text)), **options)
 
-        Characters that the stream's encoding lacks are escaped: the stream itself would raise an error.
-        """
-        shown = printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
-        return super().render_str(shown, **options)
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the segments of what is printed; a :class:`rich.text.Text` does not pass ``render_str``."""
+        for segment in super().render(renderable, options):
+            yield Segment(self._encodable(segment.text), segment.style, segment.control)
+
+    def _encodable(self, text: str) -> str:
+        """The text with escapes for what the stream's encoding lacks: the stream itself would raise an error."""
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
 def make_console(stderr: bool = False, soft_wrap: bool = False) -> Console:

@@ -131,7 +131,8 @@ def lambda_apply_by_graph(
     Raises:
         TypeError: if query, key or value is not a dense floating-point tensor, dtypes differ, ``batch`` is not an int64
             tensor, ``num_graphs`` not an int, or ``positions`` something else.
-        ValueError: if shapes do not fit each other, or tensors are on several devices.
+        ValueError: if shapes do not fit each other, tensors are on several devices, ``num_graphs`` is negative, or an
+            edge's index is out of range. An edge between two graphs is not looked for: it counts as any other.
     """
     if key is None:
         raise TypeError("key must be a torch.Tensor, got None; for edges alone use lambda_apply with key=None")

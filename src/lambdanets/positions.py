@@ -302,14 +302,14 @@ class EdgePositions:
     """Embeddings of the edges of a graph: E is zero where there is no edge, and costs nothing there.
 
     Args:
-        index: (2, e) integers, row 0 the query node and row 1 the context node of each edge. Parallel edges
+        index: (2, e) int64, row 0 the query node and row 1 the context node of each edge. Parallel edges
             add up.
         embedding: (e, k, u), one for each edge.
         in_range: the caller knows that every index is in range, so its values are not looked at; on a GPU looking
             waits for it. Default False.
 
     Raises:
-        TypeError: if ``index`` is not int64 or ``embedding`` is not a floating-point tensor.
+        TypeError: if ``index`` is not int64, ``embedding`` not a floating-point tensor, or ``in_range`` no bool.
         ValueError: if the shapes do not fit each other.
     """
 

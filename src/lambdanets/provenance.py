@@ -67,9 +67,9 @@ def source_commit(source: Path = _SOURCE) -> str:
         source: the package's folder.
 
     Returns:
-        The short hash; "" where the package is installed without a clone, or git is not there to ask.
+        The short hash; "" where the package is installed without a clone, or git is not available.
     """
-    # An environment inside of somebody's repository is not a clone of this one: git must know the file.
+    # An environment that lies inside another repository is not a clone of this one: git must track the file.
     if _git(source, "ls-files", "--error-unmatch", "__init__.py") is None:
         return ""
     commit = _git(source, "rev-parse", "--short", "HEAD")
@@ -80,7 +80,7 @@ def source_commit(source: Path = _SOURCE) -> str:
 
 def _git(folder: Path, *words: str) -> str | None:
     """Output of git, or None if it fails."""
-    # Asking must not lock the index, with which somebody may be at work.
+    # The query must not lock the index, which another git process may be using.
     command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     try:
         # Names of changed files are in no known encoding.

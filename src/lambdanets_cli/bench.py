@@ -95,12 +95,12 @@ def bench(
     _refuse_ignored([name for name, is_given in given.items() if is_given])
     _check(device, seconds, max_seconds)
     quiet_profiler()
-    from lambdanets.console import make_console
+    from lambdanets.console import make_console, print_whole
     from lambdanets.experiments.report.results import table_of
 
     console = make_console()
     if table is not None:
-        print(table_of(table))
+        print_whole(console, table_of(table))
         return
     if calibrate:
         _calibrate(console, output, _limits(seconds, max_seconds, 1.0, 5.0))

@@ -36,7 +36,7 @@ def launched(folder, *words):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -61,9 +61,9 @@ def test_torchrun_restarts_go_on(colours, tmp_path):
         assert printed.count(line) == 1
     assert len(read_csv(run / "metrics.csv")) == 2
     # Every test image is counted once, though four are not a multiple of what the two processes take, and the scores
-    # are those of the weights in the file.
+    # are those of the weights in the file, but for the order of sums in float32.
     assert result["test"]["images"] == 4
-    assert evaluate_run(run).scores.to_dict() == pytest.approx(result["test"], abs=1e-6)
+    assert evaluate_run(run).scores.to_dict() == pytest.approx(result["test"], rel=1e-4)
 
 
 def test_accelerate_launches_one_training(colours, tmp_path):

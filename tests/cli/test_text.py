@@ -17,6 +17,8 @@ CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "😀", "a\nb", "\x1b[31
 # "/" divides folders: the run is "b] ..." in "y[".
 ODD = "y[/b] [bold] $x$ ' 犬 é\n\x1b[31m"
 NO_TEXT = os.fsdecode(b"[b]\xff")
+# Of the images, of a published model, and of what a study found.
+DATA, PUBLISHED, FOUND = "[b]犬 é\n\x1b[31m", "run[lr=1e-3] 犬 #1? é\n\x1b[31m", "run[lr=1e-3] [b] 犬 é\x1b[31m"
 # All commands of all encodings in one process: what takes long is to import PyTorch.
 DRIVER = """
 import json, os, sys
@@ -30,6 +32,13 @@ for encoding, commands in json.loads(sys.argv[1]).items():
             import torch
             from interop.peers import DLi14ResNet
             torch.save(DLi14ResNet((1, 1, 1, 1), 5, dk=4, r=5).state_dict(), words[1])
+        if words[:2] == ["compare", "toy"]:
+            from compare_toy import Toy
+            from lambdanets.experiments import studies
+            from lambdanets.experiments.compare.outcome import Outcome
+            toy = Toy("log")
+            toy.outcome = lambda cells: Outcome("", "", "", [], [], [], warnings=[f"On {cells[0].data['spec']}."])
+            studies.get_study = lambda name, real=studies.get_study: toy if name == "toy" else real(name)
         sys.argv = ["lambdanets", *words]
         try:
             main()
@@ -49,10 +58,10 @@ ENCODINGS = ["utf-8", "ascii", "cp1252"]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
+    folder = tmp_path_factory.mktemp("images") / DATA
     random = np.random.default_rng(0)
     for name in CLASSES:
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         for i in range(6):
             Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
     return folder
@@ -78,11 +87,23 @@ def told(images, tmp_path_factory):
         (["predict", ODD, photo, "--top", str(len(CLASSES)), "--json"], 0),
         (["models", "lambda_resnet_tiny", "--csv", f"{NO_TEXT}.csv"], 0),
         (["evaluate", ODD, "--output", NO_TEXT], 0),
+        (["runs", "."], 0),
+        (["runs", ".", "--json"], 0),
+        (["plot", ODD, "--output", f"{NO_TEXT}.png"], 0),
+        (["publish", ODD, "--to", f"local-dir:{PUBLISHED}"], 0),
+        (["compare", "toy", "--data", f"imagefolder:{images}", "--seeds", "1", "--jobs", "1", "--output", FOUND], 0),
         ([*train, ODD], 2),
         ([*train, NO_TEXT + ODD], 2),
         (["evaluate", f"{ODD}no"], 2),
         (["predict", ODD, f"{ODD}no.png"], 2),
         (["adopt", f"{ODD}no.pth", "--from", "python:their_models:small"], 2),
+        (["runs", f"{ODD}no"], 2),
+        (["plot", f"{ODD}no"], 2),
+        (["publish", ODD, "--to", f"local-dir:{ODD}"], 2),
+        (["publish", ODD, "--to", f"local-dir:{NO_TEXT}"], 2),
+        (["compare", "layers", "--report", "--output", f"{ODD}no"], 2),
+        (["compare", "layers", "--only", ODD], 2),
+        (["compare", "layers", "--data", f"imagefolder:{ODD}no"], 2),
     ]
     # What takes long, in the encoding that has some of the characters and lacks others.
     long = [
@@ -124,31 +145,40 @@ def test_every_name_goes_through_every_command(told, encoding):
     folder = folder / encoding
     output, error = by_encoding[encoding]
     assert not any("\x1b" in text for text in (*output, *error))
-    train, evaluate, predict, as_json = output[:4]
-    in_use, not_utf8, no_run, no_image, no_checkpoint = error[6:11]
-    assert not any(error[:6] + error[11:]), error
+    train, evaluate, predict, as_json, _, _, runs, runs_as_json, plot, publish, compare = output[:11]
+    refusals = error[11:23]
+    assert not any(error[:11] + error[23:]), error
 
-    run = shown_as(ODD, encoding)
+    run, no_text = shown_as(ODD, encoding), shown_as(NO_TEXT, encoding)
     assert f"\nRun folder: {run}\n" in train
     assert f"\n  {run}/confusion.png\n" in evaluate
+    data = shown_as(DATA, encoding)
+    (of_run,) = runs.splitlines()[1:]
+    assert of_run.startswith(f"{data}  ")
+    assert of_run.endswith(f"  {run}")
+    assert plot == f"{no_text}.png\n"
+    assert f"timm.create_model('local-dir:{shown_as(PUBLISHED, encoding)}', pretrained=True)\n" in publish
+    found = shown_as(FOUND, encoding)
+    assert f" tell their progress in {found}/toy/work/*/log.txt." in compare
+    assert f"\nOn {data}.\nReport: {found}/toy/report.html\n" in compare
     if encoding == "cp1252":
-        torch_export, onnx, adopt, explain = output[11:]
+        torch_export, onnx, adopt, explain = output[23:]
         assert f"Wrote {run}/best.pt2 (" in torch_export
         assert f"Wrote {run}/best.onnx (" in onnx
-        assert f"Wrote {shown_as(NO_TEXT, encoding)}.safetensors. In Python:\n" in adopt
-        assert f"{shown_as(NO_TEXT, encoding)}.html" in explain
+        assert f"Wrote {no_text}.safetensors. In Python:\n" in adopt
+        assert f"{no_text}.html" in explain
     photo = f"{NO_TEXT}\x1b犬.png"
     first, *lines = predict.splitlines()
     assert first == shown_as(photo, encoding)
     assert {line.split("%  ")[1] for line in lines} == {shown_as(name, encoding) for name in CLASSES}
-    for refusal in (in_use, no_run, no_image, no_checkpoint):
+    for refusal in refusals:
         assert refusal.startswith("Error: ")
         assert refusal.count("\n") == 1
-        assert run in refusal or refusal is not_utf8
-    assert "is not valid UTF-8; rename it" in not_utf8
+        assert run in refusal or "is not valid UTF-8; rename it" in refusal
 
     # Files and JSON have the names themselves.
-    (prediction,) = json.loads(as_json)
+    (summary,), (prediction,) = json.loads(runs_as_json), json.loads(as_json)
+    assert (summary["run"], summary["data"]) == (ODD, DATA)
     assert prediction["image"] == photo
     assert {guess["class"] for guess in prediction["classes"]} == set(CLASSES)
     folder = folder / ODD

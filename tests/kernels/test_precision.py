@@ -185,7 +185,8 @@ def test_backward_within_autocast(name, causal, kernel):
             results.append(torch.autograd.grad(loss, leaves))
     assert all(grad.dtype == torch.float32 for grad in results[1])
     is_plain = kernel in ("portable", "reference") or not isinstance(positions, GridPositions)
-    bound = 0.05 if is_plain else 1e-6
+    # Sums of up to 720 products (the table's gradient), in float32 and perhaps in another order.
+    bound = 0.05 if is_plain else 720 * torch.finfo(torch.float32).eps
     for actual, expected in zip(*results, strict=True):
         assert (actual - expected).norm() <= bound * expected.norm()
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from helpers import EVERYWHERE, PRESENT, dense_call, edge_call, grid_call, kernel_cases, refuses
+from helpers import EVERYWHERE, PRESENT, dense_call, edge_call, grid_call, kernel_cases, refuses, small_blocks
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid import planner, spread
 from lambdanets.kernels.grid.compiled import binding
@@ -68,15 +68,16 @@ def with_offset(grid, extents, offset, causal):
 
 
 @BAD
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "end"), [(False, 0), (False, -1), (True, 0)])
 @CASES
 @pytest.mark.parametrize("has_key", [False, True])
-def test_an_entry_that_is_not_finite_is_seen_by_queries_of_its_offset(kernel, grid, extents, has_key, causal, bad):
+def test_an_entry_that_is_not_finite_is_seen_by_queries_of_its_offset(kernel, grid, extents, has_key, causal, end, bad):
+    """The first and the last entry of the table."""
     call = grid_call(grid, extents, u=2, **sizes_for(kernel))
     query, key, value, positions = call.args
     key = key if has_key else None
     bound = 1e-10 if query.dtype == torch.float64 else 3e-5
-    offset = (0,) * len(grid)
+    offset = (end,) * len(grid)
     expected = lambda_apply(query, key, value, positions, causal=causal, kernel="reference")
     positions.table[(1, 2, *offset)] = bad
     tensors = [t.requires_grad_() for t in (query, positions.table)]
@@ -89,6 +90,15 @@ def test_an_entry_that_is_not_finite_is_seen_by_queries_of_its_offset(kernel, gr
     query_grad, table_grad = torch.autograd.grad(out[~is_seen].square().sum(), tensors)
     assert query_grad[:, :, ~is_seen[0, 0, :, 0]].isfinite().all()
     assert table_grad.isfinite().all()
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_an_entry_that_is_not_finite_in_a_sequence_that_is_folded(has_key):
+    """Into an image whose last row is not full."""
+    with small_blocks("grid.query_first", ONE_ROW_ELEMENTS=0):
+        test_an_entry_that_is_not_finite_is_seen_by_queries_of_its_offset(
+            "query_first", (11,), (5,), has_key, causal=False, end=-1, bad=math.inf
+        )
 
 
 @pytest.mark.parametrize("kernel", [*PRESENT, *PLAIN, None])

@@ -1,13 +1,15 @@
 """The way from ``lambda_apply`` to a kernel: at most eight frames, none of them a closure."""
 
+import functools
 import importlib
 import sys
 
 import pytest
 import torch
 
-from helpers import EVERYWHERE, dense_call, edge_call, grid_call, random_call
+from helpers import PRESENT, dense_call, edge_call, grid_call, random_call
 from lambdanets import lambda_apply
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 
 MOST_FRAMES = 8
 
@@ -34,6 +36,12 @@ def frames_to(code, call):
     return walk
 
 
+def forward_of(kernel):
+    """The code of a kernel's forward pass: of a compiled one, the last function in Python."""
+    forward = GRID_KERNELS[kernel].forward
+    return (forward.func if isinstance(forward, functools.partial) else forward).__code__
+
+
 def assert_short(walk):
     names = [code.co_qualname if sys.version_info >= (3, 11) else code.co_name for code in walk]
     assert names[0] == "lambda_apply"
@@ -44,10 +52,10 @@ def assert_short(walk):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("has_key", [False, True])
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("kernel", EVERYWHERE)
+@pytest.mark.parametrize("kernel", PRESENT)
 def test_to_a_kernel(kernel, requires_grad, has_key, causal):
-    forward = importlib.import_module(f"lambdanets.kernels.grid.{kernel}").forward.__code__
-    call = grid_call((5, 6), (3, 5))
+    forward = forward_of(kernel)
+    call = grid_call((5, 6), (3, 5), dtype=torch.float32)
     query = call.query.requires_grad_(requires_grad)
     key = call.key if has_key else None
     assert_short(
@@ -71,7 +79,9 @@ def test_to_a_term(module, make, causal, requires_grad):
     assert_short(frames_to(forward, lambda: lambda_apply(*call.args, causal=causal)))
 
 
-def test_autocast_and_half_precision_go_the_same_way():
-    forward = importlib.import_module("lambdanets.kernels.grid.query_first").forward.__code__
-    call = grid_call((5, 6), (9, 11), dtype=torch.bfloat16)
-    assert_short(frames_to(forward, lambda: lambda_apply(*call.args, kernel="query_first")))
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kernel", PRESENT)
+def test_autocast_and_half_precision_go_the_same_way(kernel, autocast):
+    call = grid_call((5, 6), (3, 5), dtype=torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        assert_short(frames_to(forward_of(kernel), lambda: lambda_apply(*call.args, kernel=kernel)))

@@ -105,7 +105,16 @@ def test_starts(context):
     assert layers["balanced"].norm_query.weight[0].item() == pytest.approx((1 + 16 * math.e / 49) ** -0.5)
 
 
+@pytest.mark.parametrize("changes", [{"norm_layer": "none"}, {"norms": "values"}])
+def test_balanced_without_a_norm_of_the_queries(changes):
+    layer = AblatedLambdaLayer(64, size=7, start="balanced", **changes)
+    assert layer(torch.randn(64, 64, 7, 7)).var().item() == pytest.approx(1, rel=0.25)
+    assert "start='balanced'" in repr(layer)
+
+
 def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"start='balanced' scales the queries, which norm_layer's InstanceNorm2d"):
+        AblatedLambdaLayer(8, scope=3, start="balanced", norm_layer=torch.nn.InstanceNorm2d)
     for name, message in [
         ("normalise", "unknown normalise 'sofmax'. Did you mean 'softmax'"),
         ("terms", "unknown terms 'sofmax'.*'position'"),

@@ -55,23 +55,26 @@ def test_power_cuts_of_a_disk(harness, colours, tmp_path):
 
 
 def test_a_stopped_process_is_noticed(harness, colours, tmp_path):
-    """By the other, which waits for it, in the time that was asked for; the last checkpoint is whole."""
+    """By the other, which waits for it, in the time that was asked for; the last checkpoint is whole.
+
+    It is longer than a busy machine keeps a process waiting for its turn; by default it would be 120 seconds.
+    """
     recipe = harness.small_recipe(colours, 0, epochs=1000)
     run, log = tmp_path / "run", tmp_path / "log.txt"
     training = harness.Training(
-        lambda: train(recipe, output=run, console=harness.silent_console(), checkpoint_every="1", timeout=2), 2, log
+        lambda: train(recipe, output=run, console=harness.silent_console(), checkpoint_every="1", timeout=10), 2, log
     )
     try:
         training.wait(lambda: training.done.value >= 2)
         second, began = training.pids[1], time.monotonic()
         os.kill(second, signal.SIGSTOP)
         training.wait(lambda: training.pids == [second])
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 100
         assert training.failed
     finally:
         training.kill()
     assert (
-        f"process 1 (on {os.uname().nodename}, process id {second}) of 2 has not answered for 2 seconds"
+        f"process 1 (on {os.uname().nodename}, process id {second}) of 2 has not answered for 10 seconds"
         in log.read_text()
     )
     assert f"-m lambdanets train --resume {run}" in log.read_text()
@@ -85,7 +88,7 @@ def test_a_stopped_process_is_noticed(harness, colours, tmp_path):
 def test_a_data_worker_that_does_not_answer_is_told(harness, colours, tmp_path, number):
     recipe = harness.small_recipe(colours, 1, epochs=1000)
     run, log = tmp_path / "run", tmp_path / "log.txt"
-    training = harness.Training(lambda: train(recipe, output=run, console=harness.silent_console(), timeout=2), 1, log)
+    training = harness.Training(lambda: train(recipe, output=run, console=harness.silent_console(), timeout=10), 1, log)
     try:
         training.wait(lambda: training.done.value >= 2)
         children = Path(f"/proc/{training.pids[0]}/task/{training.pids[0]}/children").read_text().split()
@@ -93,7 +96,7 @@ def test_a_data_worker_that_does_not_answer_is_told(harness, colours, tmp_path, 
             os.kill(child, number)
         began = time.monotonic()
         training.wait()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 100
     finally:
         training.kill()
     assert training.failed

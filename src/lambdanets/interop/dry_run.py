@@ -82,8 +82,8 @@ def try_before(
 
     Raises:
         ValueError: if both example and size are given, or ``img_size`` is not of positive ints.
-        DryRunError: if the model does not run on what was given. On a guessed example nobody asked for it to run: then
-            the trial says why it did not.
+        DryRunError: if the model does not run on what was given. If it does not run on a guessed example,
+            nothing is raised and the trial gives the reason.
     """
     arguments = _example_for(model, example, img_size)
     if arguments is None:

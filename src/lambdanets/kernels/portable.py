@@ -28,7 +28,7 @@ from lambdanets.positions import EdgePositions, GridPositions, without_future_ed
 
 __all__ = ["edges_term", "graph_content_term", "grid_term_by_convolution", "portable"]
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}  # by the rank of the grid
 
 
 def portable(call: Call) -> Tensor:
@@ -95,7 +95,7 @@ def grid_term_by_convolution(
     if not is_known or padding != after:
         pads = [pad for pair in zip(reversed(origin), reversed(after), strict=True) for pad in pair]
         images_bvu, padding = F.pad(images_bvu, pads), [0] * len(grid)
-    lambda_bvkn = _CONV[len(extents)](images_bvu, table.transpose(0, 1), padding=padding).reshape(b, v, k, n)
+    lambda_bvkn = CONVOLUTIONS[len(extents)](images_bvu, table.transpose(0, 1), padding=padding).reshape(b, v, k, n)
     return (query.transpose(1, 2) @ lambda_bvkn.permute(0, 3, 2, 1)).transpose(1, 2)
 
 

@@ -39,7 +39,8 @@ class AblatedLambdaLayer(LambdaLayer):
         **kwargs: as for :class:`lambdanets.LambdaLayer`.
 
     Raises:
-        ValueError: for an unknown name, or what :class:`lambdanets.LambdaLayer` refuses.
+        ValueError: for an unknown name, ``start="balanced"`` with a norm of the queries without a weight, or what
+            :class:`lambdanets.LambdaLayer` refuses.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class AblatedLambdaLayer(LambdaLayer):
             if given not in known:
                 raise unknown_name(name, given, known, f"{name} must be one of {', '.join(map(repr, known))}.")
         # Before the base class, whose reset_parameters reads them.
-        self.normalise, self.terms, self.start = normalise, terms, start
+        self.normalise, self.terms, self.norms, self.start = normalise, terms, norms, start
         super().__init__(*args, **kwargs)
         if self.causal or self.ndim != 2:
             raise ValueError(
@@ -84,9 +85,17 @@ class AblatedLambdaLayer(LambdaLayer):
         super().reset_parameters()
         if self.start == "balanced":
             scale = (1 + self.dim_key * self.intra_depth * math.e / self.num_context) ** -0.5
-            # Behind the norm of the queries, which undoes a smaller projection.
-            if (weight := getattr(self.norm_query, "weight", None)) is not None:
-                nn.init.constant_(weight, scale)
+            if isinstance(self.norm_query, nn.Identity):
+                # Which starts with queries of variance 1/k.
+                self.qkv.weight[: self.num_heads * self.dim_key] *= scale * self.dim_key**0.5
+            elif (weight := getattr(self.norm_query, "weight", None)) is not None:
+                nn.init.constant_(weight, scale)  # behind the norm, which undoes a smaller projection
+            else:
+                norm = type(self.norm_query).__name__
+                raise ValueError(
+                    f"start='balanced' scales the queries, which norm_layer's {norm} without a weight undoes; use a "
+                    "norm with a weight, norm_layer='none' or another start"
+                )
         elif self.start in ("unit positions", "convolution"):
             nn.init.normal_(self.positions)
         if self.start == "convolution":
@@ -95,6 +104,12 @@ class AblatedLambdaLayer(LambdaLayer):
                 # As nn.Conv3d with one filter of scope² offsets and u input channels for each of k output channels.
                 bound = (self.intra_depth * self.num_context) ** -0.5
                 nn.init.uniform_(self.positions, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """The arguments that the submodules do not show."""
+        usual = {"normalise": "softmax", "terms": "both", "norms": "both", "start": "default"}
+        changed = [f"{name}={getattr(self, name)!r}" for name in usual if getattr(self, name) != usual[name]]
+        return ", ".join([super().extra_repr(), *changed])
 
     def project(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`lambdanets.LambdaLayer.project`, queries after their softmax where they have one.

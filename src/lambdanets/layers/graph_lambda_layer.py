@@ -57,7 +57,7 @@ class GraphLambdaLayer(LambdaModule):
     Raises:
         ValueError: if arguments or inputs do not fit each other; the message says which and what would do.
         TypeError: if ``x`` or ``edge_attr`` are not floating-point tensors or of another dtype than the weights without
-            autocast, or indices are not int64.
+            autocast, indices are not int64, ``norm_layer`` makes no norm, or ``num_graphs`` is no int.
 
     Note:
         ``torch.compile(fullgraph=True)`` and ``torch.export`` take the layer for any number of nodes, edges and

@@ -39,7 +39,7 @@ from lambdanets.positions import GridPositions, pairs_in_reach, require_floating
 
 __all__ = ["LambdaLayer"]
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_MODULE = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -102,8 +102,8 @@ class LambdaLayer(LambdaModule):
 
     Raises:
         ValueError: if the arguments do not fit each other, or an input does not fit the layer.
-        TypeError: if a switch is no bool, or an input is not a floating-point tensor, or of another dtype than the
-            weights without autocast.
+        TypeError: if a switch is no bool, ``norm_layer`` makes no norm, or an input is not a floating-point tensor, or
+            of another dtype than the weights without autocast.
 
     Example:
         >>> layer = LambdaLayer(64, scope=7)
@@ -133,7 +133,7 @@ class LambdaLayer(LambdaModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
-        if isinstance(ndim, bool) or ndim not in tuple(_CONV):  # which need not be hashable
+        if isinstance(ndim, bool) or ndim not in tuple(_CONV_MODULE):  # which need not be hashable
             raise ValueError(f"ndim must be 1 (sequences), 2 (images) or 3 (volumes), got {ndim!r}")
         if (scope is None) == (size is None):
             raise ValueError(
@@ -161,7 +161,7 @@ class LambdaLayer(LambdaModule):
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = self._widths()
-        self.qkv = _CONV[ndim](self.dim, sum(widths), kernel_size=1, bias=qkv_bias, **factory)
+        self.qkv = _CONV_MODULE[ndim](self.dim, sum(widths), kernel_size=1, bias=qkv_bias, **factory)
         if norm_layer is None:
             norm_layer = "layer" if causal else "batch"
         elif norm_layer is nn.LayerNorm:
@@ -304,7 +304,7 @@ class LambdaLayer(LambdaModule):
             if getattr(method, "__func__", None) is not own:
                 return False
         qkv, norms = self.qkv, (self.norm_query, self.norm_value)
-        if type(qkv) is not _CONV[self.ndim] or any(type(norm) is not _NORM[self.ndim] for norm in norms):
+        if type(qkv) is not _CONV_MODULE[self.ndim] or any(type(norm) is not _NORM[self.ndim] for norm in norms):
             return False
         if not qkv.weight.requires_grad or qkv.groups != 1 or set(qkv.kernel_size) != {1} or is_hooked((qkv, *norms)):
             return False

@@ -7,6 +7,7 @@ a list of leaf modules, as the feature extraction of timm and torchvision, do no
 
 from __future__ import annotations
 
+from functools import reduce
 from importlib import import_module
 from typing import Any
 
@@ -28,11 +29,20 @@ def leaf(layer: nn.Module, *args: Any) -> Any:
     Args:
         layer: what is called.
         *args: arguments of its ``forward``; the first is a ``torch.fx.Proxy``.
+
+    Raises:
+        ValueError: if ``layer`` is the traced module and its class was defined in a function, where a graph cannot
+            find it again.
     """
     tracer = args[0].tracer
     if layer is not tracer.root:
         return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, {})
     kind = f"{type(layer).__module__}:{type(layer).__qualname__}"
+    if "<locals>" in kind:
+        raise ValueError(
+            f"a traced graph cannot find the class {kind.replace(':', '.')} again; define it outside of a function, or "
+            "trace a module that contains the layer"
+        )
     parts = {name: {k: v for k, v in getattr(layer, name).items() if v is not None} for name in _REGISTRIES}
     options = {name: value for name, value in vars(layer).items() if name not in vars(nn.Module())}
     absent = {name: [k for k, v in getattr(layer, name).items() if v is None] for name in _REGISTRIES}
@@ -54,7 +64,8 @@ def run_leaf(
     if isinstance(args[0], Proxy):  # a graph is traced once more where it is unpickled
         return args[0].tracer.create_proxy("call_function", run_leaf, (kind, options, absent, parts, *args), {})
     module, name = kind.split(":")
-    layer: nn.Module = object.__new__(getattr(import_module(module), name))
+    found: Any = import_module(module)
+    layer: nn.Module = object.__new__(reduce(getattr, name.split("."), found))
     nn.Module.__init__(layer)
     vars(layer).update(options)
     for registry in _REGISTRIES:

@@ -80,3 +80,7 @@ class LinearAttentionConv(nn.Module):
         summary = value @ key.softmax(dim=3).transpose(2, 3)  # (b, h, v, d)
         attended = summary @ query.softmax(dim=2)
         return z + self.proj(attended.reshape(z.shape))
+
+    def extra_repr(self) -> str:
+        """The arguments that the submodules do not show."""
+        return f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}"

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambdanets.kernels.autograd.derivatives import gradients_by_autograd
-from lambdanets.kernels.autograd.modes import is_batched, is_observed, is_transformed, without_autocast
+from lambdanets.kernels.autograd.modes import is_watched, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.dispatch import dispatch
+from lambdanets.kernels.portable import CONVOLUTIONS
 from lambdanets.kernels.terms.grid import grid_gradients
 from lambdanets.positions import GridPositions
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from lambdanets.layers.lambda_layer import LambdaLayer
 
 __all__ = ["FromInput", "projected", "tensors_of"]
-
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def projected(
@@ -128,10 +127,10 @@ def _outs_and_gradients(
         *norms: four tensors for each.
     """
     norm_query, norm_value = _as_function(layer.norm_query, *norms[:4]), _as_function(layer.norm_value, *norms[4:])
-    project = partial(_CONV[x.ndim - 2], weight=weight, bias=bias)
+    project = partial(CONVOLUTIONS[x.ndim - 2], weight=weight, bias=bias)
     query, key, value = projected(x, None, project, norm_query, norm_value, layer)
     call = Call(query, key, value, GridPositions(table, tuple(x.shape[2:])), kernel=layer.kernel)
-    if further or is_transformed() or is_batched(grad) or is_observed((grad,)):
+    if is_watched(grad, differentiable=further):
         return [dispatch(call)], [grad]
     outs, grads = grid_gradients(call, grad)
     pairs = [(out, given) for out, given in zip(outs, grads, strict=True) if out.requires_grad]

@@ -51,7 +51,10 @@ class ScriptableLambdaLayer(LambdaLayer):
         b, _, height, width = x.shape
         reach = [self.positions.shape[2] // 2, self.positions.shape[3] // 2]
         if self.scope is None and (height > reach[0] + 1 or width > reach[1] + 1):
-            raise ValueError("x has a larger grid than the size of this global layer")
+            raise ValueError(
+                f"x must have at most {reach[0] + 1}x{reach[1] + 1} positions, the size of this global layer, got "
+                f"{height}x{width}; use a layer with a larger size, or with a scope"
+            )
         n, h, k, u, v = height * width, self.num_heads, self.dim_key, self.intra_depth, self.dim_value
         query, key, value = self.qkv(x).split([h * k, u * k, u * v], dim=1)
         query = self.norm_query(query).reshape(b, h, k, n)

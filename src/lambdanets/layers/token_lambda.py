@@ -67,8 +67,13 @@ class TokenLambda(LambdaModule):
         grid: height and width of the tokens with "2d", default ``size``. Set it for inputs of another shape; a square
             number of tokens needs nothing.
 
+    Shape:
+        input (b, t, dim), output (b, t, dim_out).
+
     Raises:
         ValueError: if arguments or inputs do not fit each other; the message says what would do.
+        TypeError: if a switch is no bool, ``norm_layer`` makes no norm, or an input is not a floating-point tensor, or
+            of another dtype than the weights without autocast.
 
     Example:
         >>> mix = TokenLambda(192, positions="2d", size=14, prefix_tokens=1)
@@ -106,7 +111,7 @@ class TokenLambda(LambdaModule):
         self.prefix_tokens, self.causal, self.kernel = prefix_tokens, causal, kernel
         self.scope = _per_axis("scope", scope, self.ndim, odd=True)
         self.size = _per_axis("size", size, self.ndim, odd=False)
-        self._check_context(positions)
+        self._check_scope_and_size(positions)
         if kernel is not None:
             self._check_kernel(kernel, self.scope, self.size, causal)
         self.grid = self.size if self.ndim == 2 else None
@@ -128,7 +133,7 @@ class TokenLambda(LambdaModule):
         self.prefix_pairs = nn.Parameter(torch.empty(*shape, p, p, **factory)) if p else None
         self.reset_parameters()
 
-    def _check_context(self, positions: str) -> None:
+    def _check_scope_and_size(self, positions: str) -> None:
         given = f"scope={self.scope} and size={self.size}"
         if self.ndim == 0 and (self.scope or self.size):
             raise ValueError(f'positions="none" has neither scope nor size, got {given}')

@@ -73,7 +73,7 @@ class LambdaBottleneck(Bottleneck):
 
 
 class _Blocks:
-    """Stands for a block class in timm's constructor: each call makes the next block of the placement.
+    """Stand-in for a block class in timm's constructor: each call makes the next block of the placement.
 
     It follows the size of the maps, since some layers must know the one that they see.
 

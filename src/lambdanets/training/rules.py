@@ -173,7 +173,7 @@ def fields(rules: Mapping[str, Rule], *, optional: Sequence[str] = ()) -> Rule:
 
 
 def check_attributes(instance: Any, rules: Mapping[str, Rule]) -> None:
-    """Applies a rule to each attribute of an instance that ``rules`` names."""
+    """Apply a rule to each attribute of an instance that ``rules`` names."""
     for name, rule in rules.items():
         rule(getattr(instance, name), name)
 

@@ -39,7 +39,7 @@ def test_a_whole_interval_decides(low, high, true):
 def test_of_accuracy():
     rows = summaries(ROWS, trainings("base", [0.5, 0.6, 0.5]) + trainings("ours", [0.6, 0.71, 0.62]))
     (claim,) = pair_claim(rows, "ours", "base", "more than 0", paper="0.8")
-    assert claim.text.startswith("ours: +11.00 (10.00 to 12.00) points of accuracy against base; expected is more than")
+    assert claim.text.startswith("ours: +11.00 (10.00 to 12.00) points of accuracy against base; expected: more than")
     assert claim.text.endswith("(paper: 0.8).")
     assert claim.held is True
     assert pair_claim(rows, "other", "base", "more than 0") == []
@@ -57,7 +57,7 @@ def test_what_is_missing_or_diverged_is_said_and_has_no_verdict():
     rows = summaries(ROWS, [*trainings("base", [0.5, 0.6]), done("ours", "memory", {"parameters": 5})])
     (claim,) = pair_claim(rows, "ours", "base", "more than 0")
     assert (claim.text, claim.held) == (
-        "ours: points of accuracy against base: not trained yet; expected is more than 0.",
+        "ours: points of accuracy against base: not trained yet; expected: more than 0.",
         None,
     )
     # The two that are left are better.
@@ -85,10 +85,10 @@ def test_rates_are_compared_turn_by_turn_and_with_the_fastest_form():
     (claim,) = rate_claim(rows, "ours", ["other"], TRAINING)
     said, expected = claim.text.split("; ")
     assert said == "ours trains 3.00 (1.25 to 3.00) times as many images a second as other"
-    assert expected == "expected are more than 1 (paper: 4.00)."
+    assert expected == "expected: more than 1 (paper: 4.00)."
     assert claim.held is True
     (claim,) = rate_claim(rows, "ours", ["other", "base"], INFERENCE)
-    assert claim.text.startswith("ours infers 0.50 (0.25 to 1.00) times as many images a second as base;")
+    assert claim.text.startswith("ours classifies 0.50 (0.25 to 1.00) times as many images a second as base;")
     assert "paper" not in claim.text  # which has rates of training alone
     assert claim.held is False
 
@@ -109,6 +109,6 @@ def test_of_memory_with_the_form_that_keeps_least():
     cells = [done(row, "memory", {"saved_bytes": size}) for row, size in (("base", 4), ("ours", 6), ("other", 5))]
     rows = summaries(ROWS, cells)
     (claim,) = memory_claim(rows, "ours", ["other", "base"])
-    assert claim.text == "ours keeps 1.50 times as many bytes for backward as base; expected are less than 1."
+    assert claim.text == "ours keeps 1.50 times as many bytes for backward as base; expected: less than 1."
     assert claim.held is False
     assert memory_claim(rows, "ours", ["another"]) == []

@@ -67,4 +67,4 @@ def test_ratios_to_the_floor_and_to_one_depth_have_an_upper_bound():
         row(f"{name}-u4", "lambdanets", "forward+backward", ms=6),
     ]
     (line,) = table(*depths)
-    assert line.endswith(f"| forward+backward | at most 1.5x | `{name}-u4` | 1.50x | yes |  |")
+    assert line.endswith(f"| forward+backward | at most 1.5x | `{name}-u4` | 1.50x, of medians | yes |  |")

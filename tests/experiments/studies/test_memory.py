@@ -174,8 +174,8 @@ def test_a_claim_on_many_sizes_has_the_least_and_the_most_and_a_table_has_all():
     ]
     outcome = memory.STUDY.outcome(cells)
     kept, took = (claim.text for claim in outcome.claims if "axial" in claim.text)
-    assert "14.00 at 14x14 to 28.00 at 28x28, the least and the most of 3 sizes;" in kept
-    assert "1.50 (1.40 to 1.60) at 20x20 to 9.00 (8.00 to 9.50) at 28x28, the least and the most of 3 sizes;" in took
+    assert "14.00 at 14x14 to 28.00 at 28x28, the smallest and largest of 3 sizes;" in kept
+    assert "1.50 (1.40 to 1.60) at 20x20 to 9.00 (8.00 to 9.50) at 28x28, the smallest and largest of 3 sizes;" in took
     ratios = next(table for table in outcome.tables if table.name == "ratios")
     assert ratios.rows == [["axial attention", "2.00 (1.90 to 2.10)", "1.50 (1.40 to 1.60)", "9.00 (8.00 to 9.50)"]]
 

@@ -186,18 +186,19 @@ def test_programs_keep_the_ops_unless_they_are_decomposed(monkeypatch):
     def refuse(*args):
         raise AssertionError("taken for a shape function")
 
-    layer = LambdaLayer(8, scope=5).eval()
+    layer = LambdaLayer(8, scope=5, dtype=torch.float64).eval()
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    example = torch.zeros(2, 8, 9, 7, dtype=torch.float64)
     with monkeypatch.context() as patch:
         patch.setitem(torch._decomp.decomposition_table, ours, refuse)
-        program = torch.export.export(layer, (torch.zeros(2, 8, 9, 7),), dynamic_shapes=(sizes,))
+        program = torch.export.export(layer, (example,), dynamic_shapes=(sizes,))
     assert ours in {node.target for node in program.run_decompositions().graph.nodes}
     table = torch.export.default_decompositions()
     table.update(decompositions())
     plain = program.run_decompositions(table)
     assert not any("lambdanets" in str(node.target) for node in plain.graph.nodes)
     for size in ((2, 2), (12, 31)):  # smaller than the scope, and larger than the example
-        images = torch.randn(3, 8, *size)
+        images = torch.randn(3, 8, *size, dtype=torch.float64)
         for each in (program, plain):
             torch.testing.assert_close(each.module()(images), layer(images))
 
@@ -256,6 +257,24 @@ def test_fx_traces_layers_as_one_node(name):
                 torch.testing.assert_close(graph.state_dict()[key], value)
     owned = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
     assert not any(".qkv" in target for target in owned)
+
+
+class Outer:
+    class Layer(LambdaLayer):
+        pass
+
+
+def test_fx_of_a_layer_whose_class_is_not_at_the_top_of_its_module():
+    layer, x = Outer.Layer(8, scope=3).eval(), torch.randn(2, 8, 4, 5)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+
+    class Local(LambdaLayer):
+        pass
+
+    with pytest.raises(ValueError, match=r"cannot find the class .*Local again; define it outside of a function"):
+        torch.fx.symbolic_trace(Local(8, scope=3))
+    wrapped = nn.Sequential(Local(8, scope=3)).eval()
+    torch.testing.assert_close(torch.fx.symbolic_trace(wrapped)(x), wrapped(x))
 
 
 def test_torchvisions_feature_extraction():

@@ -15,33 +15,34 @@ def test_guards_of_strides_are_forgotten_and_bounds_stay(monkeypatch, forgets):
     if not forgets:
         monkeypatch.setattr(tracing, "_is_about_strides", lambda guard: False)
     strided = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
-    model = nn.Sequential(strided, LambdaLayer(8, size=6, kernel="portable")).eval()
-    program = tracing.trace(model, torch.zeros(2, 8, 10, 9), fixed_size=False).module()
-    one_pixel = torch.randn(1, 8, 2, 1)
+    model = nn.Sequential(strided, LambdaLayer(8, size=6, kernel="portable")).double().eval()
+    program = tracing.trace(model, torch.zeros(2, 8, 10, 9, dtype=torch.float64), fixed_size=False).module()
+    one_pixel = torch.randn(1, 8, 2, 1, dtype=torch.float64)
     if forgets:
         torch.testing.assert_close(program(one_pixel), model(one_pixel))
     else:  # or else this test would be about nothing
         with pytest.raises(AssertionError, match="Guard failed"):
             program(one_pixel)
     with pytest.raises(AssertionError, match="Guard failed"):
-        program(torch.randn(2, 8, 14, 10))
+        program(torch.randn(2, 8, 14, 10, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("kernel", "least"), [(None, 3), ("banded", 5)])
 def test_a_strided_layer_with_a_kernel_by_name(kernel, least):
     """PyTorch's export takes the maps that the kernel takes; switched for a file the layer takes smaller ones too."""
-    layer = LambdaLayer(8, stride=2, scope=7, kernel=kernel).eval()
+    layer = LambdaLayer(8, stride=2, scope=7, kernel=kernel, dtype=torch.float64).eval()
     sides = {axis: torch.export.Dim(name, min=least) for axis, name in ((2, "height"), (3, "width"))}
-    program = torch.export.export(layer, (torch.randn(2, 8, 14, 12),), dynamic_shapes=(sides,)).module()
+    example = torch.zeros(2, 8, 14, 12, dtype=torch.float64)
+    program = torch.export.export(layer, (example,), dynamic_shapes=(sides,)).module()
     for size in ((least, least), (9, 10), (20, 31)):
-        images = torch.randn(2, 8, *size)
+        images = torch.randn(2, 8, *size, dtype=torch.float64)
         torch.testing.assert_close(program(images), layer(images))
     with tracing.switch_kernels(layer) as switched:
-        everywhere = tracing.trace(layer, torch.zeros(2, 8, 14, 12), fixed_size=False).module()
+        everywhere = tracing.trace(layer, example, fixed_size=False).module()
     assert switched == {"": kernel}
     layer.kernel = None
     for size in ((2, 1), (4, 4), (9, 10)):
-        images = torch.randn(1, 8, *size)
+        images = torch.randn(1, 8, *size, dtype=torch.float64)
         torch.testing.assert_close(everywhere(images), layer(images))
 
 

@@ -96,15 +96,15 @@ def test_outputs_may_be_written_in_place(kernel, requires_grad):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("context", [{"scope": 7}, {"size": 12}])
 def test_a_traced_layer_serves_other_batches_and_can_be_saved(context):
-    layer = LambdaLayer(16, dim_key=4, **context).eval()
-    x = torch.randn(1, 16, 12, 12)
+    layer = LambdaLayer(16, dim_key=4, dtype=torch.float64, **context).eval()
+    x = torch.randn(1, 16, 12, 12, dtype=torch.float64)
     traced = torch.jit.trace(layer, x)
     file = io.BytesIO()
     torch.jit.save(traced, file)
     file.seek(0)
     loaded = torch.jit.load(file)
     for batch in (1, 3):
-        x = torch.randn(batch, 16, 12, 12)
+        x = torch.randn(batch, 16, 12, 12, dtype=torch.float64)
         torch.testing.assert_close(loaded(x), layer(x))
 
 

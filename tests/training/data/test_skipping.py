@@ -1,6 +1,7 @@
 """Unreadable images are errors, or replaced by the next ones: the same every time, and listed."""
 
 import dataclasses
+import json
 import shutil
 import signal
 
@@ -17,6 +18,7 @@ from lambdanets.training.data.transforms import UnreadableImageError
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine.loop import Trainer
 from lambdanets.training.engine.start import inspect_data
+from lambdanets.training.runs.split import read_split
 
 
 @pytest.fixture
@@ -128,7 +130,13 @@ def test_a_training_that_skips(recipe, damaged, tmp_path, monkeypatch):
     recipe = recipe.override(data=str(damaged), epochs=1, skip_bad_images=4)
     whole = train(recipe, output=tmp_path / "whole")
     assert sorted(row["image"] for row in read_rows(tmp_path / "whole" / "skipped.csv")) == BAD
-    assert evaluate_run(tmp_path / "whole", output=tmp_path).scores.to_dict() == whole.test.to_dict()
+    evaluation = evaluate_run(tmp_path / "whole", output=tmp_path)
+    assert evaluation.scores.to_dict() == whole.test.to_dict()
+    tested = read_split(tmp_path / "whole", json.loads((tmp_path / "whole" / "config.json").read_text()))["test"]
+    bad = [name for name in map(tested.name, range(len(tested))) if name in BAD]
+    assert bad
+    (note,) = [note for note in evaluation.notes if "skip_bad_images" in note]
+    assert note.endswith(f"the next one is scored once more in its place (skip_bad_images): {', '.join(bad)}")
     step = TrainingProgress.step
 
     def stop(self, completed, *rest):

@@ -2,7 +2,6 @@ import io
 import json
 import time
 
-import pytest
 import torch
 from rich.console import Console
 from torch import nn
@@ -37,7 +36,7 @@ class Three:
 def test_parts_of_a_step(tmp_path):
     """Two steps of three batches; the parts add up to the step, and the slowest is the one that sleeps."""
     model = nn.Linear(4, 4)
-    model.register_forward_hook(lambda *_: time.sleep(0.02))
+    model.register_forward_hook(lambda *_: time.sleep(0.05))
     found = []
     batches = Three()
     profiled = ProfiledBatches(batches, model, tmp_path, torch.device("cpu"), found.append)
@@ -46,8 +45,8 @@ def test_parts_of_a_step(tmp_path):
         assert sum(1 for batch in profiled.of_epoch(epoch) if model(batch).sum().backward() is None) == 3
     (profile,) = found
     assert profile.steps == 2
-    assert profile.parts["forward"] == pytest.approx(0.02, abs=0.015)
-    assert sum(profile.parts.values()) == pytest.approx(profile.seconds, rel=0.2)
+    assert 0.049 < profile.parts["forward"] < profile.seconds
+    assert sum(profile.parts.values()) > 0.999 * profile.seconds
     assert max(profile.parts, key=profile.parts.get) == "forward"
     assert profile.operators
     assert all(profiling._part(name) is None for name, _, _ in profile.operators)

@@ -43,7 +43,7 @@ def pair_claim(
     """
     if name not in rows or base not in rows:
         return []
-    told = f"expected is {expected}{f' (paper: {paper})' if paper else ''}."
+    told = f"expected: {expected}{f' (paper: {paper})' if paper else ''}."
     diverged = {one: rows[one].diverged for one in (name, base)}
     bad = [f"{one} with {unit} {', '.join(map(str, seeds))}" for one, seeds in diverged.items() if seeds]
     difference = paired_difference(rows[name].accuracies, rows[base].accuracies, rows[name].overlap)
@@ -58,7 +58,7 @@ def pair_claim(
 
 
 def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], way: str) -> list[Claim]:
-    """Say how many times as many images a second a row computes as another; expected are more than 1.
+    """Say how many times as many images a second a row computes as another; expected: more than 1.
 
     Where the paper has the rates of both, of training, their ratio is added.
 
@@ -78,13 +78,13 @@ def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], wa
     ratio = times_as_fast(rows.get(name), rows[other], way)
     if ratio is None:
         return []
-    does = "infers" if way == INFERENCE else "trains"
+    does = "classifies" if way == INFERENCE else "trains"
     shown = [rows[one].spec for one in (name, *others) if one in rows]
     published = [row.paper["rate"] for row in shown if "rate" in row.paper]
     paper = f" (paper: {published[0] / published[1]:.2f})" if way == TRAINING and len(published) == 2 else ""
     text = (
         f"{name} {does} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as many images a second as "
-        f"{other}; expected are more than 1{paper}."
+        f"{other}; expected: more than 1{paper}."
     )
     return [Claim(text, verdict(ratio.low - 1, ratio.high - 1, "more than 0"))]
 
@@ -105,5 +105,5 @@ def memory_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str]) 
         return []
     other = min(measured, key=lambda form: rows[form].saved_bytes or 0)
     share = row.saved_bytes / (rows[other].saved_bytes or 1)
-    text = f"{name} keeps {share:.2f} times as many bytes for backward as {other}; expected are less than 1."
+    text = f"{name} keeps {share:.2f} times as many bytes for backward as {other}; expected: less than 1."
     return [Claim(text, share < 1)]

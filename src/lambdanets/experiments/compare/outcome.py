@@ -196,7 +196,13 @@ def size_warning(cells: Sequence[Done]) -> list[str]:
 def code_warning(cells: Sequence[Done]) -> list[str]:
     """Return a warning for each kind of measurement that was not made with one version of the code."""
     found = []
-    for kind, what in (("memory", "Memory and multiply-adds"), ("speed", "Times"), ("sizes", "Times and memory")):
+    kinds = {
+        "train": "Accuracies",
+        "memory": "Memory and multiply-adds",
+        "speed": "Times",
+        "sizes": "Times and memory",
+    }
+    for kind, what in kinds.items():
         commits = {str(done.environment.get("commit", "")) for done in cells if done.kind == kind}
         if len(commits) > 1:
             shown = ", ".join(sorted(commits))

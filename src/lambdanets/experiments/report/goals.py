@@ -96,7 +96,7 @@ def _over_one_depth(rows: Rows, case: Case, way: str) -> Ratio | None:
     if (case.name, "lambdanets", way) not in rows or (one, "lambdanets", way) not in rows:
         return None
     value, base = (float(rows[name, "lambdanets", way]["median_ms"]) for name in (case.name, one))
-    return Ratio(value / base, f"{value / base:.2f}x")
+    return Ratio(value / base, f"{value / base:.2f}x, of medians")
 
 
 def _is_one_small(case: Case) -> bool:

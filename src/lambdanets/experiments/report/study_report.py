@@ -17,7 +17,7 @@ from lambdanets.markdown_text import as_text, markdown_table
 from lambdanets.pages import render_page
 from lambdanets.training.data.listing import count
 
-__all__ = ["latex", "report_cells", "table_text", "write_report"]
+__all__ = ["MARK", "latex", "report_cells", "table_text", "write_report"]
 
 
 def report_cells(
@@ -62,7 +62,7 @@ def report_cells(
         print_whole(console, one_line(warning))
     page = write_report(outcome, folder, warnings)
     for claim in outcome.claims:
-        word = "no answer" if claim.held is None else "as expected" if claim.held else "not as expected"
+        word = "undecided" if claim.held is None else "as expected" if claim.held else "not as expected"
         print_whole(console, f"{word}: {claim.text}")
     print_whole(console, f"Report: {page}")
     return page

@@ -95,7 +95,7 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         row = rows.get(name)
         if row and base and row.parameters and base.parameters:
             share = row.parameters / base.parameters
-            text = f"{name}: {share:.2f} of the convolution's parameters; expected are at most 0.65."
+            text = f"{name}: {share:.2f} of the convolution's parameters; expected: at most 0.65."
             claims.append(Claim(text, share <= 0.65))
         claims += pair_claim(rows, name, CONVOLUTION, "0 or more")
         claims += memory_claim(rows, name, [CONVOLUTION])

@@ -1,4 +1,4 @@
-"""Reading a file of weights that somebody else wrote: safetensors or a pickle, nested or flat, prefixed or not."""
+"""Reading a file of weights written by other software: safetensors or a pickle, nested or flat, prefixed or not."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Converted:
 
 
 class Converter:
-    """Converts layers one by one; parameters that they share stay shared.
+    """Converter of layers, one by one; parameters that they share stay shared.
 
     Args:
         faithful: what to do with a layer that reads its values in two orders, see :func:`lambdanets.adopt`.

@@ -1,4 +1,4 @@
-"""A checkpoint of somebody else's model into one with our layers, and its outputs before and after."""
+"""Conversion of a model's checkpoint from another code base into one for our layers; its outputs before and after."""
 
 from __future__ import annotations
 

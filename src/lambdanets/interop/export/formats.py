@@ -102,7 +102,7 @@ def _to_onnx(program: ExportedProgram, given: str, output: str, opset: int | Non
 
 
 def _no_onnx_form(program: ExportedProgram, error: Exception) -> str:
-    """Names the operation without an ONNX form and the layer that calls it, where the exporter tells."""
+    """Return a message that names the operation without an ONNX form and, where known, the layer that calls it."""
     chain: BaseException | None = error
     text = ""
     while chain is not None:

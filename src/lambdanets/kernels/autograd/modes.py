@@ -13,6 +13,8 @@ is_transformed           ops with rules for vmap, grad and jvp are called, and n
 is_observed              the library op is called: a counter of operations, a tensor subclass or a meta tensor has to
                          see it
 is_batched               the library op is called for each gradient: a kernel takes one
+is_watched               gradients are computed by operations that can be differentiated, batched or observed: they
+                         are hidden within a kernel
 is_eager                 true where none of the above is: kernels may be called directly
 is_readable              values may be checked: they are there; transforms without a batch do not hinder
 is_hooked                the layer's modules are called one by one: else a hook would miss the call
@@ -69,6 +71,7 @@ __all__ = [
     "is_scripted_onnx_export",
     "is_transformed",
     "is_view",
+    "is_watched",
     "keep_in_inductor",
     "register_in_operations",
     "without_autocast",
@@ -133,6 +136,16 @@ def is_batched(arg: Any) -> bool:
     """
     check = getattr(_functorch, "is_legacy_batchedtensor", None)
     return check is not None and isinstance(arg, Tensor) and check(arg)
+
+
+def is_watched(grad: Tensor, differentiable: bool) -> bool:
+    """True if a backward pass must be made of operations: it is differentiated, transformed, batched or observed.
+
+    Args:
+        grad: gradient of the output.
+        differentiable: True if the gradients shall have derivatives of their own.
+    """
+    return differentiable or is_transformed() or is_batched(grad) or is_observed((grad,))
 
 
 def is_view(tensor: Tensor) -> bool:

@@ -204,10 +204,14 @@ Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]
 class Work:
     """Operations of a kernel on a problem; the planner turns them into seconds.
 
+    The rates of each kernel are fitted to its measured times (``lambdanets bench --calibrate``), so the counts need to
+    grow with a problem as its time does, and need not be exact.
+
     Args:
-        multiply_adds: in matrix products.
-        moved: elements written or copied outside of matrix products.
-        calls: library calls, each with a fixed cost.
+        multiply_adds: multiplications with an addition that the kernel does at its highest rate: in matrix products,
+            or in Fourier transforms.
+        moved: elements written, copied or multiplied one by one besides, at the rate of memory.
+        calls: library calls, each with a fixed cost: the number of PyTorch operations, counted once in a profile.
     """
 
     multiply_adds: float

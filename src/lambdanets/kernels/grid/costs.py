@@ -16,9 +16,9 @@ from typing import Any
 
 import platformdirs
 
-__all__ = ["Cost", "cache_file", "calibrated", "calibration", "cost_of", "reload", "shipped", "shipped_file"]
+__all__ = ["Cost", "cache_file", "calibrated", "cost_of", "generation", "reload", "shipped", "shipped_file"]
 
-_calibration = 0
+_generation = 0
 
 Cost = tuple[float, float, float]
 
@@ -97,14 +97,14 @@ def _check(devices: dict[str, dict[str, dict[str, Cost]]]) -> None:
 
 def reload() -> None:
     """Read the constants again, after a calibration."""
-    global _calibration
+    global _generation
     _costs.cache_clear()
-    _calibration += 1
+    _generation += 1
 
 
-def calibration() -> int:
+def generation() -> int:
     """Number that changes with every :func:`reload`, so that earlier decisions are made again."""
-    return _calibration
+    return _generation
 
 
 def cost_of(device: str, kernel: str, backward: bool) -> Cost:

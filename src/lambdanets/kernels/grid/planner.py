@@ -17,7 +17,7 @@ from lambdanets.kernels.grid import banded, query_first, row_spectral, spectral
 from lambdanets.kernels.grid.compiled import query_first as query_first_compiled
 from lambdanets.kernels.grid.compiled import spectral as spectral_compiled
 from lambdanets.kernels.grid.contract import GridKernel, GridProblem
-from lambdanets.kernels.grid.costs import calibration, cost_of
+from lambdanets.kernels.grid.costs import cost_of, generation
 from lambdanets.kernels.grid.triton import lambda_first as lambda_first_triton
 from lambdanets.kernels.grid.triton import query_first as query_first_triton
 
@@ -109,7 +109,7 @@ def choose(problem: GridProblem, backward: bool, may_spread: bool = True, may_mi
     """
     if problem.is_empty:
         raise ValueError(f"no kernel can run: {_EMPTY.format(problem=problem)}")
-    return _cheapest(problem, backward, may_spread, may_mix, calibration())
+    return _cheapest(problem, backward, may_spread, may_mix, generation())
 
 
 def choose_by_sizes(problem: GridProblem, backward: bool, differ: Callable[[bool], bool]) -> GridKernel:
@@ -130,8 +130,8 @@ def choose_by_sizes(problem: GridProblem, backward: bool, differ: Callable[[bool
 
 
 @functools.lru_cache(maxsize=4096)
-def _cheapest(problem: GridProblem, backward: bool, may_spread: bool, may_mix: bool, calibration: int) -> GridKernel:
-    """The choice; ``calibration`` is a part of the cache's key alone, so that new constants make it anew."""
+def _cheapest(problem: GridProblem, backward: bool, may_spread: bool, may_mix: bool, generation: int) -> GridKernel:
+    """The choice; ``generation`` is a part of the cache's key alone, so that new constants make it anew."""
     # Never empty: "spectral" runs everywhere and mixes no channels.
     able = [
         kernel

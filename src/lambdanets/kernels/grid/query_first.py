@@ -308,4 +308,5 @@ def _gradients(grad: Tensor, inputs: GridInputs, workspace: Workspace) -> Gradie
     )
 
 
-KERNEL = GridKernel("query_first", forward, backward, check, work, adds_content=True)
+# A folded sequence has places without a position, whose value is 0 and whose entries of the table are not.
+KERNEL = GridKernel("query_first", forward, backward, check, work, adds_content=True, spreads_nonfinite_entries=True)

@@ -132,26 +132,27 @@ def row_steps(image: GridProblem) -> tuple[RowSpectralStep, ...]:
 
 
 def work(problem: GridProblem, backward: bool) -> Work:
-    """Multiply-adds, elements of λp and of the Toeplitz matrices, and calls."""
+    """Multiply-adds, elements of λ̂ and of T̂, and calls."""
     image = fold(problem)
     columns, steps, groups = image.grid[1], row_steps(image), math.ceil(image.batch / examples_per_group(image))
     values, points = image.batch * image.dim_value, 2 * num_frequencies(image)
     seen = sum(step.num_rows * step.num_seen for step in steps)
-    toeplitz = points * image.dim_key * seen * 2 * image.intra_depth
+    toeplitz = num_frequencies(image) * image.dim_key * seen * 2 * image.intra_depth
+    # T̂ is multiplied with the real and with the imaginary part of a value.
     # Back from frequencies; those of V and of the table are a small part of it.
     inverse = points * columns * image.dim_key * image.grid[0]
     apply = image.num_positions * image.heads * image.dim_key
-    lambdas = points * image.dim_key * image.grid[0] * values
+    spectra = points * image.dim_key * image.grid[0] * values
     products = SMALL_PRODUCT * image.num_positions * image.batch
     calls = len(steps) * groups
     if backward:
         return Work(
-            (3 * toeplitz + 2 * inverse + 2 * apply) * values,
-            4 * lambdas + 2 * toeplitz + 2 * products,
+            (6 * toeplitz + 2 * inverse + 2 * apply) * values,
+            4 * spectra + 4 * toeplitz + 2 * products,
             60 + calls * 16 + len(steps) * image.batch * 5 + image.grid[0] * 2,
         )
     return Work(
-        (toeplitz + inverse + apply) * values,
-        2 * lambdas + toeplitz // 2 + products,
+        (2 * toeplitz + inverse + apply) * values,
+        2 * spectra + toeplitz + products,
         30 + calls * 8 + len(steps) * image.batch * 3,
     )

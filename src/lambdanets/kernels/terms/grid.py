@@ -24,7 +24,7 @@ from lambdanets.kernels.autograd.derivatives import gradients_by_autograd
 from lambdanets.kernels.autograd.layout import depth_before_positions, resolve_negatives, without_view
 from lambdanets.kernels.autograd.library import Op
 from lambdanets.kernels.autograd.memory import Workspace
-from lambdanets.kernels.autograd.modes import is_batched, is_eager, is_observed, is_transformed, without_autocast
+from lambdanets.kernels.autograd.modes import is_eager, is_watched, without_autocast
 from lambdanets.kernels.call import Call
 from lambdanets.kernels.grid.contract import Gradients, GridInputs, GridKernel
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose_by_sizes
@@ -202,7 +202,7 @@ class _BothTerms(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, keys, value, table, content = ctx.saved_tensors
         with without_autocast(grad.device.type):  # it may be enabled where backward() is called
-            if torch.is_grad_enabled() or is_transformed() or is_batched(grad) or is_observed((grad,)):
+            if is_watched(grad, differentiable=torch.is_grad_enabled()):
                 terms = partial(_terms_apart, grad, ctx.statics)
                 grads = gradients_by_autograd(terms, (query, keys, value, table), ctx.needs_input_grad[:4])
             else:

@@ -251,7 +251,7 @@ class ImageData:
 
 
 def split_by_class(labels: Sequence[int], *shares: float, seed: int = SPLIT_SEED) -> list[list[int]]:
-    """Deals indices into parts at random, every class by itself, the same way each time.
+    """Split indices into parts at random, every class by itself, the same way each time.
 
     Args:
         labels: the class of every index.

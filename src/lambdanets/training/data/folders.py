@@ -31,7 +31,7 @@ LAYOUT = "A data folder holds one folder of images for each class, or such folde
 
 
 def load_image_folder(folder: Path) -> ImageData:
-    """Finds the images below ``folder`` and splits them where the folder does not.
+    """Find the images below ``folder`` and split them where the folder does not.
 
     With ``train/`` and ``val/`` the folders are the split, and ``test/`` is used if it is there. With
     ``train/`` and ``test/`` a tenth of the training images is for validation. Otherwise every subfolder is a

@@ -38,7 +38,7 @@ def _set_title(figure: Figure, title: str) -> None:
 
 
 def plot_curves(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draws loss, error and learning rate against the epoch.
+    """Draw loss, error and learning rate against the epoch.
 
     Args:
         path: the picture to write.
@@ -96,7 +96,7 @@ def frequent_mistakes(confusion: np.ndarray, names: Sequence[str], count: int) -
 
 
 def plot_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draws a confusion matrix so that it can be read for ten classes and for a thousand.
+    """Draw a confusion matrix so that it can be read for ten classes and for a thousand.
 
     Few classes get a number in every cell, some get their names on the axes, many get a dot for each cell and
     the list of the most frequent mistakes beside it.

@@ -113,7 +113,7 @@ class TrainingProgress:
         waiting: float = 0.0,
         memory: float = 0.0,
     ) -> None:
-        """Moves the bar.
+        """Move the bar.
 
         Args:
             completed: steps done in all.

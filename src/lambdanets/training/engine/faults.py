@@ -45,7 +45,7 @@ def how_to_go_on(run: Path, processes: int) -> str:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Ends the block by a RuntimeError if it takes longer than ``seconds``; 0 sets no limit.
+    """End the block by a RuntimeError if it takes longer than ``seconds``; 0 sets no limit.
 
     PyTorch's own limit for data workers does not hold while a worker hands over a tensor. Only the main thread can be
     ended like this, and not on Windows.

@@ -111,7 +111,7 @@ def train(
     timeout: float = TIMEOUT,
     profile: bool = False,
 ) -> TrainingResult:
-    """Trains a model as ``recipe`` says and tests its best weights.
+    """Train a model as ``recipe`` says and test its best weights.
 
     Restarted by torchrun (``--max-restarts``) after a fault, it goes on with the run that it had begun.
 
@@ -212,7 +212,7 @@ def resume(
     timeout: float = TIMEOUT,
     profile: bool = False,
 ) -> TrainingResult:
-    """Goes on with a training that was stopped, from its last checkpoint.
+    """Continue a training that was stopped, from its last checkpoint.
 
     The result is the same as if it had not been stopped.
 

@@ -57,7 +57,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Trainer:
-    """Trains one model as its run's recipe says; works the same on one process and on many.
+    """Training of one model as its run's recipe says, the same on one process and on many.
 
     Args:
         accelerator: the process's place among the others.
@@ -169,7 +169,7 @@ class Trainer:
         return not self.update.skips and bool(self.bad[0].item() > 0)
 
     def fit(self, progress: TrainingProgress, stop: StopSignal) -> bool:
-        """Trains to the last epoch or until ``stop``.
+        """Train to the last epoch or until ``stop``.
 
         Returns:
             True if the last epoch was finished.
@@ -307,7 +307,7 @@ class Trainer:
             )
 
     def _finish_epoch(self, progress: TrainingProgress) -> None:
-        """Validates, then writes the epoch's line, the checkpoint that vouches for it, and what follows from both."""
+        """Validate, then write the epoch's line, the checkpoint that confirms it, and what follows from both."""
         values = torch.cat([self.sums, self.sums.new_tensor([self.batches.waited])])
         loss, right, images, norm, updates, waited = self.accelerator.reduce(values).tolist()
         self._share_buffers()

@@ -11,7 +11,7 @@ from lambdanets.training.rules import refuse
 
 
 class BatchMixer:
-    """Mixes the batches of a training; what is drawn is a function of (seed, epoch, batch, process).
+    """Mixing of a training's batches; what is drawn is a function of (seed, epoch, batch, process).
 
     Args:
         recipe: the choices; its augmentation mixes.

@@ -168,7 +168,7 @@ class PeerWatch:
                 for rank in others:
                     if store.check([self._key(rank)]):
                         news[rank] = store.get(self._key(rank))
-            except RuntimeError:  # the store's own process is gone: no news from anybody
+            except RuntimeError:  # the store's own process is gone: nothing can be read
                 pass
             silent = silence.hear(news)
             if silent:

@@ -123,7 +123,7 @@ def _part(name: str) -> str | None:
 
 
 def _marking_forward(model: nn.Module) -> Callable[[], None]:
-    """Marks the model's forward pass for the profiler; returns what ends that."""
+    """Mark the model's forward pass for the profiler; return the function that removes the marks."""
     marks: list[Any] = []
 
     def begin(*_: Any) -> None:

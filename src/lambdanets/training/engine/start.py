@@ -169,7 +169,7 @@ def check_data(data: ImageData) -> None:
 
 
 def inspect_data(data: ImageData, most: int = 0) -> tuple[list[str], tuple[str, ...]]:
-    """Looks at all image files.
+    """Inspect all image files.
 
     Args:
         data: the data.
@@ -201,7 +201,7 @@ def list_bad_images(data: ImageData, bad: Collection[str]) -> None:
 
 
 def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> tuple[str, ...]:
-    """Checks that the batches can be shared out; returns a sentence about images that an epoch leaves out.
+    """Check that the batches can be shared out; return a sentence about images that an epoch leaves out.
 
     Raises:
         ValueError: the batch size is no multiple of the processes.
@@ -301,7 +301,7 @@ def _told_by_timm() -> Iterator[list[str]]:
 
 
 def check_training_step(model: nn.Module, recipe: Recipe, data: ImageData, size: int, processes: int) -> None:
-    """Tries the model in training mode on the smallest batch that one process can get; nothing of it is kept.
+    """Try the model in training mode on the smallest batch that one process can get; nothing of it is kept.
 
     Raises:
         ValueError: the model cannot train on such a batch, as one with batch-norm on one image of one position; or the

@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Update:
-    """Updates the weights by one batch.
+    """Update of the weights by one batch.
 
     A step whose loss or gradient is not finite is left out, in all processes alike: the model and its buffers stay as
     they were. Under half precision the gradient scaler decides that. On a GPU without a scaler a look at each gradient

@@ -9,10 +9,11 @@ from typing import Any
 
 from lambdanets.files import check_folder, write_json, write_table
 from lambdanets.training.data import FileImages
+from lambdanets.training.data.core import Part
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
-from lambdanets.training.data.listing import count
-from lambdanets.training.data.skipping import skip_bad_images
+from lambdanets.training.data.listing import count, first_of
+from lambdanets.training.data.skipping import SkipList, skip_bad_images
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.devices import computing_threads, make_accelerator
 from lambdanets.training.engine.faults import told_faults
@@ -145,7 +146,26 @@ def _own_images(run: Run) -> Exam:
         ) from None
     skip_bad_images(data, run.path, run.recipe.skip_bad_images, writable=False)
     part, images = data.held_out
-    return Exam(run.data_spec, part, images, data.notes)
+    return Exam(run.data_spec, part, images, (*data.notes, *_replaced(run, images)))
+
+
+def _replaced(run: Run, images: Part) -> tuple[str, ...]:
+    """A sentence if some of the images cannot be read, and others are scored in their place."""
+    most = run.recipe.skip_bad_images
+    if not most:
+        return ()
+    listed = {row["image"] for row in SkipList(run.path, most, writable=False).rows()}
+    if isinstance(images, FileImages):
+        unreadable = set(inspect_images([images], most))
+        listed |= {images.name(index) for index, path in enumerate(images.paths) if str(path) in unreadable}
+    bad = [name for name in map(images.name, range(len(images))) if name in listed]
+    if not bad:
+        return ()
+    are = "of these images is" if len(bad) == 1 else "of these images are"
+    return (
+        f"{len(bad):,} {are} not readable, and the next one is scored once more in its place (skip_bad_images): "
+        f"{first_of(bad)}",
+    )
 
 
 def _other_images(run: Run, data: str) -> Exam:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lambdanets.training.data.transforms import read_image
+from lambdanets.training.data.transforms import check_file, read_image
 from lambdanets.training.rules import refuse, whole
 from lambdanets.training.runs.folder import Run
 
@@ -35,7 +35,7 @@ class Prediction:
 def predict_images(
     path: str | Path, images: Sequence[str | Path], *, top: int = 5, batch_size: int = 64
 ) -> list[Prediction]:
-    """Classifies image files with the best weights of a run.
+    """Classify image files with the best weights of a run.
 
     The images pass the transform that is stored with the run: converted to its colours, resized, cropped at
     the centre and scaled. Nothing else is changed; digits, for instance, must be bright on a dark ground, as
@@ -59,6 +59,8 @@ def predict_images(
     whole(1, 10**6)(batch_size, "batch_size")
     if isinstance(images, str | Path):
         raise refuse(str(images), "images", "use a list of files, [...]")
+    for image in images:  # all of them, before the first is classified
+        check_file(Path(image))
     run = Run.open_trained(path)
     transform = run.transform.build()
     mode = run.transform.mode

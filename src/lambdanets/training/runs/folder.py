@@ -84,7 +84,7 @@ class Run:
     def create(
         cls, path: Path, recipe: Recipe, data: ImageData, transform: InputTransform, weights: str | None = None
     ) -> Run:
-        """Starts a run folder.
+        """Create a run folder.
 
         Args:
             path: must not exist, or be an empty folder.

@@ -22,10 +22,15 @@ from lambdanets.kernels.grid import spread
 from lambdanets.kernels.grid.compiled import binding, spectral
 from lambdanets.kernels.grid.compiled.binding import QUERY_FIRST, SPECTRAL
 from lambdanets.kernels.grid.contract import GridInputs
+from lambdanets.kernels.grid.planner import GRID_KERNELS
 
 LIBRARY = binding.library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"without compiled kernels: {binding.absence()}")
-KERNELS = {"query_first": QUERY_FIRST, "spectral": SPECTRAL}
+KERNELS = {
+    name.removesuffix("_compiled"): kernel.forward.args[0]  # its number in the library
+    for name, kernel in GRID_KERNELS.items()
+    if kernel.compiled
+}
 LEVELS = [] if LIBRARY is None else [name for name, _ in LIBRARY.levels]
 
 
@@ -276,6 +281,27 @@ def test_threads(kernel, b, v, count, threads, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_little_scratch_memory_is_for_fewer_slots(kernel, threads, monkeypatch):
+    """Halved until they have room; one has it in any case."""
+    monkeypatch.setattr(binding, "SLOT_MULTIPLY_ADDS", 1)
+    binding._plan.cache_clear()
+    threads(4)
+    given = inputs((6, 7), (11, 13), b=3, k=5, v=9, u=2)
+
+    def plan(threads):
+        return binding._plan(LIBRARY, KERNELS[kernel], given.problem, threads, True, True)[1:]
+
+    _, of_two = plan(2)
+    assert plan(4)[0] == 4
+    for floats, slots in ((of_two, 2), (1, 1)):
+        monkeypatch.setattr(binding, "SCRATCH_FLOATS", floats)
+        binding._plan.cache_clear()
+        assert plan(4)[0] == slots
+        assert_near(kernel, given)
+    binding._plan.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_one_slot_wakes_no_threads(kernel, threads, monkeypatch):
     asked = []
 
@@ -297,6 +323,46 @@ def test_one_slot_wakes_no_threads(kernel, threads, monkeypatch):
     finally:
         LIBRARY.handle.lambdanets_use_threads(binding._parallel_for())
         binding._plan.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_runs_at_once_writes_apart(kernel, threads, monkeypatch):
+    """No two items of a parallel loop write one element of a result. One after the other here, the last ones first.
+
+    Here examples are split between slots, of which there are more than positions.
+    """
+    monkeypatch.setattr(binding, "SLOT_MULTIPLY_ADDS", 1)
+    call, results, twice = binding._call, [], []
+
+    def watched(*arguments):
+        results[:] = [arguments[4], *(grad for grad in arguments[5:] for grad in grad if grad is not None)]
+        call(*arguments)
+
+    monkeypatch.setattr(binding, "_call", watched)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_void_p)
+    def one_by_one(begin, end, grain, body, context):
+        run_range = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(body)
+        written = [torch.zeros_like(result, dtype=torch.bool) for result in results]
+        for item in reversed(range(begin, end)):
+            before = [result.clone() for result in results]
+            run_range(item, item + 1, context)
+            for index, (result, old) in enumerate(zip(results, before, strict=True)):
+                changed = result.view(torch.int32) != old.view(torch.int32)
+                twice.append(bool((changed & written[index]).any()))
+                written[index] |= changed
+        return 0
+
+    threads(8)
+    binding._plan.cache_clear()
+    LIBRARY.handle.lambdanets_use_threads(ctypes.cast(one_by_one, ctypes.c_void_p))
+    try:
+        assert_near(kernel, inputs((3, 1), (5, 3), b=5))
+    finally:
+        LIBRARY.handle.lambdanets_use_threads(binding._parallel_for())
+        binding._plan.cache_clear()
+    assert len(twice) > 0
+    assert not any(twice)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -416,7 +482,7 @@ def test_reasons():
 def python(code, **environment):
     """Standard output of another process."""
     result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=1800
     )
     return result.stdout.strip() + result.stderr.strip()[-500:]
 
@@ -474,7 +540,7 @@ def test_a_forked_process_needs_no_threads(threads):
     memory.scratch = lambda like, *shape: memory.given[0]
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(600)
         out = binding.forward(QUERY_FIRST, given.of_kernel, memory)
         os._exit(0 if out.numpy().tobytes() == expected.numpy().tobytes() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

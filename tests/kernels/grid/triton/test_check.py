@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers import FOR_CUDA
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.planner import GRID_KERNELS, choose, explain
@@ -13,7 +14,6 @@ from lambdanets.kernels.grid.triton.launch import addressable
 from lambdanets.kernels.grid.triton.query_first import check
 
 KERNEL = "query_first_triton"
-KERNELS = ["query_first_triton", "lambda_first_triton"]
 PROBLEM = GridProblem(128, 4, 16, 64, 1, (28, 28), (55, 55), (27, 27), torch.bfloat16, "cuda")
 
 
@@ -30,7 +30,7 @@ def with_triton(monkeypatch):
 def test_one_of_them_is_chosen_on_cuda(grid, dtype, backward, depth):
     extents, origin = tuple(2 * size - 1 for size in grid), tuple(size - 1 for size in grid)
     problem = replace(PROBLEM, grid=grid, extents=extents, origin=origin, dtype=dtype, dim_value=depth)
-    assert choose(problem, backward).name in KERNELS
+    assert choose(problem, backward).name in FOR_CUDA
 
 
 @pytest.mark.usefixtures("with_triton")
@@ -54,8 +54,8 @@ def test_lambda_first_is_for_shallow_values():
 def test_says_why_they_cannot_run(change, reason):
     problem = replace(PROBLEM, **change)
     reasons = {verdict.name: verdict.reason for verdict in explain(problem)}
-    assert all(reason in reasons[kernel] for kernel in KERNELS)
-    assert choose(problem, backward=False).name not in KERNELS
+    assert all(reason in reasons[kernel] for kernel in FOR_CUDA)
+    assert choose(problem, backward=False).name not in FOR_CUDA
 
 
 def test_says_that_triton_is_missing(monkeypatch):
@@ -87,7 +87,7 @@ def test_queries_that_are_too_deep_for_shared_memory(dtype, deepest):
     assert check(replace(PROBLEM, dim_key=deepest, dtype=dtype)) is None
     deeper = replace(PROBLEM, dim_key=deepest + 1, dtype=dtype)
     assert f"queries up to a depth of {deepest} in this precision, and these have {deepest + 1}" in check(deeper)
-    assert choose(deeper, backward=False).name not in KERNELS
+    assert choose(deeper, backward=False).name not in FOR_CUDA
 
 
 @pytest.mark.usefixtures("with_triton")
@@ -97,7 +97,7 @@ def test_examples_with_more_elements_than_32_bits_count():
 
 
 @pytest.mark.usefixtures("with_triton")
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FOR_CUDA)
 def test_tables_with_more_elements_than_32_bits_count(kernel):
     problem = GridProblem(1, 1, 64, 4, 1, (4096, 4096), (8191, 8191), (4095, 4095), torch.bfloat16, "cuda")
     assert "the table of positions has 4,293,918,784 elements" in GRID_KERNELS[kernel].check(problem)

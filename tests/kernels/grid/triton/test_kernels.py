@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import grid_call, outputs_and_gradients
+from helpers import FOR_CUDA, grid_call, outputs_and_gradients
 from lambdanets import GridPositions, lambda_apply
 from lambdanets.kernels.grid.planner import GRID_KERNELS
 from lambdanets.kernels.grid.triton import launch
@@ -19,10 +19,8 @@ from triton_calls import apply, assert_exact
 
 pytestmark = pytest.mark.needs_triton
 
-KERNELS = ["query_first_triton", "lambda_first_triton"]
 
-
-@pytest.fixture(params=KERNELS)
+@pytest.fixture(params=FOR_CUDA)
 def kernel(request):
     return request.param
 

@@ -89,7 +89,7 @@ def claims_of(rows: Mapping[str, Summary]) -> list[Claim]:
             text = (
                 f"{name} ({row.accuracy.mean:.1f} %) trains {times:.2f} ({low:.2f} to {high:.2f}) times as many images "
                 f"a second as {rival} ({accuracy.mean if accuracy else 0:.1f} %), the fastest {group} here that is at "
-                f"least as accurate; expected are more than 1{published}."
+                f"least as accurate; expected: more than 1{published}."
             )
             # Accuracies without the seeds that diverged give no answer.
             diverged = row.scores.diverged or others[rival].scores.diverged

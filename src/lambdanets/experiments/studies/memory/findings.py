@@ -141,7 +141,7 @@ def claims_of(names: Sequence[str], sizes: Sizes) -> list[Claim]:
     ]
     claims = []
     if errors:
-        text = f"The formulas predict the memory that is kept within {max(errors):.1%}; expected are 10 %."
+        text = f"The formulas predict the memory that is kept within {max(errors):.1%}; expected: within 10 %."
         claims.append(Claim(text, max(errors) <= 0.1))
     attention = [name for name in names if ROWS[name].attention]
     claims += [claim for name in attention if (claim := _claim_of_memory(name, sizes))]
@@ -157,7 +157,7 @@ def _claim_of_memory(name: str, sizes: Sizes) -> Claim | None:
     if not ratios:
         return None
     spread = _spread({side: (ratio, f"{ratio:.2f}") for side, ratio in ratios.items()})
-    text = f"Memory kept by {name}, in multiples of that of {OURS}: {spread}; expected are more than 1."
+    text = f"Memory kept by {name}, in multiples of that of {OURS}: {spread}; expected: more than 1."
     return Claim(text, min(ratios.values()) > 1)
 
 
@@ -167,7 +167,7 @@ def _spread(found: Mapping[int, tuple[float, str]]) -> str:
     if len(found) <= 2:
         return ", ".join(told.values())
     least, most = (choose(found, key=lambda side: found[side][0]) for choose in (min, max))
-    return f"{told[least]} to {told[most]}, the least and the most of {len(found)} sizes"
+    return f"{told[least]} to {told[most]}, the smallest and largest of {len(found)} sizes"
 
 
 def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
@@ -186,7 +186,7 @@ def _claim_of_time(name: str, sizes: Sizes) -> Claim | None:
     found = {side: ratio for side, rows in sizes.items() if (ratio := _times_ours(rows, name))}
     doubtful = any(value < 1 for side, (value, _) in found.items() if side not in ratios)
     slower, faster = (low > 1 and not doubtful for _, low, _ in asked), any(high < 1 for _, _, high in asked)
-    text = f"Time of {name}, in multiples of that of {OURS}: {_spread(found)}; expected are more than 1"
+    text = f"Time of {name}, in multiples of that of {OURS}: {_spread(found)}; expected: more than 1"
     return Claim(f"{text}{f' from {_sides([least])} on' if least else ''}.", all(slower) or (False if faster else None))
 
 

@@ -89,7 +89,7 @@ def claims_of(structure: str, rows: Mapping[str, Summary]) -> list[Claim]:
         times = ratio_of_turns(attention.time(run)["seconds"], ours.time(run)["seconds"])
         text = (
             f"sequence: attention takes {times.median:.2f} ({times.low:.2f} to {times.high:.2f}) times the time of "
-            "lambda; expected are more than 1."
+            "lambda; expected: more than 1."
         )
         claims.append(Claim(text, verdict(times.low - 1, times.high - 1, "more than 0")))
     return claims

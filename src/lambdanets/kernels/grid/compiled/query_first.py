@@ -14,7 +14,7 @@ from lambdanets.kernels.grid.contract import GridKernel, GridProblem, Work
 __all__ = ["KERNEL"]
 
 
-def _work(problem: GridProblem, backward: bool) -> Work:
+def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds of S, y and their gradients; elements that are packed; calls."""
     rows = problem.visible(0) if len(problem.grid) == 2 else (1,)
     columns = problem.visible(-1)
@@ -35,7 +35,7 @@ KERNEL = GridKernel(
     functools.partial(binding.forward, binding.QUERY_FIRST),
     functools.partial(binding.backward, binding.QUERY_FIRST),
     binding.check,
-    _work,
+    work,
     adds_content=True,
     device="cpu",
     compiled=True,

@@ -20,7 +20,7 @@ LONG = 4096
 FACTOR_COSTS = {7: 18, 5: 14, 3: 10, 4: 11, 2: 7}
 
 
-def _work(problem: GridProblem, backward: bool) -> Work:
+def work(problem: GridProblem, backward: bool) -> Work:
     """Operations of transforms as multiply-adds; elements of spectra, of λ and of outputs; calls."""
     lengths = [
         good_length(size + max(origin, extent - 1 - origin))
@@ -80,7 +80,7 @@ KERNEL = GridKernel(
     functools.partial(binding.forward, binding.SPECTRAL),
     functools.partial(binding.backward, binding.SPECTRAL),
     binding.check,
-    _work,
+    work,
     adds_content=True,
     spreads_errors=True,
     mixes_channels=True,

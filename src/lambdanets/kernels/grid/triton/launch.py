@@ -93,7 +93,12 @@ def offsets_first(table: Tensor) -> Tensor:
 
 
 def splits(parts: int, each: int) -> int:
-    """Among how many programs the ``parts`` of a sum are shared, ``each`` of which is made for every split."""
+    """Number of splits of a sum: such that all programs together are at least ``PROGRAMS``, and at most ``parts``.
+
+    Args:
+        parts: of the sum; a split has some of them.
+        each: programs of one split.
+    """
     return max(1, min(parts, -(-PROGRAMS // each)))
 
 

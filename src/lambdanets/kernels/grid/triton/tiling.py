@@ -17,7 +17,8 @@ class Config:
     """One way to run a kernel.
 
     Args:
-        block: places of a row in a tile, 16 or more and a power of 2.
+        block: a power of 2, 16 or more. In query first, places of a row in a tile; in lambda first, positions of the
+            context in a step, of one row after the other.
         warps: warps of a program.
         stages: loads in flight, in Triton's software pipeline.
     """

@@ -187,8 +187,8 @@ static void task_backward(const Run& run, const Room& room, const Task& task, fl
   unpack_by_head(plan, task, run.call.grad_query, p.dim_key, plan.key_pitch, room.grad_queries);
 }
 
-// Positions [first, last) of an example's sums, in (u, n), to where they belong; and the content's where `first` is 0.
-static void write_sums(const Run& run, int64_t example, const float* sums, int64_t first, int64_t last) {
+// Positions [first, last) of an example's sums, in (u, n), and the content's if `content`, to where they belong.
+static void write_sums(const Run& run, int64_t example, const float* sums, int64_t first, int64_t last, bool content) {
   const Plan& plan = run.plan;
   const Problem& p = plan.p;
   float* from = const_cast<float*>(sums);
@@ -199,7 +199,7 @@ static void write_sums(const Run& run, int64_t example, const float* sums, int64
          count, p.dim_value);
     at += count;
   }
-  if (first == 0 && run.call.grad_content.data)
+  if (content && run.call.grad_content.data)
     copy(content_of(run.call.grad_content, example),
          {from + p.intra_depth * plan.positions * plan.value_pitch, plan.value_pitch, 1}, p.dim_key, p.dim_value);
 }
@@ -222,11 +222,12 @@ static void slot_backward(int64_t slot, void* context) {
       pack(room.content, plan.key_pitch, plan.key_pitch, transposed(content_of(run.call.content, example)),
            p.dim_value, p.dim_key);
     for (; number < stop; number++) task_backward(run, room, Task(plan, number), sums);
-    if (plan.has_whole(slot, example)) write_sums(run, example, sums, 0, p.intra_depth * plan.positions);
+    if (plan.has_whole(slot, example)) write_sums(run, example, sums, 0, p.intra_depth * plan.positions, true);
   }
 }
 
 // Adds the sums of slots in their order: of the table's rows, and of parts of the examples that several slots have.
+// Parts run at the same time, so each reads and writes its positions alone; the first one has the content's sums too.
 static void reduce(int64_t item, void* context) {
   const Run& run = *static_cast<const Run*>(context);
   const Plan& plan = run.plan;
@@ -244,6 +245,8 @@ static void reduce(int64_t item, void* context) {
   const int64_t example = (item - table_rows) / plan.slots, part = (item - table_rows) % plan.slots;
   const int64_t all = p.intra_depth * plan.positions;
   const int64_t first = part * all / plan.slots, last = (part + 1) * all / plan.slots;
+  const bool content = part == 0;
+  if (first == last && !content) return;  // more slots than positions
   float* sum = nullptr;
   for (int64_t slot = 0; slot < plan.slots; slot++) {
     if (plan.has_whole(slot, example)) return;
@@ -254,10 +257,10 @@ static void reduce(int64_t item, void* context) {
       continue;
     }
     add(sum + first * plan.value_pitch, sums + first * plan.value_pitch, (last - first) * plan.value_pitch);
-    if (part == 0)
+    if (content)
       add(sum + all * plan.value_pitch, sums + all * plan.value_pitch, p.dim_key * plan.value_pitch);
   }
-  if (first < last || part == 0) write_sums(run, example, sum, first, last);
+  write_sums(run, example, sum, first, last, content);
 }
 
 int64_t scratch(const Problem& problem, int64_t slots, bool has_content, bool backward) {
