@@ -93,6 +93,14 @@ def test_rates_are_compared_turn_by_turn_and_with_the_fastest_form():
     assert claim.held is False
 
 
+def test_a_row_of_the_paper_that_had_no_room_has_no_rate_to_compare_with():
+    rows = ROWS | {"full": Row("CCCC", paper={"rate": 0})}
+    trained = [*trainings("ours", [0.5]), *trainings("full", [0.5])]
+    found = summaries(rows, [speed({"ours": [1, 1, 1], "full": [2, 2, 2]}), *trained])
+    (claim,) = rate_claim(found, "ours", ["full"], TRAINING)
+    assert claim.text.endswith("expected: more than 1.")
+
+
 def test_rates_are_of_the_latest_run_that_has_both():
     cells = [*trainings("base", [0.5]), *trainings("ours", [0.5])]
     old = speed({"base": [9, 9, 9], "ours": [1, 1, 1]}, "2026-01-01")

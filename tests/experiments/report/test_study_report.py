@@ -280,7 +280,7 @@ OVERLAPS = """
 """
 
 
-@pytest.mark.parametrize("study", ["ablation", "layers"])
+@pytest.mark.parametrize("study", sorted(path.name for path in COMPARE.iterdir()))
 def test_committed_studies_in_a_browser(tmp_path, browser, study):
     """Nothing overlaps or is cut off on a phone, on a larger screen, in dark mode and in print; no error."""
     file, complaints = write_report(read_outcome(study, COMPARE / study), tmp_path), []

@@ -80,7 +80,7 @@ def rate_claim(rows: Mapping[str, Summary], name: str, others: Sequence[str], wa
         return []
     does = "classifies" if way == INFERENCE else "trains"
     shown = [rows[one].spec for one in (name, *others) if one in rows]
-    published = [row.paper["rate"] for row in shown if "rate" in row.paper]
+    published = [row.paper["rate"] for row in shown if row.paper.get("rate")]
     paper = f" (paper: {published[0] / published[1]:.2f})" if way == TRAINING and len(published) == 2 else ""
     text = (
         f"{name} {does} {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as many images a second as "

@@ -19,7 +19,8 @@ class Row:
         stages: letters of the model's stages.
         lambda_args: arguments of its lambda layers.
         layer_args: arguments of its other layers, by letter.
-        paper: the paper's figures for it, of which "params", "top1" and "rate" are shown.
+        paper: the paper's figures for it, of which "params", "top1" and "rate" (0 where memory did not suffice) are
+            shown.
         about: what it is, where its name does not say it.
         form_of: another row that computes the same numbers: that one is trained, and of this one the costs alone are
             measured. Default: none.

@@ -172,7 +172,8 @@ def _cost_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     if any("rate" in row.spec.paper for row in rows.values()):
         columns.append("paper: ResNet-50, images/s")
         for line, row in zip(lines, rows.values(), strict=True):
-            line.append(f"{row.spec.paper['rate']:,}" if "rate" in row.spec.paper else "")
+            rate = row.spec.paper.get("rate")
+            line.append("" if rate is None else f"{rate:,}" if rate else "out of memory")
     base = rows.get(baseline)
     dearer = [(number, column) for number, row in enumerate(rows.values()) for column in _dearer(row, base)]
     notes = [

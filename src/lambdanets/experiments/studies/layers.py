@@ -60,7 +60,10 @@ ROWS: dict[str, Row] = {
         "XXXX", layer_args={"X": FUSED}, about=f"the same numbers {FUSED_FORM}", form_of="axial attention"
     ),
     "global attention": Row(
-        "GGGG", layer_args={"G": FUSED}, about=f"relative self-attention over the whole map; {FUSED_FORM}"
+        "GGGG",
+        layer_args={"G": FUSED},
+        paper=paper.COSTS["global attention"],
+        about=f"relative self-attention over the whole map; {FUSED_FORM}",
     ),
     "global attention, stored maps": Row("GGGG", about=STORED_FORM, form_of="global attention"),
     "lambda": Row(
