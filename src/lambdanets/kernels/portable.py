@@ -26,7 +26,7 @@ from lambdanets.kernels.terms.content import content_term, normalise
 from lambdanets.kernels.terms.finite import remove_nonfinite_entries
 from lambdanets.positions import EdgePositions, GridPositions, without_future_edges, without_future_offsets
 
-__all__ = ["edges_term", "graph_content_term", "grid_term_by_convolution", "portable"]
+__all__ = ["CONVOLUTIONS", "edges_term", "graph_content_term", "grid_term_by_convolution", "portable"]
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}  # by the rank of the grid
 

@@ -41,9 +41,11 @@ torch._decomp.register_decomposition       2.14            an ImportError at imp
 CustomOpDef._opoverload                    2.14            an AttributeError at import
 =========================================  ==============  ==========================================================
 
-Elsewhere: ``layers/leaves.py`` reads the registries of ``nn.Module``, ``triton/lambda_kernels.py`` a function of
-Triton's, ``interop/replace`` runs models on ``torch._subclasses.fake_tensor``, and ``interop/export/tracing.py`` reads
-an exported program's guards.
+Elsewhere: ``layers/leaves.py`` and ``interop/tree.py`` read the registries of ``nn.Module``,
+``triton/lambda_kernels.py`` a function of Triton's; ``interop/dry_run.py`` runs models on
+``torch._subclasses.fake_tensor``, ``interop/replace`` reads ``Tensor._base`` and ``nn.MultiheadAttention``'s
+``_qkv_same_embed_dim``, and ``interop/export/tracing.py`` an exported program's guards;
+``training/engine/devices.py`` resets Accelerate's ``AcceleratorState``.
 """
 
 from __future__ import annotations
