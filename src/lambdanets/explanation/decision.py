@@ -183,9 +183,10 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, layer: str, grid: tup
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     # An input that needs a gradient, for models whose parameters need none.
     image = image.detach().clone().requires_grad_()
+    options: dict[str, Any] = {"target_layers": [module], "reshape_transform": reshape}
     try:
-        cam_of = GradCAM(model=model, target_layers=[module], reshape_transform=reshape)
-        with evaluating(model), torch.enable_grad(), cam_of as cam:
+        # GradCAM takes the model to evaluation when it is made, and leaves it there.
+        with evaluating(model), torch.enable_grad(), GradCAM(model=model, **options) as cam:
             result = cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
     finally:
         for parameter, gradient in gradients:
