@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lambdanets.training import Augmentation, Recipe, train
+from lambdanets.training.engine.loop import Trainer
 from training.pictures import write_colours
 
 CLASSES = ("blue", "green", "red")
@@ -30,6 +31,14 @@ def recipe(colours) -> Recipe:
         drop_path_rate=0.1,
         augmentation=Augmentation(crop="padded", padding=1, horizontal_flip=0.5, rotation=5, random_erasing=0.1),
     )
+
+
+@pytest.fixture(autouse=True)
+def _without_curves():
+    """Drawing them takes as long as the rest of such a training; ``trained`` has them, and the tests of the command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_draw", lambda trainer: None)
+        yield
 
 
 @pytest.fixture(scope="session")

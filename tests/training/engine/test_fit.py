@@ -197,7 +197,7 @@ def test_stop_in_the_first_epoch_leaves_weights_and_can_be_resumed(monkeypatch, 
 def test_handlers_are_put_back(recipe, tmp_path):
     # Whatever they were: a shell in the background starts its programs with SIGINT ignored.
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    train(recipe, output=tmp_path / "run")
+    train(recipe.override(epochs=1), output=tmp_path / "run")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -223,7 +223,7 @@ def test_a_signal_during_the_final_test_does_not_cut_it_short(monkeypatch, recip
         return test(*args)
 
     monkeypatch.setattr(fit_module, "_test", told)
-    result = train(recipe, output=tmp_path / "run")
+    result = train(recipe.override(epochs=1), output=tmp_path / "run")
     assert result.stopped_by is None
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"]["images"] == result.test.images
 
@@ -244,8 +244,7 @@ def nan_in_steps(monkeypatch, first, last=10**9):
     monkeypatch.setattr(Update, "__call__", update)
 
 
-def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp_path):
-    train(recipe.override(epochs=3), output=tmp_path / "good")
+def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, trained, recipe, tmp_path):
     nan_in_steps(monkeypatch, 7)
     with pytest.raises(
         TrainingDivergedError, match=r"loss in epoch 3, step 3 of 3 is nan, as in the 2 before it; .*epoch 2, the last"
@@ -253,7 +252,7 @@ def test_nan_loss_stops_and_keeps_the_last_good_weights(monkeypatch, recipe, tmp
         train(recipe, output=tmp_path / "run")
     assert str(tmp_path / "run" / "last.safetensors") in str(error.value)
     assert "lower --lr" in str(error.value)
-    assert learnt(tmp_path / "run") == learnt(tmp_path / "good")[:2]
+    assert learnt(tmp_path / "run") == learnt(trained.run.path)[:2]
     for name in ("best", "last"):
         assert all(
             torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / f"{name}.safetensors").values()
@@ -323,8 +322,7 @@ def test_loss_that_really_diverges(recipe, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_failed_write_leaves_the_weights_of_the_epoch_before(monkeypatch, recipe, tmp_path):
-    train(recipe.override(epochs=2), output=tmp_path / "good")
+def test_failed_write_leaves_the_weights_of_the_epoch_before(monkeypatch, trained, recipe, tmp_path):
     original = model_module.save_file
 
     def fail_later(tensors, path, metadata):
@@ -335,13 +333,13 @@ def test_failed_write_leaves_the_weights_of_the_epoch_before(monkeypatch, recipe
 
     monkeypatch.setattr(model_module, "save_file", fail_later)
     with pytest.raises(OSError, match="No space left"):
-        train(recipe.override(epochs=2), output=tmp_path / "run")
+        train(recipe, output=tmp_path / "run")
     with safe_open(tmp_path / "run" / "last.safetensors", "pt") as file:
         assert file.metadata()["epoch"] == "1"
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob(".*"))
     resume(tmp_path / "run")
-    assert weights_equal(tmp_path / "run" / "last.safetensors", tmp_path / "good" / "last.safetensors")
+    assert weights_equal(tmp_path / "run" / "last.safetensors", trained.run.path / "last.safetensors")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
