@@ -33,9 +33,8 @@ INLINE int factorise(int64_t length, int64_t* factors) {
   return length == 1 ? count : -1;
 }
 
-// The length >= least that is the fastest to transform.
+// The length >= least, at least 1, that is the fastest to transform.
 static inline int64_t good_length(int64_t least_length) {
-  if (least_length <= 1) return 1;
   int64_t best = 0, best_cost = INT64_MAX, factors[64];
   for (int64_t length = least_length; length * factor_cost(2) < best_cost; length++) {  // 2 is the cheapest
     const int count = factorise(length, factors);
