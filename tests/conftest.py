@@ -6,6 +6,8 @@ import signal
 # One thread for each worker of pytest-xdist, and for what tests start: threads that wait for each other's cores cost
 # far more than they gain on tensors as small as those of the tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Inductor compiles a program for each instruction set to see if it runs, which takes longer than what it then compiles.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
 import pytest
 import torch

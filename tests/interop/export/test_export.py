@@ -41,13 +41,13 @@ def network(middle=None, stride=2, **second):
 
 
 def plain(*middle):
-    """A model without lambda layers, which is exported quickly."""
+    """A model without lambda layers but those given, which is exported quickly."""
     inner = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *middle)
     return nn.Sequential(nn.Identity(), inner, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 200)).eval()
 
 
 def test_pytorchs_default_dtype_changes_nothing(tmp_path):
-    model = network()
+    model = wake(plain(LambdaLayer(8, scope=3)))
     torch.set_default_dtype(torch.float64)
     try:
         export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
@@ -310,7 +310,7 @@ class Pixels(nn.Module):
 
 
 def test_what_calls_the_ops_without_a_switch_is_decomposed(tmp_path):
-    model = network(nn.Sequential(OwnCall(), Pixels()))
+    model = wake(plain(OwnCall(), Pixels(), LambdaLayer(8, scope=3)))
     result = export_model(model, tmp_path / "model.pt2", example=EXAMPLE)
     assert result.difference < 1e-5
     program = torch.export.load(result.path)
@@ -370,7 +370,7 @@ def test_large_volumes_of_a_causal_layer_are_tried_without_numbers(tmp_path, mon
 
 def test_other_numbers_are_an_error_and_leave_no_file(tmp_path):
     with pytest.raises(ExportDifferenceError, match="the file gives other probabilities than the model") as error:
-        export_model(network(Random()), tmp_path / "model.pt2", example=EXAMPLE)
+        export_model(wake(plain(Random())), tmp_path / "model.pt2", example=EXAMPLE)
     assert len(error.value.checks) == 9
     assert not list(tmp_path.iterdir())
 

@@ -269,8 +269,11 @@ def test_not_a_module():
         replace_attention("vit")
 
 
-@pytest.mark.parametrize("make", [lambda: vit(depth=2), torchvision_vit], ids=["timm", "torchvision"])
-@pytest.mark.parametrize("options", [{}, {"scope": 3}], ids=["global", "local"])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(lambda: vit(depth=2), {}), (torchvision_vit, {"scope": 3})],
+    ids=["timm-global", "torchvision-local"],
+)
 def test_compiled_in_one_graph(make, options):
     model = quiet(make(), **options).double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)

@@ -35,7 +35,8 @@ def places(template, numbers):
 
 
 RESNET = "layer1:3 layer2:4 layer3:6 layer4:3"
-DENSENET = "features.denseblock1:6 features.denseblock2:12 features.denseblock3:24 features.denseblock4:16"
+DENSE = (2, 3, 2, 2)
+DENSENET = " ".join(f"features.denseblock{i}:{n}" for i, n in enumerate(DENSE, 1))
 EFFICIENTNET = [1, 2, 2, 3, 3, 4, 1]
 # What a stage is in each family, by its name and number of blocks, and where the layers of one stage come to stand.
 FAMILIES = {
@@ -58,11 +59,15 @@ FAMILIES = {
     ),
     "regnety_002": (timms("regnety_002"), "s1:1 s2:1 s3:4 s4:7", places("s4.b{}.conv2.conv", range(1, 8))),
     "torchvision-resnext50": (torchvisions("resnext50_32x4d"), RESNET, places("layer4.{}.conv2", range(3))),
-    "densenet121": (timms("densenet121"), DENSENET, places("features.denseblock1.denselayer{}.conv2", range(1, 7))),
-    "torchvision-densenet121": (
-        torchvisions("densenet121"),
+    "densenet": (
+        timms("densenet121", block_config=DENSE),
         DENSENET,
-        places("features.denseblock1.denselayer{}.conv2", range(1, 7)),
+        places("features.denseblock1.denselayer{}.conv2", (1, 2)),
+    ),
+    "torchvision-densenet": (
+        lambda: meta(torchvision.models.DenseNet, block_config=DENSE),
+        DENSENET,
+        places("features.denseblock1.denselayer{}.conv2", (1, 2)),
     ),
     "mobilenetv2": (
         timms("mobilenetv2_050"),

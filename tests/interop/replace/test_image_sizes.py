@@ -16,7 +16,7 @@ TABLES = ("prefix_keys", "prefix_queries", "prefix_pairs")
 
 
 def vit(size=32, replace=None, dynamic_img_size=False, **options):
-    options = {"num_classes": 5, "dynamic_img_size": dynamic_img_size, **options}
+    options = {"num_classes": 5, "depth": 2, "dynamic_img_size": dynamic_img_size, **options}
     model = timm.create_model("test_vit", img_size=size, **options)
     return replace_attention(model, verbose=False, **(replace or {}))
 

@@ -16,14 +16,16 @@ PROBLEM = GridProblem(128, 4, 16, 64, 1, (28, 28), (55, 55), (27, 27), torch.bfl
 
 
 @pytest.mark.needs_triton
-@pytest.mark.parametrize("block", [32, 64])
 @pytest.mark.parametrize(
-    ("grid", "extents", "sizes"),
+    ("block", "grid", "extents", "sizes"),
     [
-        ((3, 40), (3, 79), {"h": 2}),
-        ((70,), (7,), {"h": 3}),
-        ((2, 70), (3, 23), {"k": 16}),
-        ((9, 5), (17, 9), {"b": 5, "v": 40, "u": 2}),
+        (32, (3, 40), (3, 79), {"h": 2}),
+        (64, (3, 40), (3, 79), {"h": 2}),
+        (32, (70,), (7,), {"h": 3}),
+        (64, (70,), (7,), {"h": 3}),
+        (32, (2, 70), (3, 23), {"k": 16}),
+        (32, (9, 5), (17, 9), {"b": 3, "v": 40, "u": 2}),
+        (64, (9, 5), (17, 9), {"b": 3, "v": 40}),
     ],
 )
 def test_exact_in_wide_steps(device, monkeypatch, block, grid, extents, sizes):
