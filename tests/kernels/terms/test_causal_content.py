@@ -206,12 +206,10 @@ def test_memory_is_linear_in_the_sequence(backward):
     assert largest[8192] <= 4.8 * largest[2048]
 
 
-def test_compiles_and_exports_for_any_length():
+def test_exports_for_any_length():
     layer = LambdaLayer(8, ndim=1, size=40, dim_key=4, causal=True, norm_layer=nn.Identity).eval()
     shapes = {"x": {0: torch.export.Dim("batch", max=64), 2: torch.export.Dim("length", min=2, max=40)}}
     exported = torch.export.export(layer, (torch.randn(2, 8, 9),), dynamic_shapes=shapes).module()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in ((2, 8, 9), (3, 8, 33)):
         x = torch.randn(size)
         torch.testing.assert_close(exported(x), layer(x))
-        torch.testing.assert_close(compiled(x), layer(x))
