@@ -27,8 +27,9 @@ def test_opcheck(kernel):
 
 def test_second_derivatives_of_the_op_itself():
     """As a dispatch mode or a graph calls it, by its registered derivatives."""
-    *tensors, grid, origin, kernel = op_args()
-    assert gradgradcheck(lambda *tensors: GRID_OP.forward_op(*tensors, grid, origin, kernel), tensors)
+    call = grid_call((2, 3), (3, 3), b=1, h=2, k=2, v=2)
+    tensors = [t.requires_grad_() for t in (call.query, call.value, call.positions.table)]
+    assert gradgradcheck(lambda *tensors: GRID_OP.forward_op(*tensors, [2, 3], [1, 1], ""), tensors)
 
 
 def test_compiles_without_graph_breaks_for_any_size():
