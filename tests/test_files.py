@@ -98,7 +98,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     with replacing(pipe) as given:
         assert given == pipe
         given.write_text("through")
-    reader.join(timeout=10)
+    reader.join(timeout=1800)
     assert read == ["through"]
     assert pipe.is_fifo()
 
@@ -188,7 +188,7 @@ def test_json_goes_through_a_pipe(tmp_path):
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
     reader.start()
     write_json(pipe, {"a": 1})
-    reader.join(timeout=10)
+    reader.join(timeout=1800)
     assert read == ['{\n  "a": 1\n}\n']
 
 

@@ -193,6 +193,7 @@ def _measure(
 
     They replace the rows of the same cases among those that are kept.
     """
+    from lambdanets.console import one_line, print_whole
     from lambdanets.experiments.report.results import merged, open_folder
 
     open_folder(output)
@@ -208,7 +209,7 @@ def _measure(
     def write_rows() -> None:
         first, *others = write(merged(kept, rows) if kept else rows, output)
         names = ", ".join([str(first), *(file.name for file in others)])
-        console.print(f"Wrote {names}", soft_wrap=True)
+        print_whole(console, f"Wrote {one_line(names)}")
 
     try:
         run(report)
@@ -298,6 +299,7 @@ def _growth(console: Console, output: Path, kept: list[Row], limits: tuple[float
 
 
 def _calibrate(console: Console, output: Path | None, limits: tuple[float, float]) -> None:
+    from lambdanets.console import one_line, print_whole
     from lambdanets.experiments.bench import calibrate
     from lambdanets.experiments.report import results
     from lambdanets.files import check_file, check_folder, make_folder
@@ -317,4 +319,4 @@ def _calibrate(console: Console, output: Path | None, limits: tuple[float, float
     )
     path = results.write_calibration(constants, output)
     back = "" if output else " Delete it to go back to the constants of the package."
-    console.print(f"Wrote {path}.{back}", soft_wrap=True)
+    print_whole(console, f"Wrote {one_line(path)}.{back}")

@@ -18,7 +18,7 @@ CLASSES = ["[bold]x", "y[b]", "$x$", "_x", "犬", "é", "😀", "a\nb", "\x1b[31
 ODD = "y[/b] [bold] $x$ ' 犬 é\n\x1b[31m"
 NO_TEXT = os.fsdecode(b"[b]\xff")
 # Of the images, of a published model, and of what a study found.
-DATA, PUBLISHED, FOUND = "[b]犬 é\n\x1b[31m", "run[lr=1e-3] 犬 #1? é\n\x1b[31m", "run[lr=1e-3] [b] 犬 é\x1b[31m"
+DATA, PUBLISHED, FOUND = "[b]犬 é\n\x1b[31m", "run[lr=1e-3] 犬 #1? é\n\x1b[31m", "run[lr=1e-3] [b] 犬 é\n\x1b[31m"
 # All commands of all encodings in one process: what takes long is to import PyTorch.
 DRIVER = """
 import json, os, sys

@@ -71,7 +71,7 @@ def test_the_others_wait_for_the_main_process(monkeypatch):
             done.append("main")
             if error:
                 raise error
-        thread.join(timeout=30)
+        thread.join(timeout=1800)
         assert done == ["main", "other"]
     with waiting_for_main(0, 1):
         pass

@@ -70,8 +70,9 @@ def test_unreadable_image_is_named(trained, colours, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"?")
     with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
         predict_images(trained.run.path, [colours / "red" / "000.png", tmp_path / "broken.png"])
+    # Before the first image is read.
     with pytest.raises(FileNotFoundError, match=r"none\.png does not exist"):
-        predict_images(trained.run.path, [tmp_path / "none.png"])
+        predict_images(trained.run.path, [tmp_path / "broken.png", tmp_path / "none.png"], batch_size=1)
 
 
 def test_probabilities_that_are_not_finite(trained, colours, tmp_path):

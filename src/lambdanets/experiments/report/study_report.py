@@ -64,7 +64,7 @@ def report_cells(
     for claim in outcome.claims:
         word = "undecided" if claim.held is None else "as expected" if claim.held else "not as expected"
         print_whole(console, f"{word}: {claim.text}")
-    print_whole(console, f"Report: {page}")
+    print_whole(console, f"Report: {one_line(page)}")
     return page
 
 

@@ -59,9 +59,9 @@ def predict_images(
     whole(1, 10**6)(batch_size, "batch_size")
     if isinstance(images, str | Path):
         raise refuse(str(images), "images", "use a list of files, [...]")
+    run = Run.open_trained(path)
     for image in images:  # all of them, before the first is classified
         check_file(Path(image))
-    run = Run.open_trained(path)
     transform = run.transform.build()
     mode = run.transform.mode
     model = run.load_model()

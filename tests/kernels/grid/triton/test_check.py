@@ -91,7 +91,9 @@ def test_queries_that_are_too_deep_for_shared_memory(dtype, deepest):
 
 
 @pytest.mark.usefixtures("with_triton")
-@pytest.mark.parametrize("sizes", [(4, 16, 64, 1), (16, 16, 4, 1), (1, 16, 64, 4)], ids=["outputs", "queries", "values"])
+@pytest.mark.parametrize(
+    "sizes", [(4, 16, 64, 1), (16, 16, 4, 1), (1, 16, 64, 4)], ids=["outputs", "queries", "values"]
+)
 def test_examples_with_more_elements_than_32_bits_count(sizes):
     problem = GridProblem(1, *sizes, (3000, 3000), (7, 7), (3, 3), torch.bfloat16, "cuda")
     assert "an example has tensors of 2,304,000,000 elements, and it counts up to 2,147,483,648" in check(problem)
