@@ -274,8 +274,8 @@ class _Grid:
         count = f"{len(self.done)} of {len(self.cells)} cells of the study {self.study.name} are done"
         if len(self.done) < len(self.cells):
             left = f"; {self._time_left()} left" if self.done else ""
-            place = self.folder / "work" / "*" / "log.txt"
-            count += f"{left}. Those that run tell their progress in {one_line(place)}. Ctrl-C stops, the same command goes on"
+            place = one_line(self.folder / "work" / "*" / "log.txt")
+            count += f"{left}. Those that run tell their progress in {place}. Ctrl-C stops, the same command goes on"
         print_whole(self.console, f"{count}.")
 
     def _show(self, done: Done) -> None:
