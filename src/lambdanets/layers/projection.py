@@ -6,6 +6,17 @@ convolution at 64 channels. :class:`FromInput` saves only the input, as a convol
 the input again: one 1x1 convolution, the norms and the softmax. The kernel of the op runs no second time, since its
 gradients need its inputs, not its output.
 
+**Its backward pass**, step by step:
+
+1. ``gradients_by_autograd`` records what is done with the saved tensors.
+2. :func:`_outs_and_gradients` projects the input again: queries, keys and values.
+3. ``grid_gradients`` normalises the keys, recorded as well; then the kernel's backward pass computes the gradients of
+   the op's four inputs (queries, normalised keys, values, table), unrecorded.
+4. Autograd goes on from these four with these gradients, through softmax, norms and convolution, to the saved tensors.
+
+Where the gradients shall have derivatives of their own, step 3 is the op with its output and the output's gradient
+instead, so that everything is recorded.
+
 The statistics of a batch-norm are computed again from the same numbers; running statistics are updated in the forward
 pass alone. ``LambdaLayer._saves_only_input`` says where the step is taken.
 """
