@@ -19,6 +19,8 @@ _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlong = 40
 # Levels of lists and dictionaries in a value, far above what any model takes.
 _LEVELS = 8
+# The largest number in one: more channels or blocks than that would be built for hours, or not fit in any memory.
+_LARGEST = 100_000
 
 
 def short(value: object) -> str:
@@ -263,4 +265,5 @@ def _plain(value: object, name: str, level: int) -> None:
         if not _encodable(value) or any(sign in value for sign in ("/", "\\", "|", "\0", "pipe:")) or _scheme(value):
             raise refuse(value, name, "use a word; files, commands and addresses are not opened")
     elif value is not None and not isinstance(value, bool):
-        number(-math.inf, math.inf, "use a text, a finite number, true, false, null or lists of them")(value, name)
+        remedy = f"use a text, a number of at most {_LARGEST:,} in size, true, false, null or lists of them"
+        number(-_LARGEST, _LARGEST, remedy)(value, name)
