@@ -53,8 +53,8 @@ def layers() -> str:
     cells, _ = read_cells(COMPARE / "layers")
     rows = summaries(ROWS, cells)
     lines = []
-    lost = {name for number, name in enumerate(rows) if number in marked(list(rows.values()))}
-    for name, row in rows.items():
+    lost = marked(list(rows.values()))
+    for number, (name, row) in enumerate(rows.items()):
         is_lambda = (row.spec.form_of or name) in LAMBDAS
         if not row.spec.trains and not is_lambda:
             continue
@@ -63,7 +63,7 @@ def layers() -> str:
         kept = min(form.saved_bytes for form in forms)
         lines.append(
             [
-                f"{name} {MARK}" if name in lost else name,
+                f"{name} {MARK}" if number in lost else name,
                 f"{row.parameters / 1e6:.3f}",
                 told_accuracy(row) if row.spec.trains else f"as {row.spec.form_of}",
                 signed(row.difference) if row.spec.trains else "",

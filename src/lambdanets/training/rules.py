@@ -19,7 +19,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlong = 40
 # Levels of lists and dictionaries in a value, far above what any model takes.
 _LEVELS = 8
-# The largest number in one: more channels or blocks than that would be built for hours, or not fit in any memory.
+# The largest number in one, far above the channels, blocks or pixels of any model: none is built for a typing error.
 _LARGEST = 100_000
 
 

@@ -160,7 +160,7 @@ def test_data_that_a_training_writes(run, tmp_path, spec):
         {"a": "\ud800"},
     ],
 )
-def test_model_arguments_that_are_no_plain_values_or_name_files_or_addresses(run, tmp_path, place, kwargs):
+def test_model_arguments_that_name_files_or_addresses(run, tmp_path, place, kwargs):
     with pytest.raises(ValueError, match=place):
         read_config(write(tmp_path, changed(run.config, place, kwargs)))
 

@@ -65,23 +65,19 @@ def _floor_operations(case: Case, contender: Contender, way: str) -> float | Non
     return (1 if way == INFERENCE else 3) * (content + projected) + sum(least)
 
 
-def _floor_columns(operations: float | None, turns: Turns, index: int, product: int) -> Row:
-    """Return the columns that compare a call with its floor: its multiply-adds at the rate of a matrix product that
-    took turns with it.
+def _floor_columns(operations: float | None, ratio: Estimate, product_seconds: float) -> Row:
+    """Return the columns that compare a call with its floor: its multiply-adds at the rate of the matrix product.
 
     Args:
         operations: multiply-adds of the floor; None for a call without one, whose columns are empty.
-        turns: of the call and the product.
-        index: of the call.
-        product: index of the product.
+        ratio: of the call's time to the product's, by turns.
+        product_seconds: of the product.
     """
     names = ("floor_ms", "over_floor_median", "over_floor_low", "over_floor_high")
     if operations is None:
         return dict.fromkeys(names, "")
     share = operations / PRODUCT**3
-    floor = 1e3 * share * turns.timings()[product].seconds.median
-    over = ratio_of_turns(turns.seconds(index), turns.seconds(product))
-    values = (floor, *(value / share for value in (over.median, over.low, over.high)))
+    values = (1e3 * share * product_seconds, *(value / share for value in (ratio.median, ratio.low, ratio.high)))
     return {name: round(value, 4) for name, value in zip(names, values, strict=True)}
 
 
@@ -109,9 +105,9 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
         turns = Turns([*(call[way] for call in calls), matrix_product()])
         turns.take(seconds, max_seconds)
         timings = turns.timings()
-        gigaflops = round(2 * PRODUCT**3 / timings[product].seconds.median / 1e9, 1)
+        product_seconds = timings[product].seconds.median
         for index, (contender, call) in enumerate(zip(group, calls, strict=True)):
-            floor = _floor_columns(_floor_operations(case, contender, way), turns, index, product)
+            ratio = ratio_of_turns(turns.seconds(index), turns.seconds(product))
             rows.append(
                 {
                     "case": case.name,
@@ -119,11 +115,11 @@ def measure_case(case: Case, *, seconds: float, max_seconds: float, kernels: boo
                     "contender": contender.name,
                     "pass": way,
                     **time_columns(timings[index]),
-                    **floor,
+                    **_floor_columns(_floor_operations(case, contender, way), ratio, product_seconds),
                     "saved_bytes": saved[contender.name],
                     "peak_bytes": peak_bytes(call[way]),
                     "note": contender.note,
-                    "gigaflops": gigaflops,
+                    "gigaflops": round(2 * PRODUCT**3 / product_seconds / 1e9, 1),
                 }
             )
     return rows

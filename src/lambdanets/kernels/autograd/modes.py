@@ -13,9 +13,9 @@ is_transformed           ops with rules for vmap, grad and jvp are called, and n
 is_observed              the library op is called: a counter of operations, a tensor subclass or a meta tensor has to
                          see it
 is_batched               the library op is called for each gradient: a kernel takes one
+is_eager                 true where none of the above is: kernels may be called directly
 is_watched               gradients are computed by operations that can be differentiated, batched or observed: they
                          are hidden within a kernel
-is_eager                 true where none of the above is: kernels may be called directly
 is_readable              values may be checked: they are there; transforms without a batch do not hinder
 is_hooked                the layer's modules are called one by one: else a hook would miss the call
 is_view                  an output is made a tensor of its own: users may not write into a view

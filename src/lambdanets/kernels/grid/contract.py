@@ -211,7 +211,7 @@ class Work:
         multiply_adds: multiplications with an addition that the kernel does at its highest rate: in matrix products,
             or in Fourier transforms.
         moved: elements written, copied or multiplied one by one besides, at the rate of memory.
-        calls: library calls, each with a fixed cost: the number of PyTorch operations, counted once in a profile.
+        calls: library calls, each with a fixed cost: about as many as PyTorch operations.
     """
 
     multiply_adds: float

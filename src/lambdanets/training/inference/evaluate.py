@@ -157,15 +157,13 @@ def _replaced(run: Run, images: Part) -> tuple[str, ...]:
     listed = {row["image"] for row in SkipList(run.path, most, writable=False).rows()}
     if isinstance(images, FileImages):
         unreadable = set(inspect_images([images], most))
-        listed |= {images.name(index) for index, path in enumerate(images.paths) if str(path) in unreadable}
+        listed |= {name for path, name in zip(images.paths, images.names, strict=True) if str(path) in unreadable}
     bad = [name for name in map(images.name, range(len(images))) if name in listed]
     if not bad:
         return ()
-    are = "of these images is" if len(bad) == 1 else "of these images are"
-    return (
-        f"{len(bad):,} {are} not readable, and the next one is scored once more in its place (skip_bad_images): "
-        f"{first_of(bad)}",
-    )
+    told = count(len(bad), "of these images is", "of these images are")
+    why = "not readable, and the next one is scored once more in its place (skip_bad_images)"
+    return (f"{told} {why}: {first_of(bad)}",)
 
 
 def _other_images(run: Run, data: str) -> Exam:
