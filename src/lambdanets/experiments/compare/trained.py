@@ -70,7 +70,7 @@ class Scale:
 
 # Trainings of the search are as long as the others: shorter ones prefer rates that are too high for the others.
 SCALES = {
-    "full": Scale((1, 1, 1, 1), 100_000, (3e-3, 1e-2, 3e-2), 64, 20.0, 60.0),
+    "full": Scale((1, 1, 1, 1), 100_000, (1e-3, 3e-3, 1e-2, 3e-2), 64, 20.0, 60.0),
     "quick": Scale((1, 1, 1, 1), 5_000, (3e-3, 1e-2, 3e-2), 32, 4.0, 8.0),
 }
 
