@@ -1,8 +1,8 @@
-"""Hints for names that do not exist, and the first of many."""
+"""Hints for names that do not exist, the first of many, numbers with their nouns."""
 
 import pytest
 
-from lambdanets.names import did_you_mean, first_of, nearest_names, unknown_name
+from lambdanets.names import count, did_you_mean, first_of, nearest_names, unknown_name
 
 pytestmark = pytest.mark.smoke
 
@@ -42,3 +42,7 @@ def test_the_first_of_many():
     assert first_of(["a", "b", "c"]) == "a, b, c"
     assert first_of({"a": 1, "b": 2, "c": 3, "d": 4}) == "a, b, c and 1 more"
     assert first_of([str(i) for i in range(1_202)], 2, "; ") == "0; 1; and 1,200 more"
+
+
+def test_numbers_with_their_nouns():
+    assert [count(number, "epoch", "epochs") for number in (0, 1, 1024)] == ["0 epochs", "1 epoch", "1,024 epochs"]

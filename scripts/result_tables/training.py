@@ -9,6 +9,7 @@ from statistics import mean
 
 from lambdanets.markdown_text import markdown_table
 from lambdanets.models.shipped import shipped_folder, shipped_names
+from lambdanets.names import count
 from lambdanets.training.display.progress import format_seconds
 from result_tables import RESULTS
 
@@ -36,7 +37,7 @@ def _runs() -> dict[str, list[dict]]:
 
 
 def _threads(run: dict) -> str:
-    return f"{run['machine']}, {run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+    return f"{run['machine']}, {count(run['threads'], 'thread', 'threads')}"
 
 
 def measured(command: str) -> str | None:

@@ -1,11 +1,11 @@
-"""Names in messages: those that do not exist, and the first of many."""
+"""Names and numbers in messages: names that do not exist, the first of many, a number with its noun."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
 
-__all__ = ["did_you_mean", "first_of", "nearest_names", "unknown_name"]
+__all__ = ["count", "did_you_mean", "first_of", "nearest_names", "unknown_name"]
 
 # Known names that a message lists.
 MOST_NAMES = 40
@@ -23,6 +23,11 @@ def first_of(items: Collection[str], count: int = 3, separator: str = ", ") -> s
         return shown
     before = "" if separator == ", " else separator.rstrip()  # no comma in front of "and"
     return f"{shown}{before} and {more:,} more"
+
+
+def count(number: int, one: str, many: str) -> str:
+    """Return a number with its noun: "1 epoch", "1,024 epochs"."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None, count: int = 1) -> str:

@@ -13,10 +13,12 @@ import pytest
 import compare_toy
 from compare_toy import Toy
 from lambdanets.console import make_console
-from lambdanets.experiments.compare import workers
 from lambdanets.experiments.compare.grid import run_cells
-from lambdanets.experiments.compare.study import CellsFailedError, Options, StoppedError
+from lambdanets.experiments.compare.one_cell import run_cell
+from lambdanets.experiments.compare.study import CellsFailedError, Options, StoppedError, inspect
 from lambdanets.experiments.compare.workers import Cluster, check_stopped, cluster_jobs, stop_cells
+from lambdanets.experiments.studies import get_study
+from lambdanets.files import read_json
 
 
 def run(folder, cluster, **options):
@@ -64,18 +66,19 @@ def test_of_several_tasks_one_measures(tmp_path, monkeypatch):
     assert len(list((tmp_path / "jobs").glob("*_result.pkl"))) == 2
 
 
-def test_all_tasks_train_together(tmp_path, monkeypatch):
-    submitit = pytest.importorskip("submitit", reason="the package submitit is not installed")
-    found = []
-    exported = SimpleNamespace(export=lambda: found.append("exported"))
-    monkeypatch.setattr(submitit.helpers, "TorchDistributedEnvironment", lambda: exported)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
-    monkeypatch.setenv("SUBMITIT_LOCAL_NTASKS", "2")
-    for task in range(2):
-        monkeypatch.setenv("SUBMITIT_LOCAL_GLOBALID", str(task))
-        for way in (workers._in_all_tasks, workers._in_first_task):
-            way(found.append, (f"{way.__name__} {task}",), {})
-    assert found == ["exported", "_in_all_tasks 0", "_in_first_task 0", "exported", "_in_all_tasks 1"]
+def test_all_tasks_train_together(tmp_path):
+    pytest.importorskip("submitit", reason="the package submitit is not installed")
+    study = get_study("layers")
+    options = Options(quick=True, only=("lambda",), data=inspect("digits"), seeds=1, epochs=1)
+    cell = study.cells(options)[-1]
+    assert (cell.config["kind"], cell.config["row"]) == ("train", "lambda")
+    config = {**cell.config, "lr": 0.01}
+    place = tmp_path / "work"
+    place.mkdir()
+    with cluster_jobs(Cluster("local", {"timeout_min": 5, "tasks_per_node": 2}), 1, tmp_path / "jobs") as executor:
+        ran = executor.submit(run_cell, study, config, place, "digits", 1, look=True).result()
+    assert ran.result["test_top1"] > 0.2, ran
+    assert read_json(place / "run" / "result.json")["processes"] == 2
 
 
 def test_a_job_that_ends_without_a_result_is_a_cell_that_failed(tmp_path, capsys, monkeypatch):

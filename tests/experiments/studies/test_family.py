@@ -3,9 +3,10 @@
 import pytest
 import timm
 
+from lambdanets.console import make_console
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.study import DataFacts, Options, Place
+from lambdanets.experiments.compare.study import DataFacts, Options, Place, inspect
 from lambdanets.experiments.studies.family import STUDY
 from lambdanets.experiments.studies.family import study as family
 from lambdanets.experiments.studies.family.rows import REFERENCE, ROWS, Network
@@ -138,6 +139,8 @@ def test_trainings_that_diverged_are_told_and_give_no_answer():
     assert {line[0]: line[5] for line in table.rows}[REFERENCE] == "diverged with seed 0"
 
 
+# The recipe has more workers than a small machine has cores.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_cells(tmp_path, monkeypatch):
     quick = STUDY.cells(Options(quick=True))
     assert [cell.config["row"] for cell in quick] == list(family.QUICK)
@@ -159,3 +162,9 @@ def test_cells(tmp_path, monkeypatch):
         assert 0 < low <= median <= high < 1e3
         assert result["speed"][way]["reference"] > 1
     assert "images/s" in STUDY.line(result)
+    # A training is a real one, of few small images.
+    options = Options(only=("LambdaResNet-50",), data=inspect("digits"), seeds=1, epochs=1)
+    training = {**STUDY.cells(options)[1].config, "model": small.model, "image_size": 8}
+    result = STUDY.run(training, Place(tmp_path, "digits", make_console()))
+    assert 0.05 < result["test_top1"] <= 1
+    assert len(result["train_loss"]) == 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lambdanets.experiments.compare.cell import Done
+from lambdanets.names import count
 
 __all__ = [
     "Axis",
@@ -189,7 +190,11 @@ def size_warning(cells: Sequence[Done]) -> list[str]:
     if not cells or cells[0].config["scale"] != "quick":
         return []
     trained = next((done for done in cells if done.kind == "train" and "epochs" in done.config), None)
-    how = f": {trained.config['epochs']} epochs on {trained.data['spec']}" if trained and trained.data else ""
+    how = (
+        f": {count(trained.config['epochs'], 'epoch', 'epochs')} on {trained.data['spec']}"
+        if trained and trained.data
+        else ""
+    )
     return [f"Quick size{how}. Rows of full trainings may differ in other ways."]
 
 
@@ -213,4 +218,5 @@ def code_warning(cells: Sequence[Done]) -> list[str]:
 def effort_line(cells: Sequence[Done]) -> str:
     """Number of the cells, hours that they took, and their size."""
     hours = sum(done.seconds for done in cells) / 3600
-    return f"{len(cells)} cells, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size)."
+    number = count(len(cells), "cell", "cells")
+    return f"{number}, {hours:.2f} hours of computing in all ({cells[0].config['scale']} size)."

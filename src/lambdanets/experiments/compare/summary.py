@@ -21,6 +21,7 @@ from lambdanets.experiments.compare.accuracy import (
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Plot, Table, code_warning, effort_line, quoted, size_warning
 from lambdanets.experiments.compare.rows import Row
+from lambdanets.names import count
 
 __all__ = [
     "Summary",
@@ -254,10 +255,11 @@ def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
     config = done.config
     rates = sorted({cell.config["lr"] for cell in cells if cell.kind == "search"})
     training, validation, test = data["images"]
+    epochs = count(config["epochs"], "epoch", "epochs")
     return [
         f"Data: {data['spec']}, {training:,} training, {validation:,} validation and {test:,} test images in "
         f"{data['classes']} classes, {data['image_size']}x{data['image_size']} pixels.",
-        f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {config['epochs']} epochs in "
+        f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {epochs} in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is chosen among {', '.join(f'{rate:g}' for rate in rates)} by the mean validation "
         "accuracy of trainings with other seeds: of those within one standard error of the best, the middle one. "

@@ -14,8 +14,8 @@ from lambdanets.experiments.compare.study import Study
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, legend_key, save_plot
 from lambdanets.files import check_folder, make_folder, write_text
 from lambdanets.markdown_text import as_text, markdown_table
+from lambdanets.names import count
 from lambdanets.pages import render_page
-from lambdanets.training.data.listing import count
 
 __all__ = ["MARK", "latex", "report_cells", "table_text", "write_report"]
 

@@ -12,7 +12,7 @@ from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
 from lambdanets.interop.tree import swap
 from lambdanets.layers import LambdaLayer
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 
 __all__ = ["AdoptedLayer", "Adoption", "SkippedLayer", "adopt"]
 
@@ -75,7 +75,7 @@ class Adoption:
     skipped: tuple[SkippedLayer, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"Adopted {len(self.adopted)} lambda layer{'s' * (len(self.adopted) != 1)}:"]
+        lines = [f"Adopted {count(len(self.adopted), 'lambda layer', 'lambda layers')}:"]
         lines += [f"  {layer}" for layer in self.adopted]
         if self.skipped:
             lines.append(f"Left {len(self.skipped)} as they are:")

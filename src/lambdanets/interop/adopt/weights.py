@@ -17,7 +17,7 @@ from lambdanets.interop.tree import submodule
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import note_argument
-from lambdanets.names import did_you_mean, first_of
+from lambdanets.names import count, did_you_mean, first_of
 
 __all__ = ["LoadedWeights", "copy_weights", "load_weights"]
 
@@ -51,9 +51,8 @@ class LoadedWeights:
 
     def __str__(self) -> str:
         where = f" ({', '.join(self.entry)})" if self.entry else ""
-        count = len(self.layers)
-        layers = f"{count} lambda layer{'s' * (count != 1)}"
-        lines = [f"{self.loaded} tensors from {self.origin}{where}: {self.source}, {layers}"]
+        layers = count(len(self.layers), "lambda layer", "lambda layers")
+        lines = [f"{count(self.loaded, 'tensor', 'tensors')} from {self.origin}{where}: {self.source}, {layers}"]
         lines += [f"  adjusted: {each}" for each in self.adjusted]
         for what, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:

@@ -14,7 +14,7 @@ from torch import nn
 from lambdanets.console import one_line
 from lambdanets.interop.dry_run import Trial
 from lambdanets.interop.tree import parameters_of, swap
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 
 __all__ = ["Change", "Kept", "Plan", "make_plan", "none_replaceable"]
 
@@ -125,9 +125,8 @@ class Plan:
         return capture.get()
 
     def _summary(self) -> str:
-        count = len(self.changes)
         return (
-            f"{count} module{'s' * (count != 1)} replaced, "
+            f"{count(len(self.changes), 'module', 'modules')} replaced, "
             f"{self.parameters_before:,} -> {self.parameters_after:,} parameters "
             f"({self.parameters_before / 1e6:.2f} M -> {self.parameters_after / 1e6:.2f} M)"
         )

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lambdanets.names import first_of, unknown_name
+from lambdanets.names import count, first_of, unknown_name
 from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
 from lambdanets.training.data.folders import LAYOUT, PART_FOLDERS, check_data_folder, part_folders, read_classes
-from lambdanets.training.data.listing import beside, class_folders, count, describe_skipped, image_extensions
+from lambdanets.training.data.listing import beside, class_folders, describe_skipped, image_extensions
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import open_reader_exam
 from lambdanets.training.data.spec import DataSpec

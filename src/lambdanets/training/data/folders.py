@@ -8,16 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lambdanets.files import check_name
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data.core import FileImages, ImageData, split_by_class
-from lambdanets.training.data.listing import (
-    beside,
-    class_folders,
-    count,
-    describe_skipped,
-    image_extensions,
-    list_images,
-)
+from lambdanets.training.data.listing import beside, class_folders, describe_skipped, image_extensions, list_images
 from lambdanets.training.data.spec import DataSpec
 
 # The names that a part's folder may have, in any case.

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data.core import FileImages, ImageData
-from lambdanets.training.data.listing import count
 from lambdanets.training.data.transforms import UnreadableImageError, check_file, opened_image, read_image
 
 _END_BYTES = 64 * 1024

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from lambdanets.files import check_name
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 
 LITTER = frozenset(
     {
@@ -143,8 +143,3 @@ def describe_skipped(skipped: Sequence[Path], root: Path) -> tuple[str, ...]:
         return ()
     names = [path.relative_to(root).as_posix() + ("/" if path.is_dir() else "") for path in sorted(skipped)]
     return (f"Left out of {root}: {count(len(names), 'file or folder', 'files and folders')}, {first_of(names)}.",)
-
-
-def count(number: int, one: str, many: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {one if number == 1 else many}"

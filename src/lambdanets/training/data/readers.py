@@ -15,9 +15,8 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from lambdanets.files import read_text
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data.core import SPLIT_SEED, ImageData, Part
-from lambdanets.training.data.listing import count
 from lambdanets.training.data.shards import CLASSES, ShardReader, find_shards
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import convert_colours, decode_image, read_image

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from lambdanets.files import read_json
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data.folders import PART_FOLDERS
 from lambdanets.training.data.inspection import fingerprint_files
-from lambdanets.training.data.listing import count, describe_skipped, image_extensions, is_litter, list_files
+from lambdanets.training.data.listing import describe_skipped, image_extensions, is_litter, list_files
 from lambdanets.training.rules import is_inside
 
 # The file of the class names, one a line.

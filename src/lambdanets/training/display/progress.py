@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lambdanets.console import one_line, print_whole
+from lambdanets.names import count
 from lambdanets.provenance import usable_cores
-from lambdanets.training.data.listing import count
 from lambdanets.training.recipes.recipe import Recipe
 
 # Columns of a terminal from which on the bar shows waiting and memory.
@@ -30,7 +30,7 @@ def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
         recipe: the choices.
         done: epochs that were finished before, when a training is resumed.
     """
-    epochs = f"epochs {done + 1} to {recipe.epochs}" if done else f"{recipe.epochs} epoch{'s'[: recipe.epochs - 1]}"
+    epochs = f"epochs {done + 1} to {recipe.epochs}" if done else count(recipe.epochs, "epoch", "epochs")
     rate = f"learning rate {recipe.scaled_lr:g}"
     if recipe.lr_batch_size is not None:
         rate += f" ({recipe.lr:g} per {recipe.lr_batch_size} images)"

@@ -16,10 +16,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data import FileImages, ImageData
 from lambdanets.training.data.inspection import describe_copies, inspect_images
-from lambdanets.training.data.listing import count
 from lambdanets.training.data.skipping import FILE as SKIPPED
 from lambdanets.training.data.skipping import read_or_next
 from lambdanets.training.data.transforms import InputTransform

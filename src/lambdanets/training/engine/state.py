@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from lambdanets.files import digest_file
-from lambdanets.training.data.listing import count
+from lambdanets.names import count
 from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
 from lambdanets.training.engine.faults import from_weights, resume_command
 from lambdanets.training.engine.randomness import random_states, restore_random_states

@@ -20,8 +20,7 @@ import lambdanets.models  # noqa: F401  (registers the LambdaResNets)
 from lambdanets.interop.adopt.checkpoints import check_plain, read_checkpoint
 from lambdanets.models.resize import fit_positions
 from lambdanets.models.shipped import shipped_names
-from lambdanets.names import first_of, unknown_name
-from lambdanets.training.data.listing import count
+from lambdanets.names import count, first_of, unknown_name
 from lambdanets.training.data.transforms import InputTransform
 from lambdanets.training.recipes.recipe import Recipe
 from lambdanets.training.rules import DECIDED

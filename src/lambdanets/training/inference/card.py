@@ -12,6 +12,7 @@ from typing import Any
 from lambdanets.console import one_line
 from lambdanets.markdown_text import as_code, as_text
 from lambdanets.models.shipped import shipped_folder
+from lambdanets.names import count
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.engine.start import without_effect
 from lambdanets.training.recipes import get_recipe, list_recipes
@@ -25,7 +26,7 @@ _CARD = """# {name}
 | | |
 | --- | --- |
 | test accuracy | {accuracy} |
-| trained by | recipe {recipe}, {epochs} epochs, seed {seed}, from {start} |
+| trained by | recipe {recipe}, {epochs}, seed {seed}, from {start} |
 | command | {command} |
 | versions | {versions} |
 | data | {data} |
@@ -65,7 +66,7 @@ def model_card(run: Run, name: str, address: str, data: str | None = None, licen
         classes=", ".join(map(as_text, run.class_names)),
         accuracy=_accuracy(result),
         recipe=as_code(recipe.name),
-        epochs=recipe.epochs,
+        epochs=count(recipe.epochs, "epoch", "epochs"),
         seed=recipe.seed,
         start=as_text(run.config["model"].get("weights", "random weights")),
         command=_command(run),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.files import check_folder, write_json, write_table
+from lambdanets.names import count
 from lambdanets.training.data import FileImages
 from lambdanets.training.data.core import Part
 from lambdanets.training.data.exam import Exam, load_exam
 from lambdanets.training.data.inspection import inspect_images
-from lambdanets.training.data.listing import count, first_of
+from lambdanets.training.data.listing import first_of
 from lambdanets.training.data.skipping import SkipList, skip_bad_images
 from lambdanets.training.display.plots import frequent_mistakes, plot_confusion
 from lambdanets.training.engine.devices import computing_threads, make_accelerator

@@ -15,7 +15,7 @@ from typing import Any
 import timm
 
 from lambdanets.files import read_csv, read_json
-from lambdanets.training.data.listing import count
+from lambdanets.names import count
 from lambdanets.training.data.load import resolve_data
 from lambdanets.training.data.readers import READERS
 from lambdanets.training.data.spec import DataSpec

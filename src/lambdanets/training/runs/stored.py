@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lambdanets.names import first_of
+from lambdanets.names import count, first_of
 from lambdanets.training.data import FileImages, ImageData, load_data
 from lambdanets.training.data.exam import Exam
 from lambdanets.training.data.folders import check_data_folder
 from lambdanets.training.data.inspection import fingerprint_files
-from lambdanets.training.data.listing import count, list_images
+from lambdanets.training.data.listing import list_images
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.split import FILE, PARTS, read_split

@@ -15,6 +15,7 @@ from lambdanets.experiments.compare.trained import RUN_BYTES, train_cell
 from lambdanets.experiments.studies.family.findings import claims_of, is_measured, plots_of, summaries, tables_of
 from lambdanets.experiments.studies.family.rows import REFERENCE, ROWS
 from lambdanets.models import model_cost
+from lambdanets.names import count
 from lambdanets.training import Recipe
 from lambdanets.training.recipes import get_recipe
 
@@ -148,9 +149,10 @@ def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
         )
     if measured:
         done = next(done for done in cells if done.kind == "train")
+        epochs = count(done.config["epochs"], "epoch", "epochs")
         notes.append(
             f"Accuracies are of trainings on {done.data['spec']} by the recipe {RECIPE} "
-            f"({get_recipe(RECIPE).precision}) with {done.config['epochs']} epochs, means over seeds with BCa "
+            f"({get_recipe(RECIPE).precision}) with {epochs}, means over seeds with BCa "
             "bootstrap intervals."
         )
     else:
