@@ -104,9 +104,9 @@ def compare(
     from lambdanets.provenance import usable_cores
 
     chosen, console, folder = get_study(study), make_console(), output / study
-    _refuse_idle_options(chosen, data, epochs)
-    spec = data or (None if report else chosen.default_data)
-    facts = inspect(spec) if spec else None
+    spec = chosen.default_data if data is None and not report else data
+    _refuse_idle_options(chosen, data, epochs, seeds)
+    facts = None if spec is None else inspect(spec)
     if report:
         wanted = Wanted("quick" if quick else None, facts.fingerprint if facts else None, epochs)
         report_cells(chosen, folder, console, wanted=wanted)
@@ -122,11 +122,15 @@ def compare(
     report_cells(chosen, folder, console, like=done)
 
 
-def _refuse_idle_options(study: Study, data: str | None, epochs: int | None) -> None:
+def _refuse_idle_options(study: Study, data: str | None, epochs: int | None, seeds: int | None) -> None:
     """Raise a ValueError for options that mean nothing to a study."""
+    no_images = data is None and study.default_data is None
     if data is not None and not study.takes_data:
         raise ValueError(f"--data is {data!r}, and the study {study.name} has no data; leave it out")
-    if epochs is not None and not (data or study.default_data):
+    if seeds is not None and no_images and not study.trains_without_data:
+        remedy = "give --data, or leave it out" if study.takes_data else "leave it out"
+        raise ValueError(f"--seeds is {seeds}, and the study {study.name} trains nothing here; {remedy}")
+    if epochs is not None and no_images:
         trains = "trains nothing without --data" if study.takes_data else "trains on no images"
         raise ValueError(f"--epochs is {epochs}, and the study {study.name} {trains}; leave it out")
 

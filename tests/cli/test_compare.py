@@ -27,7 +27,7 @@ def test_the_help_names_all_studies():
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     toy = Toy(str(tmp_path / "log"))
-    toy.takes_data, toy.default_data = False, None
+    toy.takes_data, toy.default_data, toy.trains_without_data = False, None, True
     toy.outcome = lambda cells: Outcome("toy", "Toy", "Which?", [Claim(f"{len(cells)} cells", True)], [], [])
     monkeypatch.setattr(studies, "get_study", lambda name: toy)
     return toy
@@ -116,6 +116,9 @@ def test_parameters_of_jobs(word, value):
         (("memory", "--epochs", 3), "--epochs is 3, and the study memory trains on no images"),
         (("family", "--epochs", 3), "--epochs is 3, and the study family trains nothing without --data"),
         (("memory", "--data", "digits"), "--data is 'digits', and the study memory has no data"),
+        (("memory", "--seeds", 3), "--seeds is 3, and the study memory trains nothing here; leave it out"),
+        (("family", "--seeds", 3), "--seeds is 3, and the study family trains nothing here; give --data, or"),
+        (("layers", "--data", ""), "data '' name nothing"),
         (("memory", "--job", "timeout_min=9"), "--job is 'timeout_min=9', for jobs of a cluster"),
         (("memory", "--cluster", "local", "--job", "long"), "--job is 'long'; give NAME=VALUE"),
     ],

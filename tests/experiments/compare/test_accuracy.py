@@ -11,6 +11,7 @@ from lambdanets.experiments.compare.accuracy import (
     marked,
     scores_of,
     told_p,
+    unfinished_warning,
 )
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of
@@ -55,7 +56,7 @@ def test_rows_without_an_accuracy_or_a_cost_are_not_drawn():
 
 @pytest.mark.parametrize(("p", "text"), [(0.25, "0.250"), (2 / 1024, "0.002"), (1e-4, "< 0.001"), (None, "")])
 def test_a_small_p_is_not_zero(p, text):
-    assert told_p(Paired(Mean(1.0, 0.0, 2.0, 3), p, None)) == text
+    assert told_p(Paired(Mean(1.0, 0.0, 2.0), p, None)) == text
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(3, 70), (5, 85), (10, 91)])
@@ -66,3 +67,22 @@ def test_what_is_said_of_intervals_of_few_seeds(seeds, said):
     means = [mean_of(sample.tolist()) for sample in samples]
     share = np.mean([mean.low <= 0 <= mean.high for mean in means])
     assert share == pytest.approx(said / 100, abs=4 * (said * (100 - said) / 300) ** 0.5 / 100)
+
+
+def test_a_mark_needs_the_bounds_of_a_verdict():
+    """Three seeds that are all below the first row's say little: one in eight such rows would be by luck."""
+    cells = [*trainings("base", [0.6, 0.6, 0.6]), *trainings("luck", [0.59, 0.55, 0.5])]
+    cells += trainings("worse", [0.5, 0.51, 0.505])
+    rows = [scores_of(cells, name, "base") for name in ("base", "luck", "worse")]
+    assert rows[1].difference.difference.high < 0 < rows[1].difference.bounds[1]
+    assert marked(rows) == {2}
+
+
+def test_trainings_that_are_missing_are_told():
+    cells = [*trainings("base", [0.5, 0.5, None]), *trainings("few", [0.5])]
+    rows = {name: scores_of(cells, name, "base") for name in ("base", "few", "none")}
+    assert unfinished_warning(rows, "fold") == [
+        "Not finished: there are no trainings yet of “none”.",
+        "Not finished: trainings are missing of “few (1 of 3 folds)”.",
+    ]
+    assert unfinished_warning({"base": rows["base"]}) == unfinished_warning({}) == []

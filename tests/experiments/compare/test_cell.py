@@ -113,6 +113,19 @@ def test_cells_of_one_report():
     assert coherent([]) == ([], [])
 
 
+def test_data_that_a_study_brings_itself_are_of_one_version():
+    """As of a package that was updated in between; other data of the study, with their own rows, stay."""
+
+    def brought(number, row, data, fingerprint):
+        cells = [made(seed=seed, row=row, fingerprint=fingerprint) for seed in range(number)]
+        return [replace(cell, config={**cell.config, "data": data}) for cell in cells]
+
+    old, new = brought(2, "a", "leaf", "old"), brought(3, "a", "leaf", "new")
+    graphs = brought(1, "g", "mutag", "m")
+    assert coherent([*old, *new, *graphs]) == ([*new, *graphs], old)
+    assert coherent([*old, *new, *graphs], like=[*old, *graphs]) == ([*old, *graphs], new)
+
+
 def test_cells_that_a_report_was_asked_for():
     full, quick = [made(seed=seed, epochs=3) for seed in range(3)], made(scale="quick", epochs=3)
     other, longer = made(data="d2", epochs=3), made(seed=0, epochs=9)

@@ -1,10 +1,12 @@
 """Verdicts on what was expected: by whole intervals, none where trainings are missing or diverged."""
 
+from typing import get_args
+
 import pytest
 
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.claims import memory_claim, pair_claim, rate_claim, verdict
+from lambdanets.experiments.compare.claims import Expected, memory_claim, pair_claim, rate_claim, verdict
 from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.summary import summaries
 
@@ -24,14 +26,15 @@ def trainings(row, tops):
 @pytest.mark.parametrize(
     ("low", "high", "true"),
     [
-        (1, 2, {"more than 0", "0 or more"}),
+        (1, 2, {"more than 0", "0 or more", "-0.5 or more"}),
         (-2, -1, {"less than 0", "0 or less"}),
         # All accuracies are equal: no difference is neither more nor less.
-        (0, 0, {"0 or more", "0 or less"}),
+        (0, 0, {"0 or more", "0 or less", "-0.5 or more"}),
+        (-0.3, -0.1, {"less than 0", "0 or less", "-0.5 or more"}),
     ],
 )
 def test_a_whole_interval_decides(low, high, true):
-    kinds = ("more than 0", "0 or more", "0 or less", "less than 0")
+    kinds = get_args(Expected)
     assert {kind: verdict(low, high, kind) for kind in kinds} == {kind: kind in true for kind in kinds}
     assert {verdict(-1, 1, kind) for kind in kinds} == {None}
 
@@ -107,6 +110,11 @@ def test_rates_are_of_the_latest_run_that_has_both():
     apart = speed({"ours": [1, 1, 1]}, "2026-01-02")
     assert rate_claim(summaries(ROWS, [apart, *cells]), "ours", ["base"], TRAINING) == []
     (claim,) = rate_claim(summaries(ROWS, [apart, old, *cells]), "ours", ["base"], TRAINING)
+    assert claim.text.startswith("ours trains 9.00 ")
+    # A form that was timed in another run, in which all were faster, is not compared with.
+    other = speed({"other": [0.1] * 3}, "2026-01-03")
+    rows = summaries(ROWS, [other, old, *cells, *trainings("other", [0.5])])
+    (claim,) = rate_claim(rows, "ours", ["other", "base"], TRAINING)
     assert claim.text.startswith("ours trains 9.00 ")
     new = speed({"base": [2, 2, 2], "ours": [1, 1, 1]}, "2026-01-03")
     (claim,) = rate_claim(summaries(ROWS, [new, old, *cells]), "ours", ["base"], TRAINING)

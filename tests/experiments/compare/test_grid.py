@@ -28,6 +28,7 @@ from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.study import CellsFailedError, Needs, Options, StoppedError
 from lambdanets.experiments.studies import get_study, list_studies
 from lambdanets.files import make_folder
+from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.runs.lock import locked
 
 
@@ -286,6 +287,30 @@ def test_signals_stop_it_in_every_phase(toy, tmp_path, capsys, in_threads, numbe
     assert done == {"read": 0, "alone": 0, "alone, dropped": 1, "alone, turned": 0, "one by one": 3}.get(phase, done)
     toy.run, toy.cells = whole, cells
     run(toy, tmp_path)
+
+
+def test_a_signal_within_a_training_that_ends_stops_the_study(toy, tmp_path):
+    """It came while the last epoch was validated, which is not cut short."""
+    whole = toy.run
+
+    def finish(config, place):
+        with StopSignal():
+            signal.raise_signal(signal.SIGTERM)
+        return whole(config, place)
+
+    toy.run = finish
+    with pytest.raises(StoppedError):
+        run(toy, tmp_path)
+    assert len(toy.ran()) == len(read_cells(tmp_path)[0]) == 1
+
+
+def test_what_an_ended_run_left_of_a_finished_cell_is_removed(toy, tmp_path):
+    """The system ended it between the cell's file and the removal of its folder."""
+    keys = [file.stem for file in (run(toy, tmp_path), tmp_path.glob("cells/*.json"))[1]]
+    (tmp_path / "work" / keys[0]).mkdir(parents=True)
+    (tmp_path / "work" / keys[0] / "checkpoint").touch()
+    run(toy, tmp_path)
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_a_resumed_cell_counts_all_its_parts(toy, tmp_path, capsys, monkeypatch):

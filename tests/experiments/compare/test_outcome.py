@@ -3,7 +3,7 @@
 import pytest
 
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import effort_line, four_digits, machine_line
+from lambdanets.experiments.compare.outcome import code_warning, effort_line, four_digits, machine_line
 
 
 def test_the_line_of_the_machine_tells_threads_by_what_was_done():
@@ -17,6 +17,13 @@ def test_the_line_of_the_machine_tells_threads_by_what_was_done():
     assert machine_line(made) == f"m, 2 cores, float32; {threads}; PyTorch 2, timm 1, lambdanets 0 (a, b); d"
     assert "; measurements with 2 threads; " in machine_line(made[1:2])
     assert machine_line([]) == ""
+
+
+def test_several_versions_of_the_code_are_told_by_what_was_measured():
+    made = [Done({"kind": kind}, {}, {}, {}, {"commit": commit}, 1.0) for kind, commit in (
+        ("search", "a"), ("search", "b"), ("train", "a"), ("train", "a"))]  # fmt: skip
+    (warning,) = code_warning(made)
+    assert warning.startswith("Learning rates were measured with several versions of the code (a, b)")
 
 
 def test_the_line_of_the_effort_counts_cells_and_hours():

@@ -21,14 +21,15 @@ def done(row, kind, result, **config):
 
 
 def cells():
-    """Three seeds a row: lambda is 1 to 3 points better, the last one 1 to 3 points worse."""
+    """Three seeds a row: lambda is 1 to 3 points better, the last one 2 to 2.2 points worse."""
     found = []
-    for row, above, size in (("convolution", 0, 4), ("lambda", 1, 1), ("worse", -1, 8)):
+    above = {"convolution": (0, 0, 0), "lambda": (1, 2, 3), "worse": (-2, -2.2, -2.1)}
+    for row, size in (("convolution", 4), ("lambda", 1), ("worse", 8)):
         memory = {"parameters": size * 10**6, "multiply_adds": 10**7, "saved_bytes": size * 10**6, "peak_bytes": 10**7}
         found.append(done(row, "memory", memory))
         for seed in range(3):
             config = {"seed": seed, "lr": 0.1, "epochs": 1, "model": "m", "model_kwargs": {"layers": [1]}, "batch": 2}
-            found.append(done(row, "train", {"test_top1": 0.8 + above * (seed + 1) / 100}, **config))
+            found.append(done(row, "train", {"test_top1": 0.8 + above[row][seed] / 100}, **config))
     times = {
         "convolution": {"images_per_second": [1000, 990, 1010], "ratio": [1, 1, 1]},
         "lambda": {"images_per_second": [1500, 1400, 1600], "ratio": [1.5, 1.4, 1.6]},
@@ -47,10 +48,10 @@ def test_tables():
     assert [row["of those of convolution"] for row in (base, better, worse)] == ["1.00", "0.25", "2.00"]
     assert better["test accuracy, % (95 %)"].startswith("82.00 (81.")
     assert better["difference to convolution (95 %)"].startswith("+2.00 (1.")
-    assert worse["difference to convolution (95 %)"].startswith("-2.00 (-")
+    assert worse["difference to convolution (95 %)"].startswith("-2.10 (-")
     # Of three pairs all signs alike: 2 of 2^3.
     assert (better["p"], better["seeds"], better["learning rate"]) == ("0.250", "3", "0.1")
-    # The row that is below the first one with its whole interval.
+    # The row that is below the first one by Student's t interval too.
     assert accuracy.bad == {2}
     assert [row[1:] for row in costs.rows] == [
         ["10.0", "1,000 (1.00x)", "1,000 (1.00x)", "4.00", "10.00"],
@@ -64,7 +65,7 @@ def test_tables():
 def test_plots():
     plots = {plot.name: plot for plot in STUDY.outcome(cells()).plots}
     found = {name: [(p.x, p.y) for s in plot.series for p in s.points] for name, plot in plots.items()}
-    accuracies = [80, 82, 78]
+    accuracies = [80, 82, 77.9]
     for name, xs in (("parameters", [4, 1, 8]), ("memory", [4, 1, 8]), ("time", [1, 1 / 1.5, 2])):
         assert found[name] == [pytest.approx(pair) for pair in zip(xs, accuracies, strict=False)]
 

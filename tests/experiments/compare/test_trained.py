@@ -1,7 +1,6 @@
 """A study of trained models from end to end, on few images; its cells, what a stopped one leaves, its tables."""
 
 import json
-import signal
 
 import pytest
 import timm
@@ -14,15 +13,13 @@ from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.grid import run_cells
 from lambdanets.experiments.compare.measured import HELD, PROCESS_BYTES, measure_memory, step_bytes
 from lambdanets.experiments.compare.rows import Row
-from lambdanets.experiments.compare.study import DataFacts, Options, Place, StoppedError, inspect
+from lambdanets.experiments.compare.study import DataFacts, Options, inspect
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.compare.trained import Scale, TrainedStudy
 from lambdanets.experiments.report.study_report import write_report
 from lambdanets.experiments.studies import get_study, list_studies
-from lambdanets.files import read_csv
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import LAYERS
-from lambdanets.training.engine.loop import Trainer
 
 FACTS = DataFacts("images", "f", 32, 3, 10, (45_000, 5_000, 10_000))
 SMALL = Scale((1, 1, 1, 1), 1, (1e-3, 1e-2), 64, 0.01, 0.01)
@@ -128,26 +125,6 @@ def test_every_cell_says_what_it_needs(monkeypatch):
         assert needs["train", row].disk > needs["memory", row].disk == 0
 
 
-def test_a_stopped_training_goes_on(tmp_path, monkeypatch):
-    """A real training, stopped after its first epoch."""
-    monkeypatch.setitem(trained.SCALES, "quick", SMALL)
-    (cell, *_) = (c for c in TOY.cells(Options(quick=True, data=inspect("digits"), epochs=2)) if c.after)
-    config, place = {**cell.config, "lr": 1e-3}, Place(tmp_path, "digits", make_console())
-
-    def stop(self, row):
-        signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_show", stop)
-        with pytest.raises(StoppedError):
-            TOY.run(config, place)
-    (first,) = read_csv(tmp_path / "run" / "metrics.csv")
-    result = TOY.run(config, place)
-    assert len(result["train_loss"]) == len(result["validation_by_epoch"]) == 2
-    assert result["train_loss"][0] == round(first["train_loss"], 4) > result["train_loss"][1]
-    assert TOY.run(config, place) == result  # of a run that is finished, without another training
-
-
 def done(row, seed, top1=None):
     result = {"diverged": "loss is nan", "validation_top1": 0.0} if top1 is None else {"test_top1": top1}
     config = {"study": "toy", "kind": "train", "row": row, "seed": seed, "scale": "full", "lr": 0.1, "epochs": 1}
@@ -161,7 +138,7 @@ def test_a_training_that_diverged_is_a_result():
     cells += [done("lambda", 0, 0.7), done("lambda", 1)]
     rows = summaries(TOY.rows, cells)
     assert rows["lambda"].diverged == [1]
-    assert rows["lambda"].difference.difference.count == 1
+    assert len(rows["lambda"].accuracies) == 1
     table = TOY.outcome(cells).tables[0]
     assert table.rows[1][3] == "70.00 diverged with seed 1"
     assert table.bad == {1}

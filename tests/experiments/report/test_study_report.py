@@ -57,8 +57,8 @@ def test_files(tmp_path):
     assert "A &lt;toy&gt; study" in text
     assert "<toy>" not in text
     assert "Two cells are missing." in text
-    assert "Of 3 expectations 1 held, 1 did not, 1 are open." in text
-    for kind, word in (("held", "As expected"), ("failed", "Not as expected"), ("open", "No answer")):
+    assert "Of 3 expectations 1 held, 1 did not, 1 are undecided." in text
+    for kind, word in (("held", "As expected"), ("failed", "Not as expected"), ("open", "Undecided")):
         assert f'class="{kind}"><b>{word}</b>' in text
     assert '<tr class="bad"><th scope="row">&lt;b&gt;</th><td>−1</td>' in text
     assert not re.search(r"(src|href)=\"(?!data:)", text)
@@ -66,6 +66,14 @@ def test_files(tmp_path):
     before = {name: (tmp_path / name).read_bytes() for name in names}
     write_report(OUTCOME, tmp_path, ["Two cells are missing."])
     assert {name: (tmp_path / name).read_bytes() for name in names} == before
+
+
+def test_files_of_an_earlier_report_do_not_stay(tmp_path):
+    write_report(replace(OUTCOME, tables=[replace(TABLE, name="old")], plots=[replace(PLOT, name="gone")]), tmp_path)
+    (tmp_path / "tables" / "notes.txt").write_text("mine")
+    write_report(OUTCOME, tmp_path)
+    left = {file.name for name in ("tables", "plots") for file in (tmp_path / name).iterdir()}
+    assert left == {"costs.md", "costs.tex", "memory.png", "memory.svg", "notes.txt"}
 
 
 def test_colours_of_the_page_are_those_of_the_plots(tmp_path):

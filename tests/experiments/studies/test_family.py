@@ -1,7 +1,10 @@
 """The study of whole networks: its figures and their sources, one scale of speed for all rows, its claims."""
 
+from dataclasses import replace
+
 import pytest
 import timm
+import torch
 
 from lambdanets.console import make_console
 from lambdanets.experiments.bench.measure import PASSES
@@ -151,6 +154,7 @@ def test_cells(tmp_path, monkeypatch):
     assert [cell.config["kind"] for cell in cells] == ["speed", "train", "train"]
     recipe = family.recipe_of(cells[1].config, "images")
     assert (recipe.model, recipe.image_size, recipe.epochs, recipe.warmup_epochs) == ("resnet50", 224, 3, 1)
+    assert (recipe.batch_size, recipe.accumulate) == (512, 16)
     small = Network("LambdaResNet", "lambda_resnet_tiny", 8, None, "")
     monkeypatch.setitem(ROWS, REFERENCE, small)
     monkeypatch.setitem(ROWS, "LambdaResNet-50", small)
@@ -168,3 +172,21 @@ def test_cells(tmp_path, monkeypatch):
     result = STUDY.run(training, Place(tmp_path, "digits", make_console()))
     assert 0.05 < result["test_top1"] <= 1
     assert len(result["train_loss"]) == 1
+
+
+def test_every_network_is_trained_alike_at_the_size_of_imagenet(monkeypatch):
+    """In parts that fit, which all processes share; regularisation does not favour one family."""
+    data = DataFacts("imagenet", "f", 64, 3, 1000, (1_256_167, 25_000, 50_000))
+    trainings = [cell.config for cell in STUDY.cells(Options(data=data, seeds=1)) if cell.config["kind"] == "train"]
+    assert len(trainings) == len(ROWS)
+    recipes = [family.recipe_of(config, "imagenet") for config in trainings]
+    assert len({repr(replace(recipe, model=recipes[0].model, image_size=160)) for recipe in recipes}) == 1
+    assert (recipes[0].batch_size, recipes[0].accumulate) == (4096, 128)
+    needs = {config["row"]: STUDY.needs(config) for config in trainings}
+    assert needs[REFERENCE].memory < 8e9
+    assert max(need.memory for need in needs.values()) < 128e9
+    assert 1e9 < needs["ResNet-RS-420"].disk < 15e9
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert family.recipe_of(trainings[0], "imagenet").accumulate == 16
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert max(STUDY.needs(config).memory for config in trainings) < 8e9

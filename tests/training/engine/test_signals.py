@@ -52,3 +52,17 @@ def test_another_thread_has_its_own_way_to_stop():
     thread.start()
     thread.join()
     assert found == before
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_the_outer_one_hears_what_the_inner_one_caught(number):
+    """As of a training that is finished before it looks, within a study that has more to do."""
+    with StopSignal(lambda number: pytest.fail("it is raised in the inner one")) as outer:
+        with StopSignal():
+            assert outer.number is None
+        with StopSignal():
+            signal.raise_signal(number)
+        assert outer.number == number
+        with StopSignal():
+            signal.raise_signal(signal.SIGTERM)
+        assert outer.number == number  # the first

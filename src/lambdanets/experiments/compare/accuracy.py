@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import Axis, Plot, Point, Series, four_digits
+from lambdanets.experiments.compare.outcome import Axis, Plot, Point, Series, four_digits, quoted
 from lambdanets.experiments.compare.statistics import Mean, Paired, mean_of, paired_difference
 
 __all__ = [
@@ -22,17 +22,19 @@ __all__ = [
     "signed",
     "told_accuracy",
     "told_p",
+    "unfinished_warning",
     "with_interval",
 ]
 
 SMALL_SAMPLES = (
     "Of few seeds such an interval is too narrow: with normal errors it covers the true mean in about 70 of 100 cases "
-    "with 3 seeds, in 85 with 5, in 91 with 10. So verdicts need Student's t interval too, which allows for it."
+    "with 3 seeds, in 85 with 5, in 91 with 10. So marks and verdicts need Student's t interval too, which allows for "
+    "few."
 )
 
 SHARED_EXAMPLES = (
     "Folds share most of the examples that they are trained on, so that their accuracies depend on each other: for "
-    "verdicts Student's t interval is widened for it (Nadeau and Bengio 2003)."
+    "marks and verdicts Student's t interval is widened for it (Nadeau and Bengio 2003)."
 )
 
 
@@ -101,13 +103,12 @@ def told_p(difference: Paired | None) -> str:
 
 
 def marked(rows: Sequence[Scores]) -> frozenset[int]:
-    """Return the numbers of the rows that lost: a training diverged, or the whole interval is below the first row."""
+    """Return the numbers of the rows that lost: a training diverged, or by a verdict's bounds it is below the first."""
     return frozenset(number for number, row in enumerate(rows) if row.diverged or _is_below(row.difference))
 
 
 def _is_below(difference: Paired | None) -> bool:
-    high = None if difference is None else difference.difference.high
-    return high is not None and high < 0
+    return difference is not None and difference.bounds is not None and difference.bounds[1] < 0
 
 
 def told_accuracy(row: Scores, unit: str = "seed") -> str:
@@ -130,10 +131,20 @@ def accuracy_note(unit: str = "seed") -> str:
     """Return what these cells mean."""
     return (
         f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}; p is a permutation "
-        f"test's, of n {unit}s at least 2^(1 − n), and not corrected for the number of rows. Marked rows are below the "
-        "first one with their whole interval, or diverged."
+        f"test's, of n {unit}s at least 2^(1 − n), and not corrected for the number of rows. Marked rows diverged, or "
+        "are below the first one with the whole interval that is shown and with Student's t interval."
         f"{' ' + SHARED_EXAMPLES if unit == 'fold' else ''}"
     )
+
+
+def unfinished_warning(rows: Mapping[str, Scores], unit: str = "seed") -> list[str]:
+    """Return a warning of the rows of which trainings are missing, that others have."""
+    numbers = {name: len(row.accuracies) + len(row.diverged) for name, row in rows.items()}
+    most = max(numbers.values(), default=0)
+    none = [name for name, number in numbers.items() if number == 0]
+    few = [f"{name} ({number} of {most} {unit}s)" for name, number in numbers.items() if 0 < number < most]
+    warnings = [f"Not finished: there are no trainings yet of {quoted(none)}."] if none else []
+    return [*warnings, *([f"Not finished: trainings are missing of {quoted(few)}."] if few else [])]
 
 
 def accuracy_plot(

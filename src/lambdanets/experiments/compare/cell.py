@@ -92,7 +92,7 @@ class Done:
 
     @property
     def kind(self) -> str:
-        """Name of what was done: "train", "cost", "speed" and others."""
+        """Name of what was done: "train", "search", "speed", "memory" and others."""
         return self.config["kind"]
 
 
@@ -190,8 +190,9 @@ def best_rate(searches: Sequence[Done]) -> float:
 
     Few validation images do not tell rates apart, and a row would be judged by the luck of its rate. So of the rates
     whose accuracy is at most one standard error below the best, √(p (1 - p) / images), the one nearest to the middle of
-    those tried is taken (the rule of one standard error: Breiman et al. 1984, section 3.4.3); of two as near the better
-    one, of equals the lower. A rate whose training diverged counts with an accuracy of 0.
+    all that were tried is taken; of two as near the better one, of equals the lower. Breiman et al. 1984, section
+    3.4.3, take the simplest model within one standard error; no rate is simpler than another. A rate whose training
+    diverged counts with an accuracy of 0.
     """
     scores: dict[float, list[float]] = {}
     for done in searches:
@@ -248,6 +249,12 @@ def coherent(
     allowed = [done for done in cells if wanted is None or wanted.has(done)]
     kinds = most([kind(done) for done in like or allowed])
     own = [done for done in allowed if kind(done) == kinds]
+    # Data that a study brings itself are a part of the configuration.
+    brought: dict[str | None, list[str | None]] = {}
+    for done in like or own:
+        brought.setdefault(done.config.get("data"), []).append(done.config.get("fingerprint"))
+    latest = {name: most(found) for name, found in brought.items()}
+    own = [done for done in own if done.config.get("fingerprint") == latest.get(done.config.get("data"))]
     told = [done for done in like or own if "epochs" in done.config]
     # Before the first training those of the searches.
     epochs = most([done.config["epochs"] for done in [one for one in told if one.kind == "train"] or told])

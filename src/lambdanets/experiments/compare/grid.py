@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,27 +98,28 @@ def run_cells(
         raise (StoppedError(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error) from None
 
 
+@dataclass
 class _Grid:
-    def __init__(
-        self,
-        study: Study,
-        options: Options,
-        folder: Path,
-        jobs: int,
-        console: Console,
-        cluster: Cluster | None,
-        signals: StopSignal,
-    ) -> None:
-        self.study, self.options, self.folder, self.jobs, self.console = study, options, folder, jobs, console
-        self.cluster, self.signals = cluster, signals
-        self.cells = _ordered(study.cells(options))
-        self.version = study_version(study.version)
-        self.fingerprint = options.data.fingerprint if options.data else ""
-        self.tasks: dict[Cell, _Task] = {}
-        self.needs: dict[Cell, Needs] = {}
-        self.done: dict[Cell, Done] = {}
-        self.failed: set[Cell] = set()
-        self.running: dict[Cell, float] = {}  # and since when
+    """The cells of a study and how far they are; arguments as of ``run_cells``, and the signals that came."""
+
+    study: Study
+    options: Options
+    folder: Path
+    jobs: int
+    console: Console
+    cluster: Cluster | None
+    signals: StopSignal
+    cells: list[Cell] = field(init=False)
+    tasks: dict[Cell, _Task] = field(init=False, default_factory=dict)
+    needs: dict[Cell, Needs] = field(init=False, default_factory=dict)
+    done: dict[Cell, Done] = field(init=False, default_factory=dict)
+    failed: set[Cell] = field(init=False, default_factory=set)
+    running: dict[Cell, float] = field(init=False, default_factory=dict)  # and since when
+
+    def __post_init__(self) -> None:
+        self.cells = _ordered(self.study.cells(self.options))
+        self.version = study_version(self.study.version)
+        self.fingerprint = self.options.data.fingerprint if self.options.data else ""
 
     def run(self) -> list[Done]:
         for cell in self.cells:
@@ -214,8 +215,10 @@ class _Grid:
             file = cell_file(self.folder, key)
             if file.is_dir():
                 raise ValueError(f"{file} is a folder, and a cell is to be written there; move it away")
+            place = self.folder / "work" / key
             try:
                 self.done[cell] = read_cell(file)
+                shutil.rmtree(place, ignore_errors=True)  # of a run that was ended between the two
                 return None
             except FileNotFoundError:
                 pass
@@ -223,7 +226,7 @@ class _Grid:
                 raise
             except ValueError as error:
                 print_whole(self.console, one_line(f"{error}; it is run again"))
-            self.tasks[cell] = _Task(cell, config, key, self.folder / "work" / key)
+            self.tasks[cell] = _Task(cell, config, key, place)
         return self.tasks[cell]
 
     def _lack(self, task: _Task) -> str | None:

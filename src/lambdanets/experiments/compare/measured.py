@@ -27,6 +27,7 @@ __all__ = [
     "measure_speed",
     "step_bytes",
     "turns_bytes",
+    "weights_bytes",
 ]
 
 # PyTorch, this package and a training in a process, beside what a step allocates; and how many times that the process
@@ -123,6 +124,11 @@ def step_bytes(model: str, kwargs: Mapping[str, Any], shape: Mapping[str, int], 
     """
     weights, step = _weights_and_step(json.dumps([model, kwargs, shape, batch]))
     return PROCESS_BYTES + 3 * weights + int(HELD * step)
+
+
+def weights_bytes(model: str, kwargs: Mapping[str, Any], shape: Mapping[str, int], batch: int) -> int:
+    """Return the bytes of the weights of a model; arguments as of ``step_bytes``."""
+    return _weights_and_step(json.dumps([model, kwargs, shape, batch]))[0]
 
 
 def turns_bytes(models: Mapping[str, Mapping[str, Any]], shape: Mapping[str, int], batch: int) -> int:

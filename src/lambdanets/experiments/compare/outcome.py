@@ -94,11 +94,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; dashed ones are predicted or published, not measured."""
+    """Points of one name."""
 
     name: str
     points: Sequence[Point]
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,6 @@ class Plot:
         series: what it shows.
         lines: True connects the points of a series.
         front: draws the Pareto front of the points, of those with a high y and a "low" or a "high" x.
-        notes: sentences below it.
     """
 
     name: str
@@ -123,7 +121,6 @@ class Plot:
     series: Sequence[Series]
     lines: bool = False
     front: Literal["low", "high"] | None = None
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -202,6 +199,7 @@ def code_warning(cells: Sequence[Done]) -> list[str]:
     """Return a warning for each kind of measurement that was not made with one version of the code."""
     found = []
     kinds = {
+        "search": "Learning rates",
         "train": "Accuracies",
         "memory": "Memory and multiply-adds",
         "speed": "Times",

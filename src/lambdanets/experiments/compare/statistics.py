@@ -20,12 +20,11 @@ _RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its interval at 95 %, and of how many values; one value, or equal ones, have no interval: None."""
+    """A mean with its interval at 95 %; one value, or equal ones, have no interval: None."""
 
     mean: float
     low: float | None
     high: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     sample = np.asarray(values, dtype=np.float64)
     mean = float(sample.mean())
     if len(sample) < 2 or np.ptp(sample) < TIE:
-        return Mean(mean, None, None, len(sample))
+        return Mean(mean, None, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate distribution, found out below
         interval = stats.bootstrap(
@@ -63,7 +62,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     low, high = float(interval.low), float(interval.high)
     if not (np.isfinite(low) and np.isfinite(high)):
         low, high = float(sample.min()), float(sample.max())
-    return Mean(mean, low, high, len(sample))
+    return Mean(mean, low, high)
 
 
 def paired_difference(

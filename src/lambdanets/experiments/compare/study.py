@@ -176,7 +176,8 @@ class Study(ABC):
         question: that it asks.
         version: raised when what a cell computes changes, so that old cells are not taken.
         takes_data: True if cells train on images.
-        default_data: what they train on where no data are given; None if then none of them trains.
+        default_data: the images that they train on where no data are given; None if then none of them trains on images.
+        trains_without_data: True if cells train on what the study brings itself.
     """
 
     name: str
@@ -185,6 +186,7 @@ class Study(ABC):
     version: int = 1
     takes_data: bool = True
     default_data: str | None = "digits"
+    trains_without_data: bool = False
 
     @abstractmethod
     def row_names(self, options: Options) -> list[str]:

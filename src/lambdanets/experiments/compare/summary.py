@@ -17,6 +17,7 @@ from lambdanets.experiments.compare.accuracy import (
     accuracy_plot,
     marked,
     scores_of,
+    unfinished_warning,
 )
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Plot, Table, code_warning, effort_line, quoted, size_warning
@@ -241,9 +242,8 @@ def plots_of(rows: Mapping[str, Summary]) -> list[Plot]:
 
 def warnings_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
     """Return what is missing, and what else one must know before one reads the findings."""
-    waiting = [name for name, row in rows.items() if row.spec.trains and not row.accuracies and not row.diverged]
-    missing = [f"Not finished: there are no trainings yet of {quoted(waiting)}."] if waiting else []
-    return [*missing, *size_warning(cells), *code_warning(cells)]
+    trained = {name: row for name, row in rows.items() if row.spec.trains}
+    return [*unfinished_warning(trained), *size_warning(cells), *code_warning(cells)]
 
 
 def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
@@ -262,7 +262,7 @@ def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
         f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {epochs} in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is chosen among {', '.join(f'{rate:g}' for rate in rates)} by the mean validation "
-        "accuracy of trainings with other seeds: of those within one standard error of the best, the middle one. "
-        "Tested are the weights of the epoch with the highest validation accuracy.",
+        "accuracy of trainings with other seeds: of those within one standard error of the best, the one nearest to "
+        "the middle of all. Tested are the weights of the epoch with the highest validation accuracy.",
         effort_line(cells),
     ]

@@ -6,7 +6,6 @@ The learning rate of each row is chosen by the validation images in trainings of
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +19,18 @@ from lambdanets.experiments.compare.measured import (
     measure_speed,
     step_bytes,
     turns_bytes,
+    weights_bytes,
 )
 from lambdanets.experiments.compare.outcome import Claim, Outcome, machine_line
 from lambdanets.experiments.compare.rows import Row
-from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, StoppedError, Study, choose_rows
+from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of, warnings_of
+from lambdanets.experiments.compare.train_cell import run_bytes, train_cell
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.registry import LAYERS
-from lambdanets.training import Augmentation, Recipe, TrainingDivergedError, resume, train
-from lambdanets.training.runs.schema import CHECKPOINT, read_finished, read_metrics, read_result
+from lambdanets.training import Augmentation, Recipe
 
-__all__ = ["HEADS", "RUN_BYTES", "Scale", "TrainedStudy", "train_cell"]
+__all__ = ["HEADS", "Scale", "TrainedStudy"]
 
 MODEL = "lambda_resnet_tiny"
 # Of attention, as many as lambda layers have: the backbone is too narrow for the eight heads of the paper's attention.
@@ -39,8 +39,6 @@ HEADS = 4
 SEARCH_SEED, SEEDS_OF_A_SEARCH = 1000, 4
 # Of a training: its numbers do not depend on how many run at once.
 THREADS = 1
-# A file and a checkpoint of a run, beside three copies of the weights.
-RUN_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,8 @@ class TrainedStudy(Study):
         if config["kind"] in ("speed", "memory"):
             models = config["models"] if config["kind"] == "speed" else {config["row"]: config}
             return Needs(memory=turns_bytes(models, shape, config["batch"]))
-        memory = step_bytes(config["model"], config["model_kwargs"], shape, config["batch"])
-        return Needs(memory=memory, disk=RUN_BYTES)
+        model = (config["model"], config["model_kwargs"], shape, config["batch"])
+        return Needs(memory=step_bytes(*model), disk=run_bytes(weights_bytes(*model)))
 
     def threads(self, config: Config) -> int | None:
         """See the interface."""
@@ -249,39 +247,3 @@ def recipe_of(config: Config, data: str | None) -> Recipe:
         seed=config["seed"],
         cpu_threads=THREADS,
     )
-
-
-def train_cell(recipe: Recipe, place: Place) -> dict[str, Any]:
-    """Train a model, or go on where that was stopped, and return its scores.
-
-    Args:
-        recipe: all choices.
-        place: where the run is kept until it is finished.
-
-    Raises:
-        StoppedError: if it was stopped by a signal.
-    """
-    run = place.folder / "run"
-    if read_finished(run) is None:
-        try:
-            if (run / CHECKPOINT).is_dir():
-                result = resume(run, console=place.console)
-            else:
-                shutil.rmtree(run, ignore_errors=True)
-                result = train(recipe, output=run, console=place.console)
-        except TrainingDivergedError as error:
-            return {"diverged": str(error), "validation_top1": 0.0}
-        if result.stopped_by is not None:
-            raise StoppedError(result.stopped_by)
-    content = read_result(run)
-    if content is None:
-        raise ValueError(f"{run} has no result.json; remove the folder, and the cell is trained anew")
-    rows = read_metrics(run / "metrics.csv", content["epochs"])
-    return {
-        "test_top1": content["test"]["top1"],
-        "validation_top1": content["validation"]["top1"],
-        "best_epoch": content["best_epoch"],
-        "train_loss": [round(row["train_loss"], 4) for row in rows],
-        "validation_by_epoch": [round(row["validation_top1"], 4) for row in rows],
-        "device": content["device"],
-    }

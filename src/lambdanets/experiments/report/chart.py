@@ -184,7 +184,7 @@ def draw_svg(plot: Plot, frame: Frame = LARGE) -> str:
     count = 0
     for number, (series, covered) in enumerate(zip(plot.series, covering, strict=True)):
         if plot.lines:
-            kind = f"line {_colour(number)}{' dashed' * series.dashed}"
+            kind = f"line {_colour(number)}"
             parts.append(_line(series.points, x, y, kind, 2 + WIDER * covered))
         for point in series.points:
             text = _told(plot, series.name, point)
@@ -326,7 +326,7 @@ def _draw_series(axes: Any, plot: Plot, number: int, series: Series, covered: in
     colour = COLOURS[number % len(COLOURS)]
     style: dict[str, Any] = {"color": colour, "marker": SHAPES[_shape(number)]}
     style |= {"markersize": 6.5 + WIDER * covered, "linewidth": 1.5 + 0.75 * WIDER * covered}
-    style["linestyle"] = "" if not plot.lines else "--" if series.dashed else "-"
+    style["linestyle"] = "-" if plot.lines else ""
     style |= {"label": f"{number + 1}  {series.name}", "markeredgecolor": "white", "markeredgewidth": 0.7}
     axes.plot([point.x for point in series.points], [point.y for point in series.points], **style)
     for point in series.points:

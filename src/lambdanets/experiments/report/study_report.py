@@ -87,6 +87,9 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         write_text(folder / "tables" / f"{table.name}.tex", f"% {one_line(outcome.environment)}\n{latex(table)}")
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
+    # Of an earlier report, of other cells.
+    _keep_only(folder / "tables", [table.name for table in outcome.tables])
+    _keep_only(folder / "plots", [plot.name for plot in plots])
     page = folder / "report.html"
     text = render_page(
         "lambdanets.experiments.report",
@@ -99,6 +102,13 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
     )
     write_text(page, text)
     return page
+
+
+def _keep_only(folder: Path, names: Sequence[str]) -> None:
+    """Remove the files of other tables and plots."""
+    for file in folder.iterdir():
+        if file.suffix in (".md", ".tex", ".png", ".svg") and file.stem not in names:
+            file.unlink()
 
 
 # Behind the name of a row that lost, and behind a cell that lost.

@@ -28,8 +28,9 @@ def judge(rows: Mapping[str, Summary]) -> Sequence[Claim]:
         *pair_claim(rows, "LLLL", "CCCC", "0 or more"),
         *pair_claim(rows, "CCLL", "CCCC", "0 or more"),
         *pair_claim(rows, "CLLL", "CCCC", "0 or more"),
-        *pair_claim(rows, "CCLL", "LLLL", "0 or more", paper="-0.1"),
-        *pair_claim(rows, "CLLL", "LLLL", "0 or more", paper="-0.1"),
+        # Nearly as accurate as LLLL: the paper's difference is that of its trainings to each other.
+        *pair_claim(rows, "CCLL", "LLLL", "-0.5 or more", paper="-0.1"),
+        *pair_claim(rows, "CLLL", "LLLL", "-0.5 or more", paper="-0.1"),
     ]
 
 

@@ -30,8 +30,10 @@ def resolve_data(spec: str) -> DataSpec:
 
     Raises:
         FileNotFoundError: it looks like a path, and nothing is there.
-        ValueError: it is no known name; the message shows the nearest.
+        ValueError: it is empty, or no known name; the message shows the nearest.
     """
+    if not spec:  # a path would mean the folder one is in
+        raise ValueError("data '' name nothing; give a name or a folder of images")
     given = DataSpec.parse(spec)
     kind, place = given.kind, given.place or None
     if kind in NAMES or kind.partition("/")[0].lower() in READERS:

@@ -12,7 +12,8 @@ from typing import Any
 class StopSignal:
     """While active, the first SIGINT or SIGTERM only sets ``number``; a second SIGINT interrupts at once.
 
-    A signal that is ignored, as SIGINT is in the background of a shell, stays so.
+    A signal that is ignored, as SIGINT is in the background of a shell, stays so. Where one is active within another,
+    the outer one has the number too when the inner one ends: a training may end before it looks.
 
     Args:
         first: called with the number of the first signal, in the main thread; what it raises is raised there. Default:
@@ -49,3 +50,6 @@ class StopSignal:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, StopSignal) and outer.number is None:
+                outer.number = self.number

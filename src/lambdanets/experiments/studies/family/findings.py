@@ -53,7 +53,7 @@ def summaries(cells: Sequence[Done]) -> dict[str, Summary]:
             continue
         accuracy = scores.accuracy
         if not measured and network.top1 is not None:
-            accuracy = Mean(network.top1, None, None, 1)
+            accuracy = Mean(network.top1, None, None)
         result = speed.get(name, {})
         ratio = {way: result["speed"][way]["ratio"] for way in PASSES if result}
         rate = {way: reference[way] * times[0] for way, times in ratio.items()}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lambdanets.experiments.bench.measure import PASSES, TRAINING, passes, peak_bytes
+from lambdanets.experiments.compare.accuracy import unfinished_warning
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES, build, images, measure_speed
 from lambdanets.experiments.compare.outcome import Outcome, code_warning, machine_line, size_warning
 from lambdanets.experiments.compare.study import Needs, Options, Place, Study, choose_rows
-from lambdanets.experiments.compare.trained import RUN_BYTES, train_cell
+from lambdanets.experiments.compare.train_cell import run_bytes, train_cell
 from lambdanets.experiments.studies.family.findings import claims_of, is_measured, plots_of, summaries, tables_of
 from lambdanets.experiments.studies.family.rows import REFERENCE, ROWS
 from lambdanets.models import model_cost
@@ -32,7 +37,9 @@ QUICK = (
     "EfficientNet-B0",
     "EfficientNet-B1",
 )
-# Of a training that this study adds where it is given data.
+# Images of a part of a batch in a process: as many as an accelerator holds of the largest network, EfficientNet-B7.
+PART = 32
+# Of the images that are timed.
 SHAPE = {"channels": 3, "classes": 1000}
 
 
@@ -84,8 +91,12 @@ class FamilyStudy(Study):
     def needs(self, config: Config) -> Needs:
         """See the interface. Batch-norms and activations keep about as much as the layers that are counted, each."""
         cost = model_cost(config["model"], config["image_size"])
-        step = 4 * (4 * cost.parameters + 3 * config["batch"] * cost.activations)
-        return Needs(memory=PROCESS_BYTES + step, disk=RUN_BYTES if config["kind"] == "train" else 0)
+        trains = config["kind"] == "train"
+        images = min(config["batch"], PART) if trains else config["batch"]
+        if trains and torch.accelerator.is_available():
+            images = 0  # that memory is the accelerator's
+        step = 4 * (4 * cost.parameters + 3 * images * cost.activations)
+        return Needs(memory=PROCESS_BYTES + step, disk=run_bytes(4 * cost.parameters) if trains else 0)
 
     def run(self, config: Config, place: Place) -> dict[str, Any]:
         """See the interface."""
@@ -121,6 +132,7 @@ class FamilyStudy(Study):
         """See the interface."""
         rows = summaries(cells)
         measured = is_measured(cells)
+        missing = unfinished_warning({name: row.scores for name, row in rows.items()}) if measured else []
         return Outcome(
             self.name,
             self.title,
@@ -130,7 +142,7 @@ class FamilyStudy(Study):
             plots_of(rows, measured),
             _notes(cells, measured),
             machine_line(cells),
-            [*size_warning(cells), *code_warning(cells)],
+            [*missing, *size_warning(cells), *code_warning(cells)],
         )
 
 
@@ -152,14 +164,16 @@ def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
         epochs = count(done.config["epochs"], "epoch", "epochs")
         notes.append(
             f"Accuracies are of trainings on {done.data['spec']} by the recipe {RECIPE} "
-            f"({get_recipe(RECIPE).precision}) with {epochs}, means over seeds with BCa "
+            f"({get_recipe(RECIPE).precision}) with {epochs}, the same for every network: its learning rate is not "
+            "searched, and dropout and stochastic depth do not grow with the depth. Means over seeds with BCa "
             "bootstrap intervals."
         )
     else:
         notes.append(
             "Accuracies are published ones of single trainings that differ: 350 epochs with strong augmentation "
             "(LambdaResNet-152 to -420, ResNet-RS, EfficientNet with AutoAugment), 300 (ResNet and SE-ResNet-50, "
-            "timm's recipe A2), 90 with flips and crops alone (the rows LLLL). With --data FOLDER they are trained "
+            "timm's recipe A2; timm's lambda networks, by timm's recipes for them), 90 with flips and crops alone (the "
+            "rows LLLL). With --data FOLDER they are trained "
             "and measured alike."
         )
     notes.append(
@@ -170,14 +184,15 @@ def _notes(cells: Sequence[Done], measured: bool) -> list[str]:
 
 
 def _batch(training_images: int) -> int:
-    """The batch of the recipe, or a fiftieth of fewer images."""
-    return max(2, min(get_recipe(RECIPE).batch_size, training_images // 50))
+    """The batch of the recipe, or about a fiftieth of fewer images; a power of 2, which processes and parts divide."""
+    return 2 ** int(math.log2(max(2, min(get_recipe(RECIPE).batch_size, training_images // 50))))
 
 
 def recipe_of(config: Config, data: str | None) -> Recipe:
-    """Return the recipe of a training: that of the paper's family, for every network."""
-    recipe = get_recipe(RECIPE, config["model"])
+    """Return the recipe of a training, which is the same for every network, whatever its depth, but for its images."""
+    recipe = get_recipe(RECIPE)
     warmup = min(recipe.warmup_epochs, config["epochs"] // 2)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return recipe.override(
         name=f"compare-{config['study']}",
         model=config["model"],
@@ -185,6 +200,7 @@ def recipe_of(config: Config, data: str | None) -> Recipe:
         image_size=config["image_size"],
         epochs=config["epochs"],
         batch_size=config["batch"],
+        accumulate=max(1, config["batch"] // (PART * processes)),
         warmup_epochs=warmup,
         seed=config["seed"],
     )

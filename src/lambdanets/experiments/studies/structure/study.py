@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lambdanets.experiments.bench.timing import Turns
+from lambdanets.experiments.compare.accuracy import unfinished_warning
 from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.measured import PROCESS_BYTES
 from lambdanets.experiments.compare.outcome import Outcome, code_warning, effort_line, machine_line, size_warning
@@ -38,7 +39,7 @@ class StructureStudy(Study):
         "Do lambda layers reach convolution and attention on sequences, and graph networks on graphs with labels of "
         "edges?"
     )
-    takes_data, default_data = False, None
+    takes_data, default_data, trains_without_data = False, None, True
 
     def row_names(self, options: Options) -> list[str]:
         """See the interface."""
@@ -86,7 +87,7 @@ class StructureStudy(Study):
 
     def outcome(self, cells: Sequence[Done]) -> Outcome:
         """See the interface."""
-        tables, plots, claims, notes = [], [], [], []
+        tables, plots, claims, notes, missing = [], [], [], [], []
         for structure in STRUCTURES:
             own = [done for done in cells if done.config["structure"] == structure]
             rows = summaries(structure, own)
@@ -95,8 +96,9 @@ class StructureStudy(Study):
                 tables.append(table_of(structure, rows))
                 plots += plots_of(structure, rows)
                 notes.append(note_of(structure, own))
+                missing += unfinished_warning(rows, STRUCTURES[structure].unit)
         notes.append(effort_line(cells))
-        where, warnings = machine_line(cells), [*size_warning(cells), *code_warning(cells)]
+        where, warnings = machine_line(cells), [*missing, *size_warning(cells), *code_warning(cells)]
         return Outcome(self.name, self.title, self.question, claims, tables, plots, notes, where, warnings)
 
 
