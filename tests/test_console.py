@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import pytest
@@ -65,3 +66,22 @@ def test_json_is_valid_and_exact(monkeypatch, encoding):
     text = written.getvalue().decode(encoding)
     assert json.loads(text) == NAMES
     assert ("犬" in text) == (encoding == "utf-8")
+
+
+def test_work_goes_on_where_its_reader_has_gone(tmp_path):
+    """As with ``lambdanets train | head -1``; what is printed past the console must not end it either."""
+    program = (
+        "import sys\n"
+        "from lambdanets.console import make_console\n"
+        "console = make_console()\n"
+        "for line in range(20_000):\n"
+        "    console.print(f'line {line}')\n"
+        "print('a line of another kind', flush=True)\n"
+        f"open({str(tmp_path / 'done')!r}, 'w').close()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -63,6 +64,15 @@ class _TextConsole(Console):
         """Return the segments of what is printed; a :class:`rich.text.Text` does not pass ``render_str``."""
         for segment in super().render(renderable, options):
             yield Segment(self._encodable(segment.text), segment.style, segment.control)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence where what read the output has gone, as ``head`` does: a training may need days more.
+
+        rich's own ends the program, in silence too, and with the exit code 1.
+        """
+        self.quiet = True
+        # What is printed otherwise, or flushed at the end, would raise the error again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
     def _encodable(self, text: str) -> str:
         """The text with escapes for what the stream's encoding lacks: the stream itself would raise an error."""

@@ -272,10 +272,10 @@ def digest_file(path: Path) -> str:
 
 @contextmanager
 def naming_failed_writes(path: Path) -> Iterator[None]:
-    """Turn the errors that safetensors and torch raise when they cannot write into an OSError naming ``path``."""
+    """Turn the error that safetensors raises when it cannot write into an OSError naming ``path``."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
+    except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}. Is the disk full?") from error
 
 

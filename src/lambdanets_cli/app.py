@@ -166,8 +166,8 @@ def _escape_what_encodings_lack() -> None:
 def main() -> None:
     """Run the command.
 
-    Exit codes: 0 success; 1 the loss diverged, or ``adopt`` found different outputs; 2 wrong input or a refusal of the
-    system, in one message; 128 + signal after a signal. Other errors are bugs and show their traceback.
+    Exit codes: 0 success; 1 the loss diverged, or ``adopt`` found different outputs; 2 wrong input, a refusal of the
+    system or a full memory, in one message; 128 + signal after a signal. Other errors are bugs, shown by a traceback.
     """
     _escape_what_encodings_lack()
     settings = Settings(debug=os.environ.get("LAMBDANETS_DEBUG", "0") not in ("", "0"))
@@ -182,7 +182,9 @@ def main() -> None:
         diverged = type(error).__name__ == "TrainingDivergedError"
         # An OSError tells what the machine refused: a full disk, a folder that may not be written.
         told = isinstance(error, (ValueError, TypeError, ImportError)) and _is_ours(error)
-        if not (diverged or told or isinstance(error, OSError)):
+        # PyTorch's, of a device, is known by its name: it is not imported here.
+        full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not (diverged or told or full or isinstance(error, OSError)):
             raise
         _print_error(_message(error))
         sys.exit(1 if diverged else 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets_cli.options import quiet_profiler
+from lambdanets_cli.options import quiet_profiler, stop_insisting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -214,6 +214,7 @@ def _measure(
     try:
         run(report)
     except BaseException:  # Ctrl-C, a case without room, a wrong result: what is finished may have taken hours
+        stop_insisting()
         console.print(f"\nStopped after {finished} of {total} cases.")
         if rows:
             write_rows()

@@ -89,6 +89,7 @@ def kernels(
     from lambdanets.console import make_console
     from lambdanets.experiments.bench.constants import device_name, where_from
     from lambdanets.kernels.grid.contract import GridProblem
+    from lambdanets.names import count
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extents = scopes or tuple(2 * size - 1 for size in grid)
@@ -103,7 +104,7 @@ def kernels(
     console.print(
         f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}\n"
         + device_name(device)
-        + (f", {threads} thread{'s'[: threads - 1]}" if device == "cpu" else "")
+        + (f", {count(threads, 'thread', 'threads')}" if device == "cpu" else "")
     )
     _print_choice(console, problem)
     console.print(where_from(device))

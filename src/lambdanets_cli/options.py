@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["RunFolder", "Settings", "quiet_profiler", "refuse_together", "with_debug", "with_parameters"]
+__all__ = [
+    "RunFolder",
+    "Settings",
+    "quiet_profiler",
+    "refuse_together",
+    "stop_insisting",
+    "with_debug",
+    "with_parameters",
+]
 
 
 @dataclass
@@ -43,6 +52,12 @@ RunFolder = Annotated[
         "lambda_resnet_tiny.digits.",
     ),
 ]
+
+
+def stop_insisting() -> None:
+    """Do not raise an interrupt that has arrived once more, after which what is finished is written, however long."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def with_debug(function: Callable[..., None]) -> Callable[..., None]:

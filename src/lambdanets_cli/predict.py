@@ -20,8 +20,8 @@ def predict(
 ) -> None:
     """Classify images with the best weights of a run.
 
-    Images are converted and resized as in the training, and not changed in any other way: a model of the
-    digits expects bright strokes on black, not pencil on paper.
+    Images are converted, resized and cropped to the middle as for the validation in training, and their colours are not
+    changed: a model of the digits expects bright strokes on black, not pencil on paper.
 
     For example:
 

@@ -48,12 +48,14 @@ def print_training(console: Console, result: TrainingResult) -> None:
             f"loss {result.test.loss:.3f}, in {format_seconds(result.seconds)}",
         )
     if result.validation_top1 is None and has_best:
-        print_whole(console, "No epoch was finished: best.safetensors holds the weights as they were when it stopped.")
+        print_whole(console, "No epoch was finished.")
     elif result.validation_top1 is not None:
         best = f"epoch {result.best_epoch}, {result.validation_top1:.2%} on the validation images"
         print_whole(console, f"Best weights: {best}")
     print_whole(console, f"Run folder: {one_line(path)}")
     for name, what in _FILES:
+        if name == "best.safetensors" and result.validation_top1 is None:
+            what = "weights as they were when it stopped"
         if (path / name).exists():
             print_whole(console, f"  {name:<17} {what}")
     print_whole(console)

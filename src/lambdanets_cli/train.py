@@ -97,11 +97,16 @@ def train(
 
     from lambdanets import training
     from lambdanets.console import make_console
+    from lambdanets.training.engine.checkpoint import split_checkpoint
     from lambdanets.training.recipes.files import write_recipe
     from lambdanets_cli.summary import print_training
 
     if print_recipe:
-        planned = training.plan_recipe(recipe, given) if resume is None else training.Run.open(resume).recipe
+        planned = (
+            training.plan_recipe(recipe, given)
+            if resume is None
+            else training.Run.open(split_checkpoint(resume)[0]).recipe
+        )
         print(write_recipe(planned), end="")
         return
     console = make_console()

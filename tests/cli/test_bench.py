@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -122,6 +123,8 @@ def test_what_stops_it_keeps_the_cases_that_were_finished(small, monkeypatch, tm
         def take(self, *arguments):
             Interrupted.taken += 1
             if Interrupted.taken == interrupted:
+                # As the command does for Ctrl-C, until it has ended it.
+                signal.setitimer(signal.ITIMER_REAL, 60, 60)
                 raise error
             super().take(*arguments)
 
@@ -129,6 +132,7 @@ def test_what_stops_it_keeps_the_cases_that_were_finished(small, monkeypatch, tm
         monkeypatch.setattr(module, "Turns", Interrupted)
     result = run("bench", *words, "--seconds", "0.01", "--max-seconds", "0.01", "--output", str(tmp_path))
     assert result.exit_code != 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # what is finished is written in peace
     assert "Stopped after 1 of 2 cases." in result.output
     name = "growth.csv" if "--growth" in words else "bench.csv"
     assert f"Wrote {tmp_path / name}" in result.output

@@ -7,6 +7,7 @@ import re
 import pytest
 from typer.main import get_command
 
+from lambdanets.models.shipped import shipped_folder
 from lambdanets.training import Augmentation, Recipe, list_recipes
 from lambdanets.training.recipes.files import read_recipe, write_recipe
 from lambdanets_cli import app as cli
@@ -167,3 +168,12 @@ def test_recipe_by_the_models_depth(print_recipe):
 def test_pairs_of_options_that_count_together(print_recipe, words):
     code, _, error = print_recipe(*words.split())
     assert code == 0, error
+
+
+def test_recipe_of_a_run_by_one_of_its_checkpoints(print_recipe):
+    """As ``train --resume`` takes it."""
+    run = shipped_folder("lambda_resnet_tiny.digits")
+    code, out, _ = print_recipe("--resume", run / "checkpoint" / "epoch-00001-batch-0000002")
+    assert code == 0
+    assert out == print_recipe("--resume", run)[1]
+    assert "model: lambda_resnet_tiny\n" in out

@@ -30,3 +30,14 @@ def test_layers_without_a_table_are_left_out():
     assert [found.layer for found in learnt(model)] == ["1"]
     nn.init.zeros_(model[1].positions)
     assert learnt(model)[0].distance == 0
+
+
+def test_entries_that_no_query_sees_do_not_count():
+    """Those of later positions in a causal layer, which are never trained."""
+    layer = LambdaLayer(8, size=9, ndim=1, causal=True)
+    (before,) = learnt(layer)
+    with torch.no_grad():
+        layer.positions[..., 9:] = 100.0  # offsets 1 to 8
+    (found,) = learnt(layer)
+    assert (found.distance, found.uniform) == (before.distance, before.uniform)
+    assert found.uniform == 4

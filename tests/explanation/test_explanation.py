@@ -8,7 +8,7 @@ from PIL import Image
 
 import lambdanets
 from explanation_layers import layer_and_input
-from lambdanets import LambdaLayer
+from lambdanets import GraphLambdaLayer, LambdaLayer
 from lambdanets.interop import TokenLambda
 
 LAYER = "layer2.0.conv2"
@@ -55,6 +55,8 @@ def test_other_arguments_that_are_not_there(explanation):
         explanation.maps(LAYER, 0, 4)
     with pytest.raises(ValueError, match="depth must be an int from 0 to 0, got 1"):
         explanation.maps(LAYER, 0, depth=1)
+    with pytest.raises(ValueError, match="depth must be an int from 0 to 0, got False"):
+        explanation.maps(LAYER, 0, depth=False)
     with pytest.raises(ValueError, match="part must be one of 'content', 'position', 'sum', got 'both'"):
         explanation.maps(LAYER, 0, part="both")
     with pytest.raises(ValueError, match=r"parts must name at least one of 'content', 'position', 'sum', got \(\)"):
@@ -73,6 +75,26 @@ def test_predictions_and_targets(explanation, classifier):
         explanation.target("cta")
     with pytest.raises(ValueError, match="target must be an int from 0 to 3, got 4"):
         explanation.target(4)
+    with pytest.raises(ValueError, match="class_names has 2 names, and the model has 4 outputs; give one name for"):
+        lambdanets.explain(classifier, explanation.inputs[0], class_names=["cat", "dog"])
+
+
+def test_a_classifier_of_nodes_has_no_target():
+    """Its output is (nodes, classes), of which the first row is no more than the others."""
+
+    class Nodes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.classifier = GraphLambdaLayer(8, dim_edge=3), torch.nn.Linear(8, 3)
+
+        def forward(self, x, index, edges):
+            return self.classifier(self.layer(x, index, edges))
+
+    graph = (torch.randn(5, 8), torch.randint(0, 5, (2, 9)), torch.randn(9, 3))
+    explanation = lambdanets.explain(Nodes().eval(), graph)
+    for asked in (explanation.target, explanation.ablations):
+        with pytest.raises(ValueError, match=r"scores of classes for one example, \(1, classes\), got \(5, 3\)"):
+            asked()
 
 
 def test_a_model_without_classes():

@@ -48,5 +48,5 @@ def checked_index(name: str, index: int, count: int) -> int:
 def chosen(terms: LayerTerms, weights: Array, head: int | None, depth: int | None) -> Array:
     """Of weights (h, u, ...) those of one head, or of all, and of one u, or of all."""
     if depth is not None or terms.intra_depth == 1:
-        weights = weights[:, checked_index("depth", depth or 0, terms.intra_depth)]
+        weights = weights[:, checked_index("depth", 0 if depth is None else depth, terms.intra_depth)]
     return weights if head is None else weights[checked_index("head", head, terms.heads)]

@@ -17,7 +17,7 @@ from lambdanets.explanation.terms import Array
 from lambdanets.functional import lambda_apply, lambda_apply_by_graph
 from lambdanets.layers import GraphLambdaLayer, LambdaLayer, TokenLambda
 
-__all__ = ["Ablation", "ablate", "class_scores", "grad_cam", "has_grad_cam", "occlude"]
+__all__ = ["Ablation", "ablate", "class_scores", "grad_cam", "has_grad_cam", "occlude", "one_example"]
 
 PARTS = ("content", "position", "layer")
 
@@ -53,6 +53,20 @@ def class_scores(output: Any) -> Tensor:
             "save_html(path, decision=False) leaves out what does"
         )
     return output.detach().float().log_softmax(dim=1)
+
+
+def one_example(scores: Tensor) -> Tensor:
+    """(classes,), the scores of the one example that is explained.
+
+    Raises:
+        ValueError: if there are scores of several, as of the nodes of a graph.
+    """
+    if len(scores) != 1:
+        raise ValueError(
+            f"the model must give scores of classes for one example, (1, classes), got {tuple(scores.shape)}, as of a "
+            "classifier of nodes; maps and figures need none, save_html(path, decision=False) leaves out what does"
+        )
+    return scores[0]
 
 
 def ablate(model: nn.Module, inputs: tuple[Any, ...], names: Sequence[str], target: int) -> tuple[Ablation, ...]:

@@ -21,7 +21,8 @@ class Learnt:
     Args:
         layer: its name.
         table: (u, k, *extents), the embeddings E of the offsets; the centre is offset 0.
-        distance: mean length of the offsets in positions, weighted by |E| (the norm over u and k).
+        distance: mean length of the offsets in positions, weighted by |E| (the norm over u and k). Of causal layers
+            those of later positions, which no query sees, are left out.
         uniform: the same mean if |E| were equal everywhere, as it nearly is before training.
     """
 
@@ -54,7 +55,10 @@ def learnt(model: nn.Module) -> tuple[Learnt, ...]:
             continue
         table = positions.detach().float().cpu().numpy()
         length = offset_lengths(table.shape[2:])
-        found.append(Learnt(name, table, _mean(length, np.linalg.norm(table, axis=(0, 1))), float(length.mean())))
+        size = np.linalg.norm(table, axis=(0, 1))
+        if getattr(layer, "causal", False):  # on one axis
+            length, size = (values[: len(values) // 2 + 1] for values in (length, size))
+        found.append(Learnt(name, table, _mean(length, size), float(length.mean())))
     return tuple(found)
 
 

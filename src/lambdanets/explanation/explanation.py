@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from lambdanets.explanation.arguments import Query, checked_index, chosen, query_index
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
-from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude
+from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude, one_example
 from lambdanets.explanation.distances import Learnt, learnt
 from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
 from lambdanets.explanation.terms import PARTS, Array, LayerTerms, Weights
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
-from lambdanets.names import unknown_name
+from lambdanets.names import count, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,13 @@ def explain(
         shown = pixels_of(inputs[0] if inputs else None, is_sequence)
     checks = {name: check(terms) for name, terms in found.items()}
     require(checks)
-    return Explanation(model, inputs, found, left_out, checks, output, shown, class_names)
+    explained = Explanation(model, inputs, found, left_out, checks, output, shown, class_names)
+    if class_names is not None and explained.has_scores and len(class_names) != output.shape[1]:
+        raise ValueError(
+            f"class_names has {count(len(class_names), 'name', 'names')}, and the model has {output.shape[1]} outputs; "
+            "give one name for each"
+        )
+    return explained
 
 
 class Explanation:
@@ -222,7 +228,7 @@ class Explanation:
         Raises:
             ValueError: if there is no such class, or the model gives no scores of classes.
         """
-        scores = class_scores(self._output)[0]
+        scores = one_example(class_scores(self._output))
         if target is None:
             return int(scores.argmax())
         if isinstance(target, str):

@@ -28,7 +28,7 @@ def draw(
 
     Args:
         maps: part -> (rows, *grid).
-        picture: (height, width, 3) array in 0..1, or None.
+        picture: (height, width, 3), uint8, or None.
         grid: shape of the positions.
         query: where the query stands; None for a prefix token.
         rows: names of the rows.

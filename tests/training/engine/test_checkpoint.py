@@ -15,6 +15,7 @@ from lambdanets.training import Run, evaluate_run, predict_images, resume, train
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import state
 from lambdanets.training.engine.checkpoint import (
+    Checkpoint,
     find_checkpoint,
     keep_only_until,
     list_checkpoints,
@@ -59,12 +60,15 @@ def test_content(stopped):
         "epoch-00001-batch-0000002",
     ]
     names = {path.name for path in latest(stopped).iterdir()}
-    parts = {f"{name}.safetensors" for name in ("model", "average", "optimizer", "rank-0")}
+    parts = {f"{name}.safetensors" for name in ("model", "average", "optimizer", "rank-0", "best")}
     assert names == {"checkpoint.json", *parts}
     facts = read_json(latest(stopped) / "checkpoint.json")
     assert set(facts["files"]) == parts
     assert (facts["epoch"], facts["batch"], facts["batches"], facts["processes"]) == (1, 2, 3, 1)
     assert not list(stopped.rglob(".*"))
+    # The weights of the first epoch; at its own end they are written after the checkpoint.
+    assert (latest(stopped) / "best.safetensors").read_bytes() == (stopped / "best.safetensors").read_bytes()
+    assert not (list_checkpoints(stopped)[0] / "best.safetensors").exists()
 
 
 FILES = ("checkpoint.json", "model.safetensors", "average.safetensors", "optimizer.safetensors", "rank-0.safetensors")
@@ -148,10 +152,39 @@ def test_metrics_that_are_short_or_changed(run):
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "one bit"])
 def test_damaged_best_weights(run, how):
+    """They are put back from the checkpoint; one of an earlier version does not have them."""
+    kept = latest(run) / "best.safetensors"
+    whole = kept.read_bytes()
     damage(run / "best.safetensors", how)
-    # Those of the last epoch are in the checkpoint at its end, and written anew.
+    state._restore_best(trainer(run), find_checkpoint(run))
+    assert (run / "best.safetensors").read_bytes() == kept.read_bytes() == whole
+    facts = read_json(latest(run) / "checkpoint.json")
+    del facts["files"]["best.safetensors"]
+    checkpoint = Checkpoint(latest(run), facts)
+    state._restore_best(trainer(run), checkpoint)
+    damage(run / "best.safetensors", how)
     with pytest.raises(ValueError, match=r"best\.safetensors, the best weights so far \(epoch 1\), is (damaged|miss)"):
-        resume(run)
+        state._restore_best(trainer(run), checkpoint)
+
+
+def trainer(run):
+    """All that is asked about the best weights."""
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(is_main_process=True),
+        run=Run.open(run),
+        best=find_checkpoint(run).facts["best"],
+    )
+
+
+def test_the_best_weights_of_an_abandoned_epoch_are_not_tested(trained, run):
+    """A run that went on to later, better epochs goes on from an earlier checkpoint: theirs are not this one's."""
+    chosen = latest(run)
+    best = (run / "best.safetensors").read_bytes()
+    shutil.copyfile(trained.run.path / "last.safetensors", run / "best.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "fit", lambda self, *_: False)
+        resume(chosen)
+    assert (run / "best.safetensors").read_bytes() == best
 
 
 def test_choices_that_were_changed(run):
@@ -230,6 +263,16 @@ def test_stopped_before_the_first_checkpoint(run):
         resume(run)
 
 
+def test_a_run_whose_checkpoints_were_not_copied_is_not_called_untrained(run):
+    shutil.rmtree(run / "checkpoint")
+    with pytest.raises(
+        ValueError, match=r"checkpoint, which .* is missing in the run .*; bring the folder back"
+    ) as told:
+        resume(run)
+    assert "remove" not in str(told.value)
+    assert f"--init-from {run}" in str(told.value)
+
+
 def test_failed_and_half_removed_writes_leave_the_latest(run, monkeypatch):
     """Whatever call fails on the way to a new checkpoint, one can go on."""
     from lambdanets import files
@@ -262,9 +305,11 @@ def test_what_a_killed_training_left_is_removed(run):
         file.touch()
     half = run / "checkpoint" / ".epoch-00002-batch-0000001.17"
     half.mkdir()
+    removed = run / ".checkpoint.17.removed"
+    removed.mkdir()
     (run / ".mine.txt").touch()
     keep_only_until(run, checkpoint)
-    assert not any(path.exists() for path in (*litter, half, later))
+    assert not any(path.exists() for path in (*litter, half, removed, later))
     assert (run / ".mine.txt").exists()
     assert find_checkpoint(run).folder == checkpoint.folder
 

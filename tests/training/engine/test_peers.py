@@ -1,12 +1,14 @@
 """A process of a training that does not answer any more is noticed by the others."""
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -78,7 +80,7 @@ def test_the_others_wait_for_the_main_process(monkeypatch):
 
 
 def fail(error, processes):
-    with told_faults(processes, "Go on."):
+    with told_faults(processes, "Go on.", "Take smaller batches."):
         raise error
 
 
@@ -88,7 +90,11 @@ def test_errors_of_workers_and_connections_are_told():
     lost = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3")
     with pytest.raises(ConnectionError, match=r"another of the 2 processes is lost, .* Go on\."):
         fail(lost, 2)
-    for processes, error in ((1, lost), (2, RuntimeError("shapes differ")), (2, ValueError("gloo"))):
+    with pytest.raises(MemoryError, match=r"\(CUDA out of memory\)\. Take smaller batches\.$"):
+        fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 1)
+    # One that the data raised in a worker that lives.
+    data = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...\nsizes differ")
+    for processes, error in ((1, lost), (2, RuntimeError("shapes differ")), (2, ValueError("gloo")), (1, data)):
         with pytest.raises(type(error)) as raised:
             fail(error, processes)
         assert raised.value is error
@@ -96,7 +102,7 @@ def test_errors_of_workers_and_connections_are_told():
 
 def test_workers_that_are_left_are_ended_with_the_program():
     """Not 20 seconds later, which is the time that they take after SIGTERM."""
-    with told_faults(1, "Go on."):
+    with told_faults(1, "Go on.", ""):
         worker = multiprocessing.Process(target=time.sleep, args=(60,), daemon=True)
         worker.start()
     assert worker.is_alive()
@@ -104,16 +110,55 @@ def test_workers_that_are_left_are_ended_with_the_program():
     assert not worker.is_alive()
 
 
-def test_a_worker_ends_by_the_alarm_alone():
-    """Without the message of the process that it was forked from."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+def _a_training(connection):
+    """Have a worker, which is forked while the training waits for a batch, and tells when it is ready."""
+
+    def work():
+        loaders._outlive_signals(0)
+        connection.send(os.getpid())
+        while True:
+            time.sleep(0.05)
+
+    with faults.deadline(60):
+        worker = multiprocessing.get_context("fork").Process(target=work)
+        worker.start()
+    worker.join()
+
+
+def test_a_worker_outlives_signals_while_its_training_runs_and_not_longer(monkeypatch):
+    monkeypatch.setattr(loaders, "_LOOK", 1)
+    here, there = multiprocessing.Pipe()
+    training = multiprocessing.get_context("fork").Process(target=_a_training, args=(there,))
+    training.start()
+    worker = psutil.Process(here.recv())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        worker.send_signal(number)
+    time.sleep(2.5)
+    assert worker.status() != psutil.STATUS_ZOMBIE
+    training.kill()
+    training.join()
+    worker.wait(timeout=60)
+
+
+def test_a_deadline_leaves_other_timers_alone():
+    """Ctrl-C that a library swallowed is raised once more: by a timer that repeats, which was set before or within."""
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
     try:
         with faults.deadline(60):
-            loaders._outlive_signals(0)
-            assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            time.sleep(0.2)
+        assert rung
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == pytest.approx(0.05)
+        with faults.deadline(60):
+            pass
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == pytest.approx(0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        with pytest.raises(RuntimeError, match=r"no batch for 0\.1 seconds"), faults.deadline(0.1):
+            time.sleep(10)
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_commands(monkeypatch):

@@ -234,7 +234,7 @@ def test_run_does_not_need_the_folder_of_the_weights_again(recipe, hub, tmp_path
     run.load_model()
     for line in (
         f"Left out of {data}: 1 file or folder, notes.txt.",
-        "Each epoch takes 12 of the 14 training images, in full batches of 4; the 2 left out are others each time.",
+        "Each epoch takes 12 of the 14 training images, in full batches of 4; a different 2 are left out in each.",
         f"Starts from the weights of local-dir:{hub}.",
     ):
         assert line in text.getvalue().splitlines()

@@ -80,3 +80,13 @@ def test_damaged_files_and_pickles_are_one_error(tmp_path, monkeypatch, how):
     with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
         load_tree(file)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_keys_with_slashes_and_of_two_kinds_are_not_one(tmp_path):
+    tree = {"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}, "1": torch.ones(2), 1: torch.zeros(2)}
+    save_tree(tmp_path / "a.safetensors", tree)
+    read = load_tree(tmp_path / "a.safetensors")
+    assert torch.equal(read["a/b"], tree["a/b"])
+    assert torch.equal(read["a"]["b"], tree["a"]["b"])
+    assert torch.equal(read["1"], tree["1"])
+    assert torch.equal(read[1], tree[1])

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lambdanets.training.engine.update import Update
+from lambdanets.training.engine.loop import Trainer
+from lambdanets.training.engine.update import Outcome, Update
 
 
 def norm_of(tensors):
@@ -149,3 +150,21 @@ def test_a_part_that_cannot_be_used_leaves_the_step_out(recipe):
     out = update(inputs, labels)
     assert (out.used, bool(out.usable)) == (False, False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.smoke
+def test_steps_that_a_scaler_leaves_out_do_not_lower_the_mean_norm():
+    """Their norm is infinite, and they are no updates; their images and losses count."""
+
+    def step(norm):
+        outcome = Outcome(torch.eye(2), torch.tensor(0.5), torch.tensor(norm), torch.tensor(True), math.isfinite(norm))
+        recipe, scheduler = SimpleNamespace(channels_last=False), SimpleNamespace(step_update=lambda update: None)
+        trainer = SimpleNamespace(
+            recipe=recipe, mixer=None, epoch=0, batch=0, update=lambda *_: outcome, scheduler=scheduler, ema=None
+        )
+        trainer.bad, trainer.sums = torch.zeros(3, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
+        return Trainer._step(trainer, 1, torch.zeros(2, 1), torch.tensor([0, 1]))
+
+    loss, right, images, norm, updates = (step(2.0) + step(4.0) + step(math.inf)).tolist()
+    assert (loss, right, images) == (3.0, 6.0, 6.0)
+    assert norm / updates == 3.0

@@ -88,7 +88,7 @@ def test_resume_of_a_run_that_is_trained(trained, tmp_path):
     with locked(run), pytest.raises(ValueError, match="is in use by process"):
         resume(run)
     # Afterwards it is refused for what it is.
-    with pytest.raises(FileNotFoundError, match="before its first checkpoint"):
+    with pytest.raises(ValueError, match="checkpoint, which a training goes on from, is missing"):
         resume(run)
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from lambdanets.training.display.comparison import plot_runs
+from lambdanets.training.runs.folder import Run
 from lambdanets.training.runs.lock import is_locked, locked
 from lambdanets.training.runs.overview import list_runs
 
@@ -96,3 +97,17 @@ def test_no_runs(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         list_runs(tmp_path / "file")
+
+
+def test_a_run_that_may_not_be_read_hides_no_others(runs, monkeypatch):
+    open_run = Run.open
+
+    def refuse(path):
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied", str(path / "config.json"))
+        return open_run(path)
+
+    monkeypatch.setattr(Run, "open", refuse)
+    found = {run.run.name: run for run in list_runs(runs)}
+    assert (found["a"].status, found["b"].status) == ("damaged", "finished")
+    assert "Permission denied" in found["a"].problem

@@ -18,8 +18,9 @@ __all__ = ["run_bytes", "train_cell"]
 # Records, pictures and logs of a run.
 _FILES_BYTES = 50 << 20
 # Three checkpoints at once, two that are kept and one that is being written, each with the weights, their moving
-# average and two moments of the optimizer; and three files of weights: best, last and one that is being written.
-_COPIES = 3 * 4 + 3
+# average, two moments of the optimizer and the best weights; and three files of weights: best, last and one that is
+# being written.
+_COPIES = 3 * 5 + 3
 
 
 def run_bytes(weights: int) -> int:

@@ -4,7 +4,7 @@ One rule says which images are scored:
 
 1. a source with a test part: that part;
 2. else, a source with a validation part: that part;
-3. else, all images of the source.
+3. else, all images of the source; a folder that has a training part alone is refused: its name says what it is for.
 
 A folder whose name is that of a part and of a class of the model is a part if it holds class folders, and a class if it
 holds images.

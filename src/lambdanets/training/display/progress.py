@@ -30,6 +30,9 @@ def print_start(console: Console, recipe: Recipe, done: int = 0) -> None:
         recipe: the choices.
         done: epochs that were finished before, when a training is resumed.
     """
+    if done == recipe.epochs:
+        print_whole(console, f"All {count(done, 'epoch', 'epochs')} of the training are done; its end follows.")
+        return
     epochs = f"epochs {done + 1} to {recipe.epochs}" if done else count(recipe.epochs, "epoch", "epochs")
     rate = f"learning rate {recipe.scaled_lr:g}"
     if recipe.lr_batch_size is not None:
@@ -165,7 +168,8 @@ def advise_on_waiting(share: float, workers: int) -> str:
     """A sentence on what can be done where the device waits for images."""
     cores = usable_cores()
     if workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < cores:  # each process of this machine has so many
-        remedy = f"more --workers may help (now {workers}; the machine has {count(cores, 'core', 'cores')})"
+        has = f"now {workers}; the machine has {count(cores, 'core', 'cores')}"
+        remedy = f"in another training more --workers may help ({has})"
     else:
         remedy = "images stored smaller, a faster disk or a lighter augmentation may help"
     return f"The device waited {share:.0%} of the epoch for images; {remedy}."

@@ -1,9 +1,9 @@
 """The state from which a training goes on, to the step: data in a folder that is there whole or not at all.
 
-``checkpoint/epoch-EEEEE-batch-BBBBBBB`` holds ``checkpoint.json`` (facts, and a digest of each other file) and
-safetensors files (see ``trees``). ``checkpoint/latest.json`` names the folder to go on from, with a digest of its
-``checkpoint.json``; it is moved only when that folder is on the disk, and only then are older folders removed. The last
-two stay.
+``checkpoint/epoch-EEEEE-batch-BBBBBBB`` holds ``checkpoint.json`` (facts, and a digest of each other file), safetensors
+files (see ``trees``) and the best weights until then. ``checkpoint/latest.json`` names the folder to go on from, with a
+digest of its ``checkpoint.json``; it is moved only when that folder is on the disk, and only then are older folders
+removed. The last two stay.
 """
 
 from __future__ import annotations
@@ -99,13 +99,15 @@ class Checkpoint:
         return load_tree(self.folder / f"{name}.safetensors")
 
 
-def save_checkpoint(run: Path, facts: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+def save_checkpoint(run: Path, facts: Mapping[str, Any], parts: Mapping[str, Any], best: Path | None = None) -> None:
     """Write a checkpoint, make it the latest, and remove all but the last two; one process calls it.
 
     Args:
         run: the run folder.
         facts: the position (``epoch``, ``batch``) and other plain values.
         parts: trees of tensors and plain values by name.
+        best: the file of the best weights so far, which is kept too: one goes on from an earlier checkpoint, and a
+            later epoch has replaced it. Default: there is none.
 
     Raises:
         OSError: the machine refused; the checkpoint before is still the latest.
@@ -122,12 +124,19 @@ def save_checkpoint(run: Path, facts: Mapping[str, Any], parts: Mapping[str, Any
         for name, tree in parts.items():
             file = folder / f"{name}.safetensors"
             save_tree(file, tree)
-            files[file.name] = {"bytes": file.stat().st_size, "digest": digest_file(file)}
+            files[file.name] = _fingerprint(file)
+        if best is not None:
+            shutil.copyfile(best, folder / best.name)
+            files[best.name] = _fingerprint(folder / best.name)
         content = {"format": _FORMAT, **facts, "files": files}
         (folder / _FACTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     _point(final)
     for older in list_checkpoints(run)[:-_KEPT]:
         remove_folder(older)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "digest": digest_file(file)}
 
 
 def _point(folder: Path) -> None:
@@ -175,7 +184,7 @@ def find_checkpoint(run: Path, chosen: Path | None = None) -> Checkpoint:
         found = list_checkpoints(run)
         others = found[: found.index(chosen)] if chosen in found else found
         remedy = f"`lambdanets train --resume {shell_word(others[-1])}` goes on from another one" if others else ""
-        raise ValueError(f"{error}. It cannot be gone on from; {remedy or 'bring the file back'}.") from error
+        raise ValueError(f"{error}. The training cannot go on from it; {remedy or 'bring the file back'}.") from error
 
 
 def _without_latest(run: Path) -> Exception:
@@ -191,6 +200,12 @@ def _without_latest(run: Path) -> Exception:
             f"the checkpoint of the run {run} was written by an earlier version of lambdanets, as pickles, which can "
             "run code and are not read. Its weights are whole: evaluate, predict and export take the run as it is, and "
             f"a new training begins from them by {from_weights(run)}."
+        )
+    if (run / "best.safetensors").exists():  # "last" is there before the first step
+        return ValueError(
+            f"{parent}, which a training goes on from, is missing in the run {run}; bring the folder back. Evaluate, "
+            f"predict and export take the run as it is, and a new training begins from its weights by "
+            f"{from_weights(run)}."
         )
     return FileNotFoundError(
         f"the run {run} was stopped before its first checkpoint, so nothing was trained and there is nothing to go on "
@@ -234,8 +249,8 @@ def keep_only_until(run: Path, checkpoint: Checkpoint) -> None:
     found = list_checkpoints(run)
     for later in found[found.index(checkpoint.folder) + 1 :]:
         remove_folder(later)
-    for path in parent.iterdir():
-        if path.name.startswith(".epoch-"):
+    for path in [*parent.iterdir(), *run.iterdir()]:
+        if path.name.startswith((".epoch-", f".{CHECKPOINT}.")):
             shutil.rmtree(path, ignore_errors=True)
     for path in [*run.iterdir(), *parent.iterdir()]:
         if _LEFT.fullmatch(path.name):

@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+
+import torch
 
 from lambdanets.console import shell_word
 
@@ -56,15 +59,20 @@ def deadline(seconds: float) -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise RuntimeError(f"DataLoader: no batch for {seconds:g} seconds")
+        if time.monotonic() < until and callable(handler):
+            handler(number, frame)  # a timer that was set in the block, as of an interrupt that is insisted on
+        else:
+            raise RuntimeError(f"DataLoader: no batch for {seconds:g} seconds")
 
+    until = time.monotonic() + seconds
     handler = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        left = signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler or signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, *(left if left[1] else before))  # ours does not repeat
 
 
 def _end(children: Iterable[BaseProcess]) -> None:
@@ -91,14 +99,17 @@ atexit.register(_end_left_workers)
 
 
 @contextmanager
-def told_faults(processes: int, advice: str) -> Iterator[None]:
+def told_faults(processes: int, advice: str, memory_advice: str) -> Iterator[None]:
     """Turn the errors of data workers and of the connection between processes into an OSError that says what to do.
+
+    That of a device whose memory is full becomes a MemoryError.
 
     Data workers are ended before the error is raised: one that is stopped would hold up the end of the program.
 
     Args:
         processes: how many work together.
         advice: a sentence for the message: how to go on.
+        memory_advice: a sentence for that of a full memory, with which going on would fail again.
     """
     before = set(multiprocessing.active_children())
 
@@ -107,9 +118,13 @@ def told_faults(processes: int, advice: str) -> Iterator[None]:
 
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        said = str(error).partition(". ")[0]
+        raise MemoryError(f"a step does not fit into the memory of the device ({said}). {memory_advice}") from error
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        if "DataLoader" in text:
+        # An error of the data in a worker that lives carries PyTorch's "Caught ... in DataLoader worker process".
+        if "DataLoader" in text and not text.startswith("Caught "):
             _end(started())
             raise OSError(
                 f"a process that reads images ended or does not answer ({text}). Was the memory full, or the disk "

@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 
-from lambdanets.console import make_console
+from lambdanets.console import make_console, shell_word
 from lambdanets.files import check_folder, make_folder, replacing, write_json
 from lambdanets.layers.arguments import check_bool
 from lambdanets.training.data import ArrayImages, FileImages, ImageData, Part, load_data
@@ -30,7 +30,7 @@ from lambdanets.training.engine.checkpoint import (
     split_checkpoint,
 )
 from lambdanets.training.engine.devices import computing_threads, make_accelerator
-from lambdanets.training.engine.faults import how_to_go_on, told_faults
+from lambdanets.training.engine.faults import from_weights, how_to_go_on, told_faults
 from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
@@ -169,7 +169,7 @@ def train(
 
 
 def _opened(recipe: Recipe, output: str | Path | None) -> tuple[ImageData, Source | None, InputTransform]:
-    """The data, the weights to start from and the input transform, if all that can be known before work is right."""
+    """The data, the weights to start from and the input transform, after all checks that need no work."""
     if recipe.data is None:
         raise ValueError(f"the recipe {recipe.name!r} has no data of its own; give --data")
     check_model_name(recipe.model)
@@ -240,10 +240,7 @@ def resume(
     folder, chosen = split_checkpoint(Path(path))
     run = Run.open(folder)
     check_entries(run.path)
-    if read_finished(run.path) is not None:
-        raise ValueError(
-            f"the run {run.path} is finished, there is nothing to resume; try `lambdanets evaluate {run.path}`"
-        )
+    _refuse_finished(run)
     check_folder(run.path)
     recipe = run.recipe
     console = console or make_console()
@@ -254,6 +251,7 @@ def resume(
         if accelerator.is_main_process:
             stack.enter_context(locked(run.path))
         accelerator.wait_for_everyone()
+        _refuse_finished(run)  # by another process, until the lock was free
         checkpoint = find_checkpoint(run.path, chosen)
         data = stored_data(run)
         skip_bad_images(data, run.path, recipe.skip_bad_images)
@@ -314,13 +312,23 @@ def _run(trainer: Trainer, data: ImageData, started: float, console: Console, pr
     return result
 
 
+def _refuse_finished(run: Run) -> None:
+    if read_finished(run.path) is not None:
+        command = f"lambdanets evaluate {shell_word(run.path)}"
+        raise ValueError(f"the run {run.path} is finished, there is nothing to resume; try `{command}`")
+
+
 def _fit_and_test(
     trainer: Trainer, progress: TrainingProgress, data: ImageData, console: Console, started: float
 ) -> tuple[int | None, Scores | None, float]:
     """Train and test, and write ``result.json``; returns the signal that ended it early, the scores, and the time."""
     accelerator, run = trainer.accelerator, trainer.run
     advice = how_to_go_on(run.path, accelerator.num_processes)
-    with told_faults(accelerator.num_processes, advice):
+    smaller = (
+        "Train with a smaller --batch-size, with more parts by --accumulate, or with --precision bf16; from the last "
+        f"weights by {from_weights(run.path)}, with one of these."
+    )
+    with told_faults(accelerator.num_processes, advice, smaller):
         try:
             with StopSignal() as stop:
                 with progress:
@@ -329,6 +337,8 @@ def _fit_and_test(
                 test = _test(trainer, data.test) if finished and data.test is not None else None
         except TrainingDivergedError:
             _write_result(trainer, "diverged", None, time.monotonic() - started)
+            raise
+        except torch.OutOfMemoryError:
             raise
         except Exception:
             # None are left where the run folder was removed.

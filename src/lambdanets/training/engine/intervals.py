@@ -38,7 +38,7 @@ class Interval:
         unit = match[2] if match else ""
         if unit.startswith("m") and 0 < number <= 1e6:
             return cls(seconds=60 * number)
-        if match and not unit.startswith("m") and number == int(number) and 1 <= number <= 1e12:
+        if match and not unit.startswith("m") and 1 <= number <= 1e12 and number == int(number):
             return cls(steps=int(number))
         raise ValueError(f"checkpoint_every is {text!r}; use a number of steps (500) or of minutes (10m)")
 

@@ -7,11 +7,13 @@ needs to be told nothing either.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from types import FrameType
 from typing import Any
 
 import torch
@@ -323,17 +325,25 @@ def _worker_options(accelerator: Accelerator, images: Part, workers: int, timeou
     }
 
 
-# Seconds that a data worker goes on after SIGTERM.
-_GRACE = 20
+# Seconds from SIGTERM until a data worker first looks whether the training process is still there, and between looks.
+_LOOK = 5
 
 
 def _outlive_signals(worker: int) -> None:
-    """Let a data worker outlive Ctrl-C and, for a while, SIGTERM, which reach all processes of a group.
+    """Let a data worker outlive Ctrl-C and SIGTERM, which reach all processes of a group.
 
-    The training process gets them too, and needs its workers to end its step; then it ends them itself.
+    The training process gets them too, and needs its workers to end its step or its validation; then it ends them
+    itself. A worker ends by itself only if that process has gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        # The alarm ends it; a worker that is forked in `deadline` has that one's handler.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+        parent = os.getppid()
+
+        def look(number: int, frame: FrameType | None) -> None:
+            if os.getppid() != parent:
+                os._exit(1)
+            signal.alarm(_LOOK)
+
+        # A worker that is forked in `deadline` has that one's handler.
+        signal.signal(signal.SIGALRM, look)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LOOK))

@@ -284,10 +284,10 @@ class Trainer:
         # Filled on the device: a tensor made of a number would be copied there, and the host would wait for it.
         images = out.loss.new_full((), len(labels))
         right = (out.logits.argmax(dim=1) == labels).sum()
-        found = [out.loss * images, right, images, out.norm, torch.ones_like(images)]
+        # Under a scaler that is about to come down the norm may be infinite: then it is not counted as an update.
+        found = [out.loss * images, right, images, out.norm, out.norm.isfinite()]
         bad = torch.stack([self.bad[0] + 1, out.loss.to(self.bad), out.norm.to(self.bad)])
         self.bad = torch.where(out.usable, 0, bad)
-        # The norm may be infinite under a scaler that is about to come down.
         counted = torch.stack([value.to(self.sums) for value in found])
         return torch.where(out.usable & counted.isfinite(), counted, 0)
 

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -76,6 +77,10 @@ def begun_before_restart() -> Path | None:
     return Path(store.get(_BEGUN).decode()) if store is not None and store.check([_BEGUN]) else None
 
 
+# How often each process waited: a program may train more than once, all its processes as often.
+_waits: Counter[int] = Counter()
+
+
 @contextmanager
 def waiting_for_main(rank: int, processes: int) -> Iterator[None]:
     """Do the block in all processes; the others then wait for the main one (rank 0), however long it takes.
@@ -86,7 +91,8 @@ def waiting_for_main(rank: int, processes: int) -> Iterator[None]:
     if store is None:
         yield
         return
-    key = f"lambdanets/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/main-is-ready"
+    _waits[rank] += 1
+    key = f"lambdanets/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/main-is-ready/{_waits[rank]}"
     try:
         yield
     finally:

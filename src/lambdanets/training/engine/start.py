@@ -212,7 +212,7 @@ def check_batches(accelerator: Accelerator, data: ImageData, recipe: Recipe) -> 
         return ()
     return (
         f"Each epoch takes {images - left:,} of the {images:,} training images, in full batches of "
-        f"{recipe.batch_size}; the {left:,} left out are others each time.",
+        f"{recipe.batch_size}; a different {left:,} are left out in each.",
     )
 
 

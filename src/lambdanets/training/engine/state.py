@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -11,11 +12,10 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from safetensors import SafetensorError, safe_open
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from lambdanets.files import digest_file
+from lambdanets.files import digest_file, replacing
 from lambdanets.names import count
 from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
 from lambdanets.training.engine.faults import from_weights, resume_command
@@ -75,7 +75,10 @@ def save(trainer: Trained) -> None:
             "versions": versions(),
             "device": accelerator.device.type,
         }
-        save_checkpoint(run.path, facts, parts)
+        best = run.path / "best.safetensors"
+        # That of an epoch which ends now is written after this, or anew from it.
+        is_kept = trainer.best is not None and not _is_of_now(trainer.best, facts) and best.is_file()
+        save_checkpoint(run.path, facts, parts, best if is_kept else None)
     accelerator.wait_for_everyone()
 
 
@@ -92,7 +95,7 @@ def restore(trainer: Trained, checkpoint: Checkpoint) -> None:
     trainer.batches.waited = facts.get("waited", 0.0)
     trainer.best = None if facts["best"] is None else dict(facts["best"])
     trainer.rows = _rows(trainer, checkpoint)
-    _check_best(trainer, checkpoint)
+    _restore_best(trainer, checkpoint)
     _load(checkpoint, "model", partial(load_state, trainer.module))
     if trainer.ema is not None:
         _load(checkpoint, "average", partial(load_state, trainer.ema.module))
@@ -120,7 +123,7 @@ def check_fit(trainer: Trained, checkpoint: Checkpoint) -> None:
     if facts["batches"] != len(trainer.batches):
         raise ValueError(
             f"an epoch of the run {run.path} has {len(trainer.batches)} batches now, and had {facts['batches']} when "
-            f"{checkpoint.folder} was written: the data are others"
+            f"{checkpoint.folder} was written: the data have changed"
         )
 
 
@@ -155,27 +158,31 @@ def _rows(trainer: Trained, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_best(trainer: Trained, checkpoint: Checkpoint) -> None:
-    """Raise a ValueError if the best weights so far, which the end of the training tests, are gone or others."""
+def _is_of_now(best: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """True if the best weights are those of the epoch at whose end a checkpoint is."""
+    return facts["batch"] == 0 and best["epoch"] == facts["epoch"]
+
+
+def _restore_best(trainer: Trained, checkpoint: Checkpoint) -> None:
+    """Put the best weights so far back, which the end of the training tests, if they are gone or others by now.
+
+    Raises:
+        ValueError: they are, and the checkpoint, of an earlier version, does not have them.
+    """
     best, file = trainer.best, trainer.run.path / "best.safetensors"
-    if best is None or (checkpoint.batch == 0 and best["epoch"] == checkpoint.epoch):
+    if best is None or _is_of_now(best, checkpoint.facts):
         return  # written anew from the checkpoint
-    found = None
-    if file.is_file():
-        if best["digest"] is None or digest_file(file) == best["digest"]:
-            return
-        try:
-            with safe_open(file, "pt") as opened:
-                found = int((opened.metadata() or {})["epoch"])
-        except (SafetensorError, KeyError, ValueError):
-            found = None
-    # Of an epoch that is done again, and then finds the same weights.
-    if found is not None and found > checkpoint.epoch:
+    kept = checkpoint.folder / file.name
+    if file.name in checkpoint.facts["files"]:
+        if trainer.accelerator.is_main_process and not (file.is_file() and digest_file(file) == best["digest"]):
+            with replacing(file) as temporary:
+                shutil.copyfile(kept, temporary)
         return
-    raise ValueError(
-        f"{file}, the best weights so far (epoch {best['epoch']}), is {'damaged' if file.exists() else 'missing'}; "
-        "bring the file back"
-    )
+    if not file.is_file() or best["digest"] not in (None, digest_file(file)):
+        raise ValueError(
+            f"{file}, the best weights so far (epoch {best['epoch']}), is {'damaged' if file.exists() else 'missing'}; "
+            "bring the file back"
+        )
 
 
 def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:

@@ -58,6 +58,7 @@ def load_tree(path: Path) -> Any:
 
 def _split(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, torch.Tensor):
+        name = f"{len(tensors)}{name}"  # keys may have "/" in them, and "1" and 1 be two
         # Copies: safetensors refuses tensors that share memory.
         tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}

@@ -113,7 +113,7 @@ def evaluate_run(
     with (
         computing_threads(run.recipe.cpu_threads),
         PeerWatch(accelerator.process_index, processes, TIMEOUT),
-        told_faults(processes, "Evaluate again."),
+        told_faults(processes, "Evaluate again.", "Give a smaller --batch-size."),
     ):
         scores = measure(accelerator, model, loader, len(run.class_names))
     if not math.isfinite(scores.loss):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from lambdanets.console import shell_word
 from lambdanets.files import check_entry, check_folder, check_name, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
@@ -214,9 +215,10 @@ class Run:
         if not file.is_file() and self.output != self.path:
             raise FileNotFoundError(f"{self.name} comes with its best weights alone, not with {weights!r}; use 'best'")
         if not file.is_file():
+            command = f"lambdanets train --resume {shell_word(self.path)}"
             raise FileNotFoundError(
                 f"the run {self.path} has no {file.name}: no epoch of its training was finished, or the file was "
-                f"removed. A training that is not finished goes on with `lambdanets train --resume {self.path}`."
+                f"removed. A training that is not finished goes on with `{command}`."
             )
         model = self.new_model()
         model.load_state_dict(read_weights(model, file, self.class_names))
@@ -261,7 +263,7 @@ def check_new(path: Path) -> None:
         remedy = "give a new folder"
         # A finished run has no checkpoint to continue from.
         if (path / CHECKPOINT).is_dir():
-            remedy += f", or continue that run with `lambdanets train --resume {path}`"
+            remedy += f", or continue that run with `lambdanets train --resume {shell_word(path)}`"
         raise ValueError(f"the output folder {path} is not empty; {remedy}")
 
 

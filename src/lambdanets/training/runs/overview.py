@@ -104,7 +104,7 @@ def summarise(path: Path) -> Summary:
             test_top1=result["test"]["top1"] if result is not None and result["test"] is not None else None,
             seconds=sum(row["seconds"] for row in rows),
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # one that may not be read must not hide the others
         return Summary(path, "damaged", str(error))
 
 
