@@ -205,6 +205,8 @@ def _measure(
         finished += 1
         rows.extend(measured)
         show(case, measured)
+        if kept and finished == 1:
+            merged(kept, measured)  # rows that cannot be kept beside these are refused now, not after all cases
 
     def write_rows() -> None:
         first, *others = write(merged(kept, rows) if kept else rows, output)

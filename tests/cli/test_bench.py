@@ -71,6 +71,13 @@ def test_noisy_measures_marked_cases_again(monkeypatch, tmp_path, words, name):
     assert [row["contender"] for row in again] == [row["contender"] for row in rows]
     assert {row["positions"] for row in again if row["note"] == "old"} == {"16"}
     assert {row["positions"] for row in again if row["note"] != "old"} == {"25"}
+    # Rows of another machine are refused after the first case.
+    write_csv(path, [{**row, "noisy": "yes", "machine": "another"} for row in rows])
+    before = path.read_bytes()
+    result = run("bench", *words, "--noisy", *options)
+    assert "were measured with machine another, now it is" in str(result.exception)
+    assert "Stopped after 1 of 2 cases." in result.output
+    assert path.read_bytes() == before
 
 
 def test_calibrate_writes_what_is_shipped(monkeypatch, tmp_path):
