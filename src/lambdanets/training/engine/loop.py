@@ -72,7 +72,7 @@ class Trainer:
         rows: a line for every finished epoch, as in ``metrics.csv``.
         epoch: epochs finished.
         batch: batches done in the epoch after them.
-        sums: of the current epoch in this process: loss, right answers, images, gradient norm, updates.
+        sums: of the current epoch in this process: loss, correct answers, images, gradient norm, updates.
         bad: steps in a row that could not be used, with loss and gradient norm of the last of them.
         best: epoch and digest of the weights in ``best.safetensors``, the digest None until they are written.
     """
@@ -94,7 +94,26 @@ class Trainer:
         self.validation_loader = measuring_loader(
             accelerator, data.validation, run.transform, recipe.batch_size, recipe.workers, timeout
         )
-        self.module = model = model.to(accelerator.device)
+        self._prepare(model)
+        mixes = recipe.augmentation.mixes
+        self.mixer = BatchMixer(recipe, self.num_classes, accelerator.process_index) if mixes else None
+        criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        self.update = Update(accelerator, self.model, self.optimizer, criterion, recipe)
+        self.every, self.timeout = every or Interval(), timeout
+        self.rows: list[dict[str, Any]] = []
+        self.epoch = self.batch = 0
+        wide = torch.float64 if accelerator.device.type != "mps" else torch.float32
+        self.sums = torch.zeros(5, dtype=wide, device=accelerator.device)
+        self.bad = torch.zeros(3, dtype=wide, device=accelerator.device)
+        self.seconds = 0.0
+        self.best: dict[str, Any] | None = None
+        self.writer: SummaryWriter | None = None
+        self.drawn = 0.0
+
+    def _prepare(self, model: nn.Module) -> None:
+        """Set the model, its moving average, optimizer and schedule: on their devices, sharded or compiled."""
+        accelerator, recipe = self.accelerator, self.recipe
+        self.module = model.to(accelerator.device)
         if recipe.channels_last:
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
@@ -116,20 +135,6 @@ class Trainer:
         # Sharded weights exchange their gradients themselves.
         self.model = accelerator.prepare_model(model, evaluation_mode=sharded)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
-        mixes = recipe.augmentation.mixes
-        self.mixer = BatchMixer(recipe, self.num_classes, accelerator.process_index) if mixes else None
-        criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(recipe.label_smoothing)
-        self.update = Update(accelerator, self.model, self.optimizer, criterion, recipe)
-        self.every, self.timeout = every or Interval(), timeout
-        self.rows: list[dict[str, Any]] = []
-        self.epoch = self.batch = 0
-        wide = torch.float64 if accelerator.device.type != "mps" else torch.float32
-        self.sums = torch.zeros(5, dtype=wide, device=accelerator.device)
-        self.bad = torch.zeros(3, dtype=wide, device=accelerator.device)
-        self.seconds = 0.0
-        self.best: dict[str, Any] | None = None
-        self.writer: SummaryWriter | None = None
-        self.drawn = 0.0
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -254,10 +259,12 @@ class Trainer:
         else:
             save = self.every.due_at(completed) or self.every.due_now()
         bad, *bad_values = self.bad.tolist()
-        told = [stop.number is not None, save and self.accelerator.is_main_process, bad >= self.update.patience, pace]
-        values = torch.cat([self.sums, self.sums.new_tensor([float(value) for value in [*told, self.batches.waited]])])
-        loss, right, images, _, _, *flags, pace, waited = self.accelerator.reduce(values).tolist()
-        stopped, save, given_up = (flag > 0 for flag in flags)
+        flags = [stop.number is not None, save and self.accelerator.is_main_process, bad >= self.update.patience]
+        own = [*map(float, flags), pace, self.batches.waited]
+        # One exchange for all: the sums over the processes.
+        total = self.accelerator.reduce(torch.cat([self.sums, self.sums.new_tensor(own)])).tolist()
+        loss, correct, images, _norm, _updates, stopping, saving, giving_up, pace, waited = total
+        stopped, save, given_up = stopping > 0, saving > 0, giving_up > 0
         where = f"in epoch {self.epoch + 1}, step {self.batch} of {steps}"
         if given_up or (self.batch == steps and not images):
             self.save()  # what was learnt before the steps that were left out
@@ -266,12 +273,12 @@ class Trainer:
         self._check_finite(loss, "training loss", where)
         if images:
             seconds, waiting = max(self.seconds, 1e-9), self._share_of_waiting(waited)
-            shown = (loss / images, right / images, images / seconds, waiting, peak_memory(self.accelerator.device))
+            shown = (loss / images, correct / images, images / seconds, waiting, peak_memory(self.accelerator.device))
             progress.step(completed, self.epoch + 1, *shown)
         return stopped, save, pace / self.accelerator.num_processes
 
     def _step(self, update: int, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """One update of the weights; returns the sums of loss, right answers, images, gradient norm and updates."""
+        """One update of the weights; returns the sums of loss, correct answers, images, gradient norm and updates."""
         targets = labels
         if self.recipe.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -283,9 +290,9 @@ class Trainer:
             self.ema.update(self.module, step=update)
         # Filled on the device: a tensor made of a number would be copied there, and the host would wait for it.
         images = out.loss.new_full((), len(labels))
-        right = (out.logits.argmax(dim=1) == labels).sum()
+        correct = (out.logits.argmax(dim=1) == labels).sum()
         # Under a scaler that is about to come down the norm may be infinite: then it is not counted as an update.
-        found = [out.loss * images, right, images, out.norm, out.norm.isfinite()]
+        found = [out.loss * images, correct, images, out.norm, out.norm.isfinite()]
         bad = torch.stack([self.bad[0] + 1, out.loss.to(self.bad), out.norm.to(self.bad)])
         self.bad = torch.where(out.usable, 0, bad)
         counted = torch.stack([value.to(self.sums) for value in found])
@@ -309,7 +316,7 @@ class Trainer:
     def _finish_epoch(self, progress: TrainingProgress) -> None:
         """Validate, then write the epoch's line, the checkpoint that confirms it, and what follows from both."""
         values = torch.cat([self.sums, self.sums.new_tensor([self.batches.waited])])
-        loss, right, images, norm, updates, waited = self.accelerator.reduce(values).tolist()
+        loss, correct, images, norm, updates, waited = self.accelerator.reduce(values).tolist()
         self._share_buffers()
         with kept_generators():
             scores: Scores = measure(self.accelerator, self.evaluated_model, self.validation_loader, self.num_classes)
@@ -317,7 +324,7 @@ class Trainer:
         row = {
             "epoch": self.epoch + 1,
             "train_loss": loss / images,
-            "train_top1": right / images,
+            "train_top1": correct / images,
             "learning_rate": peak_rate(self.optimizer),
             "gradient_norm": norm / updates,
             "images_per_second": images / max(self.seconds, 1e-9),
