@@ -19,7 +19,7 @@ from lambdanets.layers import GraphLambdaLayer, LambdaLayer, TokenLambda
 
 __all__ = ["Ablation", "ablate", "class_scores", "grad_cam", "has_grad_cam", "occlude", "one_example"]
 
-PARTS = ("content", "position", "layer")
+_REMOVABLE = ("content", "position", "layer")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def ablate(model: nn.Module, inputs: tuple[Any, ...], names: Sequence[str], targ
         whole = float(class_scores(model(*inputs))[0, target])
         results = []
         for name in names:
-            for part in PARTS:
+            for part in _REMOVABLE:
                 handle = layers[name].register_forward_hook(_without(part), with_kwargs=True)
                 try:
                     score = float(class_scores(model(*inputs))[0, target])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lambdanets.names import count, first_of
 from lambdanets.training.data.core import FileImages, ImageData
-from lambdanets.training.data.transforms import UnreadableImageError, check_file, opened_image, read_image
+from lambdanets.training.data.transforms import UnreadableImageError, check_image_file, opened_image, read_image
 
 _END_BYTES = 64 * 1024
 _DECODED_BYTES = 256 * 1024**2
@@ -75,7 +75,7 @@ def _fault(path: Path, whole: bool) -> tuple[Path, Exception] | None:
         if whole:
             read_image(path, "RGB")
         else:
-            check_file(path)
+            check_image_file(path)
             with opened_image(path, path.__str__):
                 pass
     except (ValueError, FileNotFoundError) as error:

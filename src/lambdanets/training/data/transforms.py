@@ -171,11 +171,11 @@ def read_image(path: str | Path, mode: str) -> Image.Image:
         UnreadableImageError: it is no image, damaged, cut off or too large, or its numbers have no rule.
     """
     path = Path(path)
-    check_file(path)
+    check_image_file(path)
     return decode_image(path, path.__str__, mode)
 
 
-def check_file(path: Path) -> None:
+def check_image_file(path: Path) -> None:
     """Raise an error of ``read_image`` for a path that is no file with content."""
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"the image {path} is a link that leads nowhere")

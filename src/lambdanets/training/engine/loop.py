@@ -37,7 +37,7 @@ from lambdanets.training.engine.metrics import Scores, measure
 from lambdanets.training.engine.mixing import BatchMixer
 from lambdanets.training.engine.optimisation import frozen_modules, make_optimizer, make_schedule, peak_rate
 from lambdanets.training.engine.randomness import kept_generators
-from lambdanets.training.engine.sharding import shard, whole
+from lambdanets.training.engine.sharding import shard, unsharded
 from lambdanets.training.engine.signals import StopSignal
 from lambdanets.training.engine.update import Update
 from lambdanets.training.runs.folder import Run
@@ -382,7 +382,7 @@ class Trainer:
 
     def save_weights(self, name: str) -> None:
         """Write the weights as ``name.safetensors`` of the run folder; all processes call it, the main one writes."""
-        weights = whole(self.evaluated_model.state_dict(), keep=self.accelerator.is_main_process)
+        weights = unsharded(self.evaluated_model.state_dict(), keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             row = self.rows[-1] if self.rows else {"validation_top1": float("nan")}
             facts = {

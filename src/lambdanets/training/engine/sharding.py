@@ -59,7 +59,7 @@ def _members(module: nn.Module) -> Iterator[nn.Module]:
             yield from _members(child)
 
 
-def whole(tree: Any, *, keep: bool) -> Any:
+def unsharded(tree: Any, *, keep: bool) -> Any:
     """Gather the sharded tensors of nested dictionaries and lists; all processes must call it.
 
     Args:
@@ -67,9 +67,9 @@ def whole(tree: Any, *, keep: bool) -> Any:
         keep: True where the result is used; elsewhere None stands for each of them.
     """
     if isinstance(tree, Mapping):
-        return {key: whole(value, keep=keep) for key, value in tree.items()}
+        return {key: unsharded(value, keep=keep) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return type(tree)(whole(value, keep=keep) for value in tree)
+        return type(tree)(unsharded(value, keep=keep) for value in tree)
     if not hasattr(tree, "full_tensor"):
         return tree
     gathered = tree.full_tensor()
@@ -77,7 +77,7 @@ def whole(tree: Any, *, keep: bool) -> Any:
     return gathered.detach().cpu() if keep else None
 
 
-def parted(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def sharded_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """This process's part of a whole tensor if ``like`` is sharded, else the tensor itself."""
     if not hasattr(like, "full_tensor"):
         return tensor
@@ -92,7 +92,7 @@ def load_state(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Put whole weights into a model, sharded or not."""
     expected = model.state_dict()
     model.load_state_dict(
-        {name: parted(tensor, expected[name]) if name in expected else tensor for name, tensor in weights.items()}
+        {name: sharded_like(tensor, expected[name]) if name in expected else tensor for name, tensor in weights.items()}
     )
 
 
@@ -103,7 +103,7 @@ def load_optimizer(optimizer: Any, tree: Any) -> None:
         for key, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 # Stored without gaps, a state may lie in another order than its weights, and sums over it would differ.
-                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(parted(value, parameter))
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(sharded_like(value, parameter))
 
 
 def check_sharding(accelerator: Accelerator, recipe: Recipe) -> None:
@@ -155,11 +155,11 @@ def _difference(accelerator: Accelerator, recipe: Recipe) -> float:
         optimizer = make_optimizer(layers, recipe)
         for _ in range(2):
             for weight, gradient in zip(layers.parameters(), gradients, strict=True):
-                weight.grad = parted(gradient, weight)
+                weight.grad = sharded_like(gradient, weight)
             optimizer.step()
-            state = whole(optimizer.state_dict(), keep=True)
+            state = unsharded(optimizer.state_dict(), keep=True)
             optimizer = make_optimizer(layers, recipe)
             load_optimizer(optimizer, state)
-        found.append(whole(layers.state_dict(), keep=True))
+        found.append(unsharded(layers.state_dict(), keep=True))
     one, other = found
     return max(float((one[name].cpu() - other[name]).abs().max()) for name in one)

@@ -233,7 +233,7 @@ def initial_model(recipe: Recipe, data: ImageData, transform: InputTransform, so
     """
     if source is not None:
         recipe = source.adapted(recipe, transform.image_size)
-    with _told_by_timm() as told:
+    with _collected_log_of_timm() as told:
         model, kwargs = build_model_for_size(
             recipe.model,
             transform.image_size,
@@ -276,7 +276,7 @@ def _unused_weights(name: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _told_by_timm() -> Iterator[list[str]]:
+def _collected_log_of_timm() -> Iterator[list[str]]:
     """Collect timm's log while it loads weights: parameters that it leaves random, weights that have no place."""
     told: list[str] = []
 

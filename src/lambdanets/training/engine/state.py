@@ -20,7 +20,7 @@ from lambdanets.names import count
 from lambdanets.training.engine.checkpoint import Checkpoint, save_checkpoint
 from lambdanets.training.engine.faults import from_weights, resume_command
 from lambdanets.training.engine.randomness import random_states, restore_random_states
-from lambdanets.training.engine.sharding import load_optimizer, load_state, whole
+from lambdanets.training.engine.sharding import load_optimizer, load_state, unsharded
 from lambdanets.training.runs.folder import Run, versions
 from lambdanets.training.runs.schema import read_metrics
 
@@ -59,7 +59,7 @@ def save(trainer: Trained) -> None:
     }
     if trainer.ema is not None:
         parts["average"] = trainer.ema.module.state_dict()
-    parts = whole(parts, keep=accelerator.is_main_process)
+    parts = unsharded(parts, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         facts = {
             "epoch": trainer.epoch,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lambdanets.training.data.transforms import check_file, read_image
+from lambdanets.training.data.transforms import check_image_file, read_image
 from lambdanets.training.rules import refuse, whole
 from lambdanets.training.runs.folder import Run
 
@@ -61,7 +61,7 @@ def predict_images(
         raise refuse(str(images), "images", "use a list of files, [...]")
     run = Run.open_trained(path)
     for image in images:  # all of them, before the first is classified
-        check_file(Path(image))
+        check_image_file(Path(image))
     transform = run.transform.build()
     mode = run.transform.mode
     model = run.load_model()
