@@ -115,11 +115,11 @@ def test_order_and_changes_of_a_stream_are_a_function_of_seed_epoch_and_position
 
 
 def test_a_window_mixes_and_keeps_each_item():
-    found = list(shuffled(range(100), random.Random(0), 10))
+    found = list(shuffled_in_window(range(100), random.Random(0), 10))
     assert sorted(found) == list(range(100))
     assert found != sorted(found)
     assert found[0] <= 10
-    assert list(shuffled([], random.Random(0))) == []
+    assert list(shuffled_in_window([], random.Random(0))) == []
 
 
 @pytest.fixture

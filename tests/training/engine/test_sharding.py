@@ -10,7 +10,7 @@ import torch
 from lambdanets.training import Recipe
 from lambdanets.training.engine.metrics import measure
 from lambdanets.training.engine.optimisation import make_optimizer
-from lambdanets.training.engine.sharding import _blocks, check_sharding, load_optimizer, load_state, shard, whole
+from lambdanets.training.engine.sharding import _blocks, check_sharding, load_optimizer, load_state, shard, unsharded
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_whole_states_go_into_sharded_models_and_back(accelerator):
     shard(sharded, accelerator)
     assert all(hasattr(weight, "full_tensor") for weight in sharded.parameters())
     load_state(sharded, weights)
-    gathered = whole(sharded.state_dict(), keep=True)
+    gathered = unsharded(sharded.state_dict(), keep=True)
     assert gathered.keys() == weights.keys()
     assert all(type(tensor) is torch.Tensor and torch.equal(tensor, weights[name]) for name, tensor in gathered.items())
     optimizers = [make_optimizer(one, make()) for one in (model, sharded)]
@@ -58,11 +58,11 @@ def test_whole_states_go_into_sharded_models_and_back(accelerator):
     for one, optimizer in zip((model, sharded), optimizers, strict=True):
         one(images).square().mean().backward()
         optimizer.step()
-    state, other = (whole(optimizer.state_dict(), keep=True) for optimizer in optimizers)
+    state, other = (unsharded(optimizer.state_dict(), keep=True) for optimizer in optimizers)
     torch.testing.assert_close(other, state)
     load_optimizer(optimizers[1], state)
-    torch.testing.assert_close(whole(optimizers[1].state_dict(), keep=True), state, rtol=0, atol=0)
-    dropped = whole(sharded.state_dict(), keep=False)
+    torch.testing.assert_close(unsharded(optimizers[1].state_dict(), keep=True), state, rtol=0, atol=0)
+    dropped = unsharded(sharded.state_dict(), keep=False)
     assert [name for name, tensor in dropped.items() if tensor is None] == [
         name for name, _ in sharded.named_parameters()
     ]

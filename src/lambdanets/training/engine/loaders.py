@@ -29,7 +29,7 @@ from lambdanets.training.recipes.recipe import Recipe
 # Images of shards that are mixed with each other at a time.
 _MIXED = 8192
 # The same for a stream, whose images lie in memory until then.
-_SHUFFLED_IN_MEMORY = 1024
+_WINDOW = 1024
 
 
 def input_transform(data: ImageData, recipe: Recipe, before: InputTransform | None = None) -> InputTransform:
@@ -164,7 +164,7 @@ class SeededStream(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         draw = random.Random(derive_seed("stream", self.seed, self.epoch))
-        for position, (image, label) in enumerate(shuffled(self.images.stored(), draw)):
+        for position, (image, label) in enumerate(shuffled_in_window(self.images.stored(), draw)):
             if position < self.first:
                 continue
             with seeded("image", self.seed, self.epoch, position):
@@ -172,7 +172,7 @@ class SeededStream(IterableDataset[Any]):
             yield item
 
 
-def shuffled(items: Iterable[Any], draw: random.Random, size: int = _SHUFFLED_IN_MEMORY) -> Iterator[Any]:
+def shuffled_in_window(items: Iterable[Any], draw: random.Random, size: int = _WINDOW) -> Iterator[Any]:
     """The items in an order that is drawn from a window of ``size`` of them, each of them once."""
     window: list[Any] = []
     for item in items:
