@@ -18,6 +18,7 @@ from lambdanets.training.engine.loaders import (
     SeededStream,
     TrainingBatches,
     input_transform,
+    shuffled_in_window,
 )
 
 
