@@ -15,7 +15,7 @@ from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report.study_report import MARK, table_text
-from lambdanets.experiments.studies import read_outcome
+from lambdanets.experiments.studies import get_study, read_outcome
 from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS, ROWS
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
@@ -94,6 +94,31 @@ def _hours(study: str) -> str:
     return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
 
 
+def _parameters(study: str, row: str) -> str:
+    """The parameters of a row's network over those of the first row's."""
+    rows = summaries(get_study(study).rows, read_cells(COMPARE / study)[0])
+    base, *_ = rows.values()
+    return f"{rows[row].parameters / base.parameters:.2f}"
+
+
+def _speed(study: str, row: str) -> str:
+    """The training speed of a row's network over that of the first row's."""
+    return f"{summaries(get_study(study).rows, read_cells(COMPARE / study)[0])[row].ratio[TRAINING][0]:.2f}"
+
+
+def _parameters_of_sequences() -> str:
+    """The parameters of the network with lambda layers of scope 7 over those of the one with convolutions."""
+    cells, _ = read_cells(COMPARE / "structure")
+    parameters = {done.row: done.result["parameters"] for done in cells if done.kind == "train"}
+    return f"{parameters['sequence: lambda, scope 7'] / parameters['sequence: convolution']:.2f}"
+
+
+def _gain_by_scope() -> str:
+    """The accuracy of global lambda layers over that of scope 3, in points of percent."""
+    rows = summaries(get_study("scope").rows, read_cells(COMPARE / "scope")[0])
+    return f"{rows['global'].difference.difference.mean:.1f}"
+
+
 def _same_network() -> str:
     """The largest difference, in points for one seed, between two rows that train one network: by other commits."""
     rows = (("layers", "lambda"), ("placement", "LLLL"))
@@ -117,6 +142,12 @@ FIGURES: dict[str, Callable[[], str]] = {
     "same-network": _same_network,
     "hours-layers": lambda: _hours("layers"),
     "hours-placement": lambda: _hours("placement"),
+    "parameters-u4": lambda: _parameters("layers", "lambda, u = 4"),
+    "parameters-CLLL": lambda: _parameters("placement", "CLLL"),
+    "parameters-CCLL": lambda: _parameters("placement", "CCLL"),
+    "speed-CCLL": lambda: _speed("placement", "CCLL"),
+    "parameters-sequence": _parameters_of_sequences,
+    "gain-by-scope": _gain_by_scope,
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
 }
