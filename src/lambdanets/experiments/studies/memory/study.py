@@ -33,9 +33,10 @@ SIZES = {
     "quick": (14, 28, 56, 112, 224, 448, 896),
     "full": (14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280, 1792),
 }
-# Of the turns of a row at most, and of a training pass with which a row ends. Full size takes about a quarter of an
-# hour on two CPU cores, by the limits alone.
+# The turns of the rows of one size take so many seconds each, at most. By this and LIMIT, the full size takes about a
+# quarter of an hour on two CPU cores.
 SECONDS = {"quick": 1.0, "full": 2.0}
+# A row ends with the size at which a training pass takes longer than so many seconds.
 LIMIT = {"quick": 0.5, "full": 10.0}
 # A row whose training pass takes longer is timed once: seven turns of it would take too long.
 LONGEST = 2.0

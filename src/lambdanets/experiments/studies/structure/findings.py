@@ -146,9 +146,11 @@ def plots_of(structure: str, rows: Mapping[str, Summary]) -> list[Plot]:
 def note_of(structure: str, cells: Sequence[Done]) -> str:
     """Return how the rows of a structure were trained."""
     kind = STRUCTURES[structure]
-    done = next(done for done in cells if done.kind == "train")
-    training, choosing, test = done.result["examples"]
-    config = done.config
+    trained = [done for done in cells if done.kind == "train"]
+    # Folds may differ by an example.
+    sizes = zip(*(done.result["examples"] for done in trained), strict=True)
+    training, choosing, test = (" to ".join(map(str, sorted({min(size), max(size)}))) for size in map(list, sizes))
+    config = trained[0].config
     split = (
         "the standard split, of whose training part each seed takes another fifth to choose by"
         if kind.unit == "seed"
