@@ -16,7 +16,7 @@ from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report.study_report import MARK, table_text
 from lambdanets.experiments.studies import get_study, read_outcome
-from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS, ROWS
+from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
 
@@ -48,17 +48,24 @@ def study(name: str) -> str:
     return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
 
 
-def layers() -> str:
-    """The study of layers in short; of attention's two forms the faster one's speed and the leaner one's memory."""
-    cells, _ = read_cells(COMPARE / "layers")
-    rows = summaries(ROWS, cells)
+def short(study: str, heading: str) -> str:
+    """A study of layers in short; of attention's two forms the faster one's speed and the leaner one's memory.
+
+    Args:
+        study: layers or placement.
+        heading: of the rows.
+    """
+    cells, _ = read_cells(COMPARE / study)
+    specs = get_study(study).rows
+    rows = summaries(specs, cells)
+    baseline = next(iter(rows))
     lines = []
     lost = marked(list(rows.values()))
     for number, (name, row) in enumerate(rows.items()):
         is_lambda = (row.spec.form_of or name) in LAMBDAS
         if not row.spec.trains and not is_lambda:
             continue
-        forms = [row] if is_lambda else [rows[form] for form in forms_of(ROWS, name) if form in rows]
+        forms = [row] if is_lambda else [rows[form] for form in forms_of(specs, name) if form in rows]
         rate = max(forms, key=lambda form: form.ratio[TRAINING][0]).ratio[TRAINING]
         kept = min(form.saved_bytes for form in forms)
         lines.append(
@@ -72,10 +79,10 @@ def layers() -> str:
             ]
         )
     header = [
-        "layer",
+        heading,
         "parameters, M",
         "test accuracy, % (95 %)",
-        f"difference to {CONVOLUTION}",
+        f"difference to {baseline}",
         "training speed",
         "kept for backward, MB an image",
     ]
@@ -136,7 +143,10 @@ def _kept_by_all_layers() -> str:
     return f"{1 - replaced / sum(weight.numel() for weight in parameters.values()):.2f}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"layers": layers}
+TABLES: dict[str, Callable[[], str]] = {
+    "layers": lambda: short("layers", "layer"),
+    "placements": lambda: short("placement", "stages"),
+}
 FIGURES: dict[str, Callable[[], str]] = {
     "kept-by-all-layers": _kept_by_all_layers,
     "same-network": _same_network,
