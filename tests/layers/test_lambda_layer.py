@@ -297,3 +297,14 @@ def test_gradients_of_a_single_example(kernel, grid, options, h, u):
     for layout in (torch.contiguous_format, torch.channels_last if len(grid) == 2 else torch.channels_last_3d):
         assert torch.autograd.gradcheck(model, x.detach().to(memory_format=layout).requires_grad_())
     assert torch.autograd.gradcheck(model.train(), x)
+
+
+def test_hooks_of_the_average_keep_what_they_need():
+    """Its own input is not kept, whose shape alone its gradient needs; that of what a hook computes is."""
+    torch.manual_seed(0)
+    layer, x = LambdaLayer(16, scope=3, stride=2).double(), torch.randn(2, 16, 6, 6, dtype=torch.float64)
+    plain = layer(x)
+    gain = torch.ones(plain.shape[1:], dtype=torch.float64, requires_grad=True)
+    layer.pool.register_forward_hook(lambda module, given, out: out * gain)
+    layer(x).sum().backward()
+    torch.testing.assert_close(gain.grad, plain.sum(dim=0).detach())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from lambdanets.layers import LambdaLayer
 from lambdanets.names import first_of, nearest_names
@@ -20,6 +20,7 @@ __all__ = [
     "is_lambda",
     "is_spatial",
     "matches",
+    "own_tensors",
     "parameters_of",
     "submodule",
     "swap",
@@ -141,6 +142,22 @@ def hooks_of(module: nn.Module) -> int:
     """Number of a user's hooks that would be lost with a module."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind, ())) for kind in kinds)
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module by the names of its state dict.
+
+    Raises:
+        ValueError: if an entry of the state dict is neither, as of a hook that copies; the message names it.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    state = module.state_dict(keep_vars=True)
+    if strange := [name for name, entry in state.items() if own.get(name) is not entry]:
+        raise ValueError(
+            f"the state dict of {type(module).__name__} has {strange[0]!r}, which is no parameter or buffer of it: "
+            "what is copied there does not reach the model, whose own load_state_dict knows what it means"
+        )
+    return state
 
 
 def parameters_of(module: nn.Module) -> int:

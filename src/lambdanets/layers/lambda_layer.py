@@ -170,7 +170,7 @@ class LambdaLayer(LambdaModule):
         extents = self.scope or tuple(2 * s - 1 for s in self.size or ())
         self.positions = nn.Parameter(torch.empty(self.intra_depth, self.dim_key, *extents, **factory))
         self.position_bias = nn.Parameter(torch.empty(self.dim_key, **factory)) if position_bias else None
-        self.pool = nn.Identity() if self.stride == 1 else _POOL[ndim](3, self.stride, padding=1)
+        self.pool: nn.Module = nn.Identity() if self.stride == 1 else _POOL[ndim](3, self.stride, padding=1)
         self.reset_parameters()
 
     def _norm(self, norm_layer: NormLayer, width: int, factory: dict[str, Any]) -> nn.Module:
@@ -248,7 +248,8 @@ class LambdaLayer(LambdaModule):
         # batch-norms after the layer would misread one example of it (docs/pytorch-batchnorm-fault.md).
         out = out.transpose(2, 3).flatten(1, 2).contiguous()
         out = out.reshape(*out.shape[:2], *grid)
-        if type(self.pool) is _POOL[self.ndim] and torch.is_grad_enabled() and is_eager((out,)):
+        keeps = torch.is_grad_enabled() and is_eager((out,))
+        if keeps and type(self.pool) is _POOL[self.ndim] and not is_hooked([self.pool]):
             return _averaged(self.pool, out)
         return self.pool(out)
 

@@ -341,9 +341,38 @@ def early_lucidrains():
     return layer
 
 
-class Doubling(DLi14Layer):
+class Otherwise(DLi14Layer):
+    """A little more than the layer that it looks like."""
+
     def forward(self, x):
-        return 2 * super().forward(x)
+        return 1.000001 * super().forward(x)
+
+
+def with_dropout():
+    layer = LAYERS["timm"]()
+    layer.drop = nn.Dropout(0.5)
+    return layer
+
+
+def with_hook():
+    layer = LAYERS["timm"]()
+    layer.qkv.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def copying():
+    layer = LAYERS["timm"]()
+    layer.register_state_dict_post_hook(lambda module, state, *_: state.update(copy.deepcopy(state)))
+    return layer
+
+
+def test_outputs_that_are_all_zero_tell_nothing():
+    model = nn.Sequential(LAYERS["timm"]())
+    for norm in (model[0].norm_q, model[0].norm_v):
+        nn.init.zeros_(norm.weight)
+    (layer,) = lambdanets.adopt(model).adopted
+    assert layer.difference is None
+    assert "all of its outputs are 0" in layer.notes[0]
 
 
 def test_weights_that_are_not_finite_are_not_said_to_agree():
@@ -370,7 +399,11 @@ class TestLookAlikes:
             (parametrised, "no qkv.weight"),
             (no_norm, "norm_q has no numbers by channel"),
             (early_lucidrains, "neither pos_conv nor rel_pos_emb"),
-            (lambda: randomise(Doubling(16, dk=4, r=3)), "computes something else"),
+            (lambda: randomise(Otherwise(16, dk=4, r=3)), "computes something else"),
+            (lambda: randomise(Otherwise(16, dk=4, r=3)).half(), "computes something else"),
+            (with_dropout, "it has drop (Dropout), which our layer has no place for"),
+            (with_hook, "qkv has hooks"),
+            (copying, "'qkv.weight', which is no parameter or buffer of it"),
             (lambda: torch.jit.script(nn.Sequential(LAYERS["timm"]())), "TorchScript"),
         ],
     )
@@ -385,7 +418,7 @@ class TestLookAlikes:
         assert skipped.reason in str(adoption)
 
     def test_none_that_fits_is_an_error(self):
-        with pytest.raises(ValueError, match=r"2 modules that look like lambda layers.*0: DLi14Layer.*grouped"):
+        with pytest.raises(ValueError, match=r"2 modules like lambda layers.*0: DLi14Layer.*grouped"):
             lambdanets.adopt(nn.Sequential(grouped(), even()))
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of other implementations in models of ours."""
 
+import contextlib
 import copy
 import os
 import zipfile
@@ -10,6 +11,7 @@ import timm
 import torch
 from lambda_networks import LambdaLayer as LucidrainsLayer
 from safetensors.torch import save_file
+from timm.layers.lambda_layer import LambdaLayer as TimmLayer
 from timm.models import save_for_hf
 from torch import nn
 
@@ -181,7 +183,10 @@ class TestAdjustments:
         (told,) = lambdanets.load_weights(ours(), peers["d-li14"].state_dict()).adjusted
         assert told.startswith("layers that have a position bias now, as the weights do: 5 (layer1.0.conv2, ")
         (told,) = lambdanets.load_weights(ours(), peers["leaderj1001"].state_dict()).adjusted
-        assert told.endswith("average pool of stride 1 behind them now, as there: 1 (layer1.0.conv2)")
+        assert told.startswith(
+            "layers with a 3x3 average pool of stride 1 behind them now, as there; a state dict does"
+        )
+        assert told.endswith("1 (layer1.0.conv2)")
 
     def test_a_model_that_took_biases_can_be_saved_and_made_again(self, tmp_path):
         model = timm.create_model("lambda_resnet_tiny", num_classes=5)
@@ -400,13 +405,16 @@ def test_models_whose_names_all_have_a_prefix(wrap, prefix):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), "has 1 tensors that are quantised, spar"),
-        (lambda t: t.to_sparse(), "has 1 tensors that are quantised, sparse, nested or without memory, fc.weight the"),
-        (lambda t: t.to("meta"), "has 1 tensors that are quantised, sparse, nested or without memory, fc.weight the"),
-        (lambda t: torch.nested.nested_tensor([t]), "has 1 tensors that are quantised, sparse, nested or without"),
-        (lambda t: t.to(torch.complex128), "numbers the model's type cannot hold: fc.weight is torch.complex128"),
-        (lambda t: t.int(), "numbers the model's type cannot hold: fc.weight is torch.int32, the model's torch.float"),
-        (lambda t: t.double() + 1e300, "numbers the model's type cannot hold: fc.weight is torch.float64"),
+        (lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), "has 1 tensor that is quantised, spar"),
+        (lambda t: t.to_sparse(), "has 1 tensor that is quantised, sparse, nested or without memory, fc.weight the"),
+        (lambda t: t.to("meta"), "has 1 tensor that is quantised, sparse, nested or without memory, fc.weight the"),
+        (lambda t: torch.nested.nested_tensor([t]), "has 1 tensor that is quantised, sparse, nested or without"),
+        (lambda t: t.to(torch.complex128), "numbers that the model's type cannot hold: fc.weight is torch.complex128"),
+        (
+            lambda t: t.int(),
+            "numbers that the model's type cannot hold: fc.weight is torch.int32, the model's torch.float",
+        ),
+        (lambda t: t.double() + 1e300, "numbers that the model's type cannot hold: fc.weight is torch.float64"),
     ],
     ids=["quantised", "sparse", "meta", "nested", "complex", "whole numbers", "too large"],
 )
@@ -444,3 +452,85 @@ def test_a_file_that_holds_itself_or_has_no_names_is_refused():
         lambdanets.load_weights(ours(), inside)
     with pytest.raises(ValueError, match="holds a tensor under 1, which is no name"):
         lambdanets.load_weights(ours(), {1: torch.ones(1), **ours().state_dict()})
+
+
+def copies(module, state, prefix, metadata):
+    for name in state:
+        state[name] = state[name].detach().clone()
+
+
+class WithExtra(nn.Linear):
+    def get_extra_state(self):
+        return torch.ones(1)
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("how", ["hook", "extra"])
+def test_a_state_dict_that_is_not_the_models_own_tensors_is_refused(how):
+    """What is copied into it never reaches the model."""
+    model = nn.Linear(2, 2) if how == "hook" else WithExtra(2, 2)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    if how == "hook":
+        model.register_state_dict_post_hook(copies)
+    with pytest.raises(ValueError, match=r"the state dict of .* has '(weight|_extra_state)', which is no parameter or"):
+        lambdanets.load_weights(model, weights)
+
+
+def test_tensors_that_cannot_be_written_change_nothing():
+    model = nn.Linear(2, 2)
+    model.register_buffer("scale", torch.ones(1).expand(3))
+    weights = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2), "scale": torch.zeros(3)}
+    before = model.weight.clone()
+    with pytest.raises(ValueError, match="got scale, which is expanded or was made in inference mode"):
+        lambdanets.load_weights(model, weights)
+    assert torch.equal(model.weight, before)
+    with torch.inference_mode():
+        fixed = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="got weight, which is expanded or was made in inference mode"):
+        lambdanets.load_weights(fixed, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(("dtype", "values"), [(torch.uint8, [300, -1]), (torch.bool, [2, 0])])
+def test_whole_numbers_that_a_type_cannot_hold_are_refused(dtype, values):
+    model = nn.Module()
+    model.register_buffer("marks", torch.zeros(2, dtype=dtype))
+    with pytest.raises(ValueError, match=r"1 tensor with numbers that the model's type cannot hold: marks is"):
+        lambdanets.load_weights(model, {"marks": torch.tensor(values)})
+    assert lambdanets.load_weights(model, {"marks": torch.tensor([1, 0])}).loaded == 1
+    assert model.marks.tolist() == [1, 0]
+
+
+def test_a_layer_of_timm_with_a_stride_does_not_fit_one_that_averages_more():
+    """timm's averages 2x2 positions, ours 3x3; an adopted one keeps timm's."""
+    theirs = nn.Sequential(TimmLayer(16, stride=2, r=3, dim_head=4))
+    model = nn.Sequential(LambdaLayer(16, stride=2, scope=3, dim_key=16, position_bias=True))
+    with pytest.raises(ValueError, match=r"the layer '0' of timm, .* averages 2x2 positions, and the model's .* 3x3"):
+        lambdanets.load_weights(model, theirs.state_dict())
+    adopted = lambdanets.adopt(nn.Sequential(TimmLayer(16, stride=2, r=3, dim_head=4))).model
+    assert lambdanets.load_weights(adopted, theirs.state_dict()).source == "timm"
+
+
+def test_a_part_of_a_layer_of_leaderj1001_is_none():
+    weights = {f"a.{name}.0.weight": torch.zeros(4, 4, 1, 1) for name in ("queries", "keys", "values")}
+    with pytest.raises(ValueError, match=r"its embedding is no parameter of its own|unknown to the model"):
+        lambdanets.load_weights(nn.Linear(2, 2), weights | {"a.embedding.weight": torch.zeros(4, 4)})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_changed_byte_is_damage_or_harmless(tmp_path, zipped):
+    """What the unpickler makes of it may be any error."""
+    file = tmp_path / "a.pth"
+    torch.save({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, file, _use_new_zipfile_serialization=zipped)
+    content = file.read_bytes()
+    for place in range(0, min(len(content), 420), 3):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        with contextlib.suppress(ValueError):
+            lambdanets.load_weights(nn.Linear(2, 2), file)
+
+
+def test_an_entry_without_tensors_does_not_hide_the_weights():
+    weights = {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}
+    loaded = lambdanets.load_weights(nn.Linear(2, 2), {"model_ema": {"decay": 0.9}, "state_dict": weights})
+    assert loaded.entry == ("state_dict",)

@@ -78,7 +78,7 @@ class Adoption:
         lines = [f"Adopted {count(len(self.adopted), 'lambda layer', 'lambda layers')}:"]
         lines += [f"  {layer}" for layer in self.adopted]
         if self.skipped:
-            lines.append(f"Left {len(self.skipped)} as they are:")
+            lines.append(f"Left as {'it is' if len(self.skipped) == 1 else 'they are'}:")
             lines += [f"  {layer}" for layer in self.skipped]
         return "\n".join(lines)
 
@@ -89,8 +89,9 @@ def adopt(model: nn.Module, *, faithful: bool | None = None) -> Adoption:
     Layers are recognised by the names and shapes of their parameters, not by their class, anywhere in the tree.
     Ours takes over weights, biases (the position bias too), normalisations and pooling (the same module objects:
     statistics, eps, momentum, mode), training mode, device, dtype, ``requires_grad`` and forward and backward
-    hooks. A layer used in several places stays one layer, tied parameters stay tied. Each pair of layers is run
-    once on a small random input, in evaluation mode; where outputs differ by more than rounding the old layer
+    hooks. A layer used in several places stays one layer, and tied parameters stay tied but for those that are joined
+    with others into one. Copies of each pair of layers are run once in float64 on a small random input, in evaluation
+    mode; where outputs differ by more than rounding, or a module inside has no place in ours, as dropout, the old layer
     stays, and the report says so. Outputs and gradients then agree within rounding, in both modes.
 
     The model is changed in place, and only after all layers have been read: an error leaves it as it was.
@@ -158,7 +159,7 @@ def _nothing(model: nn.Module, skipped: list[SkippedLayer]) -> ValueError:
     if skipped:
         reasons = first_of([str(layer) for layer in skipped], separator="; ")
         return ValueError(
-            f"{kind} has {len(skipped)} modules that look like lambda layers, but none can be ours: {reasons}"
+            f"{kind} has {count(len(skipped), 'module', 'modules')} like lambda layers, but none can be ours: {reasons}"
         )
     modules = list(model.modules())
     ours = sum(isinstance(module, LambdaLayer) for module in modules)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lambdanets.names import count
+
 __all__ = ["Checkpoint", "check_plain", "named_as", "read_checkpoint"]
 
 # Where training scripts put the weights beside their optimizer; moving averages first, as timm does.
@@ -86,7 +88,9 @@ def _read(path: Path) -> Mapping[str, object]:
             raise _untrusted(path, error) from error
         what = f": {error}" if is_pickle else ""
         raise ValueError(f"the checkpoint {path} is damaged or no file of weights{what}") from error
-    except (RuntimeError, EOFError, KeyError, ValueError, IndexError, UnicodeDecodeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file makes of the unpickler may be any
         raise ValueError(f"the checkpoint {path} is damaged or no file of weights ({_say(error)})") from error
     if not isinstance(read, Mapping):
         raise ValueError(f"the checkpoint {path} holds a {type(read).__name__}, not weights by name")
@@ -128,7 +132,7 @@ def _untrusted(path: Path, error: BaseException) -> ValueError:
 def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
     entry: list[str] = []
     seen = [read]
-    while inner := next((name for name in _ENTRIES if isinstance(read.get(name), Mapping) and read[name]), None):
+    while inner := next((name for name in _ENTRIES if _may_hold_tensors(read.get(name))), None):
         entry.append(inner)
         read = read[inner]  # type: ignore[assignment]
         if any(read is outer for outer in seen):
@@ -147,6 +151,11 @@ def _unwrap(read: Mapping[str, object], origin: str) -> Checkpoint:
     return Checkpoint(tensors, origin, tuple(entry))
 
 
+def _may_hold_tensors(entry: object) -> bool:
+    """True for a mapping with tensors, or with mappings, in which there may be some; False for numbers alone."""
+    return isinstance(entry, Mapping) and any(isinstance(value, Tensor | Mapping) for value in entry.values())
+
+
 def check_plain(tensors: Mapping[str, Tensor], origin: str) -> None:
     """Raise a ValueError for tensors whose numbers cannot be copied one by one: sparse, nested, quantised or meta ones.
 
@@ -161,8 +170,9 @@ def check_plain(tensors: Mapping[str, Tensor], origin: str) -> None:
     ]
     if odd:
         raise ValueError(
-            f"{origin} has {len(odd)} tensors that are quantised, sparse, nested or without memory, {odd[0]} the "
-            "first. Nothing was loaded; write them as plain tensors: dequantize(), to_dense()"
+            f"{origin} has {count(len(odd), 'tensor that is', 'tensors that are')} quantised, sparse, nested or "
+            f"without memory, {odd[0]} the first. Nothing was loaded; write them as plain tensors: dequantize(), "
+            "to_dense()"
         )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +11,14 @@ from torch import Tensor, nn
 
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.sources import Layout, Piece, Source, UnfitError
-from lambdanets.interop.tree import submodule
+from lambdanets.interop.tree import hooks_of, own_tensors, submodule
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 
 __all__ = ["Converted", "Converter"]
 
-# Wide enough for TF32 on a GPU; a layer that computes something else differs in the first digit.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-2}
-_HALF_TOLERANCE = 0.1
+# Of float64: layers that compute the same differ by rounding alone, relative to the largest output.
+_TOLERANCE = 1e-9
 # A global layer of theirs runs at its own size only, and keeps n · m · k · u numbers on the way.
 _MOST_NUMBERS_TO_COMPARE = 1 << 25
 
@@ -68,9 +66,13 @@ class Converter:
         if isinstance(old, torch.jit.ScriptModule):
             raise UnfitError("it is TorchScript, whose modules cannot be replaced; adopt the model before scripting it")
         _check_projections(old, source)
-        tensors: dict[str, Tensor] = old.state_dict(keep_vars=True)
+        try:
+            tensors = own_tensors(old)
+        except ValueError as error:
+            raise UnfitError(str(error)) from error
         layout = source.layout(tensors)
         layout.translate({name: tensor.detach() for name, tensor in tensors.items()})
+        _check_submodules(old, source, layout)
         layer = self._build(layout, tensors)
         self._take_modules(layer, old, source, layout)
         notes = self._notes(layout)
@@ -178,27 +180,40 @@ def _check_projections(old: nn.Module, source: Source) -> None:
         raise UnfitError(f"{source.position_conv} keeps no grid with zeros around it: {conv}")
 
 
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then each submodule's own mode again."""
-    modes = {each: each.training for module in modules for each in module.modules()}
-    try:
-        for each in modes:
-            each.training = False
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
+def _check_submodules(old: nn.Module, source: Source, layout: Layout) -> None:
+    """Raise an UnfitError for what would be lost without a trace in the weights: dropout, say, or hooks."""
+    kept = {*layout.norms.values(), *filter(None, [source.pool])}
+    read = {name.rpartition(".")[0] for piece in layout.pieces for name in piece.theirs}
+    for name, module in old.named_modules():
+        if not name or any(name == own or name.startswith(f"{own}.") for own in kept):
+            continue
+        if hooks_of(module):
+            raise UnfitError(f"{name} has hooks, and goes into a projection or table of ours, where nothing calls them")
+        inner = next(module.children(), None) is not None
+        if not inner and name not in read and not isinstance(module, nn.Identity | nn.Softmax):
+            raise UnfitError(f"it has {name} ({type(module).__name__}), which our layer has no place for")
+
+
+def _double(module: nn.Module) -> nn.Module:
+    """A copy in float64 on the CPU, in evaluation mode and without hooks: those are the user's, not for our input."""
+    double = copy.deepcopy(module).to("cpu", torch.float64).eval()
+    for each in double.modules():
+        for name in _HOOKS:
+            if isinstance(hooks := each.__dict__.get(name), dict):
+                hooks.clear()
+    return double
 
 
 def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[str, ...]]:
-    """The largest difference of the outputs on a small random input, relative above 1, or None with a remark.
+    """The largest difference of the outputs in float64 on a small random input, relative to the largest output.
+
+    Returns:
+        The difference, or None, and a remark where they were not compared.
 
     Raises:
         UnfitError: if they differ by more than rounding.
     """
-    weight = new.qkv.weight
-    if weight.is_meta:
+    if new.qkv.weight.is_meta:
         return None, ("not compared: its weights are on the meta device",)
     grid = new.size or (7, 6)
     n = grid[0] * grid[1]
@@ -206,23 +221,26 @@ def _difference(old: nn.Module, new: LambdaLayer) -> tuple[float | None, tuple[s
         return None, (f"not compared: too large at its own size {grid}",)
     generator = torch.Generator("cpu").manual_seed(0)  # whatever the default device
     x = torch.randn(2, new.dim, *grid, generator=generator, dtype=torch.float64, device="cpu")
-    x = x.to(weight.device, weight.dtype)
-    # .forward() and not a call: hooks are the user's, and not for this input.
-    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False), _evaluating(old, new):
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         try:
-            expected = old.forward(x)
+            expected = _double(old).forward(x)
         except Exception as error:  # theirs may raise anything
-            return None, (f"not compared: it raised {type(error).__name__} on an input of {tuple(x.shape)}",)
-        actual = new.forward(x)
+            return None, (f"not compared: it raised {type(error).__name__} on an input of {tuple(x.shape)} in float64",)
+        actual = _double(new).forward(x)
     if actual.shape != expected.shape:
         raise UnfitError(f"it gives {tuple(expected.shape)} where ours gives {tuple(actual.shape)}")
     if expected.numel() == 0:
         return 0.0, ()
-    if not expected.isfinite().all():
+    largest = float(expected.abs().max())
+    if not math.isfinite(largest):
         return None, ("not compared: its output is not finite, and so its weights may not be",)
-    worst = float((actual - expected).abs().max()) / max(1.0, float(expected.abs().max()))
-    if worst > _TOLERANCE.get(weight.dtype, _HALF_TOLERANCE):
+    worst = float((actual - expected).abs().max())
+    if largest == 0 == worst:
+        return None, ("not compared: all of its outputs are 0",)
+    worst = worst / largest if largest else math.inf
+    if worst > _TOLERANCE:
         raise UnfitError(
-            f"it computes something else: its outputs differ by {worst:.2g} from those of our layer with its weights"
+            f"it computes something else: its outputs differ by {worst:.2g} of the largest from those of our layer "
+            "with its weights"
         )
     return worst, ()

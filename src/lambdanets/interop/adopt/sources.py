@@ -277,6 +277,8 @@ def _leaderj1001(tensors: Tensors) -> Layout:
         raise UnfitError("its keys pass a batch-norm (its versions before 16 November 2020), which ours do not")
     names = ("queries.0.weight", "keys.0.weight", "values.0.weight")
     query, key, value = (_get(tensors, name, 4) for name in names)
+    if "embedding" not in tensors:
+        raise UnfitError("its embedding is no parameter of its own")
     embedding = tensors["embedding"]
     scope: tuple[int, ...] = (1, 1)
     if embedding.ndim == 2:

@@ -13,7 +13,7 @@ from lambdanets.interop.adopt.checkpoints import Checkpoint, check_plain, named_
 from lambdanets.interop.adopt.faithful import TwoOrderLambdaLayer
 from lambdanets.interop.adopt.renaming import Renamed, to_our_names
 from lambdanets.interop.adopt.sources import SOURCES, Source, UnfitError, describe_sources, recognise
-from lambdanets.interop.tree import submodule
+from lambdanets.interop.tree import own_tensors, submodule
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import note_argument
@@ -203,8 +203,20 @@ def _translate(checkpoint: Checkpoint, found: Mapping[str, Source], model: nn.Mo
                 "where its two terms read the values in two orders, which no layer of the model does. Load it into "
                 "the original model and call lambdanets.adopt(model, faithful=True)"
             )
+        _check_pool(checkpoint.origin, prefix, source, submodule(model, prefix))
         tensors |= {start + name: tensor for name, tensor in ours.items()}
     return tensors
+
+
+def _check_pool(origin: str, prefix: str, source: Source, layer: nn.Module | None) -> None:
+    """Raise a ValueError where weights fit a layer that pools otherwise than theirs did: timm's over 2x2 positions."""
+    if source.name != "timm" or not isinstance(layer, LambdaLayer) or layer.stride == 1:
+        return
+    if not isinstance(layer.pool, nn.AvgPool2d) or layer.pool.kernel_size not in (2, (2, 2)):
+        raise ValueError(
+            f"{origin}: the layer {prefix!r} of timm, where it has a stride, averages 2x2 positions, and the model's "
+            "layer there 3x3; load it into timm's model after lambdanets.adopt(model), which keeps its average"
+        )
 
 
 class _Plan:
@@ -214,7 +226,7 @@ class _Plan:
         self.model = model
         self.tensors = dict(renamed.tensors)
         self.given = len(self.tensors)
-        self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+        self.state = own_tensors(model)
         self.biases = self._take_new_biases()
         self.pools = [path for path in renamed.pooled if isinstance(_layer(model, path).pool, nn.Identity)]
         self.missing = [
@@ -226,7 +238,11 @@ class _Plan:
             f"{what}: {len(paths)} ({first_of([path or '(model)' for path in paths])})"
             for paths, what in (
                 (list(self.biases), "layers that have a position bias now, as the weights do"),
-                (self.pools, "layers with a 3x3 average pool of stride 1 behind them now, as there"),
+                (
+                    self.pools,
+                    "layers with a 3x3 average pool of stride 1 behind them now, as there; a state dict does not hold "
+                    "it, so load these weights themselves into another model too",
+                ),
             )
             if paths
         ]
@@ -269,9 +285,9 @@ class _Plan:
         lost = [name for name in self.common if _loses(self.tensors[name], self.state[name].dtype)]
         if lost:
             raise ValueError(
-                f"{origin} has {len(lost)} tensors whose numbers the model's type cannot hold: {lost[0]} is "
-                f"{self.tensors[lost[0]].dtype}, the model's {self.state[lost[0]].dtype}. Nothing was "
-                "loaded; write the weights in the model's type"
+                f"{origin} has {count(len(lost), 'tensor', 'tensors')} with numbers that the model's type cannot "
+                f"hold: {lost[0]} is {self.tensors[lost[0]].dtype}, the model's {self.state[lost[0]].dtype}. Nothing "
+                "was loaded; write the weights in the model's type"
             )
 
     def _remedy(self, shapes: list[str], translated: bool) -> str:
@@ -304,12 +320,18 @@ class _Plan:
         """
         if empty := [name for name in self.common if self.state[name].is_meta]:
             raise ValueError(
-                f"model must have memory for its weights, got {len(empty)} tensors on the meta device, {empty[0]} the "
-                "first; call model.to_empty(device='cpu') before"
+                f"model must have memory for its weights, got {count(len(empty), 'tensor', 'tensors')} on the meta "
+                f"device, {empty[0]} the first; call model.to_empty(device='cpu') before"
+            )
+        if fixed := [name for name in self.common if not _is_writable(self.state[name])]:
+            raise ValueError(
+                f"model must have weights that can be written, got {fixed[0]}, which is expanded or was made in "
+                "inference mode; give it memory of its own by a copy, tensor.clone(), outside of inference mode"
             )
         for path, bias in self.biases.items():
             layer = _layer(self.model, path)
-            layer.position_bias = nn.Parameter(bias.to(layer.qkv.weight, copy=True))
+            trains = layer.positions.requires_grad
+            layer.position_bias = nn.Parameter(bias.to(layer.qkv.weight, copy=True), requires_grad=trains)
         layers = [module for module in self.model.modules() if isinstance(module, LambdaLayer)]
         if self.biases and all(layer.position_bias is not None for layer in layers):
             note_argument(self.model, "lambda_args", {"position_bias": True})
@@ -326,9 +348,17 @@ def _loses(tensor: Tensor, dtype: torch.dtype) -> bool:
         return False
     if tensor.dtype.is_complex or tensor.dtype.is_floating_point != dtype.is_floating_point:
         return True
-    if not dtype.is_floating_point or torch.finfo(tensor.dtype).max <= torch.finfo(dtype).max:
+    if not dtype.is_floating_point:
+        return bool((tensor.to(dtype).to(torch.int64) != tensor.to(torch.int64)).any())
+    if torch.finfo(tensor.dtype).max <= torch.finfo(dtype).max:
         return False
-    return bool((tensor.isfinite() & ~tensor.to(dtype).isfinite()).any())
+    return bool((tensor.isfinite() & ~tensor.to(dtype).float().isfinite()).any())
+
+
+def _is_writable(tensor: Tensor) -> bool:
+    """False for a tensor whose elements share memory, and for one of inference mode outside of it."""
+    expanded = any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return not expanded and (not tensor.is_inference() or torch.is_inference_mode_enabled())
 
 
 def _layer(model: nn.Module, path: str) -> LambdaLayer:
