@@ -285,8 +285,15 @@ def test_permissions_are_those_of_the_users_settings(tmp_path):
         os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
     with replacing_folder(tmp_path / "b") as folder:
         os.close(os.open(folder / "x", os.O_CREAT | os.O_WRONLY, 0o600))
+        (folder / "y").mkdir()
+        (folder / "y" / "z").touch()
     assert (tmp_path / "a").stat().st_mode == mode
     assert (tmp_path / "b" / "x").stat().st_mode == mode
+    assert (tmp_path / "b" / "y" / "z").exists()
+    # What a user gave a file stays when it is written anew.
+    (tmp_path / "a").chmod(0o600)
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
 def test_digest_and_flush(tmp_path):

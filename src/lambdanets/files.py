@@ -161,6 +161,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}") if replaceable else target
     try:
         mode = _create(temporary) if replaceable else 0
+        if replaceable and target.is_file():
+            mode = target.stat().st_mode & 0o777
         yield temporary
         if replaceable:
             # Some writers, safetensors among them, give their files to the user alone.
@@ -235,9 +237,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         mode = temporary.stat().st_mode & 0o666
         yield temporary
-        for file in sorted(temporary.iterdir()):
-            # Some writers, safetensors among them, give their files to the user alone.
-            os.chmod(file, mode)
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                # Some writers, safetensors among them, give their files to the user alone.
+                os.chmod(file, mode)
             flush(file)
         flush(temporary)
         os.rename(temporary, path)

@@ -11,6 +11,8 @@ __all__ = ["as_code", "as_text", "markdown_table"]
 
 # What marks emphasis, code, links, tables and formulas; an underscore inside of a word marks nothing.
 _ENTITY = re.compile(r"&(?=#?\w+;)")
+# What makes a heading, a list or a quotation of a line that begins with it.
+_START = re.compile(r"^(\s*)(\d*)([#+\-.)])(?=\s|$|#)")
 _MARKS = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
 
 
@@ -22,7 +24,8 @@ def as_text(name: object) -> str:
     """
     text = _ENTITY.sub("&amp;", one_line(name)).replace("<", "&lt;").replace(">", "&gt;")
     # GitHub and others make links of addresses that nothing marks.
-    return _MARKS.sub(r"\\\g<0>", text).replace("://", "&#58;//").replace("www.", "www&#46;")
+    text = _START.sub(r"\1\2\\\3", _MARKS.sub(r"\\\g<0>", text))
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
 def as_code(words: object) -> str:
@@ -31,7 +34,7 @@ def as_code(words: object) -> str:
     Args:
         words: a command, a name.
     """
-    line = one_line(words)
+    line = one_line(words) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line.startswith("`") or line.endswith("`") else ""
     # A bar would end a cell, in code too.

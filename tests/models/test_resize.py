@@ -144,6 +144,15 @@ def test_local_layers_stay_as_they_are():
     assert model[1].scope == (3, 3)
 
 
+def sharing_one_table():
+    network = timm.create_model("lambda_resnet_tiny", img_size=64, lambda_args={"scope": None})
+    layers = [layer for layer in network.modules() if isinstance(layer, LambdaLayer)]
+    first = layers[0]
+    last = next(layer for layer in layers[::-1] if layer.size != first.size)
+    last.size, last.positions = first.size, first.positions
+    return network
+
+
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
@@ -155,6 +164,7 @@ def test_local_layers_stay_as_they_are():
         (layer_of(2), (7, True), r"size must be positive ints, got \(7, True\)"),
         (attention_beside(), 48, r"cannot be resized, layer2\.0\.conv2, a AxialAttention for maps of \(32, 32"),
         (nn.Sequential(layer_of(1)), (7, 7), r"size must be an int or 1 of them.*layer '0', got \(7, 7\)"),
+        (sharing_one_table(), 448, r"share one table of positions, and would need it for the grids \("),
     ],
 )
 def test_refuses(model, size, message):
@@ -162,3 +172,14 @@ def test_refuses(model, size, message):
     with pytest.raises(ValueError, match=message):
         resize_positions(model, size)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_networks_of_which_nothing_was_resized_keep_their_image_size():
+    network = timm.create_model("lambda_resnet_tiny", img_size=64)
+    assert not any(layer.size for layer in network.modules() if isinstance(layer, LambdaLayer))
+    both = nn.ModuleList([network, layer_of(2), layer_of(1)])
+    resize_positions(both[:2], 14)
+    assert network.img_size == (64, 64)
+    with pytest.raises(ValueError, match=r"size must be an int or 1 of them"):
+        resize_positions(both, (14, 14))
+    assert both[1].size == (14, 14)

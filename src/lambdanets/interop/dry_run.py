@@ -137,7 +137,8 @@ def without_numbers() -> FakeTensorMode:
 def dry_run(model: nn.Module, arguments: tuple[Any, ...], watch: Iterable[str] = ()) -> DryRun:
     """Run a copy of the model on tensors without numbers, in the mode (training or not) that it is in.
 
-    Neither parameters nor statistics nor anything else of the model changes, and nothing is allocated.
+    Neither parameters nor statistics of the model change, and nothing is allocated. Its hooks run too: what one of them
+    keeps elsewhere are tensors without numbers then, as what a function keeps in a cache of its own.
 
     Args:
         model: the model.

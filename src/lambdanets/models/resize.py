@@ -50,8 +50,8 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
 
     Raises:
         TypeError: if ``model`` is not a module.
-        ValueError: if no layer is global, or ``size`` is not of positive whole numbers or has another rank than a
-            layer's grid; the model is unchanged then.
+        ValueError: if no layer is global, ``size`` is not of positive whole numbers or has another rank than a layer's
+            grid, or layers that share a table would need two sizes of it; the model is unchanged then.
 
     Example:
         >>> layer = lambdanets.LambdaLayer(16, size=(7, 7))
@@ -66,20 +66,44 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
             f"model has no global lambda layers to resize, got {type(model).__name__}; layers with scope= take any "
             "grid as they are"
         )
-    resized: dict[nn.Parameter, Tensor] = {}
+    networks = [
+        (module, per_axis("size", size, 2, odd=False))
+        for module in model.modules()
+        if isinstance(module, LambdaResNet) and not targets.keys().isdisjoint(module.modules())
+    ]
+    resized = _resized_tables(targets)
     for layer, grid in targets.items():
-        table, old = layer.positions, layer.size
         layer.size = grid
         if isinstance(layer, TokenLambda) and layer.ndim == 2:
             layer.grid = grid
-        if table is not None and old is not None and old != grid and layer.scope is None and table not in resized:
-            resized[table] = _resample(table, old, grid)
-    for table, values in resized.items():
+    for table, (_, values) in resized.items():
         table.data, table.grad = values, None
-    for module in model.modules():
-        if isinstance(module, LambdaResNet):
-            _note_image_size(module, size)
+    for network, (height, width) in networks:
+        _note_image_size(network, (height, width))
     return model
+
+
+def _resized_tables(
+    targets: Mapping[LambdaLayer | TokenLambda, tuple[int, ...]],
+) -> dict[nn.Parameter, tuple[tuple[int, ...], Tensor]]:
+    """Each table that changes, with the grid that it is for then and its new values.
+
+    Raises:
+        ValueError: if layers that share a table would need two sizes of it.
+    """
+    resized: dict[nn.Parameter, tuple[tuple[int, ...], Tensor]] = {}
+    for layer, grid in targets.items():
+        table, old = layer.positions, layer.size
+        if table is None or old is None or old == grid or layer.scope is not None:
+            continue
+        if table not in resized:
+            resized[table] = grid, _resample(table, old, grid)
+        elif resized[table][0] != grid:
+            raise ValueError(
+                f"size={layer.size} layers of the model share one table of positions, and would need it for the grids "
+                f"{resized[table][0]} and {grid}; give each a table of its own before"
+            )
+    return resized
 
 
 def _targets(model: nn.Module, size: int | Sequence[int]) -> dict[LambdaLayer | TokenLambda, tuple[int, ...]]:
@@ -126,9 +150,8 @@ def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
     return per_axis("size", size, ndim, odd=False)
 
 
-def _note_image_size(model: LambdaResNet, size: int | Sequence[int]) -> None:
-    height, width = per_axis("size", size, 2, odd=False)
-    model.img_size = (height, width)
+def _note_image_size(model: LambdaResNet, size: tuple[int, int]) -> None:
+    model.img_size = size
     note_argument(model, "img_size", model.img_size)
     # Made anew, the layers have the sizes that follow from it.
     noted = (getattr(model, "_model_args", None) or {}).get("lambda_args")

@@ -179,9 +179,10 @@ class LambdaResNet(ResNet):
         for name in kwargs:
             if name not in _KNOWN:
                 raise TypeError(f"{type(self).__name__} has no argument {name!r}; {did_you_mean(name, _KNOWN)}")
-        if len(layers) != 4:
-            raise ValueError(f"layers must be four numbers of blocks, one a stage, got {layers!r}")
-        if stem_stride not in (None, 1, 2):
+        whole = [number for number in layers if isinstance(number, int) and not isinstance(number, bool) and number > 0]
+        if len(layers) != 4 or len(whole) != 4:
+            raise ValueError(f"layers must be four whole numbers of blocks from 1 on, one a stage, got {layers!r}")
+        if stem_stride not in (None, 1, 2) or isinstance(stem_stride, float | bool):
             raise ValueError(
                 f"stem_stride must be 1 or 2 (small images) or None (timm's stem, stride 4), got {stem_stride!r}"
             )

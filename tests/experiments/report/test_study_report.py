@@ -18,6 +18,7 @@ from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg,
 from lambdanets.experiments.report.labels import LETTER
 from lambdanets.experiments.report.study_report import latex, table_text, write_report
 from lambdanets.experiments.studies import read_outcome
+from lambdanets.markdown_text import as_text
 
 COMPARE = Path(__file__).parents[3] / "results" / "compare"
 
@@ -203,6 +204,8 @@ def test_tables_as_text():
         r"\textless{}b\textgreater{} $\bigtriangledown$ & $-$1 \\",
     ]
     assert latex(TABLE).splitlines()[-1] == r"\par\smallskip\noindent{\footnotesize A note.\par}"
+    assert [as_text(line) for line in ("# a", "- b", "+ c", "1. d", "2) e", "-1.5", "1.5 f")] == [
+        r"\# a", r"\- b", r"\+ c", r"1\. d", r"2\) e", "-1.5", "1.5 f"]  # fmt: skip
     hostile = Table("t", "T", ["a|b", "c"], [["d\ne\u202e", "`f`"]], ["Data: /x/*y*."])
     assert table_text(hostile).splitlines()[::2] == [r"| a\|b | c |", r"| d\\ne\\u202e | \`f\` |", r"Data: /x/\*y\*."]
     assert r"d\textbackslash{}ne\textbackslash{}u202e & `f` \\" in latex(hostile)

@@ -1,6 +1,7 @@
 """Exported files against the model, by the runtimes themselves, and without this package."""
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -405,6 +406,11 @@ def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, me
     assert capfd.readouterr() == ("", "")
 
 
+class Empty(nn.Module):
+    def forward(self, x):
+        return x[:, :0]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -432,6 +438,18 @@ def test_layer_that_cannot_be_exported_is_named(tmp_path, capfd, layer, name, me
         ({"model": torch.sum}, TypeError, "model must be a torch.nn.Module, got builtin_function_or_method"),
         ({"opset": 20}, ValueError, 'opset is for format="onnx", got 20'),
         ({"opset": 9, "path": "model.onnx"}, ValueError, "opset must be from 18 to .*, got 9"),
+        ({"opset": "18", "path": "model.onnx"}, TypeError, "opset must be a whole number, got '18'"),
+        ({"tolerance": None}, ValueError, "tolerance must be a number above 0, got None"),
+        ({"tolerance": math.inf}, ValueError, "tolerance must be a number above 0, got inf"),
+        ({"class_names": "abcd"}, TypeError, "class_names must be a sequence of texts, one for each .*, got 'abcd'"),
+        ({"class_names": ["x"]}, ValueError, r"class_names has 1 name, and the model has \d+ outputs"),
+        ({"preprocessing": {"mean": torch.zeros(3)}}, ValueError, "preprocessing must be of plain values, as JSON has"),
+        ({"model": network().to("meta")}, ValueError, "must have memory for its weights, got some on the meta device"),
+        (
+            {"model": nn.Sequential(network(), Empty())},
+            ValueError,
+            r"must give numbers, got an output of shape",
+        ),
     ],
 )
 def test_bad_arguments(tmp_path, change, error, message):

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import nn
 
@@ -37,3 +38,27 @@ def test_shorter_side_is_what_the_transform_resizes_to(size, crop_pct):
     assert described["resize"] == {"shorter_side": transform.transforms[0].size}
     assert described["scale"] * 255 == pytest.approx(1)
     assert torch.Size(described["crop"].values()) == torch.Size(transform.transforms[1].size)
+
+
+@pytest.mark.parametrize(("mode", "keep_ratio"), [("center", "cover"), ("border", "inside"), ("squash", None)])
+def test_sides_of_other_inputs_are_what_the_transform_resizes_to(mode, keep_ratio):
+    """As timm does for inputs that are no square, and for other crops than from the middle."""
+    described = describe_preprocessing(
+        (64, 128),
+        channels=3,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        interpolation="bilinear",
+        crop_pct=0.875,
+        crop_mode=mode,
+    )
+    steps = create_transform((64, 128), is_training=False, crop_pct=0.875, crop_mode=mode, interpolation="bilinear")
+    height, width = 200, 300
+    expected = sides = (described["resize"]["height"], described["resize"]["width"])
+    assert described["resize"]["keep_ratio"] == keep_ratio
+    if keep_ratio is not None:
+        scales = (sides[0] / height, sides[1] / width)
+        scale = max(scales) if keep_ratio == "cover" else min(scales)
+        expected = (height * scale, width * scale)
+    resized = steps.transforms[0](Image.new("RGB", (width, height)))
+    assert (resized.height, resized.width) == pytest.approx(expected, abs=1)

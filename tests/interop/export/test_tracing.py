@@ -8,6 +8,7 @@ from torch import nn
 
 from lambdanets import LambdaLayer
 from lambdanets.interop.export import tracing
+from lambdanets.interop.export.tracing import trace
 
 
 @pytest.mark.parametrize("forgets", [True, False])
@@ -50,3 +51,16 @@ def test_a_release_of_pytorch_that_keeps_them_elsewhere():
     program = SimpleNamespace()
     tracing._forget_strides(program)
     assert vars(program) == {}
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_the_layer_that_cannot_be_exported_is_named_behind_maps_of_one_position():
+    """A size of 1 inside of a model, which torch.export takes for a constant, is no fault of the layers that see it."""
+    head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), head, Branching()).eval()
+    with pytest.raises(ValueError, match=r"the layer '3' \(Branching\) cannot be exported"):
+        trace(model, torch.zeros(2, 3, 16, 16), False)

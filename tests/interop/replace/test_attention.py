@@ -18,6 +18,13 @@ def vit(**options):
     return timm.create_model("test_vit", img_size=32, **{"num_classes": 5, **options})
 
 
+def hooked():
+    model = vit()
+    for block in model.blocks:
+        block.attn.qkv.register_forward_hook(lambda *_: None)
+    return model
+
+
 def torchvision_vit():
     return torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5
@@ -246,6 +253,8 @@ def test_is_causal_does_not_hide_a_mask_of_timms_attention():
         (encoder, {}, 'layers.0.self_attn cannot be made: positions="1d" needs size=the longest sequence'),
         (lambda: nn.MultiheadAttention(8, 2, kdim=4), {"size": 4}, "attends to another sequence"),
         (lambda: nn.MultiheadAttention(8, 2, add_bias_kv=True), {"size": 4}, "adds a key of its own"),
+        (lambda: vit(patch_drop_rate=0.5), {}, "drops patches in training, and those that are left are no grid"),
+        (hooked, {}, "or a module in it has, which would be lost"),
     ],
 )
 def test_bad_input(make, options, message):

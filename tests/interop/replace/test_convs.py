@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from lambdanets import LambdaLayer, plan_convs, replace_convs
+from lambdanets.interop.tree import is_lambda
 
 SMALL = {"scope": 7}
 
@@ -341,7 +342,7 @@ class TwoInputs(nn.Conv2d):
     ids=lambda case: case if isinstance(case, str) else type(case).__name__,
 )
 def test_what_cannot_be_replaced_says_why(conv, reason):
-    with pytest.raises(ValueError, match=rf"none of the 1 chosen convolutions can be replaced: 0 \(.*{reason}"):
+    with pytest.raises(ValueError, match=rf"none of the chosen convolutions can be replaced: 0 \(.*{reason}"):
         replace_convs(nn.Sequential(conv), names="0")
     # Beside one that can be, it is kept, and the table says so.
     plan = plan_convs(nn.Sequential(conv, nn.Conv2d(4, 4, 3, padding=1)), names=["0", "1"])
@@ -421,3 +422,36 @@ def test_not_a_module_or_not_open():
         replace_convs(resnet(), stages="CCLL", lambda_args="scope")
     with pytest.raises(TypeError, match="where must be a function"):
         replace_convs(resnet(), where="layer4")
+
+
+class MaskedConv2d(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * 0.5, self.bias)
+
+
+class LambdaShortcut(nn.Module):
+    """As in ResNets for CIFAR-10, where its name is LambdaLayer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+LambdaShortcut.__name__ = "LambdaLayer"
+
+
+def test_what_a_convolution_of_another_class_adds_is_told():
+    model = nn.Sequential(MaskedConv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    masked, plain = plan_convs(model, names="*", example=torch.zeros(1, 8, 8, 8)).changes
+    assert "what MaskedConv2d.forward adds is dropped" in masked.notes
+    assert not any("forward" in note for note in plain.notes)
+
+
+def test_a_shortcut_of_a_function_is_no_lambda_layer():
+    assert not is_lambda(LambdaShortcut(torch.relu))
+    model = nn.Sequential(LambdaShortcut(torch.relu), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"Sequential has no spatial convolution$"):
+        plan_convs(model, names="*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from lambdanets.interop.export.preprocessing import preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
 from lambdanets.interop.inputs import channels_of, configuration_of, image_size_of
 from lambdanets.layers.arguments import check_bool
-from lambdanets.names import did_you_mean
+from lambdanets.names import count, did_you_mean
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
@@ -150,7 +151,7 @@ def export_model(
         preprocessing: plain values to record; default: what the model's timm configuration asks for, if it has one.
         class_names: of the outputs, to record.
         tolerance: largest difference between file and model. Default 1e-4.
-        overwrite: whether ``path`` may exist. Default False.
+        overwrite: True to replace a file at ``path``. Default False.
 
     Returns:
         What was written and how far it differs.
@@ -165,12 +166,13 @@ def export_model(
     path = Path(path)
     kind = _format_of(path, format)
     _check_arguments(model, path, output, fixed_size, overwrite)
+    _check_facts(preprocessing, class_names, tolerance, opset)
     kind.require_packages()
     kind.check_opset(opset)
     images = _example(model, example)
     plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     classifier = _Classifier(plain, output == "probabilities").eval()
-    _check_output(plain, images, output, given=example is not None)
+    _check_output(plain, images, output, class_names, given=example is not None)
     rank = images.ndim - 2
     if preprocessing is None and rank == 2:  # timm's configurations are about images
         preprocessing = preprocessing_of(model, _size(images))
@@ -214,6 +216,10 @@ def _check_arguments(model: nn.Module, path: Path, output: str, fixed_size: bool
     check_bool("overwrite", overwrite)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("model must not be TorchScript, which is not exported again; give the model it was made of")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("model must have memory for its weights, got some on the meta device; load its weights first")
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     if not path.parent.is_dir():
@@ -245,7 +251,22 @@ def _example(model: nn.Module, given: Tensor | None) -> Tensor:
     return torch.zeros(2, *given.shape[1:], **_PLAIN)
 
 
-def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) -> None:
+def _check_facts(
+    preprocessing: Mapping[str, Any] | None, class_names: Sequence[str], tolerance: float, opset: int | None
+) -> None:
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names must be a sequence of texts, one for each output, got {class_names!r}")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance must be a number above 0, got {tolerance!r}")
+    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int)):
+        raise TypeError(f"opset must be a whole number, got {opset!r}")
+    try:
+        json.dumps(None if preprocessing is None else dict(preprocessing), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"preprocessing must be of plain values, as JSON has them: {error}") from error
+
+
+def _check_output(model: nn.Module, images: Tensor, output: str, class_names: Sequence[str], given: bool) -> None:
     try:
         with torch.inference_mode():
             out = model(images[:1])
@@ -263,6 +284,13 @@ def _check_output(model: nn.Module, images: Tensor, output: str, given: bool) ->
         raise ValueError(
             f'output="probabilities" needs a classifier, but the model gives shape {tuple(out.shape)}; '
             'use output="logits"'
+        )
+    if out.numel() == 0:
+        raise ValueError(f"the model must give numbers, got an output of shape {tuple(out.shape)}")
+    if class_names and out.ndim == 2 and len(class_names) != out.shape[1]:
+        raise ValueError(
+            f"class_names has {count(len(class_names), 'name', 'names')}, and the model has {out.shape[1]} outputs; "
+            "give one name for each"
         )
 
 
@@ -326,7 +354,7 @@ def _checked_sizes(model: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
 
 
 def _listed(sizes: Sequence[tuple[int, ...]]) -> str:
-    *rest, last = map(_by, sizes)
+    *rest, last = map(_by, sizes or [(0,)])
     return f"{', '.join(rest)} and {last}" if rest else last
 
 

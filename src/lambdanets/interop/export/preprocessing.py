@@ -35,15 +35,18 @@ def describe_preprocessing(
         crop_mode: ``"center"``, or what else timm knows.
 
     Returns:
-        Plain values: ``color`` (as Pillow's modes), ``resize`` (for ``"center"`` crops and square inputs the shorter
-        side in pixels, the ratio of the sides kept; else height and width), ``interpolation``, ``crop_mode``,
-        ``crop`` (height, width), ``scale`` (multiplies the pixels 0..255), ``mean``, ``std``, ``layout``, ``dtype``.
+        Plain values: ``color`` (as Pillow's modes), ``resize``, ``interpolation``, ``crop_mode``, ``crop`` (height,
+        width), ``scale`` (multiplies the pixels 0..255), ``mean``, ``std``, ``layout``, ``dtype``. ``resize`` has, for
+        ``"center"`` crops of squares, ``shorter_side`` in pixels; else ``height``, ``width`` and ``keep_ratio``:
+        ``"cover"``, the smallest image with the ratio of its sides that covers them (``"center"``); ``"inside"``, the
+        largest that lies in them, with a border (``"border"``); None, these sides themselves (``"squash"``).
     """
-    resized = [math.floor(side / crop_pct) for side in size]
-    shorter_side = crop_mode == "center" and resized[0] == resized[1]
+    height, width = (math.floor(side / crop_pct) for side in size)
+    keep_ratio = {"center": "cover", "border": "inside"}.get(crop_mode)
+    resize: dict[str, Any] = {"height": height, "width": width, "keep_ratio": keep_ratio}
     return {
         "color": {1: "L", 3: "RGB"}.get(channels, f"{channels} channels"),
-        "resize": {"shorter_side": resized[0]} if shorter_side else {"height": resized[0], "width": resized[1]},
+        "resize": {"shorter_side": height} if crop_mode == "center" and height == width else resize,
         "interpolation": interpolation,
         "crop_mode": crop_mode,
         "crop": {"height": size[0], "width": size[1]},

@@ -83,8 +83,13 @@ def _without_own_ops(program: ExportedProgram) -> ExportedProgram:
 def _trace(model: nn.Module, args: tuple[Any, ...], axes: tuple[int, ...], ndim: int) -> ExportedProgram:
     from torch.export import Dim, export
 
-    dynamic = dict.fromkeys(axes, Dim.DYNAMIC)
-    shapes = tuple(dynamic if isinstance(arg, Tensor) and arg.ndim == ndim else None for arg in args)
+    # A size of 1 is a constant to torch.export, as that of a pooled map inside of a model.
+    shapes = tuple(
+        {axis: Dim.DYNAMIC for axis in axes if arg.shape[axis] > 1}
+        if isinstance(arg, Tensor) and arg.ndim == ndim
+        else None
+        for arg in args
+    )
     with torch.no_grad(), quiet():
         return export(model, args, dynamic_shapes=shapes)
 

@@ -19,12 +19,15 @@ from lambdanets.interop.tree import Candidate, choose, find, hooks_of, is_lambda
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
 from lambdanets.models.options import check_lambda_args
+from lambdanets.names import count
 
 __all__ = ["plan_convs", "replace_convs"]
 
 _KIND = "spatial convolution"
 # The paper's scope of images; a volume's table of 23^3 offsets would be larger than most models.
 _SCOPE = {1: 23, 2: 23, 3: 7}
+# The forward of PyTorch's own convolutions; that of a subclass may do more.
+_FORWARD = {1: nn.Conv1d.forward, 2: nn.Conv2d.forward, 3: nn.Conv3d.forward}
 _HEADS = 4
 # What timm.utils.reparameterize_model calls: a block's branches become one convolution, from their weights.
 _MERGERS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -164,7 +167,7 @@ def _choose(
     candidates = find(model, is_spatial)
     if not candidates:
         lambdas = sum(is_lambda(module) for module in model.modules())
-        already = f"; it has {lambdas} lambda layers already" if lambdas else ""
+        already = f"; it has {count(lambdas, 'lambda layer', 'lambda layers')} already" if lambdas else ""
         raise ValueError(f"{type(model).__name__} has no {_KIND}{already}")
     if stages is not None:
         return _by_stages(model, candidates, stages)
@@ -189,7 +192,7 @@ def _by_stages(
     others = ", ".join(f"{c.name} ({_describe(c.module)})" for c in wide[:3])
     lambdas = sum(is_lambda(module) for module in inside)
     found = f"; wider than 1x1 are {others}: choose them with names=..." if others else ""
-    already = f"; they have {lambdas} lambda layers already" if lambdas else ""
+    already = f"; they have {count(lambdas, 'lambda layer', 'lambda layers')} already" if lambdas else ""
     raise ValueError(f"the blocks that stages={stages!r} marks with L have no 3x3 convolution{found}{already}")
 
 
@@ -280,6 +283,8 @@ def _notes(model: nn.Module, candidate: Candidate, layer: LambdaLayer, options: 
         notes.append("bias dropped")
     if conv.padding_mode != "zeros":
         notes.append(f"padding mode {conv.padding_mode} dropped")
+    if type(conv).forward is not _FORWARD[len(conv.kernel_size)] and type(conv).__name__ != "Conv2dSame":
+        notes.append(f"what {type(conv).__name__}.forward adds is dropped")
     if not any(p.requires_grad for p in conv.parameters()):
         notes.append("was frozen, is trainable")
     if "num_heads" not in options and layer.num_heads != _HEADS:

@@ -156,4 +156,4 @@ def make_plan(
 def none_replaceable(kept: Sequence[Kept], what: str) -> ValueError:
     """The error for a choice of which nothing can be replaced, with the first reasons."""
     reasons = first_of([f"{k.name} ({k.old}): {k.reason}" for k in kept], 4, "; ")
-    return ValueError(f"none of the {len(kept)} chosen {what} can be replaced: {reasons}")
+    return ValueError(f"none of the chosen {what} can be replaced: {reasons}")

@@ -14,6 +14,7 @@ from lambdanets.interop.replace.plan import Kept
 from lambdanets.interop.replace.stand_ins import LambdaMultiheadAttention, LambdaViTAttention
 from lambdanets.interop.tree import Candidate, choose, find, hooks_of, matches
 from lambdanets.layers.token_lambda import TokenLambda
+from lambdanets.models.patches import patches_around
 from lambdanets.names import first_of
 
 __all__ = ["choose_attentions", "why_not"]
@@ -145,10 +146,16 @@ def _list(similar: dict[Candidate, str]) -> str:
 def why_not(model: nn.Module, candidate: Candidate, positions: str | None) -> str | None:
     """Why an attention cannot become a lambda layer with such positions; None if it can."""
     attention: Any = candidate.module
-    if hooks_of(attention):
-        return "it has hooks, which would be lost; remove them first"
+    if any(hooks_of(module) for module in attention.modules()):
+        return "it has hooks, or a module in it has, which would be lost; remove them first"
     if any(parametrize.is_parametrized(module) for module in attention.modules()):
         return "its weights are parametrised; call torch.nn.utils.parametrize.remove_parametrizations first"
+    patches = None if positions == "none" else patches_around(model, candidate.name)
+    if not isinstance(getattr(patches and patches.transformer, "patch_drop", None), nn.Identity | None):
+        return (
+            "its transformer drops patches in training, and those that are left are no grid; make it with "
+            'patch_drop_rate=0, or give positions="none"'
+        )
     if not isinstance(attention, nn.MultiheadAttention):
         return "it has an output gate, which a lambda layer has not" if getattr(attention, "gate", None) else None
     if type(attention).__module__.startswith("torch.ao."):
