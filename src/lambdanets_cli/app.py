@@ -175,6 +175,7 @@ def main() -> None:
         with _insisting_on_interrupts():
             app(obj=settings)
     except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:
         if settings.debug:

@@ -31,8 +31,8 @@ def compare(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Images to train on, as in lambdanets train, but for streams.  \\[default: digits, which need no "
-            "download; family: none]"
+            help="Images to train on, any that lambdanets train takes except streams.  \\[default: digits, which need "
+            "no download; family: none]"
         ),
     ] = None,
     seeds: Annotated[

@@ -76,6 +76,8 @@ def explain(
 
     console = make_console()
     check_file(output, "--output")
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--output must end in .html, as the page is HTML, got {output}")
     if image is not None:
         read_image(image, "RGB")  # what is wrong with it is said before a model is loaded
     model = DEFAULT if model is None else model

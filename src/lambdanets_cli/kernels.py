@@ -99,7 +99,7 @@ def kernels(
     sizes = (batch, heads, dim_key, dim // heads, intra_depth)
     problem = GridProblem.of(*sizes, grid, extents, origin, getattr(torch, dtype), device)
     console = make_console()
-    where = "global" if scope is None else f"scope {scope}"
+    where = ("causal, " if causal else "") + ("global" if scope is None else f"scope {scope}")
     threads = torch.get_num_threads()
     console.print(
         f"{where}, {'x'.join(map(str, grid))} positions, {dim} channels, batch {batch}, {dtype}\n"

@@ -38,7 +38,7 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
 ) -> None:
-    """List the LambdaResNets with their costs, or the stages of one model; nothing is allocated.
+    """List the LambdaResNets with their costs, or the stages of one model, which is not built for it.
 
     Costs are for one image: multiply-adds of matrix products and convolutions, and activations, the output elements of
     convolutions, linear and lambda layers. Lambda layers are counted in the paper's order, over the context positions
@@ -120,7 +120,9 @@ def _one(name: str, size: tuple[int, int] | None, count_padding: bool, stages: s
     check_model_name(name)
     if stages is not None and name not in timm.list_models(module="lambda_resnet"):
         raise ValueError(f"--stages is for LambdaResNets, and {name} is none; lambdanets models lists them")
-    return model_cost(name, size, count_padding=count_padding, **({} if stages is None else {"stages": stages}))
+    # Layers for one size of map, as attention, need to know it.
+    options = {} if stages is None else {"stages": stages, **({} if size is None else {"img_size": size})}
+    return model_cost(name, size, count_padding=count_padding, **options)
 
 
 def _counts(parameters: int, multiply_adds: int, activations: int) -> tuple[str, str, str]:

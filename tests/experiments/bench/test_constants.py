@@ -16,6 +16,7 @@ def cache(monkeypatch, tmp_path):
     """The cache folder's file, on a processor called Mine."""
     monkeypatch.setattr(constants, "processor", lambda: "Mine")
     monkeypatch.setattr(costs, "cache_file", lambda: tmp_path / "costs.json")
+    monkeypatch.setattr(constants.torch, "get_num_threads", lambda: 2)
     return tmp_path / "costs.json"
 
 
@@ -29,7 +30,8 @@ def test_constants_of_the_package(cache, monkeypatch, machine, where):
 @pytest.mark.parametrize(("machine", "where"), [("Mine", "this processor"), ("Theirs", "another processor")])
 def test_calibrated_constants(cache, machine, where):
     cache.write_text(json.dumps({"measured_on": {"machine": machine, "threads": 8}, "devices": {"cpu": COSTS}}))
-    assert constants.where_from("cpu") == f"Constants: calibrated on {where} ({machine}, 8 threads)."
+    other = "The times are of that number of threads, and this process has 2."
+    assert constants.where_from("cpu") == f"Constants: calibrated on {where} ({machine}, 8 threads). {other}"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"devices": []}', '{"devices": {"cpu": {"query_first": {}}}}'])

@@ -103,7 +103,7 @@ def test_a_folder_that_may_be_a_part_or_a_class(tmp_path, name, names, message):
         (["test/dog/1.png", "dog/1.png"], r"holds parts \(test/\) and classes \(dog\) side by side"),
         (
             ["dgo/1.png", "ant/1.png"],
-            r"the model does not have: dgo\. unknown class 'dgo'\. Did you mean 'dog'",
+            r"the model does not have: dgo; did you mean 'dog'\? Rename what is misspelt",
         ),
         (["x1/1.png", "x2/1.png"], "have 2 classes that the model does not have: x1, x2"),
         (["Dog/1.png"], "does not have: Dog"),

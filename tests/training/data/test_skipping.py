@@ -106,7 +106,7 @@ def test_what_is_found_before_the_training(damaged):
     _, (note,) = inspect_data(load_data(str(damaged)), 4)
     assert note.startswith("4 images cannot be read and are replaced by the next one that can: ")
     assert note.endswith("All are listed in skipped.csv.")
-    with pytest.raises(ValueError, match=r"3 other images neither: .*; 3 may be skipped \(skip_bad_images\)"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*; nor can 3 others: .*; skip_bad_images allows 3"):
         inspect_data(load_data(str(damaged)), 3)
 
 

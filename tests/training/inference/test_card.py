@@ -118,7 +118,7 @@ def test_names_in_the_card_are_text(tmp_path):
     run.config["versions"] = {"lambdanets": "<i>1</i>"}
     run.config["model"]["weights"] = "a|b\n\n# c"
     card = model_card(run, "# x\n<script>", 'local-dir:a"\u202e')
-    assert card.startswith("# # x\\\\n&lt;script&gt;\n")
+    assert card.startswith("# \\# x\\\\n&lt;script&gt;\n")
     assert card.splitlines()[2].endswith(f"pixels: {', '.join(SHOWN)}.")
     assert r"| trained by | recipe ``a\|`b`\n<i>``, 32 epochs, seed 0, from a\|b\\n\\n# c |" in card
     assert r"by a recipe of the user's, a\|\`b\`\\n&lt;i&gt; |" in card

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from lambdanets.kernels.grid import costs
 from lambdanets.provenance import processor
 
@@ -12,8 +14,6 @@ def device_name(device: str) -> str:
     """Return the name of this machine's processor or GPU as in result files, or a text that there is none."""
     if device == "cpu":
         return processor()
-    import torch
-
     there = device == "cuda" and torch.cuda.is_available()
     return torch.cuda.get_device_name() if there else f"{device}, which this machine does not have"
 
@@ -38,4 +38,7 @@ def where_from(device: str) -> str:
     same = "this {kind}" if calibrated else "a {kind} of this name"
     where = same.format(kind=kind) if name == device_name(device) else f"another {kind}"
     how = "calibrated" if calibrated else "of the package, measured"
-    return f"Constants: {how} on {where} ({name}{threads})."
+    used = torch.get_num_threads()
+    differs = device == "cpu" and measured.get("threads", used) != used
+    note = f" The times are of that number of threads, and this process has {used}." if differs else ""
+    return f"Constants: {how} on {where} ({name}{threads}).{note}"

@@ -92,7 +92,7 @@ def comparisons(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Row]]]:
 def times(row: Row) -> str:
     """Return the ratio of a row as text, 1.73x: its time over ours, marked if it is noisy."""
     ratio = float(row["ratio_median"])
-    return (f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x") + _mark(row)
+    return (f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.1f}x") + _mark(row)
 
 
 def _mark(row: Row) -> str:

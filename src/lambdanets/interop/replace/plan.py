@@ -105,15 +105,17 @@ class Plan:
         for column in ("was", "is now"):
             table.add_column(column, overflow="fold")
         table.add_column("parameters", justify="right", no_wrap=True)
-        if any(change.notes for change in self.changes):
-            table.add_column("notes", overflow="fold")
         for change in self.changes:
             numbers = f"{change.parameters_before:,} -> {change.parameters_after:,}"
             row = [change.name or "(model)", change.old, change.new, numbers]
-            notes = ["; ".join(change.notes)] if len(table.columns) > 4 else []
             # Text, since this may be printed on a console that takes strings for markup.
-            table.add_row(*(Text(one_line(cell)) for cell in (*row, *notes)))
-        lines = [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
+            table.add_row(*(Text(one_line(cell)) for cell in row))
+        # Lines below it: a narrow terminal would cut a column of them off.
+        noted: dict[tuple[str, ...], list[str]] = {}
+        for change in self.changes:
+            noted.setdefault(change.notes, []).append(change.name or "(model)")
+        lines = [f"{first_of(names, 6)}: {'; '.join(notes)}" for notes, names in noted.items() if notes]
+        lines += [f"kept {kept.name} ({kept.old}): {kept.reason}" for kept in self.kept]
         if self.not_run is not None:
             lines.append(f"not run: {self.not_run}; give example=... to check it, or run the model yourself")
         return Group(table, *(Text(one_line(line)) for line in lines))

@@ -50,7 +50,7 @@ STRIP_ELEMENTS = 1 << 20
 def check(problem: GridProblem) -> str | None:
     """Return the reason why this kernel cannot run on ``problem``, or None."""
     if problem.sees_all_before and problem.num_positions > 1:
-        return "it is for local contexts, and here every position reaches every one before it"
+        return "it is for local contexts, and here the table has all offsets"
     return None
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lambdanets.names import count, first_of, unknown_name
+from lambdanets.names import count, did_you_mean, first_of
 from lambdanets.training.data.core import ArrayImages, Part
 from lambdanets.training.data.digits import load_digits_images
 from lambdanets.training.data.fashion_mnist import CLASS_NAMES, DEFAULT_FOLDER, load_test_images
@@ -86,8 +86,9 @@ def class_indices(names: Sequence[str], class_names: Sequence[str], source: str)
     unknown = [name for name in names if name not in class_names]
     if unknown:
         what = f"{count(len(unknown), 'class', 'classes')} that the model does not have: {first_of(unknown, 8)}"
-        error = unknown_name("class", unknown[0], class_names)
-        raise ValueError(f"the data {source!r} have {what}. {error}")
+        hint = did_you_mean(unknown[0], class_names, f"its classes are {first_of(class_names, 8)}")
+        remedy = "Rename what is misspelt, or give a model of these classes."
+        raise ValueError(f"the data {source!r} have {what}; {hint} {remedy}")
     return [class_names.index(name) for name in names]
 
 

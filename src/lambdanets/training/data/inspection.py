@@ -62,8 +62,8 @@ def inspect_images(parts: Sequence[FileImages], most: int = 0) -> list[str]:
     if len(errors) > most or not all(isinstance(error, UnreadableImageError) for _, error in errors):
         error = errors[0][1]
         others = [str(path) for path, _ in errors[1:]]
-        more = f" ({count(len(others), 'other image', 'other images')} neither: {first_of(others)})" if others else ""
-        limit = f"; {most:,} may be skipped (skip_bad_images)" if most else ""
+        more = f"; nor can {count(len(others), 'other', 'others')}: {first_of(others)}" if others else ""
+        limit = f"; skip_bad_images allows {most:,}" if most else ""
         raise ValueError(f"{error}{more}{limit}")
     for part in parts:
         part.fingerprints = fingerprint_files(part.paths)

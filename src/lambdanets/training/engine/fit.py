@@ -340,7 +340,7 @@ def _fit_and_test(
             raise
         except torch.OutOfMemoryError:
             raise
-        except Exception:
+        except (Exception, KeyboardInterrupt):  # the second Ctrl-C
             # None are left where the run folder was removed.
             checkpoints = list_checkpoints(run.path)
             if accelerator.is_main_process and checkpoints:

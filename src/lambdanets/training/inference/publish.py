@@ -53,7 +53,7 @@ def publish_run(path: str | Path, to: str, *, checkpoint: str = "best", private:
     if kind not in ("hf-hub", "local-dir") or not place or (kind == "hf-hub" and not is_repository):
         raise ValueError(f"to is {to!r}; use {_FORMS}")
     if private and kind != "hf-hub":
-        raise ValueError(f"private is True, for a repository of the hub, and to is {to!r}; use False")
+        raise ValueError(f"private is True, for a repository of the hub, and to is {to!r}; leave it out")
     if checkpoint not in CHECKPOINTS:
         raise unknown_name("checkpoint", checkpoint, CHECKPOINTS)
     target = Path(place)
