@@ -60,8 +60,9 @@ def short(study: str, heading: str) -> str:
     rows = summaries(specs, cells)
     baseline = next(iter(rows))
     lines = []
-    lost = marked(list(rows.values()))
-    for number, (name, row) in enumerate(rows.items()):
+    names = list(rows)
+    lost = {names[number] for number in marked(list(rows.values()))}
+    for name, row in rows.items():
         is_lambda = (row.spec.form_of or name) in LAMBDAS
         if not row.spec.trains and not is_lambda:
             continue
@@ -70,7 +71,7 @@ def short(study: str, heading: str) -> str:
         kept = min(form.saved_bytes for form in forms)
         lines.append(
             [
-                f"{name} {MARK}" if number in lost else name,
+                f"{name} {MARK}" if (row.spec.form_of or name) in lost else name,
                 f"{row.parameters / 1e6:.3f}",
                 told_accuracy(row) if row.spec.trains else f"as {row.spec.form_of}",
                 signed(row.difference) if row.spec.trains else "",
