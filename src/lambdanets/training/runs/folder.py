@@ -131,7 +131,9 @@ class Run:
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"the run folder {path} does not exist. {_ADVICE}{_others(path)}.")
+            named = shipped_folder(str(path)) is not None
+            weights = "; weights of this name come with the package, but not the rest of their run" if named else ""
+            raise FileNotFoundError(f"the run folder {path} does not exist{weights}. {_ADVICE}{_others(path)}.")
         if not path.is_dir():
             raise ValueError(f"the run folder {path} is a file. {_ADVICE}{_others(path)}.")
         check_name(path)  # safetensors takes no other
