@@ -13,6 +13,7 @@ from lambdanets.experiments.compare.cell import read_cells
 from lambdanets.experiments.compare.measured import build
 from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.rows import forms_of
+from lambdanets.experiments.compare.statistics import paired_difference
 from lambdanets.experiments.compare.summary import summaries
 from lambdanets.experiments.report.study_report import MARK, table_text
 from lambdanets.experiments.studies import get_study, read_outcome
@@ -127,6 +128,18 @@ def _gain_by_scope() -> str:
     return f"{rows['global'].difference.difference.mean:.1f}"
 
 
+def _gain_by_small_scope() -> str:
+    """The accuracy of lambda convolutions over that of global lambda layers on CIFAR-10, paired by seed."""
+    rows = summaries(get_study("layers").rows, read_cells(COMPARE / "layers")[0])
+    return signed(paired_difference(rows["lambda convolution"].accuracies, rows["lambda"].accuracies))
+
+
+def _last_training_loss(row: str) -> str:
+    """The training loss of the last epoch of a row of the study of layers, mean over seeds."""
+    cells, _ = read_cells(COMPARE / "layers")
+    return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
+
+
 def _same_network() -> str:
     """The largest difference, in points for one seed, between two rows that train one network: by other commits."""
     rows = (("layers", "lambda"), ("placement", "LLLL"))
@@ -159,6 +172,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "speed-CCLL": lambda: _speed("placement", "CCLL"),
     "parameters-sequence": _parameters_of_sequences,
     "gain-by-scope": _gain_by_scope,
+    "gain-by-small-scope": _gain_by_small_scope,
+    "loss-convolution": lambda: _last_training_loss(CONVOLUTION),
+    "loss-lambda": lambda: _last_training_loss("lambda"),
     "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
 }
