@@ -81,7 +81,7 @@ def test_unreadable_images_are_found_before_the_run_folder_is_made(recipe, tmp_p
     for name in ("cat/1.png", "dog/2.png"):
         content = (tmp_path / "data" / name).read_bytes()
         (tmp_path / "data" / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"cannot be read: .* \(1 other image neither: "):
+    with pytest.raises(ValueError, match=r"cannot be read: .*; nor can 1 other: "):
         train(recipe.override(data=data), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -165,7 +165,7 @@ def test_tensors_that_are_not_plain(tmp_path, shipped, kind, name):
         "quantised": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
     }[kind]
     torch.save({**shipped, name: make(shipped.get(name, torch.ones(2, 2)))}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=rf"^the weights .*w\.pth has 1 tensors that are .*, {name} the first"):
+    with pytest.raises(ValueError, match=rf"^the weights .*w\.pth has 1 tensor that is .*, {name} the first"):
         start(str(tmp_path / "w.pth"))
 
 

@@ -249,7 +249,7 @@ def test_unreadable_files_are_named_together(tmp_path):
     for name in ("a/3.png", "b/4.png", "b/5.png"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:50])
     data = load_data(str(tmp_path))
-    with pytest.raises(ValueError, match=r"cannot be read: .* \(2 other images neither: ") as error:
+    with pytest.raises(ValueError, match=r"cannot be read: .*; nor can 2 others: ") as error:
         inspect_images(list(data.parts.values()))
     for name in ("a/3.png", "b/4.png", "b/5.png"):
         assert name in str(error.value)
