@@ -21,8 +21,9 @@ def transcript() -> str:
     lines = (RESULTS / "train.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     epochs = [line for line in lines if line.startswith("epoch ")]
     last = lines.index(next(line for line in lines if line.startswith("Run folder:")))
-    begun = lines[lines.index(epochs[0]) - 1]
-    parts = [begun, epochs[0], "...", epochs[-1], "", *lines[lines.index(epochs[-1]) + 1 : last + 1], "..."]
+    first = lines.index(epochs[0]) - 1
+    parts = ["..."] if first > 0 else []
+    parts += [lines[first], epochs[0], "...", epochs[-1], "", *lines[lines.index(epochs[-1]) + 1 : last + 1], "..."]
     parts += lines[lines.index("Next:") :]
     compact = [line for place, line in enumerate(parts) if line or parts[place - 1]]
     return "```text\n" + "\n".join(compact) + "\n```"
