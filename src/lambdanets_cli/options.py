@@ -61,11 +61,15 @@ def stop_insisting() -> None:
 
 
 def with_debug(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the option --debug, which changes the settings; the function does not get it."""
+    """Give a command the option --debug, which changes the settings, and the line with which Ctrl-C ends it."""
 
     @functools.wraps(function)
     def command(*, debug: bool, **arguments: Any) -> None:
-        function(**arguments)
+        try:
+            function(**arguments)
+        except KeyboardInterrupt:  # of which typer makes an exit code, and says nothing
+            typer.echo("Interrupted.", err=True)
+            raise
 
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
     own = inspect.signature(function, eval_str=True).parameters.values()

@@ -275,6 +275,20 @@ ERRORS = {
 }
 
 
+@pytest.mark.parametrize("command", ["env", "runs"])
+def test_an_interrupted_command_says_so(run, monkeypatch, command):
+    """Of any command: typer would end it in silence."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lambdanets_cli.environment.describe_environment", interrupt)
+    monkeypatch.setattr("lambdanets.training.runs.overview.list_runs", interrupt)
+    monkeypatch.setattr("lambdanets.training.list_runs", interrupt, raising=False)
+    code, _, error = run(command)
+    assert (code, error) == (130, "Interrupted.\n")
+
+
 def test_the_list_of_errors_has_every_command():
     assert set(ERRORS) == set(get_command(cli.app).commands)
 
