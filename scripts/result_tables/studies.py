@@ -14,7 +14,7 @@ from lambdanets.experiments.compare.measured import build
 from lambdanets.experiments.compare.outcome import Outcome, machine_line
 from lambdanets.experiments.compare.rows import forms_of
 from lambdanets.experiments.compare.statistics import paired_difference
-from lambdanets.experiments.compare.summary import summaries
+from lambdanets.experiments.compare.summary import Summary, summaries
 from lambdanets.experiments.report.study_report import MARK, table_text
 from lambdanets.experiments.studies import get_study, read_outcome
 from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS
@@ -61,8 +61,8 @@ def short(study: str, heading: str) -> str:
     rows = summaries(specs, cells)
     baseline = next(iter(rows))
     lines = []
-    names = list(rows)
-    lost = {names[number] for number in marked(list(rows.values()))}
+    names, numbers = list(rows), marked(list(rows.values()))
+    lost = {names[number] for number in numbers}
     for name, row in rows.items():
         is_lambda = (row.spec.form_of or name) in LAMBDAS
         if not row.spec.trains and not is_lambda:
@@ -91,9 +91,9 @@ def short(study: str, heading: str) -> str:
     return f"{markdown_table(header, lines)}\n\n{machine_line(cells)}."
 
 
-def _last_loss(row: str) -> str:
-    """The training loss in the last tenth of the trainings of a row of the study of structure, mean over seeds."""
-    cells, _ = read_cells(COMPARE / "structure")
+def _last_loss(study: str, row: str) -> str:
+    """The training loss at the end of the trainings of a row, mean over seeds: in the last epoch, or tenth of steps."""
+    cells, _ = read_cells(COMPARE / study)
     return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
 
 
@@ -103,16 +103,21 @@ def _hours(study: str) -> str:
     return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
 
 
+def _rows(study: str) -> dict[str, Summary]:
+    """The rows of a study of trained models."""
+    return summaries(get_study(study).rows, read_cells(COMPARE / study)[0])
+
+
 def _parameters(study: str, row: str) -> str:
     """The parameters of a row's network over those of the first row's."""
-    rows = summaries(get_study(study).rows, read_cells(COMPARE / study)[0])
+    rows = _rows(study)
     base, *_ = rows.values()
     return f"{rows[row].parameters / base.parameters:.2f}"
 
 
 def _speed(study: str, row: str) -> str:
     """The training speed of a row's network over that of the first row's."""
-    return f"{summaries(get_study(study).rows, read_cells(COMPARE / study)[0])[row].ratio[TRAINING][0]:.2f}"
+    return f"{_rows(study)[row].ratio[TRAINING][0]:.2f}"
 
 
 def _parameters_of_sequences() -> str:
@@ -124,20 +129,14 @@ def _parameters_of_sequences() -> str:
 
 def _gain_by_scope() -> str:
     """The accuracy of global lambda layers over that of scope 3, in points of percent."""
-    rows = summaries(get_study("scope").rows, read_cells(COMPARE / "scope")[0])
+    rows = _rows("scope")
     return f"{rows['global'].difference.difference.mean:.1f}"
 
 
 def _gain_by_small_scope() -> str:
     """The accuracy of lambda convolutions over that of global lambda layers on CIFAR-10, paired by seed."""
-    rows = summaries(get_study("layers").rows, read_cells(COMPARE / "layers")[0])
+    rows = _rows("layers")
     return signed(paired_difference(rows["lambda convolution"].accuracies, rows["lambda"].accuracies))
-
-
-def _last_training_loss(row: str) -> str:
-    """The training loss of the last epoch of a row of the study of layers, mean over seeds."""
-    cells, _ = read_cells(COMPARE / "layers")
-    return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
 
 
 def _same_network() -> str:
@@ -173,8 +172,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "parameters-sequence": _parameters_of_sequences,
     "gain-by-scope": _gain_by_scope,
     "gain-by-small-scope": _gain_by_small_scope,
-    "loss-convolution": lambda: _last_training_loss(CONVOLUTION),
-    "loss-lambda": lambda: _last_training_loss("lambda"),
-    "structure-loss-lambda": lambda: _last_loss("sequence: lambda"),
-    "structure-loss-convolution": lambda: _last_loss("sequence: convolution"),
+    "loss-convolution": lambda: _last_loss("layers", CONVOLUTION),
+    "loss-lambda": lambda: _last_loss("layers", "lambda"),
+    "structure-loss-lambda": lambda: _last_loss("structure", "sequence: lambda"),
+    "structure-loss-convolution": lambda: _last_loss("structure", "sequence: convolution"),
 }

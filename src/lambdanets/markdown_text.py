@@ -11,7 +11,7 @@ __all__ = ["as_code", "as_text", "markdown_table"]
 
 # What marks emphasis, code, links, tables and formulas; an underscore inside of a word marks nothing.
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-# What makes a heading, a list or a quotation of a line that begins with it.
+# What makes a heading or a list of a line that begins with it.
 _START = re.compile(r"^(\s*)(\d*)([#+\-.)])(?=\s|$|#)")
 _MARKS = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Sequence
 
-__all__ = ["count", "did_you_mean", "first_of", "nearest_names", "unknown_name"]
+__all__ = ["check_class_names", "count", "did_you_mean", "first_of", "nearest_names", "unknown_name"]
 
 # Known names that a message lists.
 MOST_NAMES = 40
@@ -28,6 +28,15 @@ def first_of(items: Collection[str], count: int = 3, separator: str = ", ") -> s
 def count(number: int, one: str, many: str) -> str:
     """Return a number with its noun: "1 epoch", "1,024 epochs"."""
     return f"{number:,} {one if number == 1 else many}"
+
+
+def check_class_names(class_names: Collection[str], outputs: int) -> None:
+    """Raise a ValueError unless there is a name for each output of a model."""
+    if len(class_names) != outputs:
+        raise ValueError(
+            f"class_names has {count(len(class_names), 'name', 'names')}, and the model has {outputs} outputs; "
+            "give one name for each"
+        )
 
 
 def did_you_mean(name: object, known: Collection[str], otherwise: str | None = None, count: int = 1) -> str:

@@ -20,7 +20,7 @@ from lambdanets.explanation.pictures import Pixels, model_inputs, pixels_of
 from lambdanets.explanation.terms import PARTS, Array, LayerTerms, Weights
 from lambdanets.layers import LambdaLayer
 from lambdanets.layers.arguments import check_bool
-from lambdanets.names import count, unknown_name
+from lambdanets.names import check_class_names, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,11 +85,8 @@ def explain(
     checks = {name: check(terms) for name, terms in found.items()}
     require(checks)
     explained = Explanation(model, inputs, found, left_out, checks, output, shown, class_names)
-    if class_names is not None and explained.has_scores and len(class_names) != output.shape[1]:
-        raise ValueError(
-            f"class_names has {count(len(class_names), 'name', 'names')}, and the model has {output.shape[1]} outputs; "
-            "give one name for each"
-        )
+    if class_names is not None and explained.has_scores:
+        check_class_names(class_names, output.shape[1])
     return explained
 
 

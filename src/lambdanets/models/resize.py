@@ -67,10 +67,11 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
             "grid as they are"
         )
     networks = [
-        (module, per_axis("size", size, 2, odd=False))
+        module
         for module in model.modules()
         if isinstance(module, LambdaResNet) and not targets.keys().isdisjoint(module.modules())
     ]
+    image_size = per_axis("size", size, 2, odd=False) if networks else ()
     resized = _resized_tables(targets)
     for layer, grid in targets.items():
         layer.size = grid
@@ -78,8 +79,8 @@ def resize_positions(model: nn.Module, size: int | Sequence[int]) -> nn.Module:
             layer.grid = grid
     for table, (_, values) in resized.items():
         table.data, table.grad = values, None
-    for network, (height, width) in networks:
-        _note_image_size(network, (height, width))
+    for network in networks:
+        _note_image_size(network, *image_size)
     return model
 
 
@@ -150,8 +151,8 @@ def _sides(size: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
     return per_axis("size", size, ndim, odd=False)
 
 
-def _note_image_size(model: LambdaResNet, size: tuple[int, int]) -> None:
-    model.img_size = size
+def _note_image_size(model: LambdaResNet, height: int, width: int) -> None:
+    model.img_size = (height, width)
     note_argument(model, "img_size", model.img_size)
     # Made anew, the layers have the sizes that follow from it.
     noted = (getattr(model, "_model_args", None) or {}).get("lambda_args")

@@ -253,8 +253,8 @@ def coherent(
     brought: dict[str | None, list[str | None]] = {}
     for done in like or own:
         brought.setdefault(done.config.get("data"), []).append(done.config.get("fingerprint"))
-    latest = {name: most(found) for name, found in brought.items()}
-    own = [done for done in own if done.config.get("fingerprint") == latest.get(done.config.get("data"))]
+    usual = {name: most(found) for name, found in brought.items()}
+    own = [done for done in own if done.config.get("fingerprint") == usual.get(done.config.get("data"))]
     told = [done for done in like or own if "epochs" in done.config]
     # Before the first training those of the searches.
     epochs = most([done.config["epochs"] for done in [one for one in told if one.kind == "train"] or told])

@@ -23,20 +23,10 @@ Expected = Literal["more than 0", "0 or more", "0 or less", "less than 0", "-0.5
 
 def verdict(low: float, high: float, expected: Expected) -> bool | None:
     """Return True if all values of an interval are as expected, False if none is, else None."""
-    true = {
-        "more than 0": low > 0,
-        "0 or more": low >= 0,
-        "0 or less": high <= 0,
-        "less than 0": high < 0,
-        "-0.5 or more": low >= -0.5,
-    }
-    false = {
-        "more than 0": high <= 0,
-        "0 or more": high < 0,
-        "0 or less": low > 0,
-        "less than 0": low >= 0,
-        "-0.5 or more": high < -0.5,
-    }
+    if expected == "-0.5 or more":
+        low, high, expected = low + 0.5, high + 0.5, "0 or more"
+    true = {"more than 0": low > 0, "0 or more": low >= 0, "0 or less": high <= 0, "less than 0": high < 0}
+    false = {"more than 0": high <= 0, "0 or more": high < 0, "0 or less": low > 0, "less than 0": low >= 0}
     return True if true[expected] else False if false[expected] else None
 
 

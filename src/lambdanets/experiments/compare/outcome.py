@@ -187,11 +187,9 @@ def size_warning(cells: Sequence[Done]) -> list[str]:
     if not cells or cells[0].config["scale"] != "quick":
         return []
     trained = next((done for done in cells if done.kind == "train" and "epochs" in done.config), None)
-    how = (
-        f": {count(trained.config['epochs'], 'epoch', 'epochs')} on {trained.data['spec']}"
-        if trained and trained.data
-        else ""
-    )
+    how = ""
+    if trained and trained.data:
+        how = f": {count(trained.config['epochs'], 'epoch', 'epochs')} on {trained.data['spec']}"
     return [f"Quick size{how}. Rows of full trainings may differ in other ways."]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lambdanets.files import check_name, check_writable, replacing
+from lambdanets.files import replacing
 from lambdanets.interop.dry_run import DryRunError, dry_run
-from lambdanets.interop.export.formats import FORMATS, INPUTS, Format
+from lambdanets.interop.export.arguments import check_arguments, check_facts, format_of
+from lambdanets.interop.export.formats import INPUTS
 from lambdanets.interop.export.preprocessing import preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
 from lambdanets.interop.inputs import channels_of, configuration_of, image_size_of
-from lambdanets.layers.arguments import check_bool
-from lambdanets.names import count, did_you_mean
+from lambdanets.names import check_class_names
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
-OUTPUTS = ("probabilities", "logits")
 _BATCHES = (1, 2, 3)
 _SIZES = 3
 # More than the strides of networks, by the number of sizes: a size of 1 somewhere inside would be taken for a constant.
@@ -164,9 +162,9 @@ def export_model(
         FileExistsError: ``path`` exists.
     """
     path = Path(path)
-    kind = _format_of(path, format)
-    _check_arguments(model, path, output, fixed_size, overwrite)
-    _check_facts(preprocessing, class_names, tolerance, opset)
+    kind = format_of(path, format)
+    check_arguments(model, path, output, fixed_size, overwrite)
+    check_facts(preprocessing, class_names, tolerance, opset)
     kind.require_packages()
     kind.check_opset(opset)
     images = _example(model, example)
@@ -194,44 +192,6 @@ def export_model(
     return Export(path, kind.name, metadata, switched, checks)
 
 
-def _format_of(path: Path, given: str | None) -> Format:
-    suffixes = {each.suffix: each for each in FORMATS.values()}
-    if given is None:
-        if path.suffix not in suffixes:
-            raise ValueError(
-                f"path must end in {' or '.join(suffixes)}, or format be one of {', '.join(FORMATS)}, got {str(path)!r}"
-            )
-        return suffixes[path.suffix]
-    if given not in FORMATS:
-        near = did_you_mean(given, FORMATS, "by default the suffix of the path decides")
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {given!r}; {near}")
-    kind = FORMATS[given]
-    if path.suffix != kind.suffix:
-        raise ValueError(f"path must end in {kind.suffix} for format {given!r}, got {str(path)!r}")
-    return kind
-
-
-def _check_arguments(model: nn.Module, path: Path, output: str, fixed_size: bool, overwrite: bool) -> None:
-    check_bool("fixed_size", fixed_size)
-    check_bool("overwrite", overwrite)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("model must not be TorchScript, which is not exported again; give the model it was made of")
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError("model must have memory for its weights, got some on the meta device; load its weights first")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} for the output {path.name} does not exist; make it first")
-    if path.is_dir():
-        raise IsADirectoryError(f"the output {path} is a folder; give a file")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"the output {path} exists; give another name, or overwrite it (--overwrite)")
-    check_writable(path)
-    check_name(path)  # the writers and readers of these files take no other
-
-
 def _example(model: nn.Module, given: Tensor | None) -> Tensor:
     """A batch of two: one of 1 would be taken for a constant."""
     if given is None:
@@ -249,21 +209,6 @@ def _example(model: nn.Module, given: Tensor | None) -> Tensor:
             f"channels, height, width) for images, got {shown}"
         )
     return torch.zeros(2, *given.shape[1:], **_PLAIN)
-
-
-def _check_facts(
-    preprocessing: Mapping[str, Any] | None, class_names: Sequence[str], tolerance: float, opset: int | None
-) -> None:
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"class_names must be a sequence of texts, one for each output, got {class_names!r}")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance must be a number above 0, got {tolerance!r}")
-    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int)):
-        raise TypeError(f"opset must be a whole number, got {opset!r}")
-    try:
-        json.dumps(None if preprocessing is None else dict(preprocessing), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"preprocessing must be of plain values, as JSON has them: {error}") from error
 
 
 def _check_output(model: nn.Module, images: Tensor, output: str, class_names: Sequence[str], given: bool) -> None:
@@ -287,11 +232,8 @@ def _check_output(model: nn.Module, images: Tensor, output: str, class_names: Se
         )
     if out.numel() == 0:
         raise ValueError(f"the model must give numbers, got an output of shape {tuple(out.shape)}")
-    if class_names and out.ndim == 2 and len(class_names) != out.shape[1]:
-        raise ValueError(
-            f"class_names has {count(len(class_names), 'name', 'names')}, and the model has {out.shape[1]} outputs; "
-            "give one name for each"
-        )
+    if class_names and out.ndim == 2:
+        check_class_names(class_names, out.shape[1])
 
 
 def _size(images: Tensor) -> tuple[int, ...]:

@@ -41,6 +41,14 @@ def from_weights(run: Path) -> str:
     )
 
 
+def how_to_take_less(run: Path) -> str:
+    """A sentence with the choices that need less memory of the device, which a run that goes on cannot change."""
+    return (
+        "Train with a smaller --batch-size, with more parts by --accumulate, or with --precision bf16; from the last "
+        f"weights by {from_weights(run)}, with one of these."
+    )
+
+
 def how_to_go_on(run: Path, processes: int) -> str:
     """A sentence with the command that goes on with a run."""
     return f"Go on with `{resume_command(run, processes)}`."

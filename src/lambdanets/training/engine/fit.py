@@ -30,7 +30,7 @@ from lambdanets.training.engine.checkpoint import (
     split_checkpoint,
 )
 from lambdanets.training.engine.devices import computing_threads, make_accelerator
-from lambdanets.training.engine.faults import from_weights, how_to_go_on, told_faults
+from lambdanets.training.engine.faults import how_to_go_on, how_to_take_less, told_faults
 from lambdanets.training.engine.intervals import DEFAULT, Interval
 from lambdanets.training.engine.loaders import input_transform, measuring_loader
 from lambdanets.training.engine.loop import Trainer, TrainingDivergedError
@@ -324,11 +324,7 @@ def _fit_and_test(
     """Train and test, and write ``result.json``; returns the signal that ended it early, the scores, and the time."""
     accelerator, run = trainer.accelerator, trainer.run
     advice = how_to_go_on(run.path, accelerator.num_processes)
-    smaller = (
-        "Train with a smaller --batch-size, with more parts by --accumulate, or with --precision bf16; from the last "
-        f"weights by {from_weights(run.path)}, with one of these."
-    )
-    with told_faults(accelerator.num_processes, advice, smaller):
+    with told_faults(accelerator.num_processes, advice, how_to_take_less(run.path)):
         try:
             with StopSignal() as stop:
                 with progress:
