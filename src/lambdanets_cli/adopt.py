@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lambdanets_cli.options import number
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,10 +37,10 @@ def adopt(
         bool, typer.Option("--pretrained", help="Use timm's published weights instead of a CHECKPOINT.")
     ] = False,
     num_classes: Annotated[
-        int | None, typer.Option(help="Number of classes of the model.  \\[default: the checkpoint's]", min=1)
+        int | None, number("Number of classes of the model.  \\[default: the checkpoint's]", least=1)
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the random images for the comparison.  \\[default: the model's]", min=1)
+        int | None, number("Side of the random images for the comparison.  \\[default: the model's]", least=1)
     ] = None,
     faithful: Annotated[
         bool,

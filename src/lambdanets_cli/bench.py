@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets_cli.options import quiet_profiler, stop_insisting
+from lambdanets_cli.options import number, quiet_profiler, stop_insisting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +29,14 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Minimum time for each case and pass.  \\[default: 2; with --quick or --calibrate: 1]"),
+        number("Minimum time for each case and pass.  \\[default: 2; with --quick or --calibrate: 1]", float),
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(
-            help="Maximum time; medians that are not known to 10 % by then are marked.  "
-            "\\[default: 15; with --quick or --calibrate: 5]"
+        number(
+            "Maximum time; medians that are not known to 10 % by then are marked.  "
+            "\\[default: 15; with --quick or --calibrate: 5]",
+            float,
         ),
     ] = None,
     noisy: Annotated[

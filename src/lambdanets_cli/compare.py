@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets_cli.options import quiet_profiler, refuse_together
+from lambdanets_cli.options import number, quiet_profiler, refuse_together
 
 if TYPE_CHECKING:
     from lambdanets.experiments.compare.study import Study
@@ -35,19 +35,17 @@ def compare(
             "no download; family: none]"
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help=f"Number of trainings per row.  \\[default: {SEEDS}]", min=1)
-    ] = None,
+    seeds: Annotated[int | None, number(f"Number of trainings per row.  \\[default: {SEEDS}]", least=1)] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ROW", help="Only this row of the study and the first row; can be given several times."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images.  \\[default: depends on their number]", min=1)
+        int | None, number("Passes over the training images.  \\[default: depends on their number]", least=1)
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Number of cells run in parallel.  \\[default: one per CPU core; 1 with a GPU]", min=1),
+        number("Number of cells run in parallel.  \\[default: one per CPU core; 1 with a GPU]", least=1),
     ] = None,
     cluster: Annotated[
         str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import RunFolder
+from lambdanets_cli.options import RunFolder, number
 
 __all__ = ["evaluate"]
 
@@ -25,15 +25,12 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for the files.  \\[default: the run folder; runs/NAME for bundled weights]"),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per step.  \\[default: as in the training]", min=1)
-    ] = None,
+    batch_size: Annotated[int | None, number("Images per step.  \\[default: as in the training]", least=1)] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Number of processes that read images; 0: the main process reads them.  "
-            "\\[default: as in the training]",
-            min=0,
+        number(
+            "Number of processes that read images; 0: the main process reads them.  \\[default: as in the training]",
+            least=0,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lambdanets_cli.options import RunFolder
+from lambdanets_cli.options import RunFolder, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def export(
             "--fixed-size", help="Accept only images of the run's size, for models that support no other size."
         ),
     ] = False,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or higher.  \\[default: PyTorch's]")] = None,
+    opset: Annotated[int | None, number("ONNX opset, 18 or higher.  \\[default: PyTorch's]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Export the model of a run to ONNX or torch.export, and check that the file gives the same outputs.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lambdanets_cli.options import number
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,9 +55,9 @@ def kernels(
         str | None,
         typer.Option(help="Scope of a local context, odd: one number, or one per axis.  \\[default: global]"),
     ] = None,
-    heads: Annotated[int, typer.Option(help="Number of heads.", min=1)] = 4,
-    dim_key: Annotated[int, typer.Option(help="Query depth k.", min=1)] = 16,
-    intra_depth: Annotated[int, typer.Option(help="Intra-depth u.", min=1)] = 1,
+    heads: Annotated[int, number("Number of heads.", least=1)] = 4,
+    dim_key: Annotated[int, number("Query depth k.", least=1)] = 16,
+    intra_depth: Annotated[int, number("Intra-depth u.", least=1)] = 1,
     causal: Annotated[
         bool, typer.Option("--causal", help="Each position sees itself and the positions before it.")
     ] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import typer
 __all__ = [
     "RunFolder",
     "Settings",
+    "number",
     "quiet_profiler",
     "refuse_together",
     "stop_insisting",
@@ -52,6 +54,28 @@ RunFolder = Annotated[
         "lambda_resnet_tiny.digits.",
     ),
 ]
+
+
+def number(help: str, kind: type[float] = int, least: float = -math.inf) -> Any:
+    """Return an option that is a number. Refusals name the value that was given, which typer's do not.
+
+    Args:
+        help: text of the option.
+        kind: int or float. Default int.
+        least: the least that is taken. Default: any.
+    """
+    wanted = {int: "an integer", float: "a number"}[kind] + ("" if least == -math.inf else f" of at least {least}")
+
+    def parse(word: str) -> float:
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or value < least:
+            raise typer.BadParameter(f"{word!r}; use {wanted}")
+        return value
+
+    return typer.Option(help=help, parser=parse)
 
 
 def stop_insisting() -> None:

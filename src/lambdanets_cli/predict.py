@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lambdanets_cli.options import RunFolder
+from lambdanets_cli.options import RunFolder, number
 
 __all__ = ["predict"]
 
@@ -15,7 +15,7 @@ __all__ = ["predict"]
 def predict(
     run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files of any size.")],
-    top: Annotated[int, typer.Option(help="Number of classes to show, most probable first.", min=1)] = 5,
+    top: Annotated[int, number("Number of classes to show, most probable first.", least=1)] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify images with the best weights of a run.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lambdanets_cli.options import refuse_together
+from lambdanets_cli.options import number, refuse_together
 from lambdanets_cli.recipe_options import chosen, recipe_names, with_recipe_options
 
 __all__ = ["train"]
@@ -48,10 +48,7 @@ def train(
     ] = _EVERY,
     timeout: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS",
-            help="Seconds without a response before a data or training process is considered dead.",
-        ),
+        number("Seconds without a response before a data or training process is considered dead.", float),
     ] = _TIMEOUT,
     profile: Annotated[
         bool,

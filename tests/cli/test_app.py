@@ -1,5 +1,6 @@
 """The command ``lambdanets`` as a user types it."""
 
+import inspect
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 from safetensors.torch import load_file
@@ -217,6 +219,32 @@ def test_wrong_words_are_one_message(run, words, message):
     assert message in error
     # Nothing is announced that does not take place.
     assert output == ""
+
+
+def numeric_options():
+    """Every option that is a number and is read by typer, with the words that its command requires."""
+    for command in cli.app.registered_commands:
+        parameters = inspect.signature(command.callback).parameters.values()
+        required = ["x" for each in parameters if each.default is each.empty]
+        for each in parameters:
+            annotation = each.annotation.__origin__
+            if {int, float} & set(get_args(annotation) or [annotation]):
+                yield command.callback.__name__, [*required, f"--{each.name.replace('_', '-')}"]
+
+
+@pytest.mark.parametrize(("command", "words"), list(numeric_options()))
+def test_refused_numbers_are_named(run, command, words):
+    for value in ("x7", "1e"):
+        code, _, error = run(command, *words, value)
+        assert code == 2
+        assert f"Invalid value for '{words[-1]}': '{value}'; use a" in error
+
+
+def test_numbers_below_the_least_are_named(run):
+    for command, word, value, least in (("compare layers", "--seeds", 0, 1), ("evaluate x", "--workers", -1, 0)):
+        code, _, error = run(*command.split(), word, value)
+        assert code == 2
+        assert f"Invalid value for '{word}': '{value}'; use an integer of at least {least}" in error
 
 
 def test_unreadable_images_are_one_message(run, run_folder, colours, tmp_path):
