@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -165,9 +165,22 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def parameters_of(module: nn.Module) -> int:
-    """Number of parameters, shared ones once; those that a lazy module has yet to make are not counted."""
-    return sum(p.numel() for p in module.parameters() if not isinstance(p, nn.parameter.UninitializedParameter))
+def parameters_of(module: nn.Module, without: Collection[nn.Module] = ()) -> int:
+    """Number of parameters, shared ones once; those that a lazy module has yet to make are not counted.
+
+    Args:
+        module: the module.
+        without: modules in it of which only those parameters are counted that others have, too.
+    """
+    own = set(_parameters_outside(module, without))
+    return sum(p.numel() for p in own if not isinstance(p, nn.parameter.UninitializedParameter))
+
+
+def _parameters_outside(module: nn.Module, without: Collection[nn.Module]) -> Iterator[nn.Parameter]:
+    if module not in without:
+        yield from module.parameters(recurse=False)
+        for child in module.children():
+            yield from _parameters_outside(child, without)
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
@@ -179,12 +192,18 @@ def submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def swap(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put each new module in every place of the old one; returns the model, another object only if it was replaced."""
+    """Put each new module in every place of the old one; returns the model, another object only if it was replaced.
+
+    Places are attributes, and what plain lists and dicts that are attributes hold: a forward may call modules from
+    there, though PyTorch does not register them.
+    """
     if model in new:
         return new[model]
     for parent in list(model.modules()):
-        # Not named_children(), which leaves out the second name of a shared module.
-        for name, child in list(parent._modules.items()):
-            if child is not None and child in new:
-                parent.register_module(name, new[child])
+        attributes = vars(parent)  # of which PyTorch's dict of submodules is one
+        for places in [attributes, *attributes.values()]:
+            if isinstance(places, dict | list):
+                for place, value in list(places.items() if isinstance(places, dict) else enumerate(places)):
+                    if isinstance(value, nn.Module) and value in new:
+                        places[place] = new[value]
     return model

@@ -172,6 +172,36 @@ def test_a_shared_convolution_stays_shared():
     assert "also 3" in plan.changes[0].notes
 
 
+class CallsFromElsewhere(nn.Module):
+    """Registers convolutions, and calls them from a list, a dict and an attribute that PyTorch does not know."""
+
+    def __init__(self):
+        super().__init__()
+        convs = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)]
+        self.convs = nn.ModuleList(convs)
+        self.listed, self.named = convs[:1], {"second": convs[1]}
+        object.__setattr__(self, "third", convs[2])
+
+    def forward(self, x):
+        return self.third(self.named["second"](self.listed[0](x)))
+
+
+def test_convolutions_that_are_called_from_elsewhere_are_replaced_there():
+    model = CallsFromElsewhere()
+    replace_convs(model, names="convs.*", lambda_args=SMALL, verbose=False)
+    assert [model.listed[0], model.named["second"], model.third] == list(model.convs)
+    model(torch.randn(2, 4, 8, 8)).sum().backward()
+    assert all(layer.positions.grad is not None for layer in model.convs)
+
+
+def test_a_weight_that_another_convolution_shares_is_counted_on():
+    model = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)])
+    model[1].weight = model[0].weight
+    plan = plan_convs(model, names="1", lambda_args=SMALL)
+    assert plan.parameters_before == sum(p.numel() for p in model.parameters())
+    assert plan.parameters_after == sum(p.numel() for p in plan.apply().parameters())
+
+
 def test_notes_of_what_has_no_counterpart():
     model = nn.Sequential(
         nn.Conv2d(6, 6, 3, padding=4, dilation=4, groups=6, padding_mode="reflect").requires_grad_(False)

@@ -149,7 +149,8 @@ def make_plan(
 ) -> Plan:
     """A plan with the whole model's parameters counted."""
     before = parameters_of(model)
-    after = before + sum(c.parameters_after - c.parameters_before for c in changes.values())
+    # A parameter that a replaced module shares with another one stays.
+    after = parameters_of(model, without=changes) + sum(change.parameters_after for change in changes.values())
     return Plan(
         model, tuple(changes.values()), kept, before, after, builders, trial.check, settings, not_run=trial.not_run
     )
