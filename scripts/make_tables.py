@@ -23,7 +23,7 @@ FIGURES = {name: make for subject in SUBJECTS for name, make in subject.FIGURES.
 
 
 def _table(name: str) -> str:
-    return studies.study(name) if name.startswith("compare-") else TABLES[name]()
+    return studies.study(name) if name.partition("-")[0] in studies.FOLDERS else TABLES[name]()
 
 
 def filled(text: str) -> str:

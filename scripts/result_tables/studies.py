@@ -1,7 +1,8 @@
-"""Studies of ``lambdanets compare`` whose cells are in results/compare/."""
+"""Studies of ``lambdanets compare`` whose cells are in results/."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -9,36 +10,49 @@ from statistics import mean
 
 from lambdanets.experiments.bench.measure import TRAINING
 from lambdanets.experiments.compare.accuracy import SMALL_SAMPLES, accuracies, marked, signed, told_accuracy
-from lambdanets.experiments.compare.cell import read_cells
+from lambdanets.experiments.compare.cell import Done, read_cells
 from lambdanets.experiments.compare.measured import build
-from lambdanets.experiments.compare.outcome import Outcome, machine_line
+from lambdanets.experiments.compare.outcome import Outcome, four_digits, machine_line
 from lambdanets.experiments.compare.rows import forms_of
-from lambdanets.experiments.compare.statistics import paired_difference
+from lambdanets.experiments.compare.statistics import Paired, paired_difference
 from lambdanets.experiments.compare.summary import Summary, summaries
 from lambdanets.experiments.report.study_report import MARK, table_text
 from lambdanets.experiments.studies import get_study, read_outcome
 from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS
+from lambdanets.experiments.studies.memory.findings import merge
+from lambdanets.experiments.studies.memory.rows import OURS, ROWS, predicted_bytes
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
 
-__all__ = ["FIGURES", "TABLES", "study"]
+__all__ = ["FIGURES", "FOLDERS", "TABLES", "study"]
 
-COMPARE = RESULTS / "compare"
+# By the first word of a table's name: the cells of all studies; those of longer trainings; those of a study that the
+# first folder has on digits, on CIFAR-10.
+FOLDERS = {"compare": "compare", "longer": "compare-longer", "cifar10": "compare-cifar10"}
+
+
+# The row of the ablation that has the paper's choices.
+K16 = "k 16, h 4, u 1"
 
 
 @cache
-def _outcome(study: str) -> Outcome:
-    return read_outcome(study, COMPARE / study)
+def _cells(study: str, folder: str = "compare") -> list[Done]:
+    return read_cells(RESULTS / FOLDERS[folder] / study)[0]
+
+
+@cache
+def _outcome(study: str, folder: str) -> Outcome:
+    return read_outcome(study, RESULTS / FOLDERS[folder] / study)
 
 
 def study(name: str) -> str:
-    """A table of a study whose cells are in results/compare/.
+    """A table of a study whose cells are in results/.
 
     Args:
-        name: compare-STUDY for what was expected and found, compare-STUDY-TABLE for one of its tables.
+        name: FOLDER-STUDY for what was expected and found, FOLDER-STUDY-TABLE for one of its tables.
     """
-    _, which, *table = name.split("-", 2)
-    outcome = _outcome(which)
+    folder, which, *table = name.split("-", 2)
+    outcome = _outcome(which, folder)
     if table:
         found = next(each for each in outcome.tables if each.name == table[0])
         # The page has this note once, for all tables.
@@ -46,7 +60,7 @@ def study(name: str) -> str:
         return f"{text}\n\n{outcome.environment}."
     words = {True: "yes", False: "**no**", None: "undecided"}
     rows = [f"| {claim.text} | {words[claim.held]} |" for claim in outcome.claims]
-    return "\n".join(["| found | as expected |", "| --- | --- |", *rows])
+    return "\n".join(["| found | as expected |", "| --- | --- |", *rows, *(f"\n{each}" for each in outcome.warnings)])
 
 
 def short(study: str, heading: str) -> str:
@@ -56,7 +70,7 @@ def short(study: str, heading: str) -> str:
         study: layers or placement.
         heading: of the rows.
     """
-    cells, _ = read_cells(COMPARE / study)
+    cells = _cells(study)
     specs = get_study(study).rows
     rows = summaries(specs, cells)
     baseline = next(iter(rows))
@@ -91,21 +105,36 @@ def short(study: str, heading: str) -> str:
     return f"{markdown_table(header, lines)}\n\n{machine_line(cells)}."
 
 
-def _last_loss(study: str, row: str) -> str:
-    """The training loss at the end of the trainings of a row, mean over seeds: in the last epoch, or tenth of steps."""
-    cells, _ = read_cells(COMPARE / study)
-    return f"{mean(done.result['train_loss'][-1] for done in cells if done.kind == 'train' and done.row == row):.2f}"
+def _last_losses(study: str, row: str, folder: str = "compare") -> dict[int, float]:
+    """The training loss at the end of the trainings of a row by seed: in the last epoch, or tenth of steps."""
+    trained = [done for done in _cells(study, folder) if done.kind == "train" and done.row == row]
+    return {done.config["seed"]: done.result["train_loss"][-1] for done in trained}
 
 
-def _hours(study: str) -> str:
+def _last_loss(study: str, row: str, folder: str = "compare") -> str:
+    return f"{mean(_last_losses(study, row, folder).values()):.2f}"
+
+
+def _loss_above() -> str:
+    """The training loss of global lambda layers less that of convolutions, paired by seed."""
+    return f"{paired_difference(*(_last_losses('layers', row) for row in ('lambda', CONVOLUTION))).difference.mean:.3f}"
+
+
+def _distance_without_query_norm() -> str:
+    """The accuracy of global lambda layers without batch-norm of the queries over that of convolutions, CIFAR-10."""
+    own = _rows("ablation", "cifar10")["no batch-norm of queries"].accuracies
+    return signed(paired_difference(own, _rows("layers")[CONVOLUTION].accuracies))
+
+
+def _hours(study: str, folder: str = "compare") -> str:
     """Hours of computing of all cells of a study."""
-    cells, _ = read_cells(COMPARE / study)
-    return f"{sum(done.seconds for done in cells) / 3600:.1f} hours"
+    return f"{sum(done.seconds for done in _cells(study, folder)) / 3600:.1f} hours"
 
 
-def _rows(study: str) -> dict[str, Summary]:
+@cache
+def _rows(study: str, folder: str = "compare") -> dict[str, Summary]:
     """The rows of a study of trained models."""
-    return summaries(get_study(study).rows, read_cells(COMPARE / study)[0])
+    return summaries(get_study(study).rows, _cells(study, folder))
 
 
 def _parameters(study: str, row: str) -> str:
@@ -122,38 +151,84 @@ def _speed(study: str, row: str) -> str:
 
 def _parameters_of_sequences() -> str:
     """The parameters of the network with lambda layers of scope 7 over those of the one with convolutions."""
-    cells, _ = read_cells(COMPARE / "structure")
-    parameters = {done.row: done.result["parameters"] for done in cells if done.kind == "train"}
+    parameters = {done.row: done.result["parameters"] for done in _cells("structure") if done.kind == "train"}
     return f"{parameters['sequence: lambda, scope 7'] / parameters['sequence: convolution']:.2f}"
 
 
-def _gain_by_scope() -> str:
-    """The accuracy of global lambda layers over that of scope 3, in points of percent."""
-    rows = _rows("scope")
-    return f"{rows['global'].difference.difference.mean:.1f}"
+def _gain(row: str, other: str, study: str = "layers", folder: str = "compare") -> str:
+    """The accuracy of a row over that of another one, paired by seed."""
+    rows = _rows(study, folder)
+    return signed(paired_difference(rows[row].accuracies, rows[other].accuracies))
 
 
-def _gain_by_small_scope() -> str:
-    """The accuracy of lambda convolutions over that of global lambda layers on CIFAR-10, paired by seed."""
-    rows = _rows("layers")
-    return signed(paired_difference(rows["lambda convolution"].accuracies, rows["lambda"].accuracies))
+def _runs_of_all_lambda() -> list[dict[int, float]]:
+    """The accuracies by seed of the network of global lambda layers, from three studies, each of another commit."""
+    found = (("layers", "lambda", "compare"), ("placement", "LLLL", "compare"), ("ablation", K16, "cifar10"))
+    return [accuracies(_cells(study, folder), row) for study, row, folder in found]
 
 
-def _same_network() -> str:
-    """The largest difference, in points for one seed, between two rows that train one network: by other commits."""
-    rows = (("layers", "lambda"), ("placement", "LLLL"))
-    first, second = (accuracies(read_cells(COMPARE / study)[0], row) for study, row in rows)
-    return f"{max(abs(first[seed] - second[seed]) for seed in first):.1f}"
+def _in_two_runs(row: str) -> str:
+    """The accuracy of that network less that of a row of the study of layers, in the two runs that differ."""
+    other = accuracies(_cells("layers"), row)
+    found = [paired_difference(run, other) for run in _runs_of_all_lambda()[:2]]
+    return " and ".join(f"{signed(each)[:-1]}; {_verdict(each)})" for each in found)
+
+
+def _verdict(difference: Paired) -> str:
+    low, high = difference.bounds
+    return "decided" if low > 0 or high < 0 else "undecided"
+
+
+def _apart(first: int, second: int) -> str:
+    """The largest difference, in points for one seed, between two runs of the network of global lambda layers."""
+    runs = _runs_of_all_lambda()
+    return f"{max(abs(runs[first][seed] - runs[second][seed]) for seed in runs[first]):.1f}"
 
 
 def _kept_by_all_layers() -> str:
     """The share of the convolution's network that no row of the study of layers replaces."""
-    cells, _ = read_cells(COMPARE / "layers")
-    config = next(done.config for done in cells if done.kind == "speed")
+    config = next(done.config for done in _cells("layers") if done.kind == "speed")
     row = config["models"][CONVOLUTION]
     parameters = dict(build(row["model"], row["model_kwargs"], config).named_parameters())
     replaced = sum(weight.numel() for name, weight in parameters.items() if name.endswith("conv2.weight"))
     return f"{1 - replaced / sum(weight.numel() for weight in parameters.values()):.2f}"
+
+
+def _least_beside_attention(value: str) -> str:
+    """The memory or time of an attention in multiples of a lambda layer, where that is least."""
+    sizes, _ = merge(_cells("memory"))
+    found = []
+    for rows in sizes.values():
+        for name, row in rows.items():
+            if not ROWS[name].attention or "saved_bytes" not in row:
+                continue
+            if value == "memory":
+                found.append((row["saved_bytes"] / rows[OURS]["saved_bytes"], ""))
+            elif TRAINING in row["ratio"]:
+                ratio, low, high = row["ratio"][TRAINING]
+                found.append((ratio, f" ({low:.2f} to {high:.2f})"))
+    ratio, interval = min(found)
+    return f"{ratio:.2f}{interval}"
+
+
+def _error_of_formulas() -> str:
+    """The largest error of the formulas of memory."""
+    return re.search(r"within ([\d.]+)%", _outcome("memory", "compare").claims[0].text)[1] + " %"
+
+
+def _predicted(row: str, side: int) -> str:
+    """The memory that a row of the study of memory keeps, by the formula."""
+    return f"{four_digits(predicted_bytes(row, side) / 1e9)} GB"
+
+
+def _times_as_fast(network: str, other: str) -> str:
+    """The training speed of a network over that of another, from what the study of families found."""
+    (claim,) = [
+        claim.text
+        for claim in _outcome("family", "compare").claims
+        if claim.text.startswith(f"{network} (") and f"as {other} (" in claim.text
+    ]
+    return re.search(r"trains ([\d.]+ \([\d.]+ to [\d.]+\)) times", claim)[1]
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -162,7 +237,8 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 FIGURES: dict[str, Callable[[], str]] = {
     "kept-by-all-layers": _kept_by_all_layers,
-    "same-network": _same_network,
+    "same-network": lambda: _apart(0, 1),
+    "same-network-again": lambda: _apart(1, 2),
     "hours-layers": lambda: _hours("layers"),
     "hours-placement": lambda: _hours("placement"),
     "parameters-u4": lambda: _parameters("layers", "lambda, u = 4"),
@@ -170,8 +246,26 @@ FIGURES: dict[str, Callable[[], str]] = {
     "parameters-CCLL": lambda: _parameters("placement", "CCLL"),
     "speed-CCLL": lambda: _speed("placement", "CCLL"),
     "parameters-sequence": _parameters_of_sequences,
-    "gain-by-scope": _gain_by_scope,
-    "gain-by-small-scope": _gain_by_small_scope,
+    "gain-by-scope": lambda: _gain("global", "scope 3", "scope"),
+    "gain-by-small-scope": lambda: _gain("lambda convolution", "lambda"),
+    "lambda-beside-local": lambda: _in_two_runs("local attention"),
+    "lambda-beside-global": lambda: _in_two_runs("global attention"),
+    "no-query-norm": lambda: _gain("no batch-norm of queries", K16, "ablation", "cifar10"),
+    "no-query-norm-loss": lambda: _last_loss("ablation", "no batch-norm of queries", "cifar10"),
+    "no-query-norm-distance": _distance_without_query_norm,
+    "balanced-start": lambda: _gain("start: balanced", K16, "ablation", "cifar10"),
+    "loss-above": _loss_above,
+    "longer-lambda": lambda: _gain("lambda", CONVOLUTION, folder="longer"),
+    "hours-longer": lambda: _hours("layers", "longer"),
+    "hours-cifar10": lambda: _hours("ablation", "cifar10"),
+    "kept-beside-attention": lambda: _least_beside_attention("memory"),
+    "time-beside-attention": lambda: _least_beside_attention("time"),
+    "formulas-error": _error_of_formulas,
+    "kept-global": lambda: _predicted("global attention", 224),
+    "kept-global-fused": lambda: _predicted("global attention, fused", 224),
+    "kept-lambda": lambda: _predicted(OURS, 224),
+    "family-152": lambda: _times_as_fast("LambdaResNet-152", "EfficientNet-B6"),
+    "family-200": lambda: _times_as_fast("LambdaResNet-200", "EfficientNet-B7"),
     "loss-convolution": lambda: _last_loss("layers", CONVOLUTION),
     "loss-lambda": lambda: _last_loss("layers", "lambda"),
     "structure-loss-lambda": lambda: _last_loss("structure", "sequence: lambda"),

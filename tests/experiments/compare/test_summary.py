@@ -10,7 +10,11 @@ from lambdanets.experiments.compare.rows import Row
 from lambdanets.experiments.compare.summary import _dearer, summaries
 from lambdanets.experiments.compare.trained import TrainedStudy
 
-ROWS = {"convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9}), "lambda": Row("LLLL"), "worse": Row("VVVV")}
+ROWS = {
+    "convolution": Row("CCCC", paper={"params": 25.6, "top1": 76.9, "rate": 7240}),
+    "lambda": Row("LLLL", paper={"gigabytes": 1.9}),
+    "worse": Row("VVVV", paper={"gigabytes": 120, "rate": 0}),
+}
 STUDY = TrainedStudy("toy", "Toy", "Which?", ROWS, lambda rows: [])
 
 
@@ -54,10 +58,11 @@ def test_tables():
     # The row that is below the first one by Student's t interval too.
     assert accuracy.bad == {2}
     assert [row[1:] for row in costs.rows] == [
-        ["10.0", "1,000 (1.00x)", "1,000 (1.00x)", "4.00", "10.00"],
-        ["10.0", "1,500 (1.50x)", "1,500 (1.50x)", "1.00", "10.00"],
-        ["10.0", "500 (0.50x)", "500 (0.50x)", "8.00", "10.00"],
+        ["10.0", "1,000 (1.00x)", "1,000 (1.00x)", "4.00", "10.00", "7,240", ""],
+        ["10.0", "1,500 (1.50x)", "1,500 (1.50x)", "1.00", "10.00", "", "1.9"],
+        ["10.0", "500 (0.50x)", "500 (0.50x)", "8.00", "10.00", "out of memory", "120"],
     ]
+    assert costs.columns[-2:] == ["paper: ResNet-50, images/s", "paper: memory (batch 128), GB"]
     # What is above the first row's cost: a time where its whole interval is.
     assert costs.marked == {(2, 2), (2, 3), (2, 4)}
 

@@ -68,7 +68,7 @@ def test_each_row_goes_on_to_where_it_ends(tmp_path, monkeypatch):
         "1 rows measured, global attention ended by memory, axial attention ended by time"
     )
     outcome = memory.STUDY.outcome(cells)
-    ends, kept = outcome.tables[:2]
+    ends, kept, formula = outcome.tables[:3]
     assert ends.rows == [
         ["global attention", "6x6", "memory: 10x10 takes 3.0 GB at once, and 2.0 GB are free"],
         ["axial attention", "6x6", "time: a pass of 10x10 takes 1.5 s"],
@@ -76,6 +76,9 @@ def test_each_row_goes_on_to_where_it_ends(tmp_path, monkeypatch):
     ]
     assert kept.rows[0][2].startswith("not reached (")
     assert kept.rows[1][2:4] == [kept.rows[1][2], ""]
+    # Of an image: 5 x 64 n + 8 n² numbers of each of two layers, and the input of the second one.
+    gigabytes = [4 * (2 * (5 * 64 * n + 8 * n * n) + 64 * n) / 1e9 for n in (36, 100, 196)]
+    assert [float(cell) for cell in formula.rows[0][1:]] == pytest.approx(gigabytes, rel=1e-3)
     assert [(series.name, len(series.points)) for series in outcome.plots[0].series] == [
         ("global attention (to 6, memory)", 1),
         ("axial attention (to 6, time)", 1),

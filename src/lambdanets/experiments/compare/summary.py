@@ -147,12 +147,20 @@ def _accuracy_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     trained = [row for row in rows.values() if row.spec.trains]
     lines = [_accuracy_line(row, rows.get(baseline)) for row in trained]
     for name, heading in (("params", "paper: parameters, M"), ("top1", "paper: ImageNet top-1, %")):
-        if any(name in row.spec.paper for row in trained):
-            columns.append(heading)
-            for line, row in zip(lines, trained, strict=True):
-                line.append(f"{row.spec.paper[name]:g}" if name in row.spec.paper else "")
+        _add_paper(columns, lines, trained, name, heading)
     notes = [accuracy_note(), SMALL_SAMPLES]
     return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained))
+
+
+def _add_paper(
+    columns: list[str], lines: Sequence[list[str]], rows: Sequence[Summary], name: str, heading: str
+) -> None:
+    """Add a column of the paper's figures of a name, if a row has one; 0 where the paper's memory did not suffice."""
+    if any(name in row.spec.paper for row in rows):
+        columns.append(heading)
+        for line, row in zip(lines, rows, strict=True):
+            figure = row.spec.paper.get(name)
+            line.append("" if figure is None else f"{figure:,g}" if figure else "out of memory")
 
 
 def _accuracy_line(row: Summary, base: Summary | None) -> list[str]:
@@ -171,11 +179,8 @@ def _cost_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
     columns += [f"{way}, images/s (of {baseline})" for way in ("training", "inference")]
     columns += ["kept for backward, MB an image", "peak, MB an image"]
     lines = [_cost_line(row) for row in rows.values()]
-    if any("rate" in row.spec.paper for row in rows.values()):
-        columns.append("paper: ResNet-50, images/s")
-        for line, row in zip(lines, rows.values(), strict=True):
-            rate = row.spec.paper.get("rate")
-            line.append("" if rate is None else f"{rate:,}" if rate else "out of memory")
+    _add_paper(columns, lines, list(rows.values()), "rate", "paper: ResNet-50, images/s")
+    _add_paper(columns, lines, list(rows.values()), "gigabytes", "paper: memory (batch 128), GB")
     base = rows.get(baseline)
     dearer = [(number, column) for number, row in enumerate(rows.values()) for column in _dearer(row, base)]
     notes = [

@@ -67,7 +67,10 @@ ROWS: dict[str, Row] = {
     ),
     "global attention, stored maps": Row("GGGG", about=STORED_FORM, form_of="global attention"),
     "lambda": Row(
-        "LLLL", {"scope": None}, paper=paper.PLACEMENTS["LLLL"], about="global lambda layers, k = 16 and u = 1"
+        "LLLL",
+        {"scope": None},
+        paper={**paper.COSTS["lambda"], **paper.PLACEMENTS["LLLL"]},
+        about="global lambda layers, k = 16 and u = 1",
     ),
     RECOMPUTED: Row(
         "LLLL",

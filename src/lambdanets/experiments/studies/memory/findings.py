@@ -9,8 +9,8 @@ from typing import Any
 
 from lambdanets.experiments.bench.measure import INFERENCE, PASSES, TRAINING
 from lambdanets.experiments.compare.cell import Done
-from lambdanets.experiments.compare.outcome import Axis, Claim, Plot, Point, Series, Table
-from lambdanets.experiments.studies.memory.rows import OURS, ROWS
+from lambdanets.experiments.compare.outcome import Axis, Claim, Plot, Point, Series, Table, four_digits
+from lambdanets.experiments.studies.memory.rows import OURS, ROWS, predicted_bytes
 
 __all__ = ["Sizes", "claims_of", "merge", "plots_of", "tables_of"]
 
@@ -235,7 +235,7 @@ def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[
     """Return the tables of the rows; ``apart`` are the sentences of ``merge``, which stand below each."""
     kept, parameters, peak, training, inference = (_table(quantity, names, sizes) for quantity in QUANTITIES)
     ends, ratios = _table_of_ends(names, sizes), _table_of_ratios(names, sizes)
-    tables = (ends, kept, parameters, peak, training, ratios, inference)
+    tables = (ends, kept, _table_of_formulas(names, sizes), parameters, peak, training, ratios, inference)
     return [replace(table, notes=[*table.notes, *apart]) for table in tables]
 
 
@@ -261,6 +261,13 @@ def _table(quantity: Quantity, names: Sequence[str], sizes: Sizes) -> Table:
 def _table_of_ends(names: Sequence[str], sizes: Sizes) -> Table:
     lines = [[name, *_end(name, sizes)] for name in names]
     return Table("ends", "Where each row ends", ["row", "measured to", "ended by"], lines, text=frozenset({2}))
+
+
+def _table_of_formulas(names: Sequence[str], sizes: Sizes) -> Table:
+    """The table of what each row keeps by the formula, also at sizes that take too long or too much to be measured."""
+    lines = [[row, *(four_digits(predicted_bytes(row, side) / 1e9) for side in sizes)] for row in names]
+    columns = ["row", *(_sides([side]) for side in sizes)]
+    return Table("formula", "Kept for backward by the formula, GB, at every size", columns, lines)
 
 
 def _table_of_ratios(names: Sequence[str], sizes: Sizes) -> Table:
