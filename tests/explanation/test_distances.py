@@ -4,6 +4,7 @@ from torch import nn
 
 from lambdanets import GraphLambdaLayer, LambdaLayer
 from lambdanets.explanation import learnt
+from lambdanets.explanation.distances import offset_lengths
 
 
 def test_distances_are_weighted_by_the_size_of_the_entries():
@@ -32,12 +33,16 @@ def test_layers_without_a_table_are_left_out():
     assert learnt(model)[0].distance == 0
 
 
-def test_entries_that_no_query_sees_do_not_count():
-    """Those of later positions in a causal layer, which are never trained."""
-    layer = LambdaLayer(8, size=9, ndim=1, causal=True)
+@pytest.mark.parametrize(("ndim", "scope"), [(1, 9), (2, (3, 5)), (3, 3)])
+def test_entries_that_no_query_sees_do_not_count(ndim, scope):
+    """Those of later positions in a causal layer, which no training reaches."""
+    layer = LambdaLayer(8, scope=scope, ndim=ndim, causal=True)
+    layer(torch.randn(1, 8, *[9] * ndim)).square().sum().backward()
+    unseen = layer.positions.grad == 0
     (before,) = learnt(layer)
     with torch.no_grad():
-        layer.positions[..., 9:] = 100.0  # offsets 1 to 8
+        layer.positions[unseen] = 100.0
     (found,) = learnt(layer)
     assert (found.distance, found.uniform) == (before.distance, before.uniform)
-    assert found.uniform == 4
+    seen = ~unseen.all(dim=0).all(dim=0).numpy()
+    assert found.uniform == pytest.approx(offset_lengths(seen.shape)[seen].mean())

@@ -56,8 +56,8 @@ def learnt(model: nn.Module) -> tuple[Learnt, ...]:
         table = positions.detach().float().cpu().numpy()
         length = offset_lengths(table.shape[2:])
         size = np.linalg.norm(table, axis=(0, 1))
-        if getattr(layer, "causal", False):  # on one axis
-            length, size = (values[: len(values) // 2 + 1] for values in (length, size))
+        if getattr(layer, "causal", False):  # in row-major order offset 0 is the middle one
+            length, size = (values.ravel()[: values.size // 2 + 1] for values in (length, size))
         found.append(Learnt(name, table, _mean(length, size), float(length.mean())))
     return tuple(found)
 
