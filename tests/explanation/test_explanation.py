@@ -1,5 +1,7 @@
 """The Explanation: shapes, arguments and what is said about wrong ones."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -119,6 +121,14 @@ def test_images_of_pillow(classifier):
         lambdanets.explain(classifier, image.convert("RGBA"))
     with pytest.raises(ValueError, match="LambdaLayer does not say how images become its input"):
         lambdanets.explain(LambdaLayer(3, scope=3, num_heads=1), image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_of_pillow_for_models_in_other_precisions(classifier, dtype):
+    image = Image.new("RGB", (40, 50), (10, 200, 30))
+    explanation = lambdanets.explain(copy.deepcopy(classifier).to(dtype), image)
+    assert explanation.inputs[0].dtype == dtype
+    np.testing.assert_array_equal(explanation.picture, lambdanets.explain(classifier, image).picture)
 
 
 def test_what_is_no_image(classifier):

@@ -73,7 +73,9 @@ def _from_pillow(
     if config:
         mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
         shown = _bytes((made * std + mean).clamp(0, 1).numpy())
-    return (made[None].to(_device(model)),), shown
+    # What a transform makes is float32; the model may be in another precision.
+    weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), made)
+    return (made[None].to(weight),), shown
 
 
 def _device(model: nn.Module) -> torch.device:
