@@ -94,7 +94,7 @@ def train(model, steps, peak=2e-3):
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
-    loader = DataLoader(train_images, batch_size, shuffle=True, drop_last=True)
+    loader = DataLoader(train_images, min(batch_size, len(train_images)), shuffle=True, drop_last=True)
     losses = []
     for images, labels in itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), steps):
         loss = F.cross_entropy(model(images), labels)
