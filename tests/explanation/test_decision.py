@@ -37,7 +37,7 @@ def test_terms_and_layers_taken_out():
     assert found["layer"].score == pytest.approx(model.head.bias.log_softmax(0)[1].item(), abs=1e-6)
     with torch.no_grad():
         model.layer.positions.copy_(table)
-    query, _, value = (part[None] for part in parts_of(model.layer, x, None))
+    query, _, value = parts_of(model.layer, x, None)
     position = lambda_apply(query, None, value, lambdanets.GridPositions(table, (5, 6)))
     scores = model.head(model.layer.pool(position.transpose(2, 3).reshape(1, 8, 5, 6)).mean((2, 3))).log_softmax(1)
     assert found["content"].score == pytest.approx(scores[0, 1].item(), abs=1e-5)
@@ -60,6 +60,49 @@ def test_the_terms_add_up_to_the_layer(kind):
                 if getattr(layer, name) is not None:
                     nn.init.zeros_(getattr(layer, name))
             torch.testing.assert_close(layer(*args), parts[1], atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("compiled", ["the model", "a part"])
+def test_compiled_models_are_explained_as_their_parts_are(compiled):
+    """A graph that was compiled calls no hooks that are registered later."""
+    model, x = Classifier(LambdaLayer(8, scope=3)).eval(), torch.randn(1, 8, 5, 6)
+    expected = [made.change for made in ablate(model, (x,), ["layer"], 1)]
+    assert 0 not in expected
+    if compiled == "the model":
+        model.compile(backend="eager")
+    else:
+        model.layer = torch.compile(model.layer, backend="eager")
+    with torch.no_grad():
+        model(x)
+    found = lambdanets.explain(model, x).ablations(1)
+    assert [made.change for made in found] == pytest.approx(expected, abs=1e-6)
+
+
+def test_hooks_of_the_user_act_on_what_is_left():
+    model, x = Classifier(LambdaLayer(8, scope=3)).eval(), torch.randn(1, 8, 5, 6)
+    model.layer.register_forward_hook(lambda layer, args, out: 2 * out)
+    without = {made.part: made.score for made in lambdanets.explain(model, x).ablations(1)}
+    nn.init.zeros_(model.layer.positions)
+    assert without["position"] == pytest.approx(model(x).log_softmax(1)[0, 1].item(), abs=1e-6)
+
+
+class CalledTwice(nn.Module):
+    """The layer runs on one example, then on two."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = LambdaLayer(8, scope=3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return self.head(self.layer(torch.cat([x, -x])).mean((2, 3))).sum(0, keepdim=True)
+
+
+def test_a_layer_that_runs_on_several_examples_later():
+    model, x = CalledTwice().eval(), torch.randn(1, 8, 5, 6)
+    without = {made.part: made.score for made in lambdanets.explain(model, x).ablations(1)}
+    nn.init.zeros_(model.layer.positions)
+    assert without["position"] == pytest.approx(model(x).log_softmax(1)[0, 1].item(), abs=1e-6)
 
 
 class Corner(nn.Module):
@@ -153,6 +196,30 @@ def test_grad_cam_of_tokens():
     cam = lambdanets.explain(model, torch.randn(1, 3, 64, 64)).grad_cam()
     assert cam.shape == (64, 64)
     assert cam.max() > 0
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grad_cam_of_a_layer_whose_output_is_overwritten(stride):
+    x = torch.randn(1, 8, 6, 8)
+    layer, head = LambdaLayer(8, scope=3, stride=stride), nn.Linear(8, 3)
+    cams = []
+    for inplace in (False, True):
+        rest = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+        model = nn.Sequential(layer, nn.ReLU(inplace=inplace), *rest).eval()
+        cams.append(lambdanets.explain(model, x).grad_cam(1))
+    np.testing.assert_allclose(*cams, atol=1e-6)
+    assert cams[0].max() > 0
+
+
+@pytest.mark.skipif(not has_grad_cam(), reason="the package grad-cam is not installed")
+def test_grad_cam_takes_no_bfloat16(explanation, classifier, tmp_path):
+    model = copy.deepcopy(classifier).bfloat16()
+    found = lambdanets.explain(model, explanation.inputs[0].bfloat16())
+    with pytest.raises(ValueError, match=r"no model in bfloat16: explain model\.float\(\)"):
+        found.grad_cam()
+    found.save_html(tmp_path / "page.html")
+    assert "Grad-CAM" not in (tmp_path / "page.html").read_text()
 
 
 def test_without_grad_cam(explanation, monkeypatch):

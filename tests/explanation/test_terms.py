@@ -78,7 +78,7 @@ def expected_weights(layer, args):
     """Content and position weights (n, h, u, m) by the reference: values that are a one for each context position."""
     x, context = args[0], args[1] if len(args) > 1 and not isinstance(layer, GraphLambdaLayer) else None
     mask = args[2].reshape(1, -1) if len(args) > 2 and not isinstance(layer, GraphLambdaLayer) else None
-    query, key, _ = parts_of(layer, x, context)
+    query, key, _ = (part[0] for part in parts_of(layer, x, context))
     n, m, u = query.shape[1], key.shape[1], key.shape[0]
     graph = torch.zeros(n, dtype=torch.long)
     if isinstance(layer, GraphLambdaLayer):

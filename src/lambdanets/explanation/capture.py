@@ -53,11 +53,14 @@ def choose(layers: dict[str, nn.Module], names: Sequence[str] | None) -> dict[st
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards each module is in the mode that it was in."""
+    """Evaluation mode and no gradients inside; afterwards each module is in the mode that it was in.
+
+    Compiled modules run as they were before: a graph that was compiled calls no hooks that came after it.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for module in training:
@@ -101,7 +104,8 @@ def capture(
                     return
                 found[name] = _terms(name, layer, bound, before[-1] if before else out)
 
-            stack.callback(layer.register_forward_hook(take, with_kwargs=True).remove)
+            # Before a user's hooks, which may change the output.
+            stack.callback(layer.register_forward_hook(take, with_kwargs=True, prepend=True).remove)
         output = model(*inputs)
     for name in chosen:
         if name not in found:
@@ -138,15 +142,15 @@ def _terms(name: str, layer: nn.Module, bound: dict[str, Any], out: Tensor) -> L
 
 
 def parts_of(layer: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised queries (h, n, k), keys (u, m, k) before their softmax and normalised values (u, m, v) of one example.
+    """Normalised queries (b, h, n, k), keys (b, u, m, k) before their softmax and normalised values (b, u, m, v).
 
     Args:
-        layer: any of the lambda layers.
-        x: its input, with a batch axis of 1 for grids and tokens.
+        layer: any of the lambda layers; of a graph b is 1.
+        x: its input.
         context: what keys and values are taken from; None for ``x``.
     """
     given = (x,) if isinstance(layer, GraphLambdaLayer) else (x, context)
-    query, key, value = (_wide(part[0]) for part in layer.project(*given))
+    query, key, value = (_wide(part) for part in layer.project(*given))
     return query, key, value
 
 
@@ -188,7 +192,7 @@ def _content_keys(key: Tensor, mask: Tensor | None, causal: bool) -> dict[str, A
 
 def _grid_terms(name: str, layer: LambdaLayer, bound: dict[str, Any], out: Tensor) -> LayerTerms:
     x, mask = bound["x"], bound["mask"]
-    query, key, value = parts_of(layer, x, bound["context"])
+    query, key, value = (part[0] for part in parts_of(layer, x, bound["context"]))
     mask = None if mask is None else mask.reshape(-1)
     if mask is not None:
         value = value.masked_fill(~mask[:, None], 0.0)
@@ -210,7 +214,7 @@ def _grid_terms(name: str, layer: LambdaLayer, bound: dict[str, Any], out: Tenso
 
 def _token_terms(name: str, layer: TokenLambda, bound: dict[str, Any], out: Tensor) -> LayerTerms:
     x, context, mask = bound["x"], bound["context"], bound["mask"]
-    query, key, value = parts_of(layer, x, context)
+    query, key, value = (part[0] for part in parts_of(layer, x, context))
     mask = None if mask is None else mask.reshape(-1)
     if mask is not None:
         value = value.masked_fill(~mask[:, None], 0.0)
@@ -246,7 +250,7 @@ def _token_grid(layer: TokenLambda, tokens: int) -> tuple[int, ...]:
 
 def _graph_terms(name: str, layer: GraphLambdaLayer, bound: dict[str, Any], out: Tensor) -> LayerTerms:
     x, index, attributes, batch = bound["x"], bound["edge_index"], bound["edge_attr"], bound["batch"]
-    query, key, value = parts_of(layer, x, None)
+    query, key, value = (part[0] for part in parts_of(layer, x, None))
     embedding = layer._embedding(index, attributes)
     weights = torch.empty_like(key)
     for graph in (None,) if batch is None else batch.unique():

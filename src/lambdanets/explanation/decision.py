@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -77,7 +78,8 @@ def ablate(model: nn.Module, inputs: tuple[Any, ...], names: Sequence[str], targ
         results = []
         for name in names:
             for part in _REMOVABLE:
-                handle = layers[name].register_forward_hook(_without(part), with_kwargs=True)
+                # Before a user's hooks: what they make of the output, they make of what is left of it.
+                handle = layers[name].register_forward_hook(_without(part), with_kwargs=True, prepend=True)
                 try:
                     score = float(class_scores(model(*inputs))[0, target])
                 finally:
@@ -99,19 +101,18 @@ def _without(part: str) -> Any:
 
 
 def _content_output(layer: Any, bound: dict[str, Any]) -> Tensor:
-    """The content term's part of a layer's output for one example; pooling is linear, so that parts can be pooled."""
+    """The content term's part of a layer's output; pooling is linear, so that parts can be pooled."""
+    query, key, value = parts_of(layer, bound["x"], bound.get("context"))
     if isinstance(layer, GraphLambdaLayer):
-        query, key, value = (part[None] for part in parts_of(layer, bound["x"], None))
         if bound["batch"] is None:
             out = lambda_apply(query, key, value)
         else:
             out = lambda_apply_by_graph(query, key, value, bound["batch"], int(bound["batch"].max()) + 1)
         return out[0].transpose(0, 1)
-    query, key, value = (part[None] for part in parts_of(layer, bound["x"], bound["context"]))
-    mask = None if bound["mask"] is None else bound["mask"].reshape(1, -1)
+    mask = None if bound["mask"] is None else bound["mask"].flatten(1)
     out = lambda_apply(query, key, value, mask=mask, causal=layer.causal)
     if isinstance(layer, LambdaLayer):
-        return layer.pool(out.transpose(2, 3).reshape(1, layer.dim_out, *bound["x"].shape[2:]))
+        return layer.pool(out.transpose(2, 3).reshape(len(out), layer.dim_out, *bound["x"].shape[2:]))
     return out.transpose(1, 2)
 
 
@@ -181,9 +182,12 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, layer: str, grid: tup
 
     Raises:
         ImportError: if ``grad-cam`` is not installed.
+        ValueError: if the image is in bfloat16, which the package does not take.
     """
     if not has_grad_cam():
         raise ImportError("Grad-CAM needs the package grad-cam: pip install 'lambdanets[explain]'")
+    if image.dtype == torch.bfloat16:
+        raise ValueError("Grad-CAM takes no model in bfloat16: explain model.float(), with an input in float32")
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -200,12 +204,22 @@ def grad_cam(model: nn.Module, image: Tensor, target: int, layer: str, grid: tup
     options: dict[str, Any] = {"target_layers": [module], "reshape_transform": reshape}
     try:
         # GradCAM takes the model to evaluation when it is made, and leaves it there.
-        with evaluating(model), torch.enable_grad(), GradCAM(model=model, **options) as cam:
+        with evaluating(model), torch.enable_grad(), GradCAM(model=model, **options) as cam, _keeping_output(module):
             result = cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
     return np.asarray(result[0], dtype=np.float32)
+
+
+@contextmanager
+def _keeping_output(module: nn.Module) -> Iterator[None]:
+    """Pass a copy of a module's output on, so that what follows in place, as a ReLU, leaves what GradCAM has taken."""
+    handle = module.register_forward_hook(lambda module, args, out: out.clone())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _deepest_stage(model: nn.Module, size: int) -> nn.Module | None:

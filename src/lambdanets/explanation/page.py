@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from lambdanets.explanation.checks import TOLERANCE, Check
@@ -317,7 +318,8 @@ def _maps(explanation: Explanation) -> list[dict[str, Any]]:
     if explanation.image is None:
         return []
     made: list[tuple[str, tuple[str | None, str], Array]] = [("Occlusion", ("falls", "rises"), explanation.occlusion())]
-    if has_grad_cam() and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
+    taken = has_grad_cam() and explanation.image.dtype != torch.bfloat16
+    if taken and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
         made.append(("Grad-CAM", (None, "for"), explanation.grad_cam()))
     return [{"name": name, "ends": ends, "map": pack(_thinned(values)[None]).to_dict()} for name, ends, values in made]
 
