@@ -14,8 +14,10 @@ from PIL import Image
 import lambdanets
 from explanation_layers import LAYERS, layer_and_input
 from helpers import random_norms
+from lambdanets import LambdaLayer
 from lambdanets.explanation.explanation import PARTS
 from lambdanets.explanation.page import _thinned, write_learnt_page
+from lambdanets.interop import TokenLambda
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -294,6 +296,32 @@ def test_values_of_each_position(open_page):
     before = pixels(page)
     page.select_option("#depth", index=2)
     assert pixels(page) != before
+
+
+def test_pictures_keep_their_sides(open_page, classifier):
+    """Wide ones of what matters, and tall maps, which are no taller than the screen; print keeps the sides too."""
+    page = open_page(lambdanets.explain(classifier, torch.randn(1, 3, 32, 128)))
+    for selector in ("#query", "[data-part=sum]", "#decision canvas >> nth=0"):
+        box = page.locator(selector).bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(4, rel=0.05)
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})
+    box = page.locator("#query").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(4, rel=0.05)
+    assert not page.locator("#layer").is_visible()
+    tall = lambdanets.explain(LambdaLayer(8, scope=3).eval(), torch.randn(1, 8, 60, 3))
+    page = open_page(tall)
+    for selector in ("#query", "[data-part=sum]"):
+        assert page.locator(selector).bounding_box()["height"] <= 480
+    hover(page, 59, 2, 60, 3)
+    assert place(page) == "row 59, column 2"
+
+
+def test_the_query_has_no_place_in_a_context_without_positions(open_page):
+    layer, x = TokenLambda(8, positions="none").eval(), torch.randn(1, 6, 8)
+    page = open_page(lambdanets.explain(layer, (x, torch.randn(1, 6, 8))))
+    assert page.evaluate("layer().ownContext")
+    assert not open_page(lambdanets.explain(layer, (x,))).evaluate("layer().ownContext")
 
 
 LONG = "a_very_long_name_without_any_place_to_break_it_" * 3

@@ -65,8 +65,8 @@ def test_the_terms_add_up_to_the_layer(kind):
 @pytest.mark.parametrize("compiled", ["the model", "a part"])
 def test_compiled_models_are_explained_as_their_parts_are(compiled):
     """A graph that was compiled calls no hooks that are registered later."""
-    model, x = Classifier(LambdaLayer(8, scope=3)).eval(), torch.randn(1, 8, 5, 6)
-    expected = [made.change for made in ablate(model, (x,), ["layer"], 1)]
+    model, x = Classifier(nn.Sequential(LambdaLayer(8, scope=3), nn.ReLU())).eval(), torch.randn(1, 8, 5, 6)
+    expected = [made.change for made in ablate(model, (x,), ["layer.0"], 1)]
     assert 0 not in expected
     if compiled == "the model":
         model.compile(backend="eager")

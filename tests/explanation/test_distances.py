@@ -26,6 +26,15 @@ def test_even_tables():
     assert found.uniform == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_tables_that_are_not_finite_are_refused(number):
+    model = nn.Sequential(LambdaLayer(8, scope=3))
+    with torch.no_grad():
+        model[0].positions[0, 3, 1, 2] = number
+    with pytest.raises(ValueError, match="table of positions of layer '0' has numbers that are not finite"):
+        learnt(model)
+
+
 def test_layers_without_a_table_are_left_out():
     model = nn.ModuleList([GraphLambdaLayer(8), LambdaLayer(8, scope=3)])
     assert [found.layer for found in learnt(model)] == ["1"]

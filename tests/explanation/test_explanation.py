@@ -61,8 +61,8 @@ def test_other_arguments_that_are_not_there(explanation):
         explanation.maps(LAYER, 0, depth=False)
     with pytest.raises(ValueError, match="part must be one of 'content', 'position', 'sum', got 'both'"):
         explanation.maps(LAYER, 0, part="both")
-    with pytest.raises(ValueError, match=r"parts must name at least one of 'content', 'position', 'sum', got \(\)"):
-        explanation.figure(LAYER, 0, parts=())
+    with pytest.raises(ValueError, match=r"depth must be an int from 0 to 0, got None"):
+        explanation.figure(LAYER, 0, depth=None)
     with pytest.raises(ValueError, match="is a LambdaLayer, which has no edges"):
         explanation.edges(LAYER)
 
@@ -129,6 +129,71 @@ def test_images_of_pillow_for_models_in_other_precisions(classifier, dtype):
     explanation = lambdanets.explain(copy.deepcopy(classifier).to(dtype), image)
     assert explanation.inputs[0].dtype == dtype
     np.testing.assert_array_equal(explanation.picture, lambdanets.explain(classifier, image).picture)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"layers": []}, ValueError, r"layers must have at least one text, got none"),
+        ({"layers": LAYER}, TypeError, r"got the text 'layer2.0.conv2'; use layers=\['layer2.0.conv2'\]"),
+        ({"layers": [2]}, TypeError, r"layers must be a sequence of texts, got 2 in it"),
+        ({"layers": 2}, TypeError, r"layers must be a sequence of texts, got 2"),
+        ({"class_names": "cats"}, TypeError, r"class_names must be a sequence of texts, got the text 'cats'"),
+        ({"picture": np.zeros((4, 4), np.uint8)}, TypeError, r"picture must be a PIL.Image, got ndarray"),
+        ({"transform": 5}, TypeError, r"transform must be a function of a PIL.Image, got 5"),
+        ({"transform": abs}, ValueError, r"transform is for a PIL.Image, and image is a Tensor; leave it out"),
+        ({"model": "resnet"}, TypeError, r"model must be a torch.nn.Module, got str"),
+    ],
+)
+def test_arguments_that_mean_nothing(classifier, options, error, message):
+    with pytest.raises(error, match=message):
+        lambdanets.explain(**{"model": classifier, "image": torch.randn(1, 3, 16, 16), **options})
+
+
+def test_names_may_come_one_by_one(classifier):
+    found = lambdanets.explain(classifier, torch.randn(1, 3, 16, 16), layers=(name for name in [LAYER]))
+    assert found.layers == (LAYER,)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"layers": []}, ValueError, r"layers must have at least one text"),
+        ({"layers": "layer2"}, TypeError, r"use layers=\['layer2'\]"),
+        ({"notes": "a note"}, TypeError, r"use notes=\['a note'\]"),
+        ({"layers": ["layer2"]}, ValueError, r"unknown layer 'layer2'"),
+        ({"path": "no/where.html"}, ValueError, r"path no/where.html is in no, which is no folder; make it first"),
+    ],
+)
+def test_pages_are_refused_before_the_model_runs(classifier, tmp_path, options, error, message):
+    explanation = lambdanets.explain(copy.deepcopy(classifier), torch.randn(1, 3, 16, 16))
+    explanation.model.register_forward_pre_hook(lambda model, args: pytest.fail("it ran"))
+    with pytest.raises(error, match=message):
+        explanation.save_html(**{"path": tmp_path / "page.html", **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_parts(explanation):
+    with pytest.raises(TypeError, match=r"use parts=\['sum'\]"):
+        explanation.figure(LAYER, 0, parts="sum")
+    with pytest.raises(ValueError, match="parts must have at least one text, got none"):
+        explanation.figure(LAYER, 0, parts=())
+
+
+def test_a_row_of_tokens_has_no_place_on_an_image():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = TokenLambda(3, positions="none", num_heads=1)
+
+        def forward(self, x):
+            return self.layer(x.flatten(2).transpose(1, 2))
+
+    explanation = lambdanets.explain(Tokens().eval(), torch.randn(1, 3, 4, 6))
+    assert explanation.picture is not None
+    assert not explanation.pictured("layer")
+    assert len(explanation.figure("layer", 0, parts=["sum"]).axes) == 2  # a map and its colours
+    assert lambdanets.explain(*layer_and_input("sequence")).pictured("(model)")
 
 
 def test_what_is_no_image(classifier):

@@ -44,6 +44,13 @@ def test_tables_carry_the_numbers_of_the_explanation(explanation, tmp_path):
         assert re.search(rf"{name}</span> <b>{100 * probability:.1f} %", text)
 
 
+@pytest.mark.parametrize(("size", "pixels"), [((32, 48), 4.0), ((16, 48), None)])
+def test_distances_in_pixels_need_axes_that_are_reduced_alike(size, pixels):
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d((8, 12)), LambdaLayer(8, scope=3)).eval()
+    explanation = lambdanets.explain(model, torch.randn(1, 8, *size))
+    assert page._pixels(explanation, explanation.terms["1"], 1.0) == pixels
+
+
 def test_shares_that_oppose_and_none_of_minus_0():
     found = page._shares(Check("a", 1e-4, 9, content=-0.004, position=1.004))
     assert [(share["percent"], str(share["percent"])) for share in found] == [(0, "0"), (100, "100")]
@@ -131,7 +138,7 @@ def test_pages_of_photographs_stay_below_3_mb(name, tmp_path):
 
 
 def size_of(terms):
-    return len(page._script_json(page._layer(terms))) + 1
+    return len(page._script_json(page._layer(terms, pictured=True))) + 1
 
 
 def test_layers_that_fit(explanation):

@@ -1,17 +1,56 @@
-"""Checks of what the maps are asked for: places, heads, classes by number."""
+"""Checks of what is asked for: models, pictures, names, places, heads, classes by number."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
+from torch import nn
 
 from lambdanets.explanation.terms import Array, LayerTerms
 
-__all__ = ["Query", "checked_index", "chosen", "query_index"]
+__all__ = ["Query", "check_input", "checked_index", "checked_names", "chosen", "query_index"]
 
 Query = int | Sequence[int]
+
+
+def check_input(model: nn.Module, image: Any, transform: Any, picture: Any) -> None:
+    """Refuse arguments of :func:`lambdanets.explain` that mean nothing, before the model runs.
+
+    Raises:
+        TypeError: if ``model`` is no module, ``picture`` no PIL.Image, or ``transform`` cannot be called.
+        ValueError: if ``transform`` is given for something else than a PIL.Image.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if picture is not None and not isinstance(picture, Image.Image):
+        raise TypeError(f"picture must be a PIL.Image, got {type(picture).__name__}; use Image.fromarray(picture)")
+    if transform is not None and not callable(transform):
+        raise TypeError(f"transform must be a function of a PIL.Image, got {transform!r}")
+    if transform is not None and not isinstance(image, Image.Image):
+        raise ValueError(f"transform is for a PIL.Image, and image is a {type(image).__name__}; leave it out")
+
+
+def checked_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Texts of an argument as a tuple.
+
+    Raises:
+        TypeError: if it is one text, or holds something else than texts.
+        ValueError: if it is empty.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"{argument} must be a sequence of texts, got the text {names!r}; use {argument}=[{names!r}]")
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{argument} must be a sequence of texts, got {names!r}")
+    found = tuple(names)
+    if not found:
+        raise ValueError(f"{argument} must have at least one text, got none; leave it out for the default")
+    if others := [one for one in found if not isinstance(one, str)]:
+        raise TypeError(f"{argument} must be a sequence of texts, got {others[0]!r} in it")
+    return found
 
 
 def query_index(terms: LayerTerms, query: Query) -> int:

@@ -43,8 +43,6 @@ def choose(layers: dict[str, nn.Module], names: Sequence[str] | None) -> dict[st
     """Return the named ones of ``layers``, or all; a ValueError with the nearest names for one that is not there."""
     if names is None:
         return layers
-    if isinstance(names, str):
-        raise TypeError(f"layers must be a sequence of names, got the text {names!r}; use layers=[{names!r}]")
     for name in names:
         if name not in layers:
             raise unknown_name("layer", name, list(layers))
@@ -229,6 +227,7 @@ def _token_terms(name: str, layer: TokenLambda, bound: dict[str, Any], out: Tens
         output=_numpy(_split(out, layer.num_heads, 2)),
         grid=grid,
         context_grid=grid if context is None else (key.shape[1],),
+        own_context=context is not None and layer.positions is None,
         prefix=prefix,
         table=_numpy(layer.positions),
         local=layer.scope is not None,

@@ -39,7 +39,7 @@ def learnt(model: nn.Module) -> tuple[Learnt, ...]:
         model: any model that contains lambda layers.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or a table has numbers that are not finite.
 
     Example:
         >>> import timm
@@ -54,6 +54,8 @@ def learnt(model: nn.Module) -> tuple[Learnt, ...]:
         if positions is None:
             continue
         table = positions.detach().float().cpu().numpy()
+        if not np.isfinite(table).all():
+            raise ValueError(f"the table of positions of layer {name!r} has numbers that are not finite; train it anew")
         length = offset_lengths(table.shape[2:])
         size = np.linalg.norm(table, axis=(0, 1))
         if getattr(layer, "causal", False):  # in row-major order offset 0 is the middle one

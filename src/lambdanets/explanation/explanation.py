@@ -11,7 +11,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from lambdanets.explanation.arguments import Query, checked_index, chosen, query_index
+from lambdanets.explanation.arguments import (
+    Query,
+    check_input,
+    checked_index,
+    checked_names,
+    chosen,
+    query_index,
+)
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude, one_example
@@ -60,7 +67,7 @@ def explain(
 
     Raises:
         ValueError: if there is no lambda layer, none of a name, or not one example.
-        TypeError: if ``image`` is of another kind.
+        TypeError: if ``image`` or another argument is of another kind.
         ExplanationDifferenceError: if S V is not the layer's output; a ValueError.
 
     Example:
@@ -71,7 +78,10 @@ def explain(
         >>> explanation.maps("(model)", query=(2, 3)).shape  # four heads on a grid of 5 x 6
         (4, 5, 6)
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: its graph calls no hooks
+    check_input(model, image, transform, picture)
+    layers = None if layers is None else checked_names("layers", layers)
+    class_names = None if class_names is None else checked_names("class_names", class_names)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps, whose names are the user's
     inputs, shown = model_inputs(model, image, transform)
     found, left_out, output = capture(model, inputs, layers)
     if not found:
@@ -308,15 +318,14 @@ class Explanation:
         from lambdanets.explanation.figure import draw
 
         terms = self._terms(layer)
-        if not parts:
-            raise ValueError(f"parts must name at least one of {', '.join(map(repr, PARTS))}, got {parts!r}")
+        parts, depth = checked_names("parts", parts), checked_index("depth", depth, terms.intra_depth)
         index = query_index(terms, query)
         maps = {part: self.maps(layer, query, None, part, depth=depth, weighted=weighted) for part in parts}
         heads = range(terms.heads) if head is None else [checked_index("head", head, terms.heads)]
         on_grid = index >= terms.prefix
         where = tuple(int(at) for at in np.unravel_index(index - terms.prefix, terms.grid)) if on_grid else None
         frame = None
-        if self.picture is not None:
+        if self.picture is not None and self.pictured(layer):
             frame = self.picture[where[0] * len(self.picture) // terms.grid[0] if where and len(terms.grid) == 3 else 0]
         named = f"query {where}" if where is not None else f"prefix token {index + 1}"
         return draw(
@@ -324,7 +333,7 @@ class Explanation:
             frame,
             terms.grid,
             # In a context of its own the query has no place.
-            where if terms.context_grid == terms.grid else None,
+            None if terms.own_context else where,
             [f"head {number + 1}" for number in heads],
             f"{layer}, {named}" + (", weighted by ‖V‖" if weighted else ""),
             terms.extents if terms.local else None,
@@ -353,12 +362,22 @@ class Explanation:
             Names of the layers that the page has no maps of, for want of room.
 
         Raises:
-            ValueError: if a layer has too many positions for a page, or there is no such layer.
+            ValueError: if a layer has too many positions for a page, there is no such layer, or the file cannot be
+                written; before the model runs.
+            TypeError: if ``layers`` or ``notes`` is one text.
         """
         from lambdanets.explanation.page import write_page
 
         check_bool("decision", decision)
+        layers = None if layers is None else checked_names("layers", layers)
+        notes = checked_names("notes", notes) if notes else ()
         return write_page(self, Path(path), layers, decision, title, notes)
+
+    def pictured(self, layer: str) -> bool:
+        """True if the picture lies behind the maps of a layer: a row of tokens has no place on an image."""
+        first = self.inputs[0] if self.inputs else None
+        of_an_image = isinstance(first, Tensor) and first.ndim >= 4
+        return self.picture is not None and not (of_an_image and len(self._terms(layer).grid) == 1)
 
     def _terms(self, layer: str) -> LayerTerms:
         if layer in self.left_out:

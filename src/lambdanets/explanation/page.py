@@ -20,7 +20,7 @@ from lambdanets.explanation.distances import Learnt
 from lambdanets.explanation.packing import pack, packed_arrays
 from lambdanets.explanation.pictures import Pixels
 from lambdanets.explanation.terms import Array, LayerTerms
-from lambdanets.files import write_text
+from lambdanets.files import check_file, write_text
 from lambdanets.names import unknown_name
 
 if TYPE_CHECKING:
@@ -41,17 +41,26 @@ def write_page(
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     """See ``Explanation.save_html``."""
+    check_file(path, "path")
     data: dict[str, Any] = {
         "picture": None if explanation.picture is None else _picture(explanation.picture),
         "layers": [],
         "tables": [],
-        "decision": _maps(explanation) if decision and explanation.has_scores else [],
+        "decision": [],
     }
-    # What the page is without its layers, with the longest lists of those that it lacks.
     names = list(explanation.terms)
-    room = MAX_BYTES - 1 - len(_checked(_render(explanation, data, decision, title, notes, names, names)))
-    made = {name: _layer(terms) for name, terms in explanation.terms.items()}
+    made = {name: _layer(terms, explanation.pictured(name)) for name, terms in explanation.terms.items()}
     sizes = {name: len(_script_json(layer)) + 1 for name, layer in made.items()}  # with a comma
+
+    def room_for_layers(with_decision: bool) -> int:
+        """Bytes beside what the page is without its layers, with the longest lists of those that it lacks."""
+        return MAX_BYTES - 1 - len(_checked(_render(explanation, data, with_decision, title, notes, names, names)))
+
+    # What has no room without the decision has none with it, whose maps take dozens of runs of the model.
+    choose_layers(explanation.terms, sizes, layers, room_for_layers(with_decision=False))
+    if decision and explanation.has_scores:
+        data["decision"] = _maps(explanation)
+    room = room_for_layers(decision)
     shown = choose_layers(explanation.terms, sizes, layers, room)
     missing = tuple(name for name in names if name not in shown) if layers is None else ()
     data["layers"] = [made[name] for name in shown]
@@ -228,12 +237,14 @@ def _picture(pixels: Pixels) -> dict[str, Any]:
     return {"src": source, "frames": frames, "height": height, "width": width}
 
 
-def _layer(terms: LayerTerms) -> dict[str, Any]:
+def _layer(terms: LayerTerms, pictured: bool) -> dict[str, Any]:
     return {
         "name": terms.name,
+        "pictured": pictured,
         "kind": terms.kind,
         "grid": list(terms.grid),
         "contextGrid": list(terms.context_grid),
+        "ownContext": terms.own_context,
         "heads": terms.heads,
         "depth": terms.intra_depth,
         "key": terms.query.shape[2],
@@ -291,11 +302,12 @@ def _shares(made: Check) -> list[dict[str, Any]]:
 
 
 def _pixels(explanation: Explanation, terms: LayerTerms, distance: float) -> float | None:
-    """A distance on a layer's grid in pixels of the input, where that is an image."""
+    """A distance on a layer's grid in pixels of the input, where that is an image and both axes are reduced alike."""
     image: Any = explanation.inputs[0] if explanation.inputs else None
     if len(terms.grid) != 2 or getattr(image, "ndim", 0) != 4:
         return None
-    return distance * image.shape[2] / terms.grid[0]
+    rows, columns = (size / cells for size, cells in zip(image.shape[2:], terms.grid, strict=True))
+    return distance * rows if rows == columns else None
 
 
 def _ablation_rows(explanation: Explanation) -> list[dict[str, Any]]:
@@ -321,7 +333,15 @@ def _maps(explanation: Explanation) -> list[dict[str, Any]]:
     taken = has_grad_cam() and explanation.image.dtype != torch.bfloat16
     if taken and any(len(terms.grid) == 2 for terms in explanation.terms.values()):
         made.append(("Grad-CAM", (None, "for"), explanation.grad_cam()))
-    return [{"name": name, "ends": ends, "map": pack(_thinned(values)[None]).to_dict()} for name, ends, values in made]
+    return [
+        {
+            "name": name,
+            "ends": ends,
+            "ratio": values.shape[0] / values.shape[1],
+            "map": pack(_thinned(values)[None]).to_dict(),
+        }
+        for name, ends, values in made
+    ]
 
 
 def _thinned(values: Array) -> Array:

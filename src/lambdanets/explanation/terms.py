@@ -57,6 +57,7 @@ class LayerTerms:
         output: (h, n, v), what the layer gave, before pooling.
         grid: shape of the queries behind the prefix tokens.
         context_grid: shape of the context positions behind them.
+        own_context: True if keys and values are of another input, without positions: the query has no place in it.
         prefix: number p of prefix tokens.
         table: (u, k, *extents), offsets on the grid; None if the layer has no such table.
         local: True if the table covers a scope around the query, False if it covers the whole grid.
@@ -80,6 +81,7 @@ class LayerTerms:
     output: Array
     grid: tuple[int, ...]
     context_grid: tuple[int, ...]
+    own_context: bool = False
     prefix: int = 0
     table: Array | None = None
     local: bool = False

@@ -52,7 +52,8 @@ def test_files(tmp_path):
     names = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
     tables, plots = ({f"{kind}/{name}" for name in found} for kind, found in (
         ("tables", ("costs.md", "costs.tex")), ("plots", ("memory.png", "memory.svg"))))  # fmt: skip
-    assert names == {"report.html", *tables, *plots}
+    assert names == {"report.html", "report-files.txt", *tables, *plots}
+    assert set((tmp_path / "report-files.txt").read_text().split()) == {*tables, *plots}
     text = page.read_text()
     HTMLParser().feed(text)
     assert "A &lt;toy&gt; study" in text
@@ -71,10 +72,11 @@ def test_files(tmp_path):
 
 def test_files_of_an_earlier_report_do_not_stay(tmp_path):
     write_report(replace(OUTCOME, tables=[replace(TABLE, name="old")], plots=[replace(PLOT, name="gone")]), tmp_path)
-    (tmp_path / "tables" / "notes.txt").write_text("mine")
+    for mine in ("tables/notes.md", "plots/mine.png"):
+        (tmp_path / mine).write_text("mine")
     write_report(OUTCOME, tmp_path)
     left = {file.name for name in ("tables", "plots") for file in (tmp_path / name).iterdir()}
-    assert left == {"costs.md", "costs.tex", "memory.png", "memory.svg", "notes.txt"}
+    assert left == {"costs.md", "costs.tex", "memory.png", "memory.svg", "notes.md", "mine.png"}
 
 
 def test_colours_of_the_page_are_those_of_the_plots(tmp_path):

@@ -87,9 +87,9 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         write_text(folder / "tables" / f"{table.name}.tex", f"% {one_line(outcome.environment)}\n{latex(table)}")
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
-    # Of an earlier report, of other cells.
-    _keep_only(folder / "tables", [table.name for table in outcome.tables])
-    _keep_only(folder / "plots", [plot.name for plot in plots])
+    written = [f"tables/{table.name}.{suffix}" for table in outcome.tables for suffix in ("md", "tex")]
+    written += [f"plots/{plot.name}.{suffix}" for plot in plots for suffix in ("png", "svg")]
+    _remove_earlier(folder, written)
     page = folder / "report.html"
     text = render_page(
         "lambdanets.experiments.report",
@@ -104,15 +104,20 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
     return page
 
 
-def _keep_only(folder: Path, names: Sequence[str]) -> None:
-    """Remove the files of other tables and plots."""
-    for file in folder.iterdir():
-        if file.suffix in (".md", ".tex", ".png", ".svg") and file.stem not in names:
-            file.unlink()
+def _remove_earlier(folder: Path, written: Sequence[str]) -> None:
+    """Remove the files of an earlier report, of other cells, by its list; a user's files are in none."""
+    listed = folder / LIST
+    earlier = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    for name in set(earlier) - set(written):
+        if Path(name).parent.as_posix() in ("tables", "plots"):
+            (folder / name).unlink(missing_ok=True)
+    write_text(listed, "".join(f"{name}\n" for name in written))
 
 
 # Behind the name of a row that lost, and behind a cell that lost.
 MARK = "▼"
+# The names of a report's files.
+LIST = "report-files.txt"
 
 
 def _marked(table: Table) -> list[list[str]]:

@@ -49,11 +49,11 @@ function drawTable() {
 }
 
 function drawDecision() {
-  for (const [at, { map, ends }] of data.decision.entries()) {
+  for (const [at, { map, ends, ratio }] of data.decision.entries()) {
     const values = unpack(map), [, rows, columns] = map.shape, figure = byId("decision").children[at];
-    const context = fit(figure.querySelector("canvas"), rows / columns);
+    const context = fit(figure.querySelector("canvas"), ratio);
     showScale(figure.querySelector(".legend"), largest(values), ends);
-    paintBackground(context, 0, 1, true);
+    paintBackground(context, 0, 1, true, background !== null);
     context.imageSmoothingEnabled = true;
     paint(context, values, rows, columns, largest(values), true);
   }

@@ -77,11 +77,17 @@ function diverging(value) {
   return middle.map((from, at) => from + (end[at] - from) * share);
 }
 
-/** Give a canvas the pixels of its place on the page; its height follows from the ratio. */
+const TALLEST = 480, NARROWEST = 16; // of a canvas, so that a tall map leaves its scale in sight
+
+/** Give a canvas the pixels of its place on the page; its height follows from the ratio, also where print changes the width. */
 function fit(canvas, ratio, least = 0) {
-  const width = canvas.clientWidth || 100, height = Math.max(least, Math.round(width * ratio));
+  canvas.style.width = "";
+  const room = canvas.clientWidth || 100, width = ratio ? Math.min(room, Math.max(NARROWEST, Math.round(TALLEST / ratio))) : room;
+  const height = Math.max(least, Math.min(TALLEST, Math.round(width * ratio)));
   const scale = window.devicePixelRatio || 1;
-  canvas.style.height = `${height}px`;
+  canvas.style.width = width < room ? `${width}px` : "";
+  canvas.style.height = ratio ? "" : `${height}px`;
+  canvas.style.aspectRatio = ratio ? `${width} / ${height}` : "";
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
   const context = canvas.getContext("2d");
@@ -105,11 +111,14 @@ function paint(context, values, rows, columns, limit, overImage = false) {
   context.drawImage(scratch, 0, 0, context.canvas.width, context.canvas.height);
 }
 
-function paintBackground(context, slice, of, grey) {
+/** True if the picture lies behind the maps of the layer; a row of tokens has no place on an image. */
+const pictured = () => background !== null && layer().pictured;
+
+function paintBackground(context, slice, of, grey, shown) {
   const { width, height } = context.canvas;
   context.fillStyle = palette.middle;
   context.fillRect(0, 0, width, height);
-  if (!background) return;
+  if (!shown) return;
   const { frames, height: rows, width: columns } = data.picture;
   const frame = Math.min(frames - 1, Math.floor((slice * frames) / of));
   context.imageSmoothingEnabled = columns > width / 2;
@@ -164,17 +173,17 @@ function sliceOf(values, shape) {
 }
 
 function drawMap(canvas, values, limit, least) {
-  const shape = contextGrid(), over = byId("overlay").checked && background !== null;
+  const shape = contextGrid(), over = byId("overlay").checked && pictured();
   const context = fit(canvas, ratioOf(shape), least);
-  if (over) paintBackground(context, state.slice, shape[0], true);
+  if (over) paintBackground(context, state.slice, shape[0], true, true);
   paint(context, sliceOf(values, shape), shape[1], shape[2], limit, over);
-  marks(context, shape, layer().queries === layer().context);
+  marks(context, shape, !layer().ownContext);
 }
 
 function drawQuery() {
   const shape = grid(), canvas = byId("query");
   const context = fit(canvas, ratioOf(shape), isStrip(shape) ? 72 : 0);
-  paintBackground(context, state.slice, shape[0], false);
+  paintBackground(context, state.slice, shape[0], false, pictured());
   marks(context, shape, true);
 }
 
@@ -315,7 +324,7 @@ function setLayer(index) {
   byId("depth-label").hidden = layer().depth === 1;
   byId("slice-label").hidden = byId("hint-slice").hidden = now[0] === 1;
   byId("slice").max = String(Math.max(now[0], contextGrid()[0]) - 1);
-  byId("overlay-label").hidden = background === null;
+  byId("overlay-label").hidden = !pictured();
   document.querySelector(".stage").classList.toggle("strips", isStrip(now));
   byId("heads").classList.toggle("strips", isStrip(contextGrid()));
   byId("heads").replaceChildren(...Array.from({ length: layer().heads }, (_, head) =>
