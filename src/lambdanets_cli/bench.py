@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -142,16 +142,29 @@ def _rows_to_keep(path: Path) -> list[Row]:
     """Return the rows of an earlier run of which some cases are measured again."""
     from lambdanets.experiments.report.results import noisy_rows, read_rows
 
+    if not path.exists():
+        raise FileNotFoundError(f"--noisy needs the file of an earlier run, and {path} does not exist; leave it out")
     kept = read_rows(path)
+    if "noisy" not in kept[0]:
+        raise ValueError(f"--noisy cannot tell which rows of {path} to measure again: an earlier version wrote it")
     if not noisy_rows(kept):
         raise ValueError(f"--noisy has nothing to do: {path} has no marked row")
     return kept
 
 
-def _noisy(kept: list[Row], column: str) -> set[str]:
+_Choice = TypeVar("_Choice")
+
+
+def _only_noisy(kept: list[Row], subject: str, choices: dict[str, _Choice]) -> list[_Choice]:
+    """Return those to measure again, by what the column of a marked row says of them; without rows to keep, all."""
     from lambdanets.experiments.report.results import noisy_rows
 
-    return {row[column] for row in noisy_rows(kept)}
+    marked = {row[subject] for row in noisy_rows(kept)}
+    found = [choice for name, choice in choices.items() if not kept or name in marked]
+    if not found:
+        names = ", ".join(sorted(marked))
+        raise ValueError(f"--noisy has nothing to do: the marked rows are of {names}, which are not measured any more")
+    return found
 
 
 # What each way to measure takes beside itself.
@@ -244,9 +257,7 @@ def _bench(
     def run(on_case: Report) -> None:
         bench.run(selected, seconds=limits[0], max_seconds=limits[1], kernels=not quick, report=on_case)
 
-    selected = select_cases(pattern, quick)
-    if kept:
-        selected = [case for case in selected if case.name in _noisy(kept, "case")]
+    selected = _only_noisy(kept, "case", {case.name: case for case in select_cases(pattern, quick)})
     console.print(
         f"{len(selected)} cases; a ratio is the other's time over ours, above 1 we are faster; "
         f"{bench_report.NOISY}: noisy."
@@ -273,9 +284,7 @@ def _bench_cuda(
     def run(on_case: Report) -> None:
         gpu.run(selected, seconds=limits[0], max_seconds=limits[1], report=on_case)
 
-    selected = select_cases(pattern, quick, gpu.GPU_CASES)
-    if kept:
-        selected = [case for case in selected if case.name in _noisy(kept, "case")]
+    selected = _only_noisy(kept, "case", {case.name: case for case in select_cases(pattern, quick, gpu.GPU_CASES)})
     console.print(f"{len(selected)} cases on {device_name('cuda')}.")
     _measure(console, output, len(selected), run, show, results.write_cuda, kept)
 
@@ -295,9 +304,7 @@ def _growth(console: Console, output: Path, kept: list[Row], limits: tuple[float
     def run(on_case: Report) -> None:
         growth.run(sizes, seconds=limits[0], max_seconds=limits[1], report=on_case)
 
-    sizes = list(growth.SIZES)
-    if kept:
-        sizes = [size for size in sizes if str(size**2) in _noisy(kept, "positions")]
+    sizes = _only_noisy(kept, "positions", {str(size**2): size for size in growth.SIZES})
     console.print(f"{len(sizes)} sizes, three visits of each; times are shown at the last.")
     _measure(console, output, len(sizes), run, show, results.write_growth, kept)
 

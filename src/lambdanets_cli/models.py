@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,7 +123,11 @@ def _one(name: str, size: tuple[int, int] | None, count_padding: bool, stages: s
         raise ValueError(f"--stages is for LambdaResNets, and {name} is none; lambdanets models lists them")
     # Layers for one size of map, as attention, need to know it.
     options = {} if stages is None else {"stages": stages, **({} if size is None else {"img_size": size})}
-    return model_cost(name, size, count_padding=count_padding, **options)
+    try:
+        return model_cost(name, size, count_padding=count_padding, **options)
+    except ValueError as error:
+        message = str(error).replace("img_size=", "--image-size ").replace("img_size", "--image-size")
+        raise ValueError(message) from None
 
 
 def _counts(parameters: int, multiply_adds: int, activations: int) -> tuple[str, str, str]:
@@ -176,4 +181,6 @@ def _short(placement: str) -> str:
         return ""
     if len(set(placement)) == 1:
         return f"{len(placement)} {placement[0]}"
-    return placement if len(placement) <= 12 else f"{placement.count('C')} C, {placement.count('L')} L"
+    if len(placement) <= 12:
+        return placement
+    return ", ".join(f"{count} {letter}" for letter, count in Counter(placement).items())

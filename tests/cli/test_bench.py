@@ -63,6 +63,15 @@ def test_noisy_measures_marked_cases_again(monkeypatch, tmp_path, words, name):
     write_csv(path, rows)
     with pytest.raises(ValueError, match=r"--noisy has nothing to do: .* has no marked row"):
         raise run("bench", *words, "--noisy", *options).exception
+    write_csv(path, [{**row, "noisy": "yes", "case" if "case" in row else "positions": "gone"} for row in rows])
+    with pytest.raises(ValueError, match="the marked rows are of gone, which are not measured any more"):
+        raise run("bench", *words, "--noisy", *options).exception
+    write_csv(path, [{key: row[key] for key in row if key != "noisy"} for row in rows])
+    with pytest.raises(ValueError, match=r"cannot tell which rows .* an earlier version wrote it"):
+        raise run("bench", *words, "--noisy", *options).exception
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="--noisy needs the file of an earlier run"):
+        raise run("bench", *words, "--noisy", *options).exception
     rows[-1]["noisy"] = "yes"
     write_csv(path, rows)
     result = run("bench", *words, "--noisy", *options)

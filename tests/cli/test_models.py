@@ -43,6 +43,7 @@ def test_one_models_stages():
 
 
 def test_a_placement_within_a_stage():
+    assert "12 C, 11 E" in run("lambda_resnet101", "--stages", "C-C-CE-L", "--image-size", "64").output
     result = run("lambda_resnet50", "--stages", "C-C-CL-L", "--image-size", "64")
     assert "lambda_resnet50, C-C-CL-L, 64x64" in result.output
     assert "CLCLCL" in result.output
@@ -76,6 +77,7 @@ def test_other_models_of_timm():
         (["--image-size", "0"], "--image-size must be SIDE or HEIGHTxWIDTH.*got '0'"),
         (["--image-size", "3x4x5"], "--image-size must be SIDE or HEIGHTxWIDTH.*got '3x4x5'"),
         (["--stages", "CCLL"], "--stages is for one model, got 'CCLL' without NAME"),
+        (["lambda_resnet50", "--stages", "CCCX"], "--image-size must be given"),
         (["resnet18", "--stages", "CCLL"], "--stages is for LambdaResNets, and resnet18 is none"),
         (["lambda_resnet_tiny", "--stages", "CQLL"], "stages must be one letter a stage.*got 'CQLL'"),
         (["--csv", "nofolder/x.csv"], "--csv nofolder/x.csv is in nofolder, which is no folder; make it first"),

@@ -133,6 +133,11 @@ BAD_INPUTS = {
     "no attributes": ({"edge_attr": None}, ValueError, "edge_attr must be given.*dim_edge=3"),
     "integer attributes": ({"edge_attr": torch.ones(9, 3).int()}, TypeError, "edge_attr must be a floating.*int32"),
     "other attributes": ({"edge_attr": torch.ones(9, 4)}, ValueError, r"with dim_edge=3.*got \(9, 4\)"),
+    "attributes elsewhere": (
+        {"edge_attr": torch.ones(9, 3, device="meta")},
+        ValueError,
+        "edge_attr .*device of x, cpu",
+    ),
     "flat attributes": ({"edge_attr": torch.ones(9)}, ValueError, r"edge_attr must have shape .*got \(9,\)"),
     "attributes of fewer edges": (
         {"edge_attr": torch.ones(8, 3).double()},

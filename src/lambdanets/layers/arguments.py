@@ -15,18 +15,18 @@ __all__ = ["check_bool", "check_dtype", "check_heads", "per_axis", "positive_int
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def positive_int(name: str, given: object) -> int:
+def positive_int(name: str, given: object, or_zero: bool = False) -> int:
     """``given`` as an int.
 
     Raises:
-        ValueError: if it is not a whole number above 0; bools are not numbers here.
+        ValueError: if it is not a whole number above 0, or ``or_zero`` 0; bools are not numbers here.
     """
     try:
         number = operator.index(given)  # type: ignore[arg-type]
     except TypeError:
-        number = 0
-    if isinstance(given, bool) or number < 1:
-        raise ValueError(f"{name} must be a positive int, got {given!r}")
+        number = -1
+    if isinstance(given, bool) or number < (0 if or_zero else 1):
+        raise ValueError(f"{name} must be {'a whole number from 0 on' if or_zero else 'a positive int'}, got {given!r}")
     return number
 
 

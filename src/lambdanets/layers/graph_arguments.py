@@ -72,7 +72,7 @@ def check_edges(x: Tensor, edge_index: Tensor, edge_attr: Tensor | None, dim_edg
             f"edge_index must have shape (2, edges), rows (source, target), got {tuple(edge_index.shape)}"
             + ("; use edge_index.t()" if turned else "")
         )
-    _check_attributes(edge_index, edge_attr, dim_edge)
+    _check_attributes(edge_index, edge_attr, dim_edge, x.device)
 
 
 def count_graphs(batch: Tensor | None, num_graphs: int | None, look: bool) -> int:
@@ -124,13 +124,17 @@ def check_ends(nodes: int, edge_index: Tensor, batch: Tensor | None) -> None:
 
 def _check_index(name: str, shape: str, index: Tensor, device: torch.device) -> None:
     require_index(name, index, shape)
-    if index.device != device:
+    _check_device(name, index, device)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
         raise ValueError(
-            f"{name} must be on the device of x, {device}, got {index.device}; move one of them with .to(device)"
+            f"{name} must be on the device of x, {device}, got {tensor.device}; move one of them with .to(device)"
         )
 
 
-def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: int | None) -> None:
+def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: int | None, device: torch.device) -> None:
     if edge_attr is None:
         if dim_edge is not None:
             raise ValueError(f"edge_attr must be given, since the layer was built with dim_edge={dim_edge}")
@@ -141,6 +145,7 @@ def _check_attributes(edge_index: Tensor, edge_attr: Tensor | None, dim_edge: in
             "channels of edge_attr"
         )
     require_floating("edge_attr", edge_attr)
+    _check_device("edge_attr", edge_attr, device)
     if edge_attr.ndim != 2 or edge_attr.shape[1] != dim_edge:
         raise ValueError(
             f"edge_attr must have shape (edges, dim_edge) with dim_edge={dim_edge} as the layer was built, "

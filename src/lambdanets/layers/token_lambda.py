@@ -12,7 +12,7 @@ from torch.fx import Proxy
 
 from lambdanets.functional import lambda_apply
 from lambdanets.kernels.autograd.modes import without_autocast
-from lambdanets.layers.arguments import check_bool, check_dtype, per_axis
+from lambdanets.layers.arguments import check_bool, check_dtype, per_axis, positive_int
 from lambdanets.layers.base import LambdaModule
 from lambdanets.layers.leaves import leaf
 from lambdanets.layers.norms import NormLayer, check_keeps_order, check_order, make_norm
@@ -102,8 +102,7 @@ class TokenLambda(LambdaModule):
         super().__init__(dim, dim_out, num_heads, dim_key, intra_depth)
         if not isinstance(positions, str) or positions not in POSITIONS:
             raise ValueError(f"positions must be one of {', '.join(map(repr, POSITIONS))}, got {positions!r}")
-        if not isinstance(prefix_tokens, int) or isinstance(prefix_tokens, bool) or prefix_tokens < 0:
-            raise ValueError(f"prefix_tokens must be a whole number from 0 on, got {prefix_tokens!r}")
+        prefix_tokens = positive_int("prefix_tokens", prefix_tokens, or_zero=True)
         check_bool("causal", causal)
         if causal and prefix_tokens:
             raise ValueError(f"causal=True excludes prefix_tokens={prefix_tokens}: a prefix token sees all tokens")

@@ -69,6 +69,9 @@ def test_the_floor_is_the_cheaper_order_or_the_tensors():
     pairs = 128 * 196 * 196
     assert gpu.floor_seconds(case, gpu.Rates(1e15, 1e18), backward=False) == pytest.approx(pairs * 320 / 1e15)
     assert gpu.floor_seconds(case, gpu.Rates(1e15, 1e18), backward=True) == pytest.approx(3 * pairs * 320 / 1e15)
+    # Scope 23: of each axis, positions less than 12 apart, 14² - 2 · 3 of 196 pairs; at the border windows are smaller.
+    near = gpu.floor_seconds(Case(128, (14, 14), 256, 23), gpu.Rates(1e15, 1e18), backward=False)
+    assert near == pytest.approx(128 * 190**2 * 320 / 1e15)
     tensors = 128 * 196 * (64 + 16 + 64 + 256) * 2
     assert gpu.floor_seconds(case, gpu.Rates(1e30, 1e12), backward=False) == pytest.approx(tensors / 1e12)
 

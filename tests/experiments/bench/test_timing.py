@@ -109,6 +109,15 @@ def test_slow_calls_take_fewer_turns_and_short_ones_run_more_often_in_each():
     assert all(timing.ratio.median == time for timing, time in zip(turns.timings(), times, strict=True))
 
 
+@pytest.mark.parametrize("times", [(1.0, 65.0, 75.0), (1.0, 25.0, 35.0), (1.0, 12.0, 25.0), (1.0, 1000.0, 15.0)])
+def test_turns_of_a_slower_call_are_turns_of_a_less_slow_one(times):
+    """So that the ratio of any two of them has as many turns as the slower one."""
+    turns = Turns([lambda: 0, lambda: 1, lambda: 2], lambda call: times[call()])
+    turns.take(0, least=7)
+    common = [one and other for one, other in zip(turns.seconds(1), turns.seconds(2), strict=True)]
+    assert sum(map(bool, common)) == min(timing.turns for timing in turns.timings()) >= 7
+
+
 def test_turns_end_when_the_time_is_up():
     turns = Turns(*scripted([1.0], [1.0, 2.0]))
     turns.take(0.05, most=0.2)

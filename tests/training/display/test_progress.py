@@ -90,6 +90,11 @@ def test_advice_is_given_once_where_the_device_waits_much(workers, remedy):
     assert "The device waited" not in show({**ROW, "waiting_share": 0.1}, force_terminal=False)
 
 
+def test_a_training_without_further_epochs_shows_the_last():
+    with TrainingProgress(Console(file=io.StringIO(), width=120), epochs=10, steps=5, done=50) as progress:
+        assert progress._bar.tasks[0].fields["epoch"] == 10
+
+
 def test_the_workers_of_all_processes_of_a_machine_count(monkeypatch):
     monkeypatch.setattr("lambdanets.training.display.progress.usable_cores", lambda: 64)
     assert "(now 8; the machine has 64 cores)" in advise_on_waiting(0.5, 8)

@@ -25,7 +25,6 @@ __all__ = ["CALIBRATION_CASES", "KernelTime", "calibrate", "fit", "time_kernels"
 # Beside the benchmark's: few and many heads, shallow and deep, so that the constants do not fit one ratio only.
 CALIBRATION_CASES: tuple[Case, ...] = (
     *CASES,
-    Case(1, (7, 7), 64),
     Case(32, (14, 14), 64),
     Case(2, (14, 14), 512, num_heads=8),
     Case(4, (20, 20), 64, num_heads=16, dim_key=8),

@@ -19,7 +19,7 @@ from lambdanets.kernels.grid.planner import choose, explain
 from lambdanets.layers import LambdaLayer
 from lambdanets.positions import GridPositions
 
-__all__ = ["OP", "Attention", "Contender", "Op", "contenders", "grid_inputs", "grid_problem"]
+__all__ = ["OP", "Attention", "Contender", "Op", "contenders", "grid_inputs", "grid_problem", "peers_for"]
 
 OP = "op:lambdanets"
 
@@ -152,6 +152,18 @@ def _peer_fits(case: Case) -> bool:
     return case.scope is not None or 3 * case.positions**2 * case.dim_key * case.intra_depth * 4 <= LARGEST_TABLE_BYTES
 
 
+def peers_for(case: Case) -> list[str]:
+    """Names of the other implementations that can compute a case and have room for it."""
+    rank = len(case.grid)
+    global_ = case.scope is None
+    found = []
+    if rank == 2 and (not global_ or len({*case.grid}) == 1):  # its global layers are for squares
+        found.append("lucidrains")
+    if case.intra_depth == 1 and (rank == 2 or (rank == 1 and global_)):  # its local layers are for images
+        found.append("timm")
+    return found if _peer_fits(case) else []
+
+
 # So many times the estimate of the cheapest kernel.
 HOPELESS = 4
 
@@ -192,9 +204,10 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
             layer = _ours(case, name)
             layer.load_state_dict(ours.state_dict())
             yield Contender(f"lambdanets:{name}", layer, x, True)
-    if len(case.grid) == 2 and _peer_fits(case):
+    peers = peers_for(case)
+    if "lucidrains" in peers:
         yield Contender("lucidrains", _lucidrains(case, ours), x, True)
-    if case.intra_depth == 1 and _peer_fits(case):
+    if "timm" in peers:
         yield Contender("timm", _timm(case, ours), x, True)
     packed = torch.randn(case.batch, case.projected, case.positions).transpose(1, 2)
     yield Contender(OP, Op(case), packed, False, "lambda_apply without projections and norms")

@@ -6,7 +6,6 @@ precision throughout (bfloat16 by default), forward and forward + backward, time
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 from lambdanets import provenance
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import OP, Op, contenders
+from lambdanets.experiments.bench.contenders import OP, Op, contenders, peers_for
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
+from lambdanets.positions import pairs_in_reach
 
 __all__ = [
     "GPU_CASES",
@@ -109,10 +109,11 @@ def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int 
     """Return the least time of the op: its operations in the cheaper order or its tensors once, the longer one."""
     n, v = case.positions, case.dim // case.num_heads
     h, k, u = case.num_heads, case.dim_key, case.intra_depth
-    context = math.prod(size if case.scope is None else min(size, case.scope) for size in case.grid)
-    query_first = h * (k + v) * context * u
-    lambda_first = k * v * (context * u + h)
-    operations = case.batch * n * min(query_first, lambda_first)
+    extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
+    pairs = pairs_in_reach(case.grid, extents, [extent // 2 for extent in extents])
+    query_first = h * (k + v) * pairs * u
+    lambda_first = k * v * (pairs * u + n * h)
+    operations = case.batch * min(query_first, lambda_first)
     tensors = case.batch * n * (h * k + u * (k + v) + h * v) * element_size
     factor = 3 if backward else 1
     return factor * max(operations / machine.multiply_adds, tensors / machine.bytes)
@@ -177,10 +178,8 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
         return lambda: (module().to(device, dtype), torch.randn(*shape, device=device, dtype=dtype))
 
     yield _Entry("layer:lambdanets", layer("lambdanets"))
-    if len(case.grid) == 2:
-        yield _Entry("layer:lucidrains", layer("lucidrains"))
-    if case.intra_depth == 1:
-        yield _Entry("layer:timm", layer("timm"))
+    for name in peers_for(case):
+        yield _Entry(f"layer:{name}", layer(name))
     qkv = 3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads
     yield _Entry(OP, alone(lambda: Op(case), case.batch, case.positions, case.projected))
     yield _Entry(ATTENTION[0], alone(lambda: _Attention(case), *qkv))

@@ -34,8 +34,9 @@ LEAST_TURNS = 7
 # A median is noisy if its interval reaches further from it than this share of it.
 TOLERANCE = 0.10
 CONFIDENCE = 0.95
-# A call that takes so many times as long as the first one takes part in every second turn, and so on up to every
-# ``LONGEST_PERIOD``-th: else a few slow calls would leave the others too few turns to be known.
+# A call that takes ``SLOW`` times as long as the first one takes part in every second turn, three times that in every
+# fourth, and so on to every ``LONGEST_PERIOD``-th: else a few slow calls would leave the others too few turns to be
+# known. By powers of two, so that the turns of a slower call are turns of a less slow one too.
 SLOW, LONGEST_PERIOD = 10, 8
 # A short call runs up to ``REPEATS`` times in a turn, as long as that takes less than ``SHARE`` of a turn of all calls.
 SHARE, REPEATS = 0.05, 5
@@ -59,7 +60,8 @@ def bootstrap_median(samples: Sequence[float] | np.ndarray) -> Estimate:
     """Return the median of samples with its percentile bootstrap interval.
 
     The median of n draws with replacement is at most the k-th smallest sample where at least half of the draws are,
-    which has a binomial probability: the interval is exact, without drawing.
+    which has a binomial probability: the interval is exact, without drawing. Of an even number of draws the median lies
+    between two of them, and the interval reaches from the lower one's to the upper one's: wider than the bootstrap's.
 
     Args:
         samples: at least one.
@@ -188,7 +190,7 @@ class Turns:
     def _period(self, index: int) -> int:
         """Of how many turns a call takes part in one; of the first turn all do."""
         ratio = self._least[index] / self._least[0] if self._rows else 1
-        return min(LONGEST_PERIOD, 1 + int(ratio / SLOW))
+        return min(LONGEST_PERIOD, 2 ** int(math.log2(1 + ratio / SLOW)))
 
     def _repeats(self, index: int, whole: float) -> int:
         """Number of runs of a call in a turn, if one of all calls takes so many seconds."""

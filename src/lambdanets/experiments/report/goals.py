@@ -147,10 +147,11 @@ GOALS = (
 def goals_table(rows: Sequence[Row]) -> str:
     """Return, by goal and pass, the bound, the case that is furthest from it and what was measured, in Markdown.
 
-    Goals without a case among the rows are left out; without any goal the table is "".
+    Goals without a case among the rows are left out; without any goal the table is "". Of a group of which some cases
+    are missing the first column says so.
 
-    A ratio to another contender has its interval; the other ratios are of medians of one run. Where a goal is
-    not reached, the last column says where the time goes: what the ratio would be with an op that took no time.
+    Ratios have their intervals, but for u = 4 over u = 1, which is of medians of one run. Where a goal is not reached,
+    the last column says where the time goes: what the ratio would be with an op that took no time.
     """
     found = {(str(row["case"]), str(row["contender"]), str(row["pass"])): row for row in rows}
     lines = []
@@ -167,7 +168,8 @@ def goals_table(rows: Sequence[Row]) -> str:
             sign = "at least" if goal.at_least else "at most"
             measured = f"{ratio.text} {ratio.contender}".rstrip()
             most = "" if is_held or ratio.most is None else f"{ratio.most:.2f}x"
-            lines.append([goal.text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held, most])
+            text = goal.text if len(there) == len(ratios) else f"{goal.text} ({len(there)} of {len(ratios)} cases)"
+            lines.append([text, way, f"{sign} {bound:g}x", f"`{furthest}`", measured, held, most])
     if not lines:
         return ""
     return markdown_table(

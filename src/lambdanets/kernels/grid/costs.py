@@ -23,7 +23,7 @@ _generation = 0
 Cost = tuple[float, float, float]
 
 # Kernels for devices without measurements: products at half of an H100's published rate, each score's shift
-# and each element of E at what docs/gpu.md derives for it. A calibration on the device replaces them.
+# and each element of E at what docs/gpu.md derives for it. Constants of the device in a file of costs replace them.
 _DERIVED: dict[str, dict[str, Cost]] = {
     "query_first_triton": {"forward": (4.5e-15, 5.4e-13, 5e-6), "backward": (4.5e-15, 5.4e-13, 5e-6)},
     "lambda_first_triton": {"forward": (4.5e-15, 3.4e-13, 5e-6), "backward": (4.5e-15, 3.4e-13, 5e-6)},
@@ -111,7 +111,7 @@ def cost_of(device: str, kernel: str, backward: bool) -> Cost:
     """Seconds for one multiply-add, one moved element and one call of a kernel in float32.
 
     A device without measurements of its own is treated as a CPU: the order of the kernels by work still holds. Kernels
-    that are for one device only have derived constants until they are measured there.
+    that are for one device only have derived constants unless the file has that device's.
 
     Raises:
         RuntimeError: if there are none for the kernel.

@@ -86,7 +86,7 @@ class TrainingProgress:
             "",
             total=epochs * steps,
             completed=done,
-            epoch=done // steps + 1,
+            epoch=min(epochs, done // steps + 1),
             epochs=epochs,
             loss=float("nan"),
             top1=0.0,
