@@ -29,7 +29,10 @@ def bench(
     ] = None,
     seconds: Annotated[
         float | None,
-        number("Minimum time for each case and pass.  \\[default: 2; with --quick or --calibrate: 1]", float),
+        number(
+            "Minimum time for each case and pass (--calibrate: each case).  \\[default: 2; with --quick or --calibrate: 1]",
+            float,
+        ),
     ] = None,
     max_seconds: Annotated[
         float | None,

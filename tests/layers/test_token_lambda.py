@@ -1,5 +1,6 @@
 """Lambda layers over tokens, with and without tokens that have no place on the grid."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -264,6 +265,12 @@ def test_bad_inputs():
         layer(torch.randn(2, 4, 6))
     with pytest.raises(ValueError, match='positions="none"'):
         layer(torch.randn(2, 4, 8), context=torch.randn(2, 4, 8))
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert TokenLambda(8, positions="2d", scope=3, prefix_tokens=np.int64(1)).prefix_tokens == 1
+    with pytest.raises(ValueError, match="prefix_tokens must be a whole number from 0 on, got 1.0"):
+        TokenLambda(8, positions="2d", scope=3, prefix_tokens=1.0)
 
 
 def test_repr_has_every_argument_that_is_no_default():
