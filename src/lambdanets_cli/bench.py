@@ -30,7 +30,8 @@ def bench(
     seconds: Annotated[
         float | None,
         number(
-            "Minimum time for each case and pass (--calibrate: each case).  \\[default: 2; with --quick or --calibrate: 1]",
+            "Minimum time for each case and pass (--calibrate: each case).  "
+            "\\[default: 2; with --quick or --calibrate: 1]",
             float,
         ),
     ] = None,

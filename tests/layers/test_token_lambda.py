@@ -269,7 +269,7 @@ def test_bad_inputs():
 
 def test_numbers_of_numpy_are_numbers():
     assert TokenLambda(8, positions="2d", scope=3, prefix_tokens=np.int64(1)).prefix_tokens == 1
-    with pytest.raises(ValueError, match="prefix_tokens must be a whole number from 0 on, got 1.0"):
+    with pytest.raises(ValueError, match=r"prefix_tokens must be a whole number from 0 on, got 1\.0"):
         TokenLambda(8, positions="2d", scope=3, prefix_tokens=1.0)
 
 
