@@ -29,8 +29,8 @@ def test_the_fastest_other_of_the_furthest_case_counts():
     rows = [row(near, "lucidrains", ratio=12), row(near, "timm", ratio=30), row(far, "timm", ratio=9)]
     assert table(*rows[:1])[0].startswith("| global, n 784 to 1024, beside lambda layers (1 of 3 cases) | ")
     assert table(*rows) == [
-        "| global, n 784 to 1024, beside lambda layers | forward | at least 10x | `global-32x32-d128-b4` | "
-        "9.00x (8.90 to 9.10) timm | **no** |  |"
+        "| global, n 784 to 1024, beside lambda layers (2 of 3 cases) | forward | at least 10x | "
+        "`global-32x32-d128-b4` | 9.00x (8.90 to 9.10) timm | **no** |  |"
     ]
     rows[2]["ratio_median"] = 10.0
     (line,) = table(*rows)
