@@ -266,8 +266,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "kept-lambda": lambda: _predicted(OURS, 224),
     "family-152": lambda: _times_as_fast("LambdaResNet-152", "EfficientNet-B6"),
     "family-200": lambda: _times_as_fast("LambdaResNet-200", "EfficientNet-B7"),
-    "loss-convolution": lambda: _last_loss("layers", CONVOLUTION),
-    "loss-lambda": lambda: _last_loss("layers", "lambda"),
     "structure-loss-lambda": lambda: _last_loss("structure", "sequence: lambda"),
     "structure-loss-convolution": lambda: _last_loss("structure", "sequence: convolution"),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -56,7 +55,7 @@ RunFolder = Annotated[
 ]
 
 
-def number(help: str, kind: type[float] = int, least: float = -math.inf) -> Any:
+def number(help: str, kind: type[float] = int, least: int | None = None) -> Any:
     """Return an option that is a number. Refusals name the value that was given, which typer's do not.
 
     Args:
@@ -64,18 +63,19 @@ def number(help: str, kind: type[float] = int, least: float = -math.inf) -> Any:
         kind: int or float. Default int.
         least: the least that is taken. Default: any.
     """
-    wanted = {int: "an integer", float: "a number"}[kind] + ("" if least == -math.inf else f" of at least {least}")
+    wanted = ("an integer" if kind is int else "a number") + ("" if least is None else f" of at least {least}")
+    metavar = None if least is None else f"<{kind.__name__}> [x>={least}]"
 
     def parse(word: str) -> float:
         try:
             value = kind(word)
         except ValueError:
             value = None
-        if value is None or value < least:
+        if value is None or (least is not None and value < least):
             raise typer.BadParameter(f"{word!r}; use {wanted}")
         return value
 
-    return typer.Option(help=help, parser=parse)
+    return typer.Option(help=help, parser=parse, metavar=metavar)
 
 
 def stop_insisting() -> None:

@@ -11,14 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from lambdanets.explanation.arguments import (
-    Query,
-    check_input,
-    checked_index,
-    checked_names,
-    chosen,
-    query_index,
-)
+from lambdanets.explanation.arguments import Query, check_input, checked_index, checked_names, chosen, query_index
 from lambdanets.explanation.capture import capture
 from lambdanets.explanation.checks import Check, check, require
 from lambdanets.explanation.decision import Ablation, ablate, class_scores, grad_cam, occlude, one_example

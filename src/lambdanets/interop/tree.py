@@ -172,15 +172,9 @@ def parameters_of(module: nn.Module, without: Collection[nn.Module] = ()) -> int
         module: the module.
         without: modules in it of which only those parameters are counted that others have, too.
     """
-    own = set(_parameters_outside(module, without))
+    # PyTorch passes over modules that it takes for visited, and what is reached through them alone.
+    own = {p for _, part in module.named_modules(memo=set(without)) for p in part.parameters(recurse=False)}
     return sum(p.numel() for p in own if not isinstance(p, nn.parameter.UninitializedParameter))
-
-
-def _parameters_outside(module: nn.Module, without: Collection[nn.Module]) -> Iterator[nn.Parameter]:
-    if module not in without:
-        yield from module.parameters(recurse=False)
-        for child in module.children():
-            yield from _parameters_outside(child, without)
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
