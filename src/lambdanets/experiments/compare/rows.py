@@ -19,6 +19,7 @@ class Row:
         stages: letters of the model's stages.
         lambda_args: arguments of its lambda layers.
         layer_args: arguments of its other layers, by letter.
+        model_args: other arguments of its model.
         paper: the paper's figures for it, of which "params", "top1" and "rate" (0 where memory did not suffice) are
             shown.
         about: what it is, where its name does not say it.
@@ -29,6 +30,7 @@ class Row:
     stages: str
     lambda_args: Mapping[str, Any] = field(default_factory=dict)
     layer_args: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict)
     paper: Figures = field(default_factory=dict)
     about: str = ""
     form_of: str | None = None

@@ -210,7 +210,7 @@ def _arguments(row: Row, scale: Scale, image_size: int) -> dict[str, Any]:
     }
     if "L" in row.stages:
         arguments["lambda_args"] = {"num_heads": HEADS, **row.lambda_args}
-    return arguments | ({"layer_args": layer_args} if layer_args else {})
+    return arguments | ({"layer_args": layer_args} if layer_args else {}) | dict(row.model_args)
 
 
 def _needs_heads(letter: str) -> bool:
