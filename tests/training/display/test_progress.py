@@ -66,11 +66,6 @@ def test_terminal_shows_a_moving_bar():
     assert "waiting" not in narrow
 
 
-def test_rows_of_earlier_versions_have_no_waiting():
-    row = {name: value for name, value in ROW.items() if name not in ("waiting_share", "memory_gib")}
-    assert "waiting" not in show(row, force_terminal=False)
-
-
 def test_time_left_counts_only_the_steps_of_this_process(monkeypatch):
     now = iter([0.0, 3.0])
     monkeypatch.setattr("lambdanets.training.display.progress.time.monotonic", lambda: next(now))

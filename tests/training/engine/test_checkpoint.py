@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lambdanets.files import read_csv, read_json
-from lambdanets.training import Run, evaluate_run, predict_images, resume, train
+from lambdanets.files import read_json
+from lambdanets.training import Run, resume, train
 from lambdanets.training.display.progress import TrainingProgress
 from lambdanets.training.engine import state
 from lambdanets.training.engine.checkpoint import (
-    Checkpoint,
     find_checkpoint,
     keep_only_until,
     list_checkpoints,
@@ -121,20 +120,6 @@ def test_an_earlier_checkpoint_can_be_chosen(trained, run):
         assert (run / file).read_bytes() == (trained.run.path / file).read_bytes()
 
 
-def test_a_run_begun_before_waiting_was_measured(trained, run):
-    """Its metrics have two columns less, its checkpoint a number less; it keeps its columns."""
-    lines = [line.rsplit(",", 2)[0] for line in (run / "metrics.csv").read_text().splitlines()]
-    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
-    file = latest(run) / "checkpoint.json"
-    facts = read_json(file)
-    del facts["waited"]
-    facts["rows"] = state._digest(read_csv(run / "metrics.csv"))
-    file.write_text(json.dumps(facts))
-    resume(latest(run))
-    assert (run / "last.safetensors").read_bytes() == (trained.run.path / "last.safetensors").read_bytes()
-    assert [len(row) for row in read_csv(run / "metrics.csv")] == [10, 10, 10]
-
-
 def test_metrics_that_are_short_or_changed(run):
     file = run / "metrics.csv"
     text = file.read_text()
@@ -152,19 +137,12 @@ def test_metrics_that_are_short_or_changed(run):
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "one bit"])
 def test_damaged_best_weights(run, how):
-    """They are put back from the checkpoint; one of an earlier version does not have them."""
+    """They are put back from the checkpoint."""
     kept = latest(run) / "best.safetensors"
     whole = kept.read_bytes()
     damage(run / "best.safetensors", how)
     state._restore_best(trainer(run), find_checkpoint(run))
     assert (run / "best.safetensors").read_bytes() == kept.read_bytes() == whole
-    facts = read_json(latest(run) / "checkpoint.json")
-    del facts["files"]["best.safetensors"]
-    checkpoint = Checkpoint(latest(run), facts)
-    state._restore_best(trainer(run), checkpoint)
-    damage(run / "best.safetensors", how)
-    with pytest.raises(ValueError, match=r"best\.safetensors, the best weights so far \(epoch 1\), is (damaged|miss)"):
-        state._restore_best(trainer(run), checkpoint)
 
 
 def trainer(run):
@@ -223,7 +201,7 @@ class Bomb:
 
 
 def test_pickles_are_never_read(run, monkeypatch, tmp_path):
-    """Where earlier versions had theirs, and in the place of each file of a checkpoint."""
+    """Where other programs have theirs, and in the place of each file of a checkpoint."""
     monkeypatch.chdir(tmp_path)
     bomb = pickle.dumps(Bomb())
     for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "scheduler.bin"):
@@ -238,20 +216,6 @@ def test_pickles_are_never_read(run, monkeypatch, tmp_path):
             with pytest.raises(ValueError, match="is damaged"):
                 checkpoint.part(name.removesuffix(".safetensors"))
     assert not (tmp_path / "exploded").exists()
-
-
-def test_checkpoints_of_earlier_versions(trained, colours, tmp_path):
-    """Their pickles are not read; the run is of use all the same."""
-    run = shutil.copytree(trained.run.path, tmp_path / "old")
-    old = run / "checkpoint" / "epoch-0002"
-    old.mkdir(parents=True)
-    (old / "custom_checkpoint_0.pkl").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(
-        ValueError, match=r"by an earlier version of lambdanets, as pickles.*--print-recipe .*--init-from"
-    ):
-        resume(run)
-    assert evaluate_run(run, output=tmp_path / "out").scores.images == 6
-    assert predict_images(run, [next((colours / "red").iterdir())])
 
 
 def test_stopped_before_the_first_checkpoint(run):

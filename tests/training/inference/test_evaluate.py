@@ -173,7 +173,7 @@ def test_images_of_readers_that_the_run_has_seen_are_told(trained, recipe, colou
 
 
 def test_the_train_part_of_the_runs_data_elsewhere_is_told():
-    run = SimpleNamespace(data_spec="torch/cifar10:/a", config={"data": {}})
+    run = SimpleNamespace(data_spec="torch/cifar10:/a", config={"data": {"fingerprints": {}}})
     images = SimpleNamespace(fingerprint=lambda: "x")
     exam = Exam("torch/cifar10:/b", "train", images)
     assert seen_in_training(run, exam) == (

@@ -344,13 +344,6 @@ def test_metrics_that_no_training_writes(tmp_path, lines, message):
     assert str(file) in str(error.value)
 
 
-def test_metrics_of_earlier_versions(tmp_path):
-    header = HEADER.removesuffix(",waiting_share,memory_gib")
-    assert header != HEADER
-    rows = read_metrics(metrics(tmp_path, row(1).removesuffix(",0.5,0.5"), header=header), 1)
-    assert ",".join(rows[0]) == header
-
-
 def test_metrics_of_other_columns(tmp_path):
     with pytest.raises(ValueError, match="has the columns a, not epoch, train_loss"):
         read_metrics(metrics(tmp_path, "1", header="a"), 1)

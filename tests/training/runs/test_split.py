@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambdanets.files import read_rows, write_csv, write_json
+from lambdanets.files import digest_file, read_rows, write_csv
 from lambdanets.training import Recipe, Run
 from lambdanets.training.data import load_data
 from lambdanets.training.data.exam import Exam
@@ -95,19 +95,13 @@ def test_a_trained_image_in_the_place_of_a_test_image_is_refused(run, folder):
         stored_data(run, ("test",))
 
 
-def test_run_of_before_and_missing_folder(run, folder):
+def test_missing_split_and_missing_folder(run, folder):
     (run.path / "split.csv").unlink()
     with pytest.raises(ValueError, match=r"split\.csv is missing, so which images .* Bring the whole file back"):
         stored_data(run)
     exam = Exam(run.data_spec, "test", load_data(str(folder)).test)
     (note,) = seen_in_training(run, exam)
     assert "split.csv is missing" in note
-    del run.config["data"]["split"]
-    (note,) = seen_in_training(run, exam)
-    assert "is not known: the run" in note
-    assert "was written before runs stored their split" in note
-    with pytest.raises(ValueError, match=r"written before runs stored their split.* evaluate --data FOLDER"):
-        stored_data(run)
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         stored_data(run)
@@ -155,18 +149,10 @@ def exchanged(lines):
 
 
 @pytest.mark.parametrize("edit", [cut, relabelled("test", "train"), relabelled("train", "test"), exchanged])
-@pytest.mark.parametrize("version", ["now", "without a digest"])
-def test_an_edited_split_is_refused(run, edit, version):
-    """Runs of earlier versions have the numbers of images alone."""
-    if version != "now":
-        del run.config["data"]["split"]
-        write_json(run.path / "config.json", run.config)
+def test_an_edited_split_is_refused(run, edit):
     read_split(run.path, Run.open(run.path).config)
     file = run.path / "split.csv"
     file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
-    if edit is exchanged and version != "now":
-        read_split(run.path, Run.open(run.path).config)
-        return
     for used in (None, ("test",)):
         with pytest.raises(ValueError, match=r"split\.csv .*config\.json.*: it was cut off or edited.* Bring"):
             stored_data(Run.open(run.path), used)
@@ -177,11 +163,11 @@ def test_an_edited_split_is_refused(run, edit, version):
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_a_split_without_a_part_that_every_training_has(run, part):
-    """Of runs of earlier versions, which have neither digest nor numbers."""
-    for name in ("split", "images"):
-        del run.config["data"][name]
-    file = run.path / "split.csv"
+    """Neither the digest nor the numbers in config.json tell that a file is missing where they were changed too."""
+    file, data = run.path / "split.csv", run.config["data"]
     write_csv(file, [row for row in read_rows(file) if row["part"] != part])
+    data["split"] = digest_file(file)
+    del data["images"][part]
     with pytest.raises(ValueError, match=rf"split\.csv has no {part} images, and a training has some"):
         stored_data(run)
 

@@ -148,20 +148,14 @@ class TrainingProgress:
             f"epoch {epoch:{width}d}/{self._epochs}"
             f"  loss {row['train_loss']:.3f}  accuracy {row['train_top1']:6.2%}"
             f"  validation loss {row['validation_loss']:.3f}  accuracy {row['validation_top1']:6.2%}"
-            f"  {row['images_per_second']:,.0f} images/s{_needs(row)}  {left} left{'  *' if best else ''}",
+            f"  {row['images_per_second']:,.0f} images/s"
+            f"  waiting {row['waiting_share']:.0%}  {row['memory_gib']:.1f} GiB  {left} left{'  *' if best else ''}",
             highlight=False,
             soft_wrap=True,
         )
-        if row.get("waiting_share", 0.0) > _MUCH_WAITING and not self._advised:
+        if row["waiting_share"] > _MUCH_WAITING and not self._advised:
             self._advised = True
             print_whole(self._console, advise_on_waiting(row["waiting_share"], self._workers))
-
-
-def _needs(row: Mapping[str, Any]) -> str:
-    """Waiting and memory of an epoch; runs that were begun by earlier versions do not measure them."""
-    if "waiting_share" not in row:
-        return ""
-    return f"  waiting {row['waiting_share']:.0%}  {row['memory_gib']:.1f} GiB"
 
 
 def advise_on_waiting(share: float, workers: int) -> str:

@@ -37,8 +37,6 @@ _FACTS = "checkpoint.json"
 _FORMAT = 2
 _KEPT = 2
 _NAME = re.compile(r"epoch-(\d{5,})-batch-(\d{7,})", re.ASCII)
-# What versions before 2 wrote: pickles.
-_OLD_NAME = re.compile(r"epoch-\d{4}", re.ASCII)
 # What a training that was killed may leave of its own files.
 _LEFT = re.compile(r"\.(best|last|metrics|curves|result|latest|skipped)\.\d+\.\w+", re.ASCII)
 
@@ -61,8 +59,6 @@ _RULES: dict[str, Rule] = {
     "device": text,
     "files": entries(_DIGEST),
 }
-# What checkpoints of earlier versions lack.
-_LATER = ("waited",)
 _POINTER = fields({"checkpoint": text, "digest": text})
 
 
@@ -167,7 +163,7 @@ def find_checkpoint(run: Path, chosen: Path | None = None) -> Checkpoint:
 
     Raises:
         FileNotFoundError: the run has no checkpoint.
-        ValueError: a file is missing, cut or changed, or of an earlier version; the message names it.
+        ValueError: a file is missing, cut or changed; the message names it.
     """
     parent = run / CHECKPOINT
     digest = None
@@ -195,12 +191,6 @@ def _without_latest(run: Path) -> Exception:
             f"{parent / LATEST}, which names the checkpoint to go on from, is missing; "
             f"`lambdanets train --resume {shell_word(found[-1])}` goes on from the last one there is"
         )
-    if parent.is_dir() and any(_OLD_NAME.fullmatch(path.name) for path in parent.iterdir()):
-        return ValueError(
-            f"the checkpoint of the run {run} was written by an earlier version of lambdanets, as pickles, which can "
-            "run code and are not read. Its weights are whole: evaluate, predict and export take the run as it is, and "
-            f"a new training begins from them by {from_weights(run)}."
-        )
     if (run / "best.safetensors").exists():  # "last" is there before the first step
         return ValueError(
             f"{parent}, which a training goes on from, is missing in the run {run}; bring the folder back. Evaluate, "
@@ -217,7 +207,7 @@ def _whole_checkpoint(folder: Path, digest: str | None) -> Checkpoint:
     file = folder / _FACTS
     if digest is not None and file.is_file() and digest_file(file) != digest:
         raise ValueError(f"{file} is not the file that was written (its digest differs)")
-    facts = _checked(file, fields(_RULES, optional=_LATER))
+    facts = _checked(file, fields(_RULES))
     for name, expected in facts["files"].items():
         path = folder / name
         if path.parent != folder or not path.is_file():

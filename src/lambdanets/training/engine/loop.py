@@ -335,8 +335,6 @@ class Trainer:
             "waiting_share": self._share_of_waiting(waited),
             "memory_gib": peak_memory(self.accelerator.device),
         }
-        # A run that was begun by an earlier version keeps its columns.
-        row = {name: value for name, value in row.items() if not self.rows or name in self.rows[0]}
         self.rows.append(row)
         self.epoch, self.batch, self.seconds, self.batches.waited = self.epoch + 1, 0, 0.0, 0.0
         self.sums.zero_()

@@ -92,7 +92,7 @@ def restore(trainer: Trained, checkpoint: Checkpoint) -> None:
     accelerator, facts = trainer.accelerator, checkpoint.facts
     check_fit(trainer, checkpoint)
     trainer.epoch, trainer.batch, trainer.seconds = facts["epoch"], facts["batch"], facts["seconds"]
-    trainer.batches.waited = facts.get("waited", 0.0)
+    trainer.batches.waited = facts["waited"]
     trainer.best = None if facts["best"] is None else dict(facts["best"])
     trainer.rows = _rows(trainer, checkpoint)
     _restore_best(trainer, checkpoint)
@@ -164,25 +164,13 @@ def _is_of_now(best: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
 
 
 def _restore_best(trainer: Trained, checkpoint: Checkpoint) -> None:
-    """Put the best weights so far back, which the end of the training tests, if they are gone or others by now.
-
-    Raises:
-        ValueError: they are, and the checkpoint, of an earlier version, does not have them.
-    """
+    """Put the best weights so far back, which the end of the training tests, if they are gone or others by now."""
     best, file = trainer.best, trainer.run.path / "best.safetensors"
     if best is None or _is_of_now(best, checkpoint.facts):
         return  # written anew from the checkpoint
-    kept = checkpoint.folder / file.name
-    if file.name in checkpoint.facts["files"]:
-        if trainer.accelerator.is_main_process and not (file.is_file() and digest_file(file) == best["digest"]):
-            with replacing(file) as temporary:
-                shutil.copyfile(kept, temporary)
-        return
-    if not file.is_file() or best["digest"] not in (None, digest_file(file)):
-        raise ValueError(
-            f"{file}, the best weights so far (epoch {best['epoch']}), is {'damaged' if file.exists() else 'missing'}; "
-            "bring the file back"
-        )
+    if trainer.accelerator.is_main_process and not (file.is_file() and digest_file(file) == best["digest"]):
+        with replacing(file) as temporary:
+            shutil.copyfile(checkpoint.folder / file.name, temporary)
 
 
 def _load(checkpoint: Checkpoint, name: str, put: Any) -> None:

@@ -138,7 +138,7 @@ def evaluate_run(
 
 
 def _own_images(run: Run) -> Exam:
-    part = "test" if "test" in run.config["data"].get("images", {"test": 0}) else "validation"
+    part = "test" if "test" in run.config["data"]["images"] else "validation"
     try:
         data = stored_data(run, (part,))
     except FileNotFoundError as error:

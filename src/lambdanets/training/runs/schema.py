@@ -53,8 +53,6 @@ METRICS = (
     "waiting_share",
     "memory_gib",
 )
-# The columns that runs of earlier versions lack.
-_LATER = 2
 
 
 def _registered(value: object, name: str) -> None:
@@ -111,7 +109,7 @@ CONFIG: dict[str, Rule] = {
     "model": fields({"name": _registered, "kwargs": model_arguments, "weights": text}, optional=("weights",)),
     "data": fields(
         {"spec": _data, "images": _COUNTS, "fingerprints": _MARKS, "split": text},
-        optional=("images", "fingerprints", "split"),
+        optional=("split",),
     ),
     "input": _transform,
     "class_names": class_names,
@@ -234,7 +232,7 @@ def read_all_metrics(file: Path) -> list[dict[str, Any]]:
     if not rows and file.exists() and file.stat().st_size:
         raise ValueError(f"{file} is damaged: it has no rows")
     for epoch, row in enumerate(rows, start=1):
-        if tuple(row) not in (METRICS, METRICS[:-_LATER]):
+        if tuple(row) != METRICS:
             raise ValueError(f"{file} has the columns {', '.join(map(str, row))}, not {', '.join(METRICS)}")
         if row["epoch"] != epoch:
             raise ValueError(f"{file}: epoch is {row['epoch']} in row {epoch}; the rows are those of epochs 1, 2, ...")

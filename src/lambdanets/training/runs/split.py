@@ -63,15 +63,8 @@ def read_split(folder: Path, config: Mapping[str, Any]) -> dict[str, FileImages]
     data = config["data"]
     root = Path(DataSpec.parse(data["spec"]).place or "")
     file = folder / FILE
-    # Runs of earlier versions have no digest.
-    digest = data.get("split")
-    if not file.exists() and digest is not None:
-        raise ValueError(f"{file} is missing, {_REMEDY}")
     if not file.exists():
-        raise ValueError(
-            f"the run {folder} was written before runs stored their split, so which images of {root} it was trained "
-            "on is not known. Give images that it has not seen to `lambdanets evaluate --data FOLDER`, or train again."
-        )
+        raise ValueError(f"{file} is missing, {_REMEDY}")
     rows = read_rows(file)
     if not rows or tuple(rows[0]) != _COLUMNS:
         raise ValueError(f"{file} is damaged: its columns are not {', '.join(_COLUMNS)}, or it has no rows")
@@ -94,10 +87,10 @@ def read_split(folder: Path, config: Mapping[str, Any]) -> dict[str, FileImages]
         labels.append(indices[row["class"]])
         marks.append(row["fingerprint"])
     counts = {part: len(paths) for part, (paths, _, _) in found.items()}
-    told = data.get("images")
-    if told is not None and counts != {part: told.get(part, 0) for part in PARTS}:
+    told = data["images"]
+    if counts != {part: told.get(part, 0) for part in PARTS}:
         raise ValueError(f"{file} has {_numbers(counts)} images, and config.json says {_numbers(told)}: {_CHANGED}")
-    if digest is not None and digest_file(file) != digest:
+    if digest_file(file) != data.get("split"):
         raise ValueError(f"{file} is not the file that the training wrote, by its digest in config.json: {_CHANGED}")
     return {
         part: FileImages(paths, labels, root=root, fingerprints=marks)

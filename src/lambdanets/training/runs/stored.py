@@ -87,9 +87,9 @@ def _differences(root: Path, split: dict[str, FileImages]) -> tuple[str, ...]:
 def _same_data(run: Run, parts: Sequence[str] | None) -> ImageData:
     data = load_data(run.data_spec, validation_share=run.recipe.validation_share)
     run.check_classes(data.class_names, run.data_spec)
-    marks, counts = (run.config["data"].get(key, {}) for key in ("fingerprints", "images"))
+    marks, counts = (run.config["data"][key] for key in ("fingerprints", "images"))
     # With a part that the data have gained another one would be held out.
-    gained = [name for name in data.parts if counts and name not in counts]
+    gained = [name for name in data.parts if name not in counts]
     for name in dict.fromkeys([*marks, *counts, *gained]):
         part = data.parts.get(name)
         changed = False
@@ -135,7 +135,7 @@ def _seen_parts(run: Run, own: DataSpec, exam: Exam) -> tuple[str, ...]:
     """The same where images have no fingerprints of their own: the part as a whole may be one of the run's."""
     kind = DataSpec.parse(exam.spec).kind
     mark = exam.images.fingerprint() if kind == own.kind else None
-    marks = run.config["data"].get("fingerprints", {})
+    marks = run.config["data"]["fingerprints"]
     for name, what in _ROLES:
         if mark is not None and mark == marks.get(name):
             return (f"These are the {name} images that the run was {what}.",)
