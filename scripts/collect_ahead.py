@@ -31,7 +31,7 @@ from lambdanets.files import write_csv
 from lambdanets.kernels.grid.contract import GridProblem
 from lambdanets.kernels.grid.triton import lambda_first, lambda_kernels, query_kernels
 from lambdanets.kernels.grid.triton.query_first import candidates, tile
-from lambdanets.kernels.grid.triton.tiling import Config, as_image
+from lambdanets.kernels.grid.triton.tiling import Config
 from lambdanets.provenance import environment
 
 KERNELS = {
@@ -66,7 +66,7 @@ def _constants(name: str, problem: GridProblem, config: Config) -> dict[str, Any
     if not _is_lambda_first(name):
         return tile(problem, config.block).constants()
     tiling = lambda_first.tile(problem, config.block)
-    width = {"BX": tiling.bands(*as_image(problem)[1])[2]} if name == "lambda_table_gradient" else {}
+    width = {"BX": tiling.bands(*problem.as_image()[1])[2]} if name == "lambda_table_gradient" else {}
     return {**tiling.constants(), **width}
 
 

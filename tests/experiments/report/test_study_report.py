@@ -10,6 +10,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -168,7 +169,7 @@ def test_pictures_have_plain_ticks_and_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), path.touch()))
     save_plot(crowd(15), [tmp_path / "crowd.png"])
     (axes,) = figures[0].axes
-    figures[0].canvas.draw()
+    FigureCanvasAgg(figures[0]).draw()
     ticks = [label for label in axes.get_xticklabels(which="both") if label.get_text()]
     assert 3 <= len(ticks) <= 9
     assert all(re.fullmatch(r"[\d.]+", label.get_text()) for label in ticks)

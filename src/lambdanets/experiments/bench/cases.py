@@ -38,6 +38,11 @@ class Case:
         return math.prod(self.grid)
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """Offsets of the position table along each axis."""
+        return tuple(2 * size - 1 if self.scope is None else self.scope for size in self.grid)
+
+    @property
     def projected(self) -> int:
         """Channels of queries, keys and values together."""
         return self.num_heads * self.dim_key + self.intra_depth * (self.dim_key + self.dim // self.num_heads)

@@ -56,10 +56,9 @@ class Op(nn.Module):
 
     def __init__(self, case: Case, kernel: str | None = None):
         super().__init__()
-        extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
-        context = math.prod(min(size, extent) for size, extent in zip(case.grid, extents, strict=True))
+        context = math.prod(min(size, extent) for size, extent in zip(case.grid, case.extents, strict=True))
         std = (case.dim_key * case.intra_depth * context) ** -0.5
-        self.table = nn.Parameter(torch.randn(case.intra_depth, case.dim_key, *extents) * std)
+        self.table = nn.Parameter(torch.randn(case.intra_depth, case.dim_key, *case.extents) * std)
         self.grid, self.kernel = case.grid, kernel
         self.heads, self.depth, self.dim_key = case.num_heads, case.intra_depth, case.dim_key
 
@@ -220,11 +219,10 @@ def contenders(case: Case, kernels: bool = True) -> Iterator[Contender]:
 
 def grid_inputs(case: Case) -> GridInputs:
     """Return random inputs of the position term of a case."""
-    extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
     query = torch.randn(case.batch, case.num_heads, case.positions, case.dim_key)
     value = torch.randn(case.batch, case.intra_depth, case.positions, case.dim // case.num_heads)
-    table = torch.randn(case.intra_depth, case.dim_key, *extents)
-    return GridInputs.of(query, value, table, case.grid, [extent // 2 for extent in extents])
+    table = torch.randn(case.intra_depth, case.dim_key, *case.extents)
+    return GridInputs.of(query, value, table, case.grid, [extent // 2 for extent in case.extents])
 
 
 def grid_problem(case: Case) -> GridProblem:

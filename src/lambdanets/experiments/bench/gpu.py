@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lambdanets import provenance
 from lambdanets.experiments.bench.bench import Row, time_columns
 from lambdanets.experiments.bench.cases import Case
-from lambdanets.experiments.bench.contenders import OP, Op, contenders, peers_for
+from lambdanets.experiments.bench.contenders import OP, Attention, Op, contenders, peers_for
 from lambdanets.experiments.bench.measure import PASSES, check_results, passes, saved_bytes
 from lambdanets.experiments.bench.timing import Call, Clock, Timing, Turns
 from lambdanets.positions import pairs_in_reach
@@ -109,8 +108,7 @@ def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int 
     """Return the least time of the op: its operations in the cheaper order or its tensors once, the longer one."""
     n, v = case.positions, case.dim // case.num_heads
     h, k, u = case.num_heads, case.dim_key, case.intra_depth
-    extents = [2 * size - 1 if case.scope is None else case.scope for size in case.grid]
-    pairs = pairs_in_reach(case.grid, extents, [extent // 2 for extent in extents])
+    pairs = pairs_in_reach(case.grid, case.extents, [extent // 2 for extent in case.extents])
     query_first = h * (k + v) * pairs * u
     lambda_first = k * v * (pairs * u + n * h)
     operations = case.batch * min(query_first, lambda_first)
@@ -119,23 +117,21 @@ def floor_seconds(case: Case, machine: Rates, backward: bool, element_size: int 
     return factor * max(operations / machine.multiply_adds, tensors / machine.bytes)
 
 
-class _Attention(nn.Module):
-    """PyTorch's attention, with ``relative`` FlexAttention and a learnt bias for each head and offset."""
+class _RelativeAttention(nn.Module):
+    """FlexAttention with a learnt bias for each head and offset."""
 
-    def __init__(self, case: Case, relative: bool = False):
+    def __init__(self, case: Case):
         super().__init__()
-        self.attend: Callable[..., Any] = F.scaled_dot_product_attention
-        if relative:
-            height, width = case.grid if len(case.grid) == 2 else (1, case.grid[0])
-            self.bias = nn.Parameter(torch.randn(case.num_heads, 2 * height - 1, 2 * width - 1))
-            self.attend = _relative_attention(self.bias)
+        height, width = case.grid if len(case.grid) == 2 else (1, case.grid[0])
+        self.bias = nn.Parameter(torch.randn(case.num_heads, 2 * height - 1, 2 * width - 1))
+        self.attend = _with_bias(self.bias)
 
     def forward(self, qkv: Tensor) -> Tensor:
         """(3, b, h, n, v) -> (b, h, n, v)."""
         return self.attend(*qkv)
 
 
-def _relative_attention(bias: Tensor) -> Callable[..., Any]:
+def _with_bias(bias: Tensor) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     height, width = bias.shape[1] // 2 + 1, bias.shape[2] // 2 + 1
@@ -182,9 +178,9 @@ def group(case: Case, device: str, dtype: torch.dtype, flex: bool = True) -> Ite
         yield _Entry(f"layer:{name}", layer(name))
     qkv = 3, case.batch, case.num_heads, case.positions, case.dim // case.num_heads
     yield _Entry(OP, alone(lambda: Op(case), case.batch, case.positions, case.projected))
-    yield _Entry(ATTENTION[0], alone(lambda: _Attention(case), *qkv))
+    yield _Entry(ATTENTION[0], alone(Attention, *qkv))
     if flex:
-        yield _Entry(ATTENTION[1], alone(lambda: _Attention(case, relative=True), *qkv))
+        yield _Entry(ATTENTION[1], alone(lambda: _RelativeAttention(case), *qkv))
 
 
 def measure_case(

@@ -186,21 +186,14 @@ def growth_table(rows: Sequence[Row]) -> str:
     return _with_legend(markdown_table(["n", *(LABELS.get(name, name) for name in names)], lines))
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6 * columns, 4.6))
-    # The Agg canvas draws without a display, whatever backend the user's settings name.
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)
-
-
 def plot_growth(rows: Sequence[Row], path: Path) -> None:
     """Draw time against n, log-log, one panel for each pass; noisy points are hollow and not fitted."""
-    figure, axes = _figure(2)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.2, 4.6))
+    axes = figure.subplots(1, len(PASSES))
     slopes = exponents(rows)
-    for axis, way in zip(axes[0], PASSES, strict=True):
+    for axis, way in zip(axes, PASSES, strict=True):
         for name in ("lambdanets", "lucidrains", "timm", "attention"):
             points = sorted(
                 (int(row["positions"]), float(row["median_ms"]), bool(row["noisy"]))
@@ -226,12 +219,14 @@ def plot_growth(rows: Sequence[Row], path: Path) -> None:
 
 def plot_bench(rows: Sequence[Row], path: Path) -> None:
     """Draw each contender's time over ours by case, as bars that start at 1, one panel for each pass."""
-    figure, axes = _figure(2)
+    from matplotlib.figure import Figure
+
     cases = _by_case(rows)
     names = ("lucidrains", "timm", "attention", "convolution")
-    figure.set_size_inches(13, 1.8 + 0.42 * len(cases))
+    figure = Figure(figsize=(13, 1.8 + 0.42 * len(cases)))
+    axes = figure.subplots(1, len(PASSES))
     bars = {}
-    for axis, way in zip(axes[0], PASSES, strict=True):
+    for axis, way in zip(axes, PASSES, strict=True):
         for place, name in enumerate(names):
             points = [
                 (index, float(found[name, way]["ratio_median"]))

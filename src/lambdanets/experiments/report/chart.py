@@ -284,11 +284,9 @@ def _mark(point: Point, number: int, text: str, mark: Mark, place: tuple[float, 
 def save_plot(plot: Plot, paths: Sequence[Path]) -> None:
     """Draw a plot with matplotlib into files whose suffixes choose the format."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 4.6))
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     _set_axes(axes, plot)
     covering = _covering([axes.transData.transform([(p.x, p.y) for p in s.points]).tolist() for s in plot.series])

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lambdanets.interop.export.preprocessing import preprocessing_of
 from lambdanets.interop.export.tracing import switch_kernels, trace
 from lambdanets.interop.inputs import channels_of, configuration_of, image_size_of
 from lambdanets.names import check_class_names
+from lambdanets.provenance import package_version
 
 __all__ = ["Check", "Export", "ExportDifferenceError", "export_model"]
 
@@ -175,7 +175,7 @@ def export_model(
     if preprocessing is None and rank == 2:  # timm's configurations are about images
         preprocessing = preprocessing_of(model, _size(images))
     metadata = {
-        "producer": f"lambdanets {_version()}",
+        "producer": f"lambdanets {package_version('lambdanets')}",
         "model": _model_name(model),
         "input": INPUTS[rank][0],
         "output": output,
@@ -339,10 +339,3 @@ def _check_difference(checks: Sequence[Check], tolerance: float, output: str, pa
 
 def _model_name(model: nn.Module) -> str:
     return configuration_of(model).get("architecture") or type(model).__name__
-
-
-def _version() -> str:
-    try:
-        return version("lambdanets")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -122,6 +122,11 @@ class GridProblem:
         whole = all(extent >= 2 * size - 1 for extent, size in zip(self.extents, self.grid, strict=True))
         return whole and not self.one_sided
 
+    def as_image(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Grid, extents and origin of a problem of rank 1 or 2, a sequence as an image of one row."""
+        grid, extents, origin = (1, *self.grid)[-2:], (1, *self.extents)[-2:], (0, *self.origin)[-2:]
+        return (grid[0], grid[1]), (extents[0], extents[1]), (origin[0], origin[1])
+
     def visible(self, axis: int) -> tuple[int, ...]:
         """Number of context places along an axis that a query at each of its places sees."""
         return _visible(self.grid[axis], self.extents[axis], self.origin[axis])

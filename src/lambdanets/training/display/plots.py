@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,8 +25,6 @@ _LEAST_FACTOR = 4
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture in the format that the path's ending names."""
-    # The Agg canvas draws without a display, whatever backend the user's settings name.
-    FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -15,7 +14,7 @@ from lambdanets.console import shell_word
 from lambdanets.files import check_entry, check_folder, check_name, make_folder, write_json
 from lambdanets.models.shipped import shipped_folder, shipped_names
 from lambdanets.names import nearest_names, unknown_name
-from lambdanets.provenance import package_version, source_commit
+from lambdanets.provenance import environment
 from lambdanets.training.data import ImageData, skipping
 from lambdanets.training.data.spec import DataSpec
 from lambdanets.training.data.transforms import InputTransform
@@ -40,8 +39,7 @@ _ADVICE = "Give a folder that `lambdanets train` wrote"
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on, and the commit of this one's clone, or ""."""
-    found = {package: package_version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), "commit": source_commit(), **found}
+    return environment("python", "commit", *_PACKAGES)
 
 
 def new_run_folder(model: str, data: str, parent: Path = Path("runs")) -> Path:

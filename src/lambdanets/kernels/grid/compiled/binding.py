@@ -192,11 +192,8 @@ def check(problem: GridProblem) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def _problem_numbers(problem: GridProblem) -> tuple[int, ...]:
-    """The numbers of ``Problem``; a sequence is an image of one row."""
-    grid, extents, origin = (
-        (before,) * (2 - len(sizes)) + sizes
-        for before, sizes in ((1, problem.grid), (1, problem.extents), (0, problem.origin))
-    )
+    """The numbers of ``Problem``."""
+    grid, extents, origin = problem.as_image()
     sizes = (problem.batch, problem.heads, problem.dim_key, problem.dim_value, problem.intra_depth)
     return (*sizes, *grid, *extents, *origin)
 

@@ -31,7 +31,7 @@ from lambdanets.kernels.grid.triton.launch import (
     run,
     splits,
 )
-from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, as_image, power_of_2
+from lambdanets.kernels.grid.triton.tiling import LEAST_DEPTH, Config, power_of_2
 
 __all__ = ["KERNEL", "LambdaFirstTiling", "candidates", "tile"]
 
@@ -121,7 +121,7 @@ def check(problem: GridProblem) -> str | None:
 
 def work(problem: GridProblem, backward: bool) -> Work:
     """Multiply-adds of whole tiles, loads of E and what is done beside tensor cores in loads, and launches."""
-    (height, width), (rows, columns), _ = as_image(problem)
+    (height, width), (rows, columns), _ = problem.as_image()
     tiling = tile(problem, candidates(problem)[0].block)
     tiles = -(-problem.num_positions // tiling.positions)
     groups = -(-problem.batch // tiling.examples)
@@ -217,7 +217,7 @@ def _table_gradient(grad: Tensor, query: Tensor, value: Tensor, problem: GridPro
     """(u, k, rows, columns) in float32, whose sum over examples has one order."""
     from lambdanets.kernels.grid.triton.lambda_kernels import lambda_table_gradient_kernel
 
-    _, (rows, columns), _ = as_image(problem)
+    _, (rows, columns), _ = problem.as_image()
     tiling = tile(problem, config.block)
     bands, windows, width = tiling.bands(rows, columns)
     each = problem.intra_depth * bands * windows
@@ -246,7 +246,7 @@ def _diagonals(windows: Tensor, columns: int) -> Tensor:
 
 def _sizes(problem: GridProblem) -> tuple[int, ...]:
     """Arguments from ``batch`` to ``OX``, which all kernels have."""
-    grid, extents, origin = as_image(problem)
+    grid, extents, origin = problem.as_image()
     depths = (problem.intra_depth, problem.dim_key, problem.dim_value)
     return (problem.batch, problem.heads, *depths, *grid, *extents, *origin)
 

@@ -30,7 +30,7 @@ from lambdanets.kernels.grid.triton.launch import (
     run,
     splits,
 )
-from lambdanets.kernels.grid.triton.tiling import LEAST_BLOCK, LEAST_DEPTH, Config, as_image, power_of_2
+from lambdanets.kernels.grid.triton.tiling import LEAST_BLOCK, LEAST_DEPTH, Config, power_of_2
 
 __all__ = ["KERNEL", "QueryFirstTiling", "candidates", "tile"]
 
@@ -122,7 +122,7 @@ class QueryFirstTiling:
 
 def tile(problem: GridProblem, block: int) -> QueryFirstTiling:
     """Cut a problem of rank 1 or 2 into tiles of ``block`` places."""
-    (height, width), extents, origin = as_image(problem)
+    (height, width), extents, origin = problem.as_image()
     heads = min(MAX_HEADS, power_of_2(problem.heads))
     rows_paired = height > 1 and problem.heads <= MAX_HEADS
     return QueryFirstTiling(

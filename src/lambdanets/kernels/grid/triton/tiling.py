@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lambdanets.kernels.grid.contract import GridProblem
-
-__all__ = ["LEAST_BLOCK", "LEAST_DEPTH", "Config", "as_image", "power_of_2"]
+__all__ = ["LEAST_BLOCK", "LEAST_DEPTH", "Config", "power_of_2"]
 
 # Tensor cores multiply depths of 16; the places of a tile are one of them.
 LEAST_DEPTH = LEAST_BLOCK = 16
@@ -26,17 +24,6 @@ class Config:
     block: int
     warps: int
     stages: int
-
-
-def as_image(problem: GridProblem) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Grid, extents and origin of a problem of rank 1 or 2; a sequence is an image of one row."""
-    if len(problem.grid) == 1:
-        return (1, problem.grid[0]), (1, problem.extents[0]), (0, problem.origin[0])
-    return (
-        (problem.grid[0], problem.grid[1]),
-        (problem.extents[0], problem.extents[1]),
-        (problem.origin[0], problem.origin[1]),
-    )
 
 
 def power_of_2(least: int) -> int:
