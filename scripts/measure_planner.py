@@ -4,10 +4,9 @@
 
 Every kernel takes turns on every shape of the calibration, at each instruction set that the machine can run: that of
 the compiled kernels, of PyTorch's own loops and of its convolutions. The planner has the constants that come with the
-package, which are of one of them. A row holds a shape and direction: the kernel that the planner chooses, the one whose
-median time is the least, their times, and the median ratio of a turn with its 95 % interval. The choice hangs on the
-shape and the width of vectors, so it is the same in every run; what the planner does with values of very different
-sizes is left out here.
+package, which are of one of them. A row holds a shape and direction: the kernel that the planner chooses, the fastest
+one, and the ratio of their median times. The choice hangs on the shape and the width of vectors, so it is the same in
+every run; what the planner does with values of very different sizes is left out here.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from lambdanets.experiments.bench.calibrate import CALIBRATION_CASES, KernelTime, time_kernels
+from lambdanets.experiments.bench.calibrate import CALIBRATION_CASES, time_kernels
 from lambdanets.experiments.bench.contenders import grid_problem
-from lambdanets.experiments.bench.timing import ratio_of_turns
 from lambdanets.files import write_table
 from lambdanets.kernels.grid.compiled import binding
 from lambdanets.kernels.grid.costs import cache_file
@@ -29,10 +27,7 @@ from lambdanets.kernels.grid.planner import choose
 from lambdanets.provenance import environment
 
 SECONDS, MOST = 1.0, 5.0
-COLUMNS = (
-    *("instruction_set", "case", "direction", "chosen", "fastest", "chosen_ms", "fastest_ms"),
-    *("ratio", "low", "high", "turns"),
-)
+COLUMNS = ("instruction_set", "case", "direction", "chosen", "fastest", "chosen_ms", "fastest_ms", "ratio")
 # The names that PyTorch and oneDNN have for the instruction sets of the compiled kernels.
 OTHERS = {"avx512": ("avx512", "AVX512_CORE"), "avx2": ("avx2", "AVX2"), "portable": ("default", "SSE41")}
 
@@ -41,21 +36,16 @@ def measure() -> None:
     """Print the rows of this process's instruction set as CSV."""
     level, where, writer = os.environ[binding.LEVEL_VARIABLE], environment(), csv.writer(sys.stdout)
     for case in CALIBRATION_CASES:
-        times: dict[str, dict[str, KernelTime]] = defaultdict(dict)
+        times: dict[str, dict[str, float]] = defaultdict(dict)
         for time in time_kernels(case, SECONDS, MOST):
-            if not time.slow:
-                times[time.direction][time.kernel] = time
-        for direction, kernels in times.items():
-            name = choose(grid_problem(case), direction == "backward").name
-            if name not in kernels:
-                sys.exit(f"the planner chooses {name} for {case.name}, {direction}, which takes too long for turns")
-            chosen, fastest = kernels[name], min(kernels.values(), key=lambda time: time.seconds)
-            ratio = ratio_of_turns(chosen.turns, fastest.turns)
-            row = [f"{1e3 * chosen.seconds:.4f}", f"{1e3 * fastest.seconds:.4f}"]
-            row += [f"{value:.3f}" for value in (ratio.median, ratio.low, ratio.high)]
+            times[time.direction][time.kernel] = time.seconds
+        for direction, seconds in times.items():
+            chosen = choose(grid_problem(case), direction == "backward").name
+            fastest = min(seconds, key=lambda name: seconds[name])
+            pair = seconds.get(chosen, float("inf")), seconds[fastest]
+            row = [f"{1e3 * value:.4f}" for value in pair] + [f"{pair[0] / pair[1]:.3f}"]
             heads = f"{case.name}-h{case.num_heads}-k{case.dim_key}"
-            turns = sum(a is not None and b is not None for a, b in zip(chosen.turns, fastest.turns, strict=True))
-            writer.writerow([level, heads, direction, name, fastest.kernel, *row, turns, *where.values()])
+            writer.writerow([level, heads, direction, chosen, fastest, *row, *where.values()])
         sys.stdout.flush()
 
 

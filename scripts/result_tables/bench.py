@@ -105,8 +105,7 @@ def planner() -> str:
         worst = max(own, key=lambda row: float(row["ratio"]))
         counts = [f"{sum(ratio <= most for ratio in ratios)} of {len(ratios)}" for most in (1.1, 1.25)]
         lost = f"{mean(ratios) - 1:.1%}"
-        ratio, low, high = (float(worst[name]) for name in ("ratio", "low", "high"))
-        where = f"{ratio:.2f}x ({low:.2f} to {high:.2f}), `{worst['case']}` {worst['direction']}"
+        where = f"{float(worst['ratio']):.2f}x, `{worst['case']}` {worst['direction']}"
         lines.append([level, *counts, lost, where])
     columns = [
         "instruction set",

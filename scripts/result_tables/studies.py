@@ -21,6 +21,7 @@ from lambdanets.experiments.studies import get_study, read_outcome
 from lambdanets.experiments.studies.layers import CONVOLUTION, LAMBDAS
 from lambdanets.experiments.studies.memory.findings import merge
 from lambdanets.experiments.studies.memory.rows import OURS, ROWS, predicted_bytes
+from lambdanets.experiments.studies.shortcut import AVERAGED, TWO_BLOCKS
 from lambdanets.markdown_text import markdown_table
 from result_tables import RESULTS
 
@@ -129,6 +130,16 @@ def _distance_without_query_norm() -> str:
 def _hours(study: str, folder: str = "compare") -> str:
     """Hours of computing of all cells of a study."""
     return f"{sum(done.seconds for done in _cells(study, folder)) / 3600:.1f} hours"
+
+
+def _averaged_gains_apart() -> str:
+    """What an averaged shortcut adds to the accuracy with lambda layers less what it adds with convolutions."""
+    rows = _rows("shortcut")
+    gains = [
+        {seed: rows[f"{name}{AVERAGED}"].accuracies[seed] - plain for seed, plain in rows[name].accuracies.items()}
+        for name in ("lambda", CONVOLUTION)
+    ]
+    return signed(paired_difference(*gains))
 
 
 @cache
@@ -253,6 +264,13 @@ FIGURES: dict[str, Callable[[], str]] = {
     "no-query-norm": lambda: _gain("no batch-norm of queries", K16, "ablation", "cifar10"),
     "no-query-norm-loss": lambda: _last_loss("ablation", "no batch-norm of queries", "cifar10"),
     "no-query-norm-distance": _distance_without_query_norm,
+    "shortcut-lambda": lambda: _gain("lambda", CONVOLUTION, "shortcut"),
+    "shortcut-averaged": lambda: _gain(f"lambda{AVERAGED}", f"{CONVOLUTION}{AVERAGED}", "shortcut"),
+    "averaged-convolution": lambda: _gain(f"{CONVOLUTION}{AVERAGED}", CONVOLUTION, "shortcut"),
+    "averaged-lambda": lambda: _gain(f"lambda{AVERAGED}", "lambda", "shortcut"),
+    "averaged-gains-apart": _averaged_gains_apart,
+    "shortcut-two-blocks": lambda: _gain(f"lambda{TWO_BLOCKS}", f"{CONVOLUTION}{TWO_BLOCKS}", "shortcut"),
+    "hours-shortcut": lambda: _hours("shortcut"),
     "balanced-start": lambda: _gain("start: balanced", K16, "ablation", "cifar10"),
     "loss-above": _loss_above,
     "longer-lambda": lambda: _gain("lambda", CONVOLUTION, folder="longer"),

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -163,6 +163,14 @@ def _escape_what_encodings_lack() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _refuse_empty_words(words: Sequence[str]) -> None:
+    """Raise a ValueError for an empty word, as of a variable that is not set: as a path it is the current folder."""
+    for before, word in zip(("lambdanets", *words), words, strict=False):
+        option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value:
+            raise ValueError(f"the word behind {option} is empty (''); give a value there, or leave it out")
+
+
 def main() -> None:
     """Run the command.
 
@@ -172,6 +180,7 @@ def main() -> None:
     _escape_what_encodings_lack()
     settings = Settings(debug=os.environ.get("LAMBDANETS_DEBUG", "0") not in ("", "0"))
     try:
+        _refuse_empty_words(sys.argv[1:])
         with _insisting_on_interrupts():
             app(obj=settings)
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def compare(
     seeds: Annotated[int | None, number(f"Number of trainings per row.  \\[default: {SEEDS}]", least=1)] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW", help="Only this row of the study and the first row; can be given several times."),
+        typer.Option(metavar="ROW", help="Only this row of the study and the one it is compared with; can be given several times."),
     ] = None,
     epochs: Annotated[
         int | None, number("Passes over the training images.  \\[default: depends on their number]", least=1)
@@ -72,7 +72,7 @@ def compare(
         ),
     ] = False,
 ) -> None:
-    """Run a comparison: the paper's experiments, and two more. Its report is an HTML page with tables and plots.
+    """Run a comparison: the paper's experiments, and more. Its report is an HTML page with tables and plots.
 
     Each cell of a study (a row and a seed, or a measurement) is one file in OUTPUT/STUDY/cells. If a study was stopped,
     by Ctrl-C or otherwise, the same command continues it; existing cells are not run again.
@@ -95,9 +95,9 @@ def compare(
     from lambdanets.console import make_console
     from lambdanets.experiments.compare.cell import Wanted
     from lambdanets.experiments.compare.grid import run_cells
-    from lambdanets.experiments.compare.study import Options, StoppedError, choose_rows, inspect
+    from lambdanets.experiments.compare.study import Options, StoppedError, check_images, choose_rows, inspect
     from lambdanets.experiments.compare.workers import Cluster
-    from lambdanets.experiments.report.study_report import report_cells
+    from lambdanets.experiments.report.study_report import check_place, report_cells
     from lambdanets.experiments.studies import get_study
     from lambdanets.provenance import usable_cores
 
@@ -113,6 +113,8 @@ def compare(
     choose_rows(chosen, options)
     jobs = jobs or (1 if torch.accelerator.is_available() else usable_cores())
     to = None if cluster is None else Cluster(cluster, parameters)
+    check_place(folder)
+    check_images(spec)
     try:
         done = run_cells(chosen, options, folder, jobs, console, to)
     except StoppedError as error:

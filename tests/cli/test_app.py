@@ -212,7 +212,24 @@ def test_training_tells_its_choices(run, colours, tmp_path):
     ],
 )
 def test_wrong_words_are_one_message(run, words, message):
-    code, output, error = run(*words.split())
+    check_one_message(run, words.split(), message)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["compare", "layers", "--output", ""], "--output"),
+        (["compare", "layers", "--cluster="], "--cluster"),
+        (["evaluate", "", "--data", "x"], "evaluate"),
+    ],
+)
+def test_empty_words_are_refused(run, words, option):
+    """Of a variable that is not set: as a path they would be the current folder."""
+    check_one_message(run, words, f"the word behind {option} is empty ('')")
+
+
+def check_one_message(run, words, message):
+    code, output, error = run(*words)
     assert code == 2
     assert error.startswith("Error: ")
     assert error.count("\n") == 1

@@ -239,6 +239,16 @@ def test_a_folder_in_place_of_a_cell_is_refused_before_work(toy, tmp_path):
     assert toy.ran() == []
 
 
+@pytest.mark.parametrize("name", ["cells", "work", "jobs"])
+def test_a_file_in_place_of_a_folder_is_refused_before_work(toy, tmp_path, name):
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / name).touch()
+    with pytest.raises(ValueError, match=f"{name} is a file; give a folder"):
+        run(toy, study)
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_full_disk_stops_it_and_says_what_is_left(toy, tmp_path, capsys, monkeypatch):
     def full(folder, key, done):
         raise OSError(errno.ENOSPC, "No space left on device", str(folder / key))
@@ -246,7 +256,7 @@ def test_a_full_disk_stops_it_and_says_what_is_left(toy, tmp_path, capsys, monke
     monkeypatch.setattr("lambdanets.experiments.compare.grid.write_cell", full)
     with pytest.raises(OSError, match="No space left"):
         run(toy, tmp_path)
-    assert "Stopped with 6 of 6 cells left; the same command goes on." in capsys.readouterr().out
+    assert "Stopped with 6 of 6 cells left; the same command goes on once this is mended." in capsys.readouterr().out
     assert len(toy.ran()) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from lambdanets.experiments.compare.study import LARGEST_IMAGE, DataFacts, inspect
+from lambdanets.experiments.compare.study import LARGEST_IMAGE, DataFacts, check_images, inspect
 from lambdanets.training.data import ArrayImages, FileImages, Part, load_data, readers
 from lambdanets.training.data.readers import ReaderImages, StreamImages
 from lambdanets.training.data.spec import DataSpec
@@ -128,6 +128,15 @@ def test_data_of_every_kind_are_described(tmp_path, monkeypatch, write):
     told = json.loads(json.dumps(facts.to_dict()))["spec"]
     assert told == DataSpec.parse(spec).label.rpartition("/")[2]
     assert str(tmp_path) not in told
+    check_images(spec)
+
+
+def test_unreadable_images_are_found_at_once(tmp_path, monkeypatch):
+    spec = files(tmp_path, monkeypatch)
+    file = load_data(spec).train.paths[3]
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=rf"{file.name}.*\. Mend or remove what cannot be read"):
+        check_images(spec)
 
 
 def test_the_place_of_a_readers_data_set_is_no_name():

@@ -7,6 +7,7 @@ import pytest
 from lambdanets.experiments.bench.measure import PASSES
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.study import DataFacts, Options
 from lambdanets.experiments.compare.summary import _dearer, summaries
 from lambdanets.experiments.compare.trained import TrainedStudy
 
@@ -65,6 +66,24 @@ def test_tables():
     assert costs.columns[-2:] == ["paper: ResNet-50, images/s", "paper: memory (batch 128), GB"]
     # What is above the first row's cost: a time where its whole interval is.
     assert costs.marked == {(2, 2), (2, 3), (2, 4)}
+
+
+def test_rows_with_another_partner_than_the_first():
+    rows = {**ROWS, "worse": replace(ROWS["worse"], against="lambda", model_args={"layers": [2]})}
+    study = replace(STUDY, rows=rows)
+    table, *_ = study.outcome(cells()).tables
+    base, better, worse = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert [row["the other"] for row in (base, better, worse)] == ["", "convolution", "lambda"]
+    assert worse["of those of the other"] == "8.00"
+    assert worse["difference to the other (95 %)"].startswith("-4.10 (-4.80 to -3.00")
+    assert table.text == {table.columns.index("the other")}
+    chosen = study.cells(Options(only=("worse",), data=DataFacts("d", "f", 8, 1, 2, (1, 2, 3))))
+    assert {cell.config["row"] for cell in chosen if cell.config["kind"] == "train"} == {*ROWS}
+
+
+def test_blocks_of_all_rows_are_told():
+    other = [replace(cell, config={**cell.config, "model_kwargs": {"layers": [2]}}) for cell in cells()[-3:-1]]
+    assert any("with blocks [1] or [2], 1 epoch in" in note for note in STUDY.outcome([*cells(), *other]).notes)
 
 
 def test_plots():

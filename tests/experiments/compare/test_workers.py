@@ -40,7 +40,8 @@ def test_cells_are_jobs(tmp_path):
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        (Cluster("slrm"), "--cluster slrm: .*slrm"),
+        (Cluster("slrm"), "--cluster is 'slrm'; give slurm, or local"),
+        (Cluster(""), "--cluster is ''; give slurm, or local"),
         (Cluster("local", {"timeout": 5}), "--job timeout=5 is refused by submitit .*'timeout'.*; give a parameter"),
         (Cluster("local", {"mem_gb": "much"}), "--job mem_gb=much is refused by submitit .*; give a parameter"),
         (Cluster("local", {"timeout_min": 1.5}), "--job timeout_min=1.5 is refused by submitit .*; give a parameter"),

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from lambdanets.experiments.compare.outcome import Axis, Claim, Outcome, Plot, Point, Series, Table
 from lambdanets.experiments.report.chart import COLOURS, LARGE, SMALL, draw_svg, save_plot
 from lambdanets.experiments.report.labels import LETTER
-from lambdanets.experiments.report.study_report import latex, table_text, write_report
+from lambdanets.experiments.report.study_report import check_place, latex, table_text, write_report
 from lambdanets.experiments.studies import read_outcome
 from lambdanets.markdown_text import as_text
 
@@ -75,9 +75,37 @@ def test_files_of_an_earlier_report_do_not_stay(tmp_path):
     write_report(replace(OUTCOME, tables=[replace(TABLE, name="old")], plots=[replace(PLOT, name="gone")]), tmp_path)
     for mine in ("tables/notes.md", "plots/mine.png"):
         (tmp_path / mine).write_text("mine")
+    (tmp_path / "plots" / "folder").mkdir()
+    with open(tmp_path / "report-files.txt", "ab") as listed:
+        listed.write(b"plots/folder\n\xff\xfe\n")  # a list that is damaged
     write_report(OUTCOME, tmp_path)
+    (tmp_path / "plots" / "folder").rmdir()
     left = {file.name for name in ("tables", "plots") for file in (tmp_path / name).iterdir()}
     assert left == {"costs.md", "costs.tex", "memory.png", "memory.svg", "notes.md", "mine.png"}
+
+
+def test_a_report_that_is_cut_short_has_its_files_in_the_list(tmp_path, monkeypatch):
+    def full(plot, paths):
+        paths[0].touch()
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lambdanets.experiments.report.study_report.save_plot", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_report(replace(OUTCOME, plots=[replace(PLOT, name="gone")]), tmp_path)
+    write_report(OUTCOME, tmp_path)
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"memory.png", "memory.svg"}
+
+
+@pytest.mark.parametrize("name", ["tables", "plots", "report.html", "report-files.txt"])
+def test_what_lies_in_its_place_is_refused_before_work(tmp_path, name):
+    check_place(tmp_path / "new")
+    if "." in name:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=f"{name} is a (file; give a folder|folder, .* move it away)"):
+        check_place(tmp_path)
 
 
 def test_colours_of_the_page_are_those_of_the_plots(tmp_path):

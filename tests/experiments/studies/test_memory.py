@@ -162,6 +162,12 @@ def test_claims_of_time_are_judged_by_the_intervals(ratios, held):
     assert f"{ratios[0][0]:.2f} ({ratios[0][1]:.2f} to {ratios[0][2]:.2f}) at 14x14" in claim.text
 
 
+def test_one_row_alone_has_no_ratios():
+    tables = memory.STUDY.outcome([done(14, {"lambda": (200, 1.0, OWN)})]).tables
+    assert "ratios" not in {table.name for table in tables}
+    assert all(table.rows and len(table.columns) > 1 for table in tables)
+
+
 def test_losses_at_sizes_in_a_row_are_told_by_the_ends():
     rows = {"lambda": (200, 1.0, OWN), "axial attention": (100, 3.0, [3.0, 2.0, 4.0])}
     tables = memory.STUDY.outcome([done(side, rows) for side in (14, 20, 28)]).tables

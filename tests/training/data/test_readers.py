@@ -117,6 +117,15 @@ def test_reader_that_fails_is_told(offer):
         load_data("hfds/name")
 
 
+def test_reader_that_fails_without_a_word_is_told_by_its_error(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(readers, "create_dataset", fail)
+    with pytest.raises(ValueError, match="cannot open part 'train' of 'hfds/name': AssertionError"):
+        load_data("hfds/name")
+
+
 def test_classes_that_the_reader_does_not_tell_are_read_from_a_file(offer, tmp_path):
     part = Indexed(0, 20)
     del part.reader.class_to_idx

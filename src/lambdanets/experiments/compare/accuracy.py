@@ -45,7 +45,8 @@ class Scores:
     Args:
         accuracies: of the images or examples to test on by seed, or another unit, in percent.
         accuracy: their mean; None without any.
-        difference: to the first row's, paired by seed, in points of percent; None for the first row itself.
+        difference: to those of the row that it is compared with, paired by seed, in points of percent; None for a row
+            that is compared with none.
         diverged: seeds whose training diverged.
         overlap: of folds, which share examples to train on, those tested over those trained on; 0 of seeds.
     """
@@ -103,7 +104,7 @@ def told_p(difference: Paired | None) -> str:
 
 
 def marked(rows: Sequence[Scores]) -> frozenset[int]:
-    """Return the numbers of the rows that lost: a training diverged, or by a verdict's bounds it is below the first."""
+    """Return the numbers of the rows that lost: a training diverged, or a verdict's bounds are below 0."""
     return frozenset(number for number, row in enumerate(rows) if row.diverged or _is_below(row.difference))
 
 
@@ -132,7 +133,7 @@ def accuracy_note(unit: str = "seed") -> str:
     return (
         f"Means over {unit}s with BCa bootstrap intervals; differences are paired by {unit}; p is a permutation "
         f"test's, of n {unit}s at least 2^(1 − n), and not corrected for the number of rows. Marked rows diverged, or "
-        "are below the first one with the whole interval that is shown and with Student's t interval."
+        "are below the one they are compared with, by the whole interval that is shown and by Student's t interval."
         f"{' ' + SHARED_EXAMPLES if unit == 'fold' else ''}"
     )
 

@@ -81,10 +81,12 @@ def run_cells(
         StoppedError: if a signal stopped it; the same call goes on.
         CellsFailedError: if cells failed, or need more memory or disk than there is.
         OtherFormatError: if a cell has the format of another version: it may have cost hours, and is not run again.
-        ValueError: if another process works in the folder, or the cluster takes no jobs.
+        ValueError: if another process works in the folder, something else lies where a file or folder of the study is
+            to be, or the cluster takes no jobs.
         ChildProcessError: if the system ended the process of a cell.
     """
-    check_folder(folder)
+    for place in (folder, *(folder / name for name in ("cells", "work", "jobs"))):
+        check_folder(place)
     make_folder(folder)
     grid = None
     try:
@@ -94,7 +96,8 @@ def run_cells(
             return grid.run()
     except (StoppedError, KeyboardInterrupt, OSError) as error:  # the last as of a full disk
         left = f" with {len(grid.cells) - len(grid.done)} of {len(grid.cells)} cells left" if grid else ""
-        print_whole(console, f"Stopped{left}; the same command goes on.")
+        mended = " once this is mended" if isinstance(error, OSError) else ""
+        print_whole(console, f"Stopped{left}; the same command goes on{mended}.")
         raise (StoppedError(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error) from None
 
 

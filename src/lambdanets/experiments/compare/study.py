@@ -15,7 +15,7 @@ from lambdanets.experiments.compare.cell import Cell, Config, Done
 from lambdanets.experiments.compare.outcome import Outcome
 from lambdanets.names import unknown_name
 from lambdanets.training.data import DataSpec, FileImages, Part, load_data
-from lambdanets.training.data.inspection import fingerprint_files
+from lambdanets.training.data.inspection import fingerprint_files, inspect_images
 from lambdanets.training.engine.start import check_data
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Place",
     "StoppedError",
     "Study",
+    "check_images",
     "choose_rows",
     "inspect",
 ]
@@ -93,6 +94,22 @@ def inspect(spec: str) -> DataFacts:
         classes=len(data.class_names),
         images=(len(data.train), len(data.validation), len(data.test)),
     )
+
+
+def check_images(spec: str | None) -> None:
+    """Read all image files of data once, which else every training of a study would find damaged.
+
+    Args:
+        spec: of the data; nothing is read of None and of data that are not files.
+
+    Raises:
+        ValueError: if images cannot be read; the message names some.
+    """
+    parts = [] if spec is None else load_data(spec).parts.values()
+    try:
+        inspect_images([part for part in parts if isinstance(part, FileImages)])
+    except ValueError as error:
+        raise ValueError(f"{error}. Mend or remove what cannot be read") from error
 
 
 def _marks(part: Part) -> list[str]:

@@ -21,7 +21,7 @@ from lambdanets.experiments.compare.accuracy import (
 )
 from lambdanets.experiments.compare.cell import Done
 from lambdanets.experiments.compare.outcome import Plot, Table, code_warning, effort_line, quoted, size_warning
-from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.rows import Row, compared_with
 from lambdanets.names import count
 
 __all__ = [
@@ -67,8 +67,7 @@ class Summary(Scores):
 
 
 def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summary]:
-    """Return what the cells say of each row that has a cell, in the order of the rows; the first is the baseline."""
-    baseline = next(iter(rows))
+    """Return what the cells say of each row that has a cell, in the order of the rows."""
     runs = timed_runs(cells, TRAINING)
     found = {}
     for name, row in rows.items():
@@ -80,7 +79,7 @@ def summaries(rows: Mapping[str, Row], cells: Sequence[Done]) -> dict[str, Summa
         timed = [done for done in runs if name in done.result[TRAINING]]
         times = {way: timed[0].result[way][name] for way in PASSES} if timed else {}
         found[name] = Summary(
-            **vars(scores_of(cells, name, baseline)),
+            **vars(scores_of(cells, name, compared_with(rows, name))),
             name=name,
             spec=row,
             parameters=memory.get("parameters"),
@@ -135,21 +134,34 @@ def _times(rate: Sequence[float] | None, ratio: Sequence[float] | None) -> str:
     return "" if not rate or not ratio else f"{rate[0]:,.0f} ({ratio[0]:.2f}x)"
 
 
-def tables_of(baseline: str, rows: Mapping[str, Summary]) -> list[Table]:
-    """Return the tables of accuracies and of costs, and of what the rows are where their names do not say it."""
+def tables_of(specs: Mapping[str, Row], rows: Mapping[str, Summary]) -> list[Table]:
+    """Return the tables of accuracies and of costs, and of what the rows are where their names do not say it.
+
+    Args:
+        specs: of all rows of the study, the first one the baseline.
+        rows: those that have a cell.
+    """
     about = [[row.name, row.spec.about] for row in rows.values() if row.spec.about]
     explained = [Table("rows", "What the rows are", ["row", "what it is"], about, text=frozenset({1}))] if about else []
-    return [_accuracy_table(baseline, rows), _cost_table(baseline, rows), *explained]
+    return [_accuracy_table(specs, rows), _cost_table(next(iter(specs)), rows), *explained]
 
 
-def _accuracy_table(baseline: str, rows: Mapping[str, Summary]) -> Table:
-    columns = ["row", "parameters, M", f"of those of {baseline}", *accuracy_columns(baseline), "learning rate"]
+def _accuracy_table(specs: Mapping[str, Row], rows: Mapping[str, Summary]) -> Table:
+    others = [compared_with(specs, name) for name in specs]
+    base = "the other" if len({*others}) > 1 else others[0]
+    columns = ["row", "parameters, M", f"of those of {base}", *accuracy_columns(base), "learning rate"]
     trained = [row for row in rows.values() if row.spec.trains]
-    lines = [_accuracy_line(row, rows.get(baseline)) for row in trained]
+    lines = [_accuracy_line(row, rows.get(compared_with(specs, row.name))) for row in trained]
+    text: frozenset[int] = frozenset()
+    if len({*others}) > 1:
+        text = frozenset({len(columns)})
+        columns.append("the other")
+        for line, row in zip(lines, trained, strict=True):
+            line.append("" if (other := compared_with(specs, row.name)) == row.name else other)
     for name, heading in (("params", "paper: parameters, M"), ("top1", "paper: ImageNet top-1, %")):
         _add_paper(columns, lines, trained, name, heading)
     notes = [accuracy_note(), SMALL_SAMPLES]
-    return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained))
+    return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained), text=text)
 
 
 def _add_paper(
@@ -258,13 +270,14 @@ def notes_of(rows: Mapping[str, Summary], cells: Sequence[Done]) -> list[str]:
         return []
     done, data = trained[0], trained[0].data
     config = done.config
+    blocks = dict.fromkeys(str(cell.config["model_kwargs"]["layers"]) for cell in trained)
     rates = sorted({cell.config["lr"] for cell in cells if cell.kind == "search"})
     training, validation, test = data["images"]
     epochs = count(config["epochs"], "epoch", "epochs")
     return [
         f"Data: {data['spec']}, {training:,} training, {validation:,} validation and {test:,} test images in "
         f"{data['classes']} classes, {data['image_size']}x{data['image_size']} pixels.",
-        f"All rows: {config['model']} with blocks {config['model_kwargs']['layers']}, {epochs} in "
+        f"All rows: {config['model']} with blocks {' or '.join(blocks)}, {epochs} in "
         f"batches of {config['batch']}, AdamW with cosine decay, the same order of images, augmentation and seeds. The "
         f"learning rate of each row is chosen among {', '.join(f'{rate:g}' for rate in rates)} by the mean validation "
         "accuracy of trainings with other seeds: of those within one standard error of the best, the one nearest to "

@@ -22,7 +22,7 @@ from lambdanets.experiments.compare.measured import (
     weights_bytes,
 )
 from lambdanets.experiments.compare.outcome import Claim, Outcome, machine_line
-from lambdanets.experiments.compare.rows import Row
+from lambdanets.experiments.compare.rows import Row, compared_with
 from lambdanets.experiments.compare.study import DataFacts, Needs, Options, Place, Study, choose_rows
 from lambdanets.experiments.compare.summary import Summary, notes_of, plots_of, summaries, tables_of, warnings_of
 from lambdanets.experiments.compare.train_cell import run_bytes, train_cell
@@ -112,7 +112,8 @@ class TrainedStudy(Study):
         epochs = options.epochs or scale.epochs(data)
         models = {
             name: {"model": MODEL, "model_kwargs": _arguments(self.rows[name], scale, data.image_size)}
-            for name in dict.fromkeys([self.baseline, *names])
+            for name in self.rows
+            if name in {self.baseline, *names, *(compared_with(self.rows, name) for name in names)}
         }
         common = {"study": self.name, "scale": options.scale, **shape}
         speed = {"kind": "speed", "row": "all rows", "models": models, "batch": scale.batch, "seconds": scale.seconds}
@@ -189,7 +190,7 @@ class TrainedStudy(Study):
             self.title,
             self.question,
             self.judge(rows),
-            tables_of(self.baseline, rows),
+            tables_of(self.rows, rows),
             plots_of(rows),
             notes_of(rows, cells),
             machine_line(cells),

@@ -107,11 +107,15 @@ class ClusterExecutor(Executor):
                 f"--cluster {cluster.name} needs the package submitit: pip install 'lambdanets[cluster]'"
             ) from error
         self._name, self._uncompleted = cluster.name, submitit.core.utils.UncompletedJobError
+        # Submitit takes "" as a question which one there is; its "debug" runs jobs within this process.
+        if cluster.name not in ("slurm", "local", "debug"):
+            raise ValueError(f"--cluster is {cluster.name!r}; give slurm, or local for processes of this machine")
         try:
             self._submitit = submitit.AutoExecutor(folder, cluster=cluster.name)
             self._submitit.update_parameters(name="lambdanets")
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"--cluster {cluster.name}: {error}; give slurm or local") from error
+            remedy = "start it on a machine of the cluster, or give local for processes of this machine"
+            raise ValueError(f"--cluster {cluster.name}: {error}; {remedy}") from error
         for name, value in cluster.parameters.items():
             self._set(name, value)
         self._threads = ThreadPoolExecutor(jobs)

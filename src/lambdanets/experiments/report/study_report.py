@@ -17,7 +17,7 @@ from lambdanets.markdown_text import as_text, markdown_table
 from lambdanets.names import count
 from lambdanets.pages import render_page
 
-__all__ = ["MARK", "latex", "report_cells", "table_text", "write_report"]
+__all__ = ["MARK", "check_place", "latex", "report_cells", "table_text", "write_report"]
 
 
 def report_cells(
@@ -38,7 +38,7 @@ def report_cells(
     Raises:
         ValueError: if there are no such cells, or the folder cannot be written to.
     """
-    check_folder(folder)
+    check_place(folder)
     cells, damaged = read_cells(folder)
     for message in damaged:
         print_whole(console, one_line(f"{message}; left out"))
@@ -60,12 +60,25 @@ def report_cells(
     warnings += outcome.warnings
     for warning in warnings:
         print_whole(console, one_line(warning))
-    page = write_report(outcome, folder, warnings)
+    try:
+        page = write_report(outcome, folder, warnings)
+    except OSError:  # as of a full disk
+        print_whole(console, "The report is not whole, the cells are: once this is mended, --report writes it.")
+        raise
     for claim in outcome.claims:
         word = "undecided" if claim.held is None else "as expected" if claim.held else "not as expected"
         print_whole(console, f"{word}: {claim.text}")
     print_whole(console, f"Report: {one_line(page)}")
     return page
+
+
+def check_place(folder: Path) -> None:
+    """Raise a ValueError unless a report can be written to the folder of a study, before work is done for it."""
+    for place in (folder, *(folder / name for name in ("tables", "plots"))):
+        check_folder(place)
+    for name in ("report.html", LIST):
+        if (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is a folder, and the report is to be written there; move it away")
 
 
 def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -> Path:
@@ -80,6 +93,9 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         The page.
     """
     plots = [plot for plot in outcome.plots if any(series.points for series in plot.series)]
+    written = [f"tables/{table.name}.{suffix}" for table in outcome.tables for suffix in ("md", "tex")]
+    written += [f"plots/{plot.name}.{suffix}" for plot in plots for suffix in ("png", "svg")]
+    _remove_earlier(folder, written)
     for name in ("tables", "plots"):
         make_folder(folder / name)
     for table in outcome.tables:
@@ -87,9 +103,6 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
         write_text(folder / "tables" / f"{table.name}.tex", f"% {one_line(outcome.environment)}\n{latex(table)}")
     for plot in plots:
         save_plot(plot, [folder / "plots" / f"{plot.name}.{suffix}" for suffix in ("png", "svg")])
-    written = [f"tables/{table.name}.{suffix}" for table in outcome.tables for suffix in ("md", "tex")]
-    written += [f"plots/{plot.name}.{suffix}" for plot in plots for suffix in ("png", "svg")]
-    _remove_earlier(folder, written)
     page = folder / "report.html"
     text = render_page(
         "lambdanets.experiments.report",
@@ -105,12 +118,15 @@ def write_report(outcome: Outcome, folder: Path, warnings: Sequence[str] = ()) -
 
 
 def _remove_earlier(folder: Path, written: Sequence[str]) -> None:
-    """Remove the files of an earlier report, of other cells, by its list; a user's files are in none."""
+    """Remove the files of an earlier report, of other cells, by its list; a user's files are in none.
+
+    The list is written before the files: those of a report that is cut short are in it.
+    """
     listed = folder / LIST
-    earlier = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    earlier = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
     for name in set(earlier) - set(written):
-        if Path(name).parent.as_posix() in ("tables", "plots"):
-            (folder / name).unlink(missing_ok=True)
+        if Path(name).parent.as_posix() in ("tables", "plots") and (folder / name).is_file():
+            (folder / name).unlink()
     write_text(listed, "".join(f"{name}\n" for name in written))
 
 

@@ -15,16 +15,25 @@ from lambdanets.experiments.compare.summary import Summary
 from lambdanets.experiments.compare.trained import TrainedStudy
 
 CONVOLUTION, LAMBDA = "convolution", "lambda"
-SHORTCUTS: dict[str, dict[str, Any]] = {
-    "": {},
-    # timm's, of ResNet-D: no position is left out where the shortcut has a stride.
-    ", averaged shortcut": {"avg_down": True},
-    # Every second block has an identity as its shortcut.
-    ", two blocks a stage": {"layers": [2, 2, 2, 2]},
+AVERAGED, TWO_BLOCKS = ", averaged shortcut", ", two blocks a stage"
+# By what is behind the name of a row: arguments of the model, and what they make of the shortcuts.
+SHORTCUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "": ({}, "its shortcuts are 1x1 convolutions, which leave positions out where they have a stride"),
+    AVERAGED: (
+        {"avg_down": True},
+        "a shortcut with a stride averages the positions before its 1x1 convolution, as in ResNet-D (timm's avg_down)",
+    ),
+    TWO_BLOCKS: ({"layers": [2, 2, 2, 2]}, "the shortcut of the second block of each stage is an identity"),
 }
 ROWS = {
-    f"{name}{shortcut}": Row(stages, {"scope": None} if "L" in stages else {}, model_args=model_args)
-    for shortcut, model_args in SHORTCUTS.items()
+    f"{name}{shortcut}": Row(
+        stages,
+        {"scope": None} if "L" in stages else {},
+        model_args=model_args,
+        against=f"{CONVOLUTION}{shortcut}" if name == LAMBDA else None,
+        about=about,
+    )
+    for shortcut, (model_args, about) in SHORTCUTS.items()
     for name, stages in ((CONVOLUTION, "CCCC"), (LAMBDA, "LLLL"))
 }
 

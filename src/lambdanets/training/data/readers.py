@@ -331,7 +331,8 @@ def _open(name: str, root: str | None, split: str) -> Any:
         dataset = create_dataset(name, root=root, split=split, is_training=False)
     # Readers fail in their libraries' own ways: not installed, not found, no network, no such part.
     except Exception as error:
-        raise _NoPartError(f"timm's reader cannot open part {split!r} of {name!r}: {error}") from error
+        why = str(error) or type(error).__name__
+        raise _NoPartError(f"timm's reader cannot open part {split!r} of {name!r}: {why}") from error
     if hasattr(dataset, "loader"):  # torchvision's data sets of files
         dataset.loader = functools.partial(read_image, mode="RGB")
     return dataset

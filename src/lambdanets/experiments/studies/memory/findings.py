@@ -236,7 +236,8 @@ def tables_of(names: Sequence[str], sizes: Sizes, apart: Sequence[str]) -> list[
     kept, parameters, peak, training, inference = (_table(quantity, names, sizes) for quantity in QUANTITIES)
     ends, ratios = _table_of_ends(names, sizes), _table_of_ratios(names, sizes)
     tables = (ends, kept, _table_of_formulas(names, sizes), parameters, peak, training, ratios, inference)
-    return [replace(table, notes=[*table.notes, *apart]) for table in tables]
+    # Of one row alone there is nothing to divide.
+    return [replace(table, notes=[*table.notes, *apart]) for table in tables if table.rows and len(table.columns) > 1]
 
 
 def _table(quantity: Quantity, names: Sequence[str], sizes: Sizes) -> Table:
