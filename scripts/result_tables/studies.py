@@ -133,7 +133,7 @@ def _hours(study: str, folder: str = "compare") -> str:
 
 
 def _averaged_gains_apart() -> str:
-    """What an averaged shortcut adds to the accuracy with lambda layers less what it adds with convolutions."""
+    """The points that an averaged shortcut adds with lambda layers less those that it adds with convolutions."""
     rows = _rows("shortcut")
     gains = [
         {seed: rows[f"{name}{AVERAGED}"].accuracies[seed] - plain for seed, plain in rows[name].accuracies.items()}

@@ -38,7 +38,10 @@ def compare(
     seeds: Annotated[int | None, number(f"Number of trainings per row.  \\[default: {SEEDS}]", least=1)] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROW", help="Only this row of the study and the one it is compared with; can be given several times."),
+        typer.Option(
+            metavar="ROW",
+            help="Only this row and the one it is compared with; can be given several times.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None, number("Passes over the training images.  \\[default: depends on their number]", least=1)

@@ -147,21 +147,28 @@ def tables_of(specs: Mapping[str, Row], rows: Mapping[str, Summary]) -> list[Tab
 
 
 def _accuracy_table(specs: Mapping[str, Row], rows: Mapping[str, Summary]) -> Table:
-    others = [compared_with(specs, name) for name in specs]
-    base = "the other" if len({*others}) > 1 else others[0]
+    others = {compared_with(specs, name) for name in specs}
+    several = len(others) > 1
+    base = "the other" if several else next(iter(specs))
     columns = ["row", "parameters, M", f"of those of {base}", *accuracy_columns(base), "learning rate"]
     trained = [row for row in rows.values() if row.spec.trains]
     lines = [_accuracy_line(row, rows.get(compared_with(specs, row.name))) for row in trained]
-    text: frozenset[int] = frozenset()
-    if len({*others}) > 1:
-        text = frozenset({len(columns)})
-        columns.append("the other")
+    if several:
+        columns.insert(1, base)
         for line, row in zip(lines, trained, strict=True):
-            line.append("" if (other := compared_with(specs, row.name)) == row.name else other)
+            line.insert(1, "" if (other := compared_with(specs, row.name)) == row.name else other)
     for name, heading in (("params", "paper: parameters, M"), ("top1", "paper: ImageNet top-1, %")):
         _add_paper(columns, lines, trained, name, heading)
     notes = [accuracy_note(), SMALL_SAMPLES]
-    return Table("accuracy", "Parameters and accuracy", columns, lines, notes, marked(trained), text=text)
+    return Table(
+        "accuracy",
+        "Parameters and accuracy",
+        columns,
+        lines,
+        notes,
+        marked(trained),
+        frozenset({1} if several else ()),
+    )
 
 
 def _add_paper(
