@@ -132,6 +132,12 @@ def _hours(study: str, folder: str = "compare") -> str:
     return f"{sum(done.seconds for done in _cells(study, folder)) / 3600:.1f} hours"
 
 
+def _gain_by_shortcuts(row: str, other: str) -> str:
+    """The accuracy of a row of the study of shortcuts over that of another one, with the verdict."""
+    rows = _rows("shortcut")
+    return _judged(paired_difference(rows[row].accuracies, rows[other].accuracies))
+
+
 def _averaged_gains_apart() -> str:
     """The points that an averaged shortcut adds with lambda layers less those that it adds with convolutions."""
     rows = _rows("shortcut")
@@ -139,7 +145,7 @@ def _averaged_gains_apart() -> str:
         {seed: rows[f"{name}{AVERAGED}"].accuracies[seed] - plain for seed, plain in rows[name].accuracies.items()}
         for name in ("lambda", CONVOLUTION)
     ]
-    return signed(paired_difference(*gains))
+    return _judged(paired_difference(*gains))
 
 
 @cache
@@ -182,12 +188,13 @@ def _in_two_runs(row: str) -> str:
     """The accuracy of that network less that of a row of the study of layers, in the two runs that differ."""
     other = accuracies(_cells("layers"), row)
     found = [paired_difference(run, other) for run in _runs_of_all_lambda()[:2]]
-    return " and ".join(f"{signed(each)[:-1]}; {_verdict(each)})" for each in found)
+    return " and ".join(map(_judged, found))
 
 
-def _verdict(difference: Paired) -> str:
+def _judged(difference: Paired) -> str:
+    """A difference with its interval and verdict."""
     low, high = difference.bounds
-    return "decided" if low > 0 or high < 0 else "undecided"
+    return f"{signed(difference)[:-1]}; {'decided' if low > 0 or high < 0 else 'undecided'})"
 
 
 def _apart(first: int, second: int) -> str:
@@ -264,12 +271,12 @@ FIGURES: dict[str, Callable[[], str]] = {
     "no-query-norm": lambda: _gain("no batch-norm of queries", K16, "ablation", "cifar10"),
     "no-query-norm-loss": lambda: _last_loss("ablation", "no batch-norm of queries", "cifar10"),
     "no-query-norm-distance": _distance_without_query_norm,
-    "shortcut-lambda": lambda: _gain("lambda", CONVOLUTION, "shortcut"),
-    "shortcut-averaged": lambda: _gain(f"lambda{AVERAGED}", f"{CONVOLUTION}{AVERAGED}", "shortcut"),
-    "averaged-convolution": lambda: _gain(f"{CONVOLUTION}{AVERAGED}", CONVOLUTION, "shortcut"),
-    "averaged-lambda": lambda: _gain(f"lambda{AVERAGED}", "lambda", "shortcut"),
+    "shortcut-lambda": lambda: _gain_by_shortcuts("lambda", CONVOLUTION),
+    "shortcut-averaged": lambda: _gain_by_shortcuts(f"lambda{AVERAGED}", f"{CONVOLUTION}{AVERAGED}"),
+    "averaged-convolution": lambda: _gain_by_shortcuts(f"{CONVOLUTION}{AVERAGED}", CONVOLUTION),
+    "averaged-lambda": lambda: _gain_by_shortcuts(f"lambda{AVERAGED}", "lambda"),
     "averaged-gains-apart": _averaged_gains_apart,
-    "shortcut-two-blocks": lambda: _gain(f"lambda{TWO_BLOCKS}", f"{CONVOLUTION}{TWO_BLOCKS}", "shortcut"),
+    "shortcut-two-blocks": lambda: _gain_by_shortcuts(f"lambda{TWO_BLOCKS}", f"{CONVOLUTION}{TWO_BLOCKS}"),
     "hours-shortcut": lambda: _hours("shortcut"),
     "balanced-start": lambda: _gain("start: balanced", K16, "ablation", "cifar10"),
     "loss-above": _loss_above,

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -165,7 +166,7 @@ def _escape_what_encodings_lack() -> None:
 
 def _refuse_empty_words(words: Sequence[str]) -> None:
     """Raise a ValueError for an empty word, as of a variable that is not set: as a path it is the current folder."""
-    for before, word in zip(("lambdanets", *words), words, strict=False):
+    for before, word in pairwise(("lambdanets", *words)):
         option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
         if sign and not value:
             raise ValueError(f"the word behind {option} is empty (''); give a value there, or leave it out")

@@ -1,6 +1,5 @@
 """The benchmark's parts: what it compares, what it measures, what it refuses."""
 
-import functools
 import weakref
 from functools import partial
 
@@ -305,9 +304,8 @@ def test_calibration_covers_every_kernel(monkeypatch, longest):
 
 
 def test_times_of_problems_that_are_too_slow_are_not_fitted_where_there_are_others(monkeypatch):
-    timed = functools.partial(calibrate.KernelTime, "one", "forward")
-    quick = [timed((1e6 * i, 1e4 * i, 1.0), (1e-3 * i, None), slow=False) for i in (1, 2, 3)]
-    slow = timed((1e6, 1e4, 1.0), (100.0,), slow=True)
+    quick = [calibrate.KernelTime("one", "forward", (1e6 * i, 1e4 * i, 1.0), 1e-3 * i, slow=False) for i in (1, 2, 3)]
+    slow = calibrate.KernelTime("one", "forward", (1e6, 1e4, 1.0), 100.0, slow=True)
     found = {}
     for name, times in (("without", quick), ("with", [*quick, slow])):
         monkeypatch.setattr(calibrate, "time_kernels", lambda case, seconds, most, times=times: times)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,20 +52,15 @@ class KernelTime:
         kernel: its name.
         direction: "forward" or "backward".
         work: multiply-adds, moved elements, calls.
-        turns: seconds by turn, the same turns for all kernels of a case; None where it did not take part.
+        seconds: median of the turns.
         slow: True if it takes longer than ``LONGEST_SECONDS``: then it was one call.
     """
 
     kernel: str
     direction: str
     work: tuple[float, float, float]
-    turns: tuple[float | None, ...]
+    seconds: float
     slow: bool
-
-    @property
-    def seconds(self) -> float:
-        """Median of the turns."""
-        return statistics.median(seconds for seconds in self.turns if seconds is not None)
 
 
 def fit(works: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -149,11 +143,11 @@ def time_kernels(case: Case, seconds: float, max_seconds: float) -> list[KernelT
                 entries.append(entry)
                 calls.append(call)
             else:
-                found.append(KernelTime(*entry, (once,), slow=True))
+                found.append(KernelTime(*entry, once, slow=True))
     turns = Turns(calls)
     turns.take(seconds, max_seconds)
-    timed = (KernelTime(*entry, tuple(turns.seconds(index)), slow=False) for index, entry in enumerate(entries))
-    return [*found, *timed]
+    timings = zip(entries, turns.timings(), strict=True)
+    return [*found, *(KernelTime(*entry, timing.seconds.median, slow=False) for entry, timing in timings)]
 
 
 def _forward(kernel: GridKernel, inputs: GridInputs) -> Tensor:
